@@ -1,0 +1,1 @@
+//! Understands a statement.
