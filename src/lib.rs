@@ -18,6 +18,6 @@
 //! ```
 
 pub mod error;
+pub mod planner;
 pub mod shard_map;
 pub mod sql;
-pub mod planner;
