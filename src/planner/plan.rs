@@ -340,3 +340,27 @@ pub enum SessionCommand {
         name: Option<String>,
     },
 }
+
+/// What planning needs to know besides the text.
+pub struct Context<'a> {
+    pub map: &'a crate::shard_map::ShardMap,
+    /// The client's search_path as schemas, `"$user"` already replaced, `pg_catalog` left out.
+    pub search_path: &'a [String],
+    pub standard_conforming_strings: bool,
+    pub provided: &'a Provided,
+}
+
+/// Names that Tenantry answers for: folded, without schema. They may be written bare or with `pg_catalog.`.
+#[derive(Debug, Clone, Default)]
+pub struct Provided {
+    pub functions: std::collections::HashSet<&'static str>,
+    /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
+    pub views: std::collections::HashMap<&'static str, Option<Figures>>,
+}
+
+/// May the plan be a router plan, or has it been tried and its operands lie in several groups?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Any,
+    ManyShards,
+}
