@@ -13,5 +13,6 @@ pub mod copy_rows;
 pub mod frame;
 pub mod frontend;
 pub mod reader;
+pub mod reply_queue;
 pub mod rows;
 pub mod startup;
