@@ -17,7 +17,8 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod dev_cluster;
 pub mod error;
+pub mod planner;
 pub mod shard_map;
 pub mod sql;
-pub mod planner;
