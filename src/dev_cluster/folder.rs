@@ -60,6 +60,9 @@ pub fn inspect(path: &Path) -> Result<Option<Kept>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(format_args!("read folder \"{}\"", path.display()), error)),
     };
+    if let Ok(lock) = File::open(path.join(LOCK)) {
+        take_lock(&lock, path)?;
+    }
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -148,17 +151,8 @@ impl Folder {
         let file = path.join(LOCK);
         let lock =
             File::create(&file).map_err(|error| io_error(format_args!("open file \"{}\"", file.display()), error))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, temporary, _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(PgError::new(
-                SqlState::OBJECT_IN_USE,
-                format!("another cluster runs in folder \"{}\"", path.display()),
-            )
-            .hint("Stop it first, or choose another folder with --data.")),
-            Err(fs::TryLockError::Error(error)) => {
-                Err(io_error(format_args!("lock file \"{}\"", file.display()), error))
-            }
-        }
+        take_lock(&lock, &path)?;
+        Ok(Self { path, temporary, _lock: lock })
     }
 }
 
@@ -181,6 +175,17 @@ fn is_ours(name: &str) -> bool {
     let server = name.strip_suffix(".log").or(name.strip_suffix(server::UNFINISHED)).unwrap_or(name);
     let worker = |name: &str| name.strip_prefix("worker-").is_some_and(|n| n.parse::<u16>().is_ok());
     name == LOCK || name == PORT || server == COORDINATOR || worker(server)
+}
+
+/// Locks a cluster's folder until the file is closed.
+fn take_lock(lock: &File, folder: &Path) -> Result<()> {
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => {
+            PgError::new(SqlState::OBJECT_IN_USE, format!("another cluster runs in folder \"{}\"", folder.display()))
+                .hint("Stop it first, or choose another folder with --data.")
+        }
+        fs::TryLockError::Error(error) => io_error(format_args!("lock folder \"{}\"", folder.display()), error),
+    })
 }
 
 /// Makes one folder that the servers' user can pass through, whatever our umask.

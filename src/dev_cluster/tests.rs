@@ -75,7 +75,7 @@ fn kept_data_comes_back_with_the_workers_it_had() {
     let added = cluster.add_worker().expect("one more");
     psql(added, "CREATE TABLE memory AS SELECT 42 AS answer").expect("a table");
     let again = DevCluster::start(Settings { base_port: 20_025, ..kept.clone() }).err().expect("refused");
-    assert_eq!(again.code(), SqlState::OBJECT_IN_USE, "its servers run");
+    assert_eq!(again.code(), SqlState::OBJECT_IN_USE, "somebody runs it");
     drop(cluster);
 
     let other_port = DevCluster::start(Settings { base_port: 20_025, ..kept.clone() }).err().expect("refused");

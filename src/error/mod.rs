@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn an_error_read_from_the_wire_keeps_every_field() {
-        let body = b"SERROR\0VERROR\0C23505\0Mduplicate key\0DKey (id)=(1) already exists.\0sshop\0torders\0nthe_pkey\0\0";
+        let body =
+            b"SERROR\0VERROR\0C23505\0Mduplicate key\0DKey (id)=(1) already exists.\0sshop\0torders\0nthe_pkey\0\0";
         let error = PgError::from_body(body);
         assert_eq!(error.code(), SqlState::UNIQUE_VIOLATION);
         let fields: Vec<_> = error.fields().collect();
