@@ -18,7 +18,9 @@
 //! ```
 
 pub mod backend;
+pub mod dev_cluster;
 pub mod error;
+pub mod executor;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;
