@@ -17,6 +17,7 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod cli;
 pub mod dev_cluster;
 pub mod error;
 pub mod planner;
