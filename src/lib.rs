@@ -18,6 +18,7 @@
 //! ```
 
 pub mod backend;
+pub mod cli;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
