@@ -21,3 +21,4 @@ pub mod error;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;
+pub mod wire;

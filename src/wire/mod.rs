@@ -1,0 +1,1 @@
+pub mod copy_rows;
