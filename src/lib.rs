@@ -18,6 +18,7 @@
 //! ```
 
 pub mod auth;
+pub mod backend;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
