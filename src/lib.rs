@@ -17,6 +17,7 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod auth;
 pub mod backend;
 pub mod cli;
 pub mod dev_cluster;
