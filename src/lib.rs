@@ -17,6 +17,7 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod catalog;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
