@@ -17,8 +17,10 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod backend;
 pub mod catalog;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;
+pub mod wire;
