@@ -19,6 +19,7 @@
 
 pub mod backend;
 pub mod catalog;
+pub mod dev_cluster;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
