@@ -19,6 +19,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod catalog;
 pub mod cli;
 pub mod dev_cluster;
 pub mod error;
