@@ -17,9 +17,11 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod backend;
 pub mod cli;
 pub mod dev_cluster;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;
+pub mod wire;

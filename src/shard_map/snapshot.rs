@@ -161,6 +161,7 @@ impl ShardMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard_map::TableKind;
 
     fn group(id: u64, min: i32, max: i32) -> ShardGroup {
         ShardGroup { id: ShardGroupId(id), min, max, node: NodeId(1) }

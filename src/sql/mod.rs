@@ -1,1 +1,28 @@
-//! Understands a statement.
+//! Understands a statement: Postgres-exact lexer, analysis on top of the parser crate, splices.
+//!
+//! Only this room names the parser crate, and nothing of its types leaves it.
+
+pub mod lexer;
+mod splice;
+
+pub use splice::{Splice, Spliced, With};
+
+/// Where a tenant value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operand {
+    /// A constant, in the text form that the column type's input function reads, quotes and escapes already undone.
+    Literal(Box<str>),
+    /// A constant that was lifted out of the text (plan cache): index into the statement's literals.
+    Lifted { literal: u16, negative: bool },
+    /// Parameter `$n`, counted from 0.
+    Param(u16),
+    /// NULL: matches no row.
+    Null,
+}
+
+/// Does it change data? Decides two-phase commit, reference reads and what a read-only replica may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}

@@ -1,0 +1,147 @@
+//! Opening a connection and logging in.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::server::Server;
+use crate::error::{PgError, Result, SqlState};
+use crate::wire::reader::Reader;
+use crate::wire::reply_queue::{Reply, To};
+use crate::wire::startup;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerAddress {
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Who logs in, and with what.
+#[derive(Clone)]
+pub struct Identity {
+    pub user: String,
+    pub database: String,
+    pub secret: Secret,
+}
+
+/// What a role proves itself with.
+#[derive(Clone)]
+pub enum Secret {
+    /// The server trusts us.
+    None,
+    Password(String),
+}
+
+impl Server {
+    /// Connects, logs in as `identity` and waits for ReadyForQuery.
+    ///
+    /// Errors: 08006 with Citus's text when the node cannot be reached, the server's own when it refuses.
+    pub async fn connect(address: &ServerAddress, identity: &Identity, deadline: Duration) -> Result<Server> {
+        let unreachable = |why: String| {
+            PgError::new(
+                SqlState::CONNECTION_FAILURE,
+                format!(
+                    "connection to the remote node {}@{address} failed with the following error: {why}",
+                    identity.user
+                ),
+            )
+        };
+        match tokio::time::timeout(deadline, Self::connect_now(address, identity)).await {
+            Ok(Ok(server)) => Ok(server),
+            Ok(Err(error)) if error.code() == SqlState::CONNECTION_FAILURE => {
+                Err(unreachable(error.detail_text().unwrap_or(error.message()).to_owned()))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(unreachable("timeout expired".to_owned())),
+        }
+    }
+
+    async fn connect_now(address: &ServerAddress, identity: &Identity) -> Result<Server> {
+        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        let mut out = BytesMut::new();
+        startup::write_session(
+            &[
+                ("user", &identity.user),
+                ("database", &identity.database),
+                ("client_encoding", "UTF8"),
+                ("application_name", "tenantry"),
+            ],
+            &mut out,
+        );
+        stream.write_all(&out).await?;
+        authenticate(&mut stream, identity).await?;
+        let mut server = Server::new(stream);
+        server.owe(Reply::Sync, To::Nobody);
+        loop {
+            let frame = server.next_frame().await?;
+            match frame.tag {
+                b'K' => {
+                    let mut payload = &frame.payload()[..];
+                    if payload.len() < 8 {
+                        return Err(broken("short BackendKeyData"));
+                    }
+                    let pid = payload.get_u32();
+                    server.key = (pid, frame.bytes.slice(frame.bytes.len() - payload.len()..));
+                }
+                b'S' => server.note_parameter(frame.payload()),
+                b'E' => return Err(PgError::from_body(frame.payload())),
+                b'Z' => {
+                    server.judge(frame.tag, frame.payload())?;
+                    return Ok(server);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The authentication conversation, read frame by frame straight off the socket: nothing behind it is consumed.
+async fn authenticate(stream: &mut TcpStream, identity: &Identity) -> Result<()> {
+    loop {
+        let (tag, payload) = read_frame(stream).await?;
+        match tag {
+            b'E' => return Err(PgError::from_body(&payload)),
+            b'R' => {}
+            _ => return Err(broken("not a Postgres server")),
+        }
+        let mut r = Reader::new(&payload);
+        match r.u32()? {
+            0 => return Ok(()),
+            code => {
+                let _ = identity;
+                return Err(PgError::new(
+                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    format!("a node asks for authentication method {code}, which is not supported"),
+                ));
+            }
+        }
+    }
+}
+
+async fn read_frame(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
+    let mut head = [0u8; 5];
+    stream.read_exact(&mut head).await?;
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if !(4..=MAX_LOGIN_FRAME).contains(&length) {
+        return Err(broken("not a Postgres server"));
+    }
+    let mut payload = vec![0; length - 4];
+    stream.read_exact(&mut payload).await?;
+    Ok((head[0], payload))
+}
+
+const MAX_LOGIN_FRAME: usize = 64 * 1024;
+
+fn broken(what: &str) -> PgError {
+    PgError::new(SqlState::CONNECTION_FAILURE, what)
+}

@@ -1,0 +1,366 @@
+//! The plan: data, decided once. After planning nobody looks at the SQL again.
+//!
+//! `{plan}` prints one line; EXPLAIN, logs and the routing tests use it.
+
+use std::sync::Arc;
+
+use crate::shard_map::{ColocationId, Table};
+use crate::sql::{Access, Operand, Spliced};
+
+/// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
+#[derive(Debug, Clone)]
+pub enum Plan {
+    /// No statement: only white space and comments.
+    Empty,
+    /// One shard group holds all that is meant.
+    Router(Router),
+    /// Every concerned shard group runs the same text; rows are concatenated, counts added.
+    Scatter(Scatter),
+    /// Rows are fetched from the shards into rowsets, and a final statement runs over them on the coordinator.
+    Combine(Combine),
+    /// INSERT ... VALUES into a distributed table.
+    Insert(Insert),
+    /// INSERT ... SELECT whose rows are computed first and then routed one by one.
+    InsertSelect(InsertSelect),
+    /// No distributed table is named: the coordinator runs the text.
+    Coordinator(Coordinator),
+    /// INSERT, UPDATE, DELETE of a reference table: every node.
+    ReferenceWrite(ReferenceWrite),
+    CopyIn(CopyIn),
+    CopyOut(CopyOut),
+    /// A schema change of managed tables: shell, shards, reference copies.
+    Ddl(Ddl),
+    /// The statement calls functions that Tenantry provides.
+    FunctionCall(FunctionCall),
+    Transaction(TransactionCommand),
+    Session(SessionCommand),
+    /// EXPLAIN of a statement that one worker cannot explain: what we would do.
+    Explain(Box<Plan>),
+}
+
+/// One shard group runs the text. All operands must lie in one group (NULLs aside); when they don't,
+/// the caller plans again for many shards. No operand but NULLs: no row can match, any group will do.
+#[derive(Debug, Clone)]
+pub struct Router {
+    pub colocation: ColocationId,
+    pub operands: Vec<Operand>,
+    pub query: Spliced,
+    pub access: Access,
+    /// SELECT ... FOR UPDATE and the like: a read that locks.
+    pub locks_rows: bool,
+    pub returns_rows: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Scatter {
+    pub colocation: ColocationId,
+    pub shards: Shards,
+    pub query: Spliced,
+    pub access: Access,
+    pub returns_rows: bool,
+}
+
+/// Which shard groups of a colocation group are concerned.
+#[derive(Debug, Clone)]
+pub enum Shards {
+    All,
+    /// Only those that hold one of these values.
+    Holding(Vec<Operand>),
+}
+
+/// Rowsets, then `query` on the client's coordinator connection.
+#[derive(Debug, Clone)]
+pub struct Combine {
+    pub rowsets: Vec<Rowset>,
+    /// Names the rowsets as `pg_temp.<name>`; takes the statement's own parameters.
+    pub query: Spliced,
+}
+
+/// Rows gathered from shards.
+#[derive(Debug, Clone)]
+pub struct Rowset {
+    /// Name of the temporary table on the coordinator, unique within the plan: `tenantry_rows_0`, ...
+    pub name: String,
+    pub colocation: ColocationId,
+    pub shards: Shards,
+    /// What each shard runs. May use the statement's parameters.
+    pub query: Spliced,
+    /// The same query over the shells (system views and all names as the coordinator knows them): gives names and
+    /// types of the columns.
+    pub shell_query: Spliced,
+}
+
+/// INSERT ... VALUES: the whole text when all rows belong to one group, else split by rows.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub table: Arc<Table>,
+    pub rows: Vec<InsertRow>,
+    /// The whole statement.
+    pub query: Spliced,
+    /// Everything up to and including VALUES; then rows joined by commas; then `tail`.
+    pub head: Spliced,
+    /// ON CONFLICT and RETURNING, perhaps empty.
+    pub tail: Spliced,
+    pub returns_rows: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct InsertRow {
+    /// `(1, $2, now())`
+    pub text: Box<str>,
+    pub tenant: Operand,
+}
+
+#[derive(Debug, Clone)]
+pub struct InsertSelect {
+    pub table: Arc<Table>,
+    /// Target columns by name, in order.
+    pub columns: Vec<String>,
+    /// The SELECT, planned by itself.
+    pub source: Box<Plan>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Coordinator {
+    /// Names of system views (`pg_dist_node`, `citus_tables`, ...) spliced.
+    pub query: Spliced,
+    pub access: Access,
+    pub returns_rows: bool,
+    /// Leaves state behind that only this connection has (temporary table, LISTEN, session advisory lock,
+    /// WITH HOLD cursor, or a body nobody can look into): the session keeps the connection.
+    pub pins: bool,
+    /// May change names: the shard map's shadows are read again afterwards (CREATE/ALTER/DROP of anything).
+    pub changes_schema: bool,
+    /// CREATE/ALTER/DROP ROLE, SCHEMA, EXTENSION, TYPE, FUNCTION, GRANT ...: every worker runs it too.
+    pub on_all_nodes: bool,
+    /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ...).
+    pub outside_transaction: bool,
+    /// System views that need figures of the workers before they are read.
+    pub needs: Vec<Figures>,
+}
+
+/// Figures gathered from the workers into `pg_temp.<table>` before a statement that reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figures {
+    /// `pg_temp.tenantry_shard_sizes(shardid bigint, nodeid int, size bigint)`
+    ShardSizes,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReferenceWrite {
+    pub table: Arc<Table>,
+    pub query: Spliced,
+    pub command: WriteCommand,
+    /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether
+    /// each is immutable.
+    pub functions: Vec<String>,
+    pub has_on_conflict: bool,
+    pub returns_rows: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteCommand {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// COPY managed_table FROM STDIN.
+#[derive(Debug, Clone)]
+pub struct CopyIn {
+    pub table: Arc<Table>,
+    /// Columns in the order of the data.
+    pub columns: Vec<String>,
+    pub options: CopyOptions,
+}
+
+/// COPY managed_table TO STDOUT, or COPY (query) TO STDOUT with a managed table in the query.
+#[derive(Debug, Clone)]
+pub enum CopyOut {
+    Table {
+        table: Arc<Table>,
+        columns: Vec<String>,
+        options: CopyOptions,
+    },
+    /// `source` is the plan of the query alone; its text is wrapped again in COPY (...) TO STDOUT.
+    Query {
+        source: Box<Plan>,
+        options: CopyOptions,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOptions {
+    pub format: CopyFormat,
+    pub delimiter: u8,
+    pub null: String,
+    pub header: bool,
+    pub quote: u8,
+    pub escape: u8,
+    /// The option list as the user wrote it, without HEADER, in the form `(FORMAT csv, NULL 'x')`, or empty:
+    /// what the shards' COPY statements carry.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    Text,
+    Csv,
+    Binary,
+}
+
+/// A schema change of managed tables. `query` is run on the shell with `shell` names and spliced for every shard.
+#[derive(Debug, Clone)]
+pub struct Ddl {
+    pub action: DdlAction,
+    /// The statement, spliced for a shard group (distributed tables) or unchanged (reference tables).
+    pub query: Spliced,
+    /// The managed tables it changes, in the order named.
+    pub tables: Vec<Arc<Table>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DdlAction {
+    AlterTable,
+    CreateIndex {
+        concurrently: bool,
+    },
+    /// Indexes by name as written; the executor asks the coordinator whose they are.
+    DropIndex {
+        names: Vec<QualifiedName>,
+        concurrently: bool,
+        if_exists: bool,
+        cascade: bool,
+    },
+    /// ALTER INDEX, REINDEX INDEX: `name` as written.
+    AlterIndex {
+        name: QualifiedName,
+    },
+    /// Also unmanaged tables may be named: `others` in the same statement.
+    DropTable {
+        others: bool,
+        if_exists: bool,
+        cascade: bool,
+    },
+    Truncate {
+        cascade: bool,
+        restart_identity: bool,
+    },
+    /// VACUUM, ANALYZE: outside a transaction, every shard.
+    Maintenance,
+    /// GRANT, REVOKE, COMMENT ON TABLE/COLUMN, CREATE TRIGGER, POLICY, ...: text spliced per shard.
+    Other,
+}
+
+/// A possibly qualified name, folded as Postgres does, and where it stands in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QualifiedName {
+    pub schema: Option<String>,
+    pub name: String,
+    pub at: u32,
+    pub len: u32,
+}
+
+/// Calls of provided functions inside a statement, from left to right. For each: evaluate the arguments by
+/// `SELECT tenantry_arguments.<name>(<args>)`, do it, then the statement runs on the coordinator with the call
+/// replaced by `tenantry_result.<name>('<jsonb>')`.
+#[derive(Debug, Clone)]
+pub struct FunctionCall {
+    pub text: Arc<str>,
+    pub calls: Vec<Call>,
+    /// System views named elsewhere in the statement.
+    pub splices: Vec<crate::sql::Splice>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Folded, unqualified: `citus_add_node`.
+    pub name: String,
+    /// Byte range of the function's name as written, schema included.
+    pub name_at: std::ops::Range<u32>,
+    /// Byte range of the arguments, parentheses excluded.
+    pub arguments_at: std::ops::Range<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionCommand {
+    /// `options` as written after BEGIN / START TRANSACTION, e.g. `ISOLATION LEVEL REPEATABLE READ`.
+    Begin {
+        options: String,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint {
+        name: String,
+    },
+    Release {
+        name: String,
+    },
+    RollbackTo {
+        name: String,
+    },
+    /// SET TRANSACTION ..., SET CONSTRAINTS ...: every present and later server of this transaction.
+    SetForTransaction {
+        text: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionCommand {
+    /// `SET [SESSION|LOCAL] name ...`; `text` is the whole statement. Folded name; `TIME ZONE` is `timezone`,
+    /// `SET NAMES` is `client_encoding`, `SET ROLE` is `role`, `SET SESSION AUTHORIZATION` is `session_authorization`.
+    Set {
+        name: String,
+        local: bool,
+        text: String,
+    },
+    Reset {
+        name: String,
+        text: String,
+    },
+    ResetAll,
+    /// DISCARD ALL (the other DISCARDs are coordinator statements).
+    DiscardAll,
+    /// `body` is the statement's byte range in the text; `types` as written, may be empty.
+    Prepare {
+        name: String,
+        types: Vec<String>,
+        body: std::ops::Range<u32>,
+    },
+    /// Arguments as written, one text each. `wrapped` is EXPLAIN options text when the statement was EXPLAIN EXECUTE.
+    Execute {
+        name: String,
+        arguments: Vec<String>,
+    },
+    Deallocate {
+        name: Option<String>,
+    },
+}
+
+/// What planning needs to know besides the text.
+pub struct Context<'a> {
+    pub map: &'a crate::shard_map::ShardMap,
+    /// The client's search_path as schemas, `"$user"` already replaced, `pg_catalog` left out.
+    pub search_path: &'a [String],
+    pub standard_conforming_strings: bool,
+    pub provided: &'a Provided,
+}
+
+/// Names that Tenantry answers for: folded, without schema. They may be written bare or with `pg_catalog.`.
+#[derive(Debug, Clone, Default)]
+pub struct Provided {
+    pub functions: std::collections::HashSet<&'static str>,
+    /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
+    pub views: std::collections::HashMap<&'static str, Option<Figures>>,
+}
+
+/// May the plan be a router plan, or has it been tried and its operands lie in several groups?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Any,
+    ManyShards,
+}

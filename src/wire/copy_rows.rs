@@ -1,0 +1,1 @@
+//! Row boundaries in COPY data.
