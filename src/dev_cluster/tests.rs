@@ -62,6 +62,15 @@ fn a_taken_port_is_refused_before_anything_is_created() {
 }
 
 #[test]
+fn a_server_setting_of_the_caller_wins_over_ours() {
+    let ports = PortRange::reserve();
+    let server_settings = vec!["wal_level=replica".to_string(), "max_connections=20".to_string()];
+    let cluster = DevCluster::start(Settings { server_settings, ..settings(&ports, 0) }).expect("it starts");
+    let shown = psql(cluster.coordinator(), "SELECT current_setting('wal_level'), current_setting('max_connections')");
+    assert_eq!(shown.as_deref(), Ok("replica|20"));
+}
+
+#[test]
 fn ports_past_the_last_one_are_refused() {
     for (base_port, workers) in [(65_534, 2), (0, 2), (7432, 100_000)] {
         let error = DevCluster::start(Settings { base_port, workers, ..Settings::default() }).err().expect("refused");
