@@ -19,6 +19,8 @@
 
 pub mod auth;
 pub mod backend;
+pub mod cli;
+pub mod dev_cluster;
 pub mod error;
 pub mod planner;
 pub mod shard_map;
