@@ -203,6 +203,27 @@ impl HashType {
         Some(hash as i32)
     }
 
+    /// As `hash_binary`, for a text-format parameter whose type is known: `hash_text` alone would read the text as a
+    /// value of the column's type, which e.g. forgets the zone of a timestamptz.
+    pub fn hash_typed_text(self, value_type: u32, text: &str) -> Option<i32> {
+        if value_type == UNKNOWN_OID || value_type == self.oid() {
+            return self.hash_text(text);
+        }
+        let from = HashType::from_oid(value_type)?;
+        match (self, from) {
+            _ if self.is_text_like() => self.hash_text_like(value_type, text.as_bytes()),
+            (
+                HashType::Int2 | HashType::Int4 | HashType::Int8 | HashType::Oid | HashType::Numeric,
+                HashType::Int2 | HashType::Int4 | HashType::Int8,
+            ) => from.hash_text(text).and_then(|_| self.hash_text(text)),
+            (HashType::Float8, HashType::Float4) => from.hash_text(text),
+            (HashType::Timestamp, HashType::Date) => {
+                self.hash_binary(value_type, &datetime::parse_date(text)?.to_be_bytes())
+            }
+            _ => None,
+        }
+    }
+
     fn is_text_like(self) -> bool {
         matches!(self, HashType::Text | HashType::Varchar | HashType::Bpchar | HashType::Name)
     }
