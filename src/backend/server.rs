@@ -123,6 +123,20 @@ impl Server {
         &mut self.write
     }
 
+    /// An answer of the proxy's own, in its place among this server's.
+    pub fn simulate(&mut self, answer: Bytes) {
+        self.replies.push_simulated(answer);
+    }
+
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        self.replies.pop_simulated()
+    }
+
+    /// See `ReplyQueue::forget_sync`.
+    pub fn forget_sync(&mut self) -> bool {
+        self.replies.forget_sync()
+    }
+
     pub fn owe(&mut self, reply: Reply, to: To) {
         self.replies.push(reply, to);
     }
@@ -313,6 +327,9 @@ impl Server {
         self.flush().await?;
         let (mut result, mut error) = (Vec::new(), None);
         while self.owes() {
+            if self.pop_simulated().is_some() {
+                continue;
+            }
             let (frame, verdict) = self.next_reply().await?;
             match (verdict, frame.tag) {
                 (Verdict::Error(_), _) => {
