@@ -65,7 +65,10 @@ impl Count {
 pub enum Sink<'a> {
     Client(&'a mut Client),
     /// Into an open COPY ... FROM STDIN (FORMAT binary): a binary DataRow's payload is a COPY tuple.
-    Copy { server: &'a mut Server, bytes_left: usize },
+    Copy {
+        server: &'a mut Server,
+        bytes_left: usize,
+    },
 }
 
 impl Sink<'_> {
@@ -86,7 +89,12 @@ impl Sink<'_> {
 }
 
 /// The statement of a `Scatter` plan for each concerned shard group.
-pub fn tasks_of(txn: &Transaction, query: &Spliced, groups: &[ShardGroupId], plan_colocation: crate::shard_map::ColocationId) -> Result<Vec<Task>> {
+pub fn tasks_of(
+    txn: &Transaction,
+    query: &Spliced,
+    groups: &[ShardGroupId],
+    plan_colocation: crate::shard_map::ColocationId,
+) -> Result<Vec<Task>> {
     let map = txn.map();
     let colocation = map.colocation(plan_colocation).ok_or_else(super::stale_plan)?;
     groups
@@ -99,7 +107,12 @@ pub fn tasks_of(txn: &Transaction, query: &Spliced, groups: &[ShardGroupId], pla
 }
 
 /// Runs a `Scatter` plan; returns the rows it read or wrote.
-pub async fn scatter(txn: &mut Transaction, client: &mut Client, plan: &Scatter, request: Request<'_>) -> Result<Count> {
+pub async fn scatter(
+    txn: &mut Transaction,
+    client: &mut Client,
+    plan: &Scatter,
+    request: Request<'_>,
+) -> Result<Count> {
     let map = txn.map();
     let colocation = map.colocation(plan.colocation).ok_or_else(super::stale_plan)?;
     let groups = request.values().groups(colocation, &plan.shards);
