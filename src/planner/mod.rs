@@ -10,6 +10,8 @@ mod query_wrapper;
 mod session_command;
 mod transaction;
 mod utility;
+#[cfg(test)]
+mod utility_tests;
 
 pub use plan::*;
 pub use utility::plan_utility;
