@@ -21,12 +21,12 @@ pub mod scatter;
 mod transaction;
 mod two_phase;
 
-pub use client::Client;
+pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
-pub use relay::{Relayed, Retry, Routed, relay};
+pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Hashed, Target, Values};
-pub use transaction::{Kind, Participant, Transaction};
-pub use two_phase::TransactionIds;
+pub use transaction::{Kind, Origin, Participant, Transaction};
+pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,7 @@
 use super::client::{Client, Mark};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::ShardGroupId;
+use crate::shard_map::{ShardGroupId, ShardMap};
 use crate::sql::Spliced;
 use crate::wire::reply_queue::{Reply, To, Verdict};
 use crate::wire::{answer, frame};
@@ -153,6 +153,16 @@ fn retry_for(error: &PgError, group: Option<ShardGroupId>) -> Option<Retry> {
         }
         _ => None,
     }
+}
+
+/// Does the error say that a shard of `map` is not where it was looked for?
+pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
+    matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
+        && error.message().split('_').skip(1).any(|part| {
+            let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+            let group = digits.parse().map(ShardGroupId);
+            group.is_ok_and(|g| map.colocations().any(|c| c.group(g).is_some()))
+        })
 }
 
 /// The error without the shard's schema in its text, and with the position in the text that the user wrote.

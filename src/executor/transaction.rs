@@ -41,12 +41,16 @@ pub struct Participant {
     pub statements: u32,
     /// In a transaction block of ours or the client's.
     pub began: bool,
+    /// Messages of the extended protocol were queued since the last Sync.
+    pub is_unsynced: bool,
     settings_before: SessionSettings,
 }
 
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
+    /// It was begun for one statement or message of the client, and ends with it.
+    pub is_single: bool,
     /// An error happened; only ROLLBACK helps.
     pub failed: bool,
     identity: Rc<Identity>,
@@ -86,6 +90,7 @@ impl Transaction {
         Self {
             executor: origin.executor.clone(),
             kind,
+            is_single: kind == Kind::Auto,
             failed: false,
             identity: origin.identity.clone(),
             settings: origin.settings.clone(),
@@ -203,6 +208,7 @@ impl Transaction {
             groups: Vec::new(),
             statements: 0,
             began: false,
+            is_unsynced: false,
             settings_before: SessionSettings::default(),
             server: {
                 carry_settings(&mut server, &self.settings_before).await?;
@@ -345,6 +351,16 @@ impl Transaction {
         Ok(())
     }
 
+    /// Later servers run this too when they join.
+    pub fn remember(&mut self, sql: &str) {
+        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
+    }
+
+    /// The options that BEGIN had.
+    pub fn options(&self) -> &str {
+        self.begin.strip_prefix("BEGIN").unwrap_or("").trim_start()
+    }
+
     pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
         self.run_everywhere(sql).await?;
         let entry = self.journal.last_mut().expect("just pushed");
@@ -406,6 +422,9 @@ impl Transaction {
     pub async fn rollback(&mut self) -> Result<()> {
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
+            if std::mem::take(&mut p.is_unsynced) {
+                p.server.queue_sync();
+            }
             let result = if p.began || p.server.status() != Status::Idle {
                 p.server.query("ROLLBACK").await.map(|_| ())
             } else {

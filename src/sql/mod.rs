@@ -2,9 +2,18 @@
 //!
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
-pub mod lexer;
+mod cursor;
 mod splice;
 
+pub mod copy_statement;
+pub mod lexer;
+pub mod set_statement;
+pub mod skeleton;
+pub mod statements;
+pub mod table_statement;
+pub mod transaction_statement;
+
+pub use cursor::{Cursor, QualifiedName};
 pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
