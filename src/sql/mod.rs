@@ -3,6 +3,7 @@
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
 mod cursor;
+mod literal;
 mod splice;
 
 pub mod copy_statement;
