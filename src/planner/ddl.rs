@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::error::PgError;
 use crate::shard_map::Table;
+use crate::sql::constraint::{ColumnDefinition, Constraint, DefaultExpression};
 use crate::sql::lexer::Token;
-use crate::sql::table_statement::{
-    AlterAction, AlterTable, ColumnDefinition, Constraint, CreateIndex, DefaultExpression, TableStatement,
-};
+use crate::sql::table_statement::{AlterAction, AlterTable, CreateIndex, TableStatement};
 use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
 use super::foreign_key::{check_local_reference, plan_foreign_key};

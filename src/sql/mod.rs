@@ -6,6 +6,7 @@ mod cursor;
 mod literal;
 mod splice;
 
+pub mod constraint;
 pub mod copy_statement;
 pub mod lexer;
 pub mod set_statement;
