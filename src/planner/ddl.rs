@@ -21,7 +21,13 @@ pub(super) fn plan_table_statement(
 ) -> Result<Plan, PgError> {
     let text = cursor.text();
     let changes_schema = || Coordinator { changes_schema: true, ..coordinator(text) };
+    let has_managed_tables = ctx.map.tables().next().is_some();
     match statement {
+        TableStatement::DropIndex { concurrently, .. } | TableStatement::AlterIndex { concurrently, .. }
+            if !has_managed_tables =>
+        {
+            Ok(Coordinator { outside_transaction: concurrently, ..changes_schema() }.into())
+        }
         TableStatement::AlterTable(statement) => plan_alter_table(text, statement, ctx),
         TableStatement::CreateIndex(statement) => plan_create_index(text, statement, ctx),
         TableStatement::DropIndex { names, concurrently, if_exists, cascade } => {
