@@ -16,7 +16,7 @@ pub mod table_statement;
 pub mod transaction_statement;
 
 pub use cursor::{Cursor, QualifiedName};
-pub use splice::{Splice, Spliced, With};
+pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
