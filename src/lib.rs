@@ -25,6 +25,7 @@ pub mod dev_cluster;
 pub mod error;
 pub mod executor;
 pub mod planner;
+pub mod session;
 pub mod shard_map;
 pub mod sql;
 pub mod wire;

@@ -2,10 +2,11 @@
 //! a managed table is refused; what names none is the coordinator's.
 
 use crate::error::PgError;
+use crate::sql::constraint::read_references;
 use crate::sql::copy_statement::read_copy_statement;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::set_statement::read_session_statement;
-use crate::sql::table_statement::{read_references, read_table_statement};
+use crate::sql::table_statement::read_table_statement;
 use crate::sql::transaction_statement::read_transaction_statement;
 use crate::sql::{Access, Cursor, QualifiedName};
 

@@ -3,8 +3,10 @@
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
 mod cursor;
+mod literal;
 mod splice;
 
+pub mod constraint;
 pub mod copy_statement;
 pub mod lexer;
 pub mod set_statement;
