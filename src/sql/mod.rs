@@ -2,7 +2,10 @@
 //!
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
+mod convert;
 pub mod lexer;
+pub mod parse;
+pub mod tree;
 mod splice;
 
 pub use splice::{Splice, Spliced, With};
