@@ -262,8 +262,9 @@ impl Converter<'_> {
                 }
                 From::Table { name: self.object_name(name)?, alias, parts }
             }
-            F::Derived { lateral: _, subquery, alias, sample: None } => {
-                From::Derived { query: Box::new(self.query(*subquery)?), alias: alias.map(|a| self.alias(a)).transpose()? }
+            F::Derived { lateral, subquery, alias, sample: None } => {
+                let alias = alias.map(|a| self.alias(a)).transpose()?;
+                From::Derived { query: Box::new(self.query(*subquery)?), alias, lateral }
             }
             F::TableFunction { expr, alias } => {
                 From::Function { parts: vec![self.expr(expr)?], alias: alias.map(|a| self.alias(a)).transpose()? }

@@ -3,8 +3,11 @@
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
 mod convert;
+pub mod facts;
 pub mod lexer;
 pub mod parse;
+pub mod restriction;
+pub mod scope;
 pub mod tree;
 mod splice;
 

@@ -109,7 +109,7 @@ pub struct Alias {
 #[derive(Debug)]
 pub enum From {
     Table { name: Vec<Name>, alias: Option<Alias>, parts: Vec<Expr> },
-    Derived { query: Box<Query>, alias: Option<Alias> },
+    Derived { query: Box<Query>, alias: Option<Alias>, lateral: bool },
     /// Table functions, UNNEST, JSON_TABLE, ...: `parts` are the expressions inside.
     Function { parts: Vec<Expr>, alias: Option<Alias> },
     Join { left: Box<From>, right: Box<From>, kind: JoinKind, on: On },
