@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table};
+pub use crate::sql::QualifiedName;
 use crate::sql::{Access, Operand, Spliced};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
@@ -250,15 +251,6 @@ pub enum DdlAction {
     Maintenance,
     /// GRANT, REVOKE, COMMENT ON TABLE/COLUMN, CREATE TRIGGER, POLICY, ...: text spliced per shard.
     Other,
-}
-
-/// A possibly qualified name, folded as Postgres does, and where it stands in the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QualifiedName {
-    pub schema: Option<String>,
-    pub name: String,
-    pub at: u32,
-    pub len: u32,
 }
 
 /// Calls of provided functions inside a statement, from left to right. For each: evaluate the arguments by

@@ -3,14 +3,24 @@
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
 mod convert;
+mod cursor;
+mod splice;
+
+pub mod clauses;
+pub mod copy_statement;
 pub mod facts;
 pub mod lexer;
 pub mod parse;
 pub mod restriction;
 pub mod scope;
+pub mod set_statement;
+pub mod skeleton;
+pub mod statements;
+pub mod table_statement;
+pub mod transaction_statement;
 pub mod tree;
-mod splice;
 
+pub use cursor::{Cursor, QualifiedName};
 pub use splice::{Splice, Spliced, With};
 
 /// Where a tenant value comes from.

@@ -285,6 +285,48 @@ impl Builder<'_> {
         }
     }
 
+    /// Looks names up in a scope that has been left already.
+    pub fn within<T>(&mut self, exposed: &Exposed, look: impl FnOnce(&Self) -> T) -> T {
+        self.scopes.push(exposed.clone());
+        let found = look(self);
+        self.scopes.pop();
+        found
+    }
+
+    /// Anchors of a scope: see `all_follow`.
+    pub fn anchors_of(&self, scope: &ScopeNode) -> Vec<Var> {
+        let mut vars = Vec::new();
+        self.anchor_vars(&scope.from, &mut vars);
+        vars
+    }
+
+    /// Is the name certainly no column of the scope?
+    pub fn is_no_column(&self, exposed: &Exposed, name: &str) -> bool {
+        self.resolve_in(exposed, name).is_none()
+    }
+
+    /// Names of all columns that `*` stands for; `None`: not known, or merged by USING.
+    pub fn star_names(&self, exposed: &Exposed) -> Option<Vec<String>> {
+        if exposed.opaque || !exposed.merged.is_empty() {
+            return None;
+        }
+        let mut names = Vec::new();
+        for &rte in &exposed.rtes {
+            names.extend(self.star_of(rte)?);
+        }
+        Some(names)
+    }
+
+    /// The same for `x.*`; the scope must be entered (`within`).
+    pub fn qualified_star_names(&self, qualifier: &[Name]) -> Option<Vec<String>> {
+        self.star_of(self.find_rte(qualifier)?)
+    }
+
+    fn star_of(&self, rte: usize) -> Option<Vec<String>> {
+        let rte = &self.rtes[rte];
+        rte.complete.then(|| rte.columns.iter().map(|(n, _)| n.clone()).collect())
+    }
+
     /// Columns that are a distribution column of a relation whose every row is kept (not on a nullable side).
     pub(super) fn anchor_vars(&self, node: &Node, out: &mut Vec<Var>) {
         match node {

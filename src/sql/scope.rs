@@ -77,6 +77,7 @@ pub struct ScopeNode {
     pub from: Node,
     pub facts: Vec<Fact>,
     pub subqueries: Vec<Subquery>,
+    pub exposed: Exposed,
 }
 
 pub struct QueryNode {
@@ -121,7 +122,7 @@ pub(super) struct Rte {
 
 /// What names a FROM tree makes visible.
 #[derive(Clone, Default)]
-pub(super) struct Exposed {
+pub struct Exposed {
     pub(super) rtes: Vec<usize>,
     pub(super) merged: Vec<(String, Option<Var>)>,
     /// A natural join over unknown columns: unqualified names are not resolved.
@@ -341,7 +342,6 @@ impl<'a> Builder<'a> {
     }
 
     fn select(&mut self, s: &Select, query: Option<&Query>, node: &mut QueryNode) {
-        let first_rte = self.rtes.len();
         let (from, exposed) = self.from_list(&s.from.iter().collect::<Vec<_>>());
         self.scopes.push(exposed.clone());
         let mut facts = Vec::new();
@@ -428,9 +428,8 @@ impl<'a> Builder<'a> {
             }
         }
         self.scopes.pop();
-        debug_assert!(first_rte <= self.rtes.len());
         node.outputs = outputs;
-        node.scopes.push(ScopeNode { from, facts, subqueries });
+        node.scopes.push(ScopeNode { from, facts, subqueries, exposed });
     }
 
     /// Columns of GROUP BY; `None`: the rows are not grouped.
@@ -562,7 +561,7 @@ impl<'a> Builder<'a> {
         if let Some(relation) = self.relations.get_mut(target) {
             relation.is_target = true;
         }
-        self.scopes.push(exposed);
+        self.scopes.push(exposed.clone());
         let (mut facts, mut subqueries) = (Vec::new(), Vec::new());
         if let Some(filter) = filter {
             self.conjuncts(filter, &mut facts, &mut subqueries);
@@ -572,7 +571,7 @@ impl<'a> Builder<'a> {
             subqueries.extend(found);
         }
         self.scopes.pop();
-        node.scopes.push(ScopeNode { from, facts, subqueries });
+        node.scopes.push(ScopeNode { from, facts, subqueries, exposed });
     }
 
     fn merge(&mut self, m: &Merge, node: &mut QueryNode) {
@@ -627,7 +626,7 @@ impl<'a> Builder<'a> {
             left_rtes: (middle, end),
             right_rtes: (start, middle),
         };
-        node.scopes.push(ScopeNode { from, facts: Vec::new(), subqueries: outer });
+        node.scopes.push(ScopeNode { from, facts: Vec::new(), subqueries: outer, exposed: Exposed::default() });
     }
 
     // ---- FROM
