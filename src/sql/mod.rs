@@ -2,18 +2,25 @@
 //!
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
+mod convert;
 mod cursor;
 mod literal;
 mod splice;
 
 pub mod constraint;
+pub mod clauses;
 pub mod copy_statement;
+pub mod facts;
 pub mod lexer;
+pub mod parse;
+pub mod restriction;
+pub mod scope;
 pub mod set_statement;
 pub mod skeleton;
 pub mod statements;
 pub mod table_statement;
 pub mod transaction_statement;
+pub mod tree;
 
 pub use cursor::{Cursor, QualifiedName};
 pub use splice::{Splice, Spliced, With, push_shard_schema};
