@@ -1,0 +1,5 @@
+//! Runs plans.
+
+pub mod transaction;
+
+pub use transaction::Transaction;
