@@ -11,4 +11,7 @@
 mod arguments;
 mod registry;
 
+#[cfg(test)]
+mod tests;
+
 pub use registry::{Environment, call, provided};

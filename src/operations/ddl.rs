@@ -132,9 +132,39 @@ fn forget_copy(table: &Table, name: &str) -> String {
     )
 }
 
+/// Refuses what a statement on a local table may have done to distributed ones: a foreign key or a view that would only
+/// ever see an empty shell. For statements that ran on the coordinator alone and may have changed its schema.
+pub async fn refuse_leaning_on_shells(txn: &mut Transaction) -> Result<()> {
+    let rows = txn
+        .query(
+            NodeId::COORDINATOR,
+            "SELECT t.logicalrelid::pg_catalog.int8 FROM tenantry.distributed_table t WHERE t.partmethod = 'h' AND (EXISTS ( \
+                 SELECT FROM pg_catalog.pg_constraint k WHERE k.confrelid = t.logicalrelid AND k.contype = 'f' \
+                 AND k.conrelid NOT IN (SELECT m.logicalrelid FROM tenantry.distributed_table m WHERE m.partmethod = 'h')) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid \
+                 WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refobjid = t.logicalrelid \
+                 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND w.ev_class <> t.logicalrelid))",
+        )
+        .await?;
+    let map = txn.map();
+    for oid in rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()) {
+        let Some(table) = map.table_by_oid(TableOid(oid)) else { continue };
+        let Some(column) = table.distribution_column() else { continue };
+        let definition = TableDefinition::read(txn, table.oid).await?;
+        let intent = Intent::Distributed { column: &column.name, colocation: table.colocation };
+        table_checks::check(&definition, &map, intent)?;
+    }
+    Ok(())
+}
+
 async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     let before = txn.map();
-    refuse_mixed(&ddl.tables)?;
+    // ALTER TABLE and CREATE INDEX change the first table; others that they name are what a foreign key refers to.
+    let changed = match ddl.action {
+        DdlAction::AlterTable | DdlAction::CreateIndex { .. } => &ddl.tables[..ddl.tables.len().min(1)],
+        _ => &ddl.tables[..],
+    };
+    refuse_mixed(changed)?;
     txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
     if let Err(error) = txn.reload_map().await {
         // The distribution column is gone: the catalog no longer fits its table.
@@ -146,7 +176,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     }
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     // The old map: the shards still have the names that the statement was written for.
-    for (node, text) in shard_texts(&before, &ddl.tables, &ddl.query)? {
+    for (node, text) in shard_texts(&before, changed, &ddl.query)? {
         let all = work.entry(node).or_default();
         all.push_str(text.trim_end().trim_end_matches(';'));
         all.push_str(";\n");

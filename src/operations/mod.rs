@@ -10,6 +10,3 @@ pub mod table_checks;
 pub mod table_definition;
 
 mod node_objects;
-
-#[cfg(test)]
-mod tests;

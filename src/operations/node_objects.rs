@@ -1,5 +1,5 @@
-//! What a new worker gets before it gets shards: roles with their secrets, schemas, extensions, simple types, and the
-//! reference tables with their rows. Safe to repeat: what is there already stays.
+//! What a new worker gets before it gets shards: roles with their secrets, schemas, extensions, types, functions, and
+//! the reference tables with their rows. Safe to repeat: what is there already stays.
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -71,11 +71,12 @@ pub async fn copy_reference_table(coordinator: &Client, target: &Target<'_>, ref
     target.batch_execute(&reference.after_rows).await.map_err(pg_error)
 }
 
-/// Roles, schemas, extensions, enums and domains of the coordinator that the new worker does not have.
+/// Roles, schemas, extensions, types and functions of the coordinator that the new worker does not have.
 pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Result<()> {
     target
         .batch_execute(
             "SET LOCAL client_min_messages = warning;
+             SET LOCAL check_function_bodies = off;
              CREATE SCHEMA IF NOT EXISTS tenantry;
              GRANT USAGE ON SCHEMA tenantry TO PUBLIC;
              CREATE TABLE IF NOT EXISTS tenantry.reference_copy (schema text, name text, PRIMARY KEY (schema, name));",
@@ -94,7 +95,15 @@ pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Resu
             }
         }
     }
-    Ok(())
+    // Members of tenantry_admin make shard schemas and reference copies as themselves.
+    target
+        .batch_execute(
+            "GRANT SELECT, INSERT, DELETE ON tenantry.reference_copy TO tenantry_admin;
+             DO $tenantry$ BEGIN EXECUTE pg_catalog.format('GRANT CREATE ON DATABASE %I TO tenantry_admin',
+                 pg_catalog.current_database()); END $tenantry$",
+        )
+        .await
+        .map_err(pg_error)
 }
 
 fn names(rows: Vec<tokio_postgres::Row>) -> Result<Vec<String>> {
@@ -162,14 +171,28 @@ const OBJECTS: &[(&str, &str)] = &[
         "SELECT n.nspname || '.' || t.typname, CASE t.typtype WHEN 'e' \
              THEN format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, \
                  (SELECT coalesce(string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder), '') FROM pg_enum WHERE enumtypid = t.oid)) \
+             WHEN 'c' THEN format('CREATE TYPE %I.%I AS (%s)', n.nspname, t.typname, \
+                 (SELECT coalesce(string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum), '') \
+                  FROM pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped)) \
              ELSE format('CREATE DOMAIN %I.%I AS %s%s%s%s', n.nspname, t.typname, format_type(t.typbasetype, t.typtypmod), \
                  CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || t.typdefault, ''), \
                  (SELECT coalesce(string_agg(format(' CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '') \
                   FROM pg_constraint WHERE contypid = t.oid)) END \
          FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
-         WHERE t.typtype IN ('e', 'd') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT LIKE 'tenantry%' \
+         WHERE (t.typtype IN ('e', 'd') OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT LIKE 'tenantry%' \
            AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d \
                 WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e') ORDER BY t.oid",
         "SELECT n.nspname || '.' || t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace",
+    ),
+    // A function over types or tables that the worker doesn't have is of no use there.
+    (
+        "SELECT '', format('DO $tenantry$ BEGIN EXECUTE %L; EXCEPTION WHEN undefined_object OR undefined_table THEN NULL; \
+             END $tenantry$', pg_get_functiondef(p.oid)) \
+         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
+         WHERE p.prokind IN ('f', 'p', 'w') AND l.lanname NOT IN ('c', 'internal') AND p.prosqlbody IS NULL \
+           AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT LIKE 'tenantry%' AND n.nspname <> 'information_schema' \
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') \
+         ORDER BY p.oid",
+        "SELECT ''::text WHERE false",
     ),
 ];

@@ -19,6 +19,7 @@ pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -
     check_numbers(definition, intent)?;
     if let Intent::Distributed { column, .. } = intent {
         check_keys(definition, column)?;
+        check_views(definition)?;
     }
     for key in &definition.foreign_keys {
         check_foreign_key(definition, key, map, intent)?;
@@ -88,6 +89,16 @@ fn check_keys(definition: &TableDefinition, column: &str) -> Result<()> {
         return Err(PgError::unsupported("creating unique indexes on non-partition columns is currently unsupported"));
     }
     Ok(())
+}
+
+/// A view runs on the coordinator, where the shell is empty: better none than one that finds no rows.
+fn check_views(definition: &TableDefinition) -> Result<()> {
+    if definition.views.is_empty() {
+        return Ok(());
+    }
+    Err(PgError::unsupported("views over distributed tables are not supported yet")
+        .detail(format!("Over {} there is: {}.", definition.printed, definition.views.join(", ")))
+        .hint("Drop the views, or keep them for reference and local tables only."))
 }
 
 fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &ShardMap, intent: Intent<'_>) -> Result<()> {

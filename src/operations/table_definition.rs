@@ -28,6 +28,8 @@ pub struct TableDefinition {
     pub has_rules: bool,
     pub has_triggers: bool,
     pub of_type: bool,
+    /// Views and materialized views over it.
+    pub views: Vec<String>,
     pub columns: Vec<ColumnDefinition>,
     pub keys: Vec<KeyDefinition>,
     pub indexes: Vec<IndexDefinition>,

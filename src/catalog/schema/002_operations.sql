@@ -45,3 +45,15 @@ CREATE TRIGGER ring AFTER INSERT OR UPDATE ON tenantry.job
     FOR EACH STATEMENT EXECUTE FUNCTION tenantry.ring_jobs();
 
 GRANT SELECT ON tenantry.job TO PUBLIC;
+
+-- Members may distribute their own tables and change nodes: operations write these rows as the client's own role.
+DO $$
+BEGIN
+    IF pg_catalog.to_regrole('tenantry_admin') IS NULL THEN
+        CREATE ROLE tenantry_admin NOLOGIN;
+    END IF;
+END $$;
+GRANT INSERT, UPDATE, DELETE ON tenantry.node, tenantry.colocation, tenantry.distributed_table, tenantry.shard_group,
+    tenantry.shard TO tenantry_admin;
+GRANT SELECT, INSERT, UPDATE ON tenantry.job TO tenantry_admin;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA tenantry TO tenantry_admin;

@@ -18,6 +18,10 @@ SELECT jsonb_build_object(
     'has_triggers', EXISTS (SELECT FROM pg_trigger t
                             WHERE t.tgrelid = r.oid AND NOT t.tgisinternal AND t.tgname <> 'tenantry_shell'),
     'of_type', r.reloftype <> 0,
+    'views', (SELECT coalesce(jsonb_agg(DISTINCT w.ev_class::regclass::text), '[]')
+        FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
+        WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid
+          AND w.ev_class <> r.oid),
     'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'name', a.attname, 'attnum', a.attnum, 'type', format_type(a.atttypid, NULL), 'type_oid', a.atttypid::int8,
             'base_oid', base.oid::int8, 'collation_oid', a.attcollation::int8,

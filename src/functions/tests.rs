@@ -1,15 +1,15 @@
-//! Operations against real servers: each test has a cluster of its own.
+//! Functions and the operations behind them against real servers: each test has a cluster of its own.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::ddl;
+use super::Environment;
 use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
-use crate::functions::{self, Environment};
+use crate::operations::ddl;
 use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -45,7 +45,7 @@ impl Cluster {
     async fn call_in(&self, txn: &mut Transaction, name: &str, arguments: &str) -> Result<Option<String>> {
         let sql = format!("SELECT tenantry_arguments.{name}({arguments})");
         let json = txn.query(NodeId::COORDINATOR, &sql).await?[0][0].clone().unwrap();
-        let result = functions::call(name, serde_json::from_str(&json).unwrap(), txn, &self.env).await?;
+        let result = super::call(name, serde_json::from_str(&json).unwrap(), txn, &self.env).await?;
         let sql = format!("SELECT tenantry_result.{name}('{result}')");
         Ok(txn.query(NodeId::COORDINATOR, &sql).await?[0][0].clone())
     }
@@ -109,7 +109,8 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     );
     cluster
         .sql(
-            "CREATE TYPE state AS ENUM ('a'); CREATE ROLE app LOGIN PASSWORD 'x';
+            "CREATE TYPE state AS ENUM ('a'); CREATE TYPE pair AS (a int, s state);
+             CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2'; CREATE ROLE app LOGIN PASSWORD 'x';
              CREATE TABLE countries (code text PRIMARY KEY, name text);
              INSERT INTO countries VALUES ('de', 'Germany');
              CREATE TABLE companies (id bigint PRIMARY KEY, name text NOT NULL DEFAULT 'x' CHECK (name <> ''),
@@ -187,6 +188,7 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("3"));
     assert_eq!(cluster.ask(NodeId(3), "SELECT name FROM countries").await, ["Germany"]);
     assert_eq!(cluster.ask(NodeId(3), "SELECT 'a'::state").await, ["a"]);
+    assert_eq!(cluster.ask(NodeId(3), "SELECT twice(21)::text || (ROW(1, 'a')::pair)::text").await, ["42(1,a)"]);
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
     assert_eq!(cluster.ask(NodeId(3), verifier).await, cluster.ask(NodeId::COORDINATOR, verifier).await);
     cluster.call("citus_remove_node", &add_node(third.port())).await.unwrap();
@@ -250,6 +252,13 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
     );
 
     cluster.ddl(DdlAction::AlterTable, "t", "ALTER TABLE t RENAME TO u").await.unwrap();
+    let defaults = "ALTER TABLE u ADD d1 int DEFAULT 1 + 2, ADD d2 text DEFAULT lower('X') || 'y', ADD d3 date DEFAULT current_date, \
+                    ADD d4 timestamptz DEFAULT now(), ADD d5 uuid DEFAULT gen_random_uuid(), ADD d6 text[] DEFAULT '{}'";
+    cluster.ddl(DdlAction::AlterTable, "u", defaults).await.unwrap();
+    let map = cluster.env.catalog.map();
+    let columns = &map.table("public", "u").unwrap().columns;
+    let volatile: Vec<_> = columns.iter().filter(|c| c.has_volatile_default).map(|c| c.name.as_str()).collect();
+    assert_eq!(volatile, ["d3", "d4", "d5"]);
     let truncate = DdlAction::Truncate { cascade: false, restart_identity: false };
     cluster.ddl(truncate, "u", "TRUNCATE u").await.unwrap();
 
@@ -294,6 +303,7 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
              CREATE TABLE keyed (k int, id int PRIMARY KEY); CREATE TABLE serials (id bigserial, k int);
              CREATE TABLE parts (k int) PARTITION BY HASH (k); CREATE VIEW sight AS SELECT 1 AS k;
              CREATE TABLE nulls (k int); INSERT INTO nulls VALUES (NULL);
+             CREATE TABLE seen (k int); CREATE VIEW looks AS SELECT * FROM seen;
              CREATE TABLE other (k bigint)",
         )
         .await;
@@ -334,6 +344,7 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
         ),
         ("'parts', 'k'", "0A000", "cannot distribute relation: parts"),
         ("'sight', 'k'", "42809", "sight is not a regular, foreign or partitioned table"),
+        ("'seen', 'k'", "0A000", "views over distributed tables are not supported yet"),
         ("'nulls', 'k'", "22004", "the partition column of table public.nulls cannot be NULL"),
     ] {
         let error = cluster.call("create_distributed_table", arguments).await.unwrap_err();
@@ -345,6 +356,14 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
         (twice.code(), twice.message()),
         (SqlState::INVALID_TABLE_DEFINITION, "table \"plain\" is already distributed")
     );
+    for text in [
+        "CREATE VIEW v AS SELECT k FROM plain",
+        "ALTER TABLE plain ADD UNIQUE (k); CREATE TABLE leans (k int REFERENCES plain (k))",
+    ] {
+        let mut txn = cluster.begin();
+        txn.query(NodeId::COORDINATOR, text).await.unwrap();
+        assert_eq!(ddl::refuse_leaning_on_shells(&mut txn).await.unwrap_err().code(), SqlState::FEATURE_NOT_SUPPORTED);
+    }
     let types = cluster.call("create_distributed_table", "'other', 'k', colocate_with := 'plain'").await.unwrap_err();
     assert_eq!(types.detail_text(), Some("Distribution column types don't match for plain and other."));
     let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\__%'";
@@ -395,5 +414,30 @@ async fn a_committed_change_reaches_a_watching_catalog() {
     assert!(cleanup::all(&**client).await.unwrap().is_empty());
     stop.cancel();
     task.await.unwrap();
+    cluster.servers.stop();
+}
+
+#[tokio::test]
+async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
+    let cluster = Cluster::start(24090, 1).await;
+    cluster.sql("CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app; SET ROLE app; CREATE TABLE t (k int)").await;
+    let port = cluster.servers.workers()[0].port();
+    cluster.call("citus_add_node", &add_node(port)).await.unwrap();
+    let as_app = async |member: bool| -> Result<()> {
+        let mut txn = cluster.begin();
+        if member {
+            txn.query(NodeId::COORDINATOR, "GRANT tenantry_admin TO app").await?;
+            txn.query(NodeId(1), "GRANT tenantry_admin TO app").await?;
+        }
+        for node in [NodeId::COORDINATOR, NodeId(1)] {
+            txn.query(node, "SET ROLE app").await?;
+        }
+        cluster.call_in(&mut txn, "create_distributed_table", "'t', 'k'").await?;
+        txn.commit().await
+    };
+    assert_eq!(as_app(false).await.unwrap_err().code(), SqlState::INSUFFICIENT_PRIVILEGE);
+    as_app(true).await.unwrap();
+    let owners = "SELECT DISTINCT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname LIKE 'public\\__%'";
+    assert_eq!(cluster.ask(NodeId(1), owners).await, ["app"]);
     cluster.servers.stop();
 }
