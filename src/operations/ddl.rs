@@ -19,13 +19,14 @@ use crate::sql::Spliced;
 /// Runs a schema change in the client's transaction.
 pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     match &ddl.action {
-        DdlAction::CreateIndex { concurrently: true } | DdlAction::DropIndex { concurrently: true, .. } => {
-            Err(PgError::unsupported("CONCURRENTLY is not supported on distributed and reference tables yet")
-                .hint("Leave out CONCURRENTLY; writes to the table wait while the index changes."))
-        }
+        DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
         DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
-        DdlAction::DropIndex { names, if_exists, cascade, .. } => {
-            drop_indexes(txn, ddl, names, *if_exists, *cascade).await
+        DdlAction::DropIndex { names, concurrently, if_exists, cascade } => {
+            let owners = index_owners(txn, names).await?;
+            if *concurrently && !owners.is_empty() {
+                return Err(refuse_concurrently());
+            }
+            drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
         }
         DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
         DdlAction::DropTable { .. } => {
@@ -288,19 +289,14 @@ fn places(map: &ShardMap, table: &Table, name: &str) -> Vec<(NodeId, String)> {
 async fn drop_indexes(
     txn: &mut Transaction,
     ddl: &Ddl,
-    names: &[QualifiedName],
+    owners: &[(Arc<Table>, String)],
     if_exists: bool,
     cascade: bool,
 ) -> Result<()> {
-    // Afterwards nobody could say whose they were.
-    let mut owners = Vec::new();
-    for name in names {
-        owners.extend(index_owner(txn, name).await?);
-    }
     txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
     let map = txn.map();
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    for (table, index) in &owners {
+    for (table, index) in owners {
         for (node, name) in places(&map, table, index) {
             let exists = if if_exists { "IF EXISTS " } else { "" };
             let behaviour = if cascade { " CASCADE" } else { "" };
@@ -325,6 +321,20 @@ async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> 
         work.entry(node).or_default().push_str(&format!("{head}{place}{tail};\n"));
     }
     txn.query_each(work.into_iter().collect()).await
+}
+
+/// Of which managed tables the named indexes are; local ones are left out. Afterwards nobody could say.
+async fn index_owners(txn: &mut Transaction, names: &[QualifiedName]) -> Result<Vec<(Arc<Table>, String)>> {
+    let mut owners = Vec::new();
+    for name in names {
+        owners.extend(index_owner(txn, name).await?);
+    }
+    Ok(owners)
+}
+
+fn refuse_concurrently() -> PgError {
+    PgError::unsupported("CONCURRENTLY is not supported on distributed and reference tables yet")
+        .hint("Leave out CONCURRENTLY; writes to the table wait while the index changes.")
 }
 
 /// The managed table that an index belongs to, and the index's own name; none when it is a local table's or nobody's.
