@@ -1,5 +1,0 @@
-//! Runs plans.
-
-pub mod transaction;
-
-pub use transaction::Transaction;
