@@ -17,8 +17,10 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod auth;
 pub mod backend;
 pub mod catalog;
+pub mod cli;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;

@@ -44,6 +44,8 @@ pub struct Server {
     parameters: Vec<(String, String)>,
     pub prepared: Prepared,
     pub settings: SessionSettings,
+    /// The last command tag that `finish` read.
+    last_tag: String,
 }
 
 impl Server {
@@ -59,6 +61,7 @@ impl Server {
             parameters: Vec::new(),
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
+            last_tag: String::new(),
         }
     }
 
@@ -83,6 +86,10 @@ impl Server {
 
     pub fn is_poisoned(&self) -> bool {
         self.broken
+    }
+
+    pub fn last_tag(&self) -> &str {
+        &self.last_tag
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
@@ -114,6 +121,20 @@ impl Server {
     /// Raw bytes that need no reply of their own (CopyData), or whose reply is announced by `owe`.
     pub fn queue(&mut self) -> &mut BytesMut {
         &mut self.write
+    }
+
+    /// An answer of the proxy's own, in its place among this server's.
+    pub fn simulate(&mut self, answer: Bytes) {
+        self.replies.push_simulated(answer);
+    }
+
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        self.replies.pop_simulated()
+    }
+
+    /// See `ReplyQueue::forget_sync`.
+    pub fn forget_sync(&mut self) -> bool {
+        self.replies.forget_sync()
     }
 
     pub fn owe(&mut self, reply: Reply, to: To) {
@@ -270,6 +291,21 @@ impl Server {
         PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())
     }
 
+    /// Judges the frame at the start of what was received; `len` bytes of it are there.
+    pub fn judge_received(&mut self, tag: u8, len: usize) -> Result<Verdict> {
+        // Most frames are judged by their tag alone; only these few are opened.
+        if !matches!(tag, b'S' | b'Z' | b'E') {
+            return self.judge(tag, &[]);
+        }
+        let payload = self.read[frame::HEADER_LEN..len].to_vec();
+        self.judge(tag, &payload)
+    }
+
+    /// Is the reply that is due next one that the client asked for?
+    pub fn front_is_clients(&self) -> bool {
+        self.replies.front().is_some_and(|due| due.to == To::Client)
+    }
+
     /// The next whole frame, judged. Cancel safe.
     pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
         let frame = self.next_frame().await?;
@@ -288,9 +324,21 @@ impl Server {
     /// Sends what is queued and reads every reply that is due. Returns the rows of the last result, as text;
     /// the first error once all replies are in.
     pub async fn finish(&mut self) -> Result<Vec<Row>> {
+        self.read_replies(true).await
+    }
+
+    /// Like `finish`, for replies of a COPY FROM STDIN whose data has been queued.
+    pub async fn finish_copy(&mut self) -> Result<()> {
+        self.read_replies(false).await.map(|_| ())
+    }
+
+    async fn read_replies(&mut self, refuse_copy: bool) -> Result<Vec<Row>> {
         self.flush().await?;
         let (mut result, mut error) = (Vec::new(), None);
         while self.owes() {
+            if self.pop_simulated().is_some() {
+                continue;
+            }
             let (frame, verdict) = self.next_reply().await?;
             match (verdict, frame.tag) {
                 (Verdict::Error(_), _) => {
@@ -300,12 +348,16 @@ impl Server {
                     }
                     error.get_or_insert(server_error);
                 }
+                (_, b'C') => {
+                    let tag = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
+                    self.last_tag = String::from_utf8_lossy(tag).into_owned();
+                }
                 (_, b'T') => result.clear(),
                 (_, b'D') => {
                     let row = rows::read_data_row(frame.payload())?;
                     result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
                 }
-                (_, b'G') => {
+                (_, b'G') if refuse_copy => {
                     // A COPY FROM STDIN that nobody feeds: end it, its error follows.
                     frontend::copy_fail("no data is sent here", &mut self.write);
                     self.flush().await?;

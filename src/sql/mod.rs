@@ -5,7 +5,7 @@
 pub mod lexer;
 mod splice;
 
-pub use splice::{Splice, Spliced, With};
+pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
