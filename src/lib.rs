@@ -24,6 +24,8 @@ pub mod cli;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
+pub mod functions;
+pub mod operations;
 pub mod planner;
 pub mod session;
 pub mod shard_map;

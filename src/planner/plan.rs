@@ -348,6 +348,9 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Provided {
     pub functions: std::collections::HashSet<&'static str>,
+    /// Ordinary SQL functions in schema `tenantry` of the coordinator: only `tenantry.` is spliced in front of the name,
+    /// and their arguments may be columns.
+    pub inline: std::collections::HashSet<&'static str>,
     /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
     pub views: std::collections::HashMap<&'static str, Option<Figures>>,
 }
