@@ -300,6 +300,10 @@ pub async fn route_rows(
         text: "(FORMAT binary)".to_owned(),
     };
     let mut router = CopyRouter::new(txn, into, columns, &options)?;
+    // Copies of a reference table: the node that the rows come from has them.
+    if let Where::Everywhere(nodes) = &mut router.target {
+        nodes.retain(|node| *node != from);
+    }
     let mut source = txn.take(from).await?;
     source.server.queue_query(copy_out, To::Nobody);
     source.server.flush().await?;

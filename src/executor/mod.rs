@@ -25,7 +25,7 @@ pub use client::Client;
 pub use hold::{HoldGuard, Holds};
 pub use relay::{Relayed, Retry, Routed, relay};
 pub use route::{Hashed, Target, Values};
-pub use transaction::{Kind, Participant, Transaction};
+pub use transaction::{Kind, Origin, Participant, Transaction};
 pub use two_phase::TransactionIds;
 
 use std::sync::Arc;

@@ -18,6 +18,9 @@ use crate::sql::Spliced;
 
 /// Runs a schema change in the client's transaction.
 pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
+    if !matches!(ddl.action, DdlAction::DropIndex { concurrently: true, .. }) {
+        txn.require_atomic().await?;
+    }
     match &ddl.action {
         DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
         DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
@@ -40,6 +43,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
 
 /// Runs a statement on the coordinator and on every active worker: roles, schemas, extensions, types, functions.
 pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) -> Result<()> {
+    txn.require_atomic().await?;
     let text = statement.query.render(None);
     let sets_password = text.to_ascii_lowercase().contains("password");
     let before = if sets_password { verifiers(txn).await? } else { BTreeSet::new() };
