@@ -19,6 +19,7 @@
 
 pub mod backend;
 pub mod error;
+pub mod operations;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;

@@ -1,0 +1,4 @@
+//! What changes the cluster.
+
+pub mod mover;
+pub mod rebalance;
