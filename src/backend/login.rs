@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::wire::reader::Reader;
+use crate::wire::reply_queue::{Reply, To};
 use crate::wire::startup;
 
 /// Where a server listens.
@@ -80,7 +81,7 @@ impl Server {
         stream.write_all(&out).await?;
         authenticate(&mut stream, identity).await?;
         let mut server = Server::new(stream);
-        server.expect_ready();
+        server.owe(Reply::Sync, To::Nobody);
         loop {
             let frame = server.next_frame().await?;
             match frame.tag {
@@ -95,7 +96,7 @@ impl Server {
                 b'S' => server.note_parameter(frame.payload()),
                 b'E' => return Err(PgError::from_body(frame.payload())),
                 b'Z' => {
-                    server.note_ready(frame.payload())?;
+                    server.judge(frame.tag, frame.payload())?;
                     return Ok(server);
                 }
                 _ => {}

@@ -25,6 +25,8 @@ impl StatementKey {
 pub struct Prepared {
     known: HashSet<StatementKey>,
     order: VecDeque<StatementKey>,
+    unconfirmed: VecDeque<StatementKey>,
+    evictions_due: usize,
 }
 
 impl Prepared {
@@ -41,24 +43,48 @@ impl Prepared {
             if self.known.remove(&oldest) {
                 frontend::close(Target::Statement(oldest.name().as_bytes()), queue);
                 closed += 1;
+                self.evictions_due += 1;
             }
         }
         if self.known.insert(key) {
             self.order.push_back(key);
+            self.unconfirmed.push_back(key);
         }
         closed
     }
 
-    /// The server did not confirm it.
-    pub fn remove(&mut self, key: StatementKey) {
-        if self.known.remove(&key) {
+    /// The server has parsed the oldest statement that was still unconfirmed.
+    pub fn confirm(&mut self) {
+        self.unconfirmed.pop_front();
+    }
+
+    pub fn confirm_eviction(&mut self) {
+        self.evictions_due = self.evictions_due.saturating_sub(1);
+    }
+
+    /// An error made the server skip the Parse messages that are still unconfirmed.
+    pub fn forget_unconfirmed(&mut self) {
+        for key in std::mem::take(&mut self.unconfirmed) {
+            self.known.remove(&key);
             self.order.retain(|k| *k != key);
         }
+    }
+
+    /// Was a Close skipped, so that the server may know a statement that we do not?
+    pub fn is_uncertain(&self) -> bool {
+        self.evictions_due > 0
+    }
+
+    /// Forgets a statement; the caller closes it on the server.
+    pub fn remove(&mut self, key: StatementKey) -> bool {
+        self.order.retain(|k| *k != key);
+        self.known.remove(&key)
     }
 
     pub fn clear(&mut self) {
         self.known.clear();
         self.order.clear();
+        self.unconfirmed.clear();
     }
 }
 

@@ -8,6 +8,8 @@ use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::wire::answer::Status;
+use crate::wire::frontend::{Bind, Target};
+use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
 use crate::wire::{frame, frontend, rows};
 
 /// A row in text format.
@@ -33,8 +35,8 @@ pub struct Server {
     read: BytesMut,
     write: BytesMut,
     status: Status,
-    /// ReadyForQuery messages still due: 0 means that the protocol position is known and quiet.
-    ready_due: u32,
+    /// Empty means that the protocol position is known and quiet.
+    replies: ReplyQueue,
     broken: bool,
     /// Process id and secret for cancel requests.
     pub key: (u32, Bytes),
@@ -51,7 +53,7 @@ impl Server {
             read: BytesMut::new(),
             write: BytesMut::new(),
             status: Status::Idle,
-            ready_due: 0,
+            replies: ReplyQueue::default(),
             broken: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
@@ -68,7 +70,7 @@ impl Server {
     /// May the next user have this connection?
     pub fn is_reusable(&self) -> bool {
         !self.broken
-            && self.ready_due == 0
+            && self.replies.is_empty()
             && self.status == Status::Idle
             && self.read.is_empty()
             && self.write.is_empty()
@@ -99,41 +101,114 @@ impl Server {
         }
     }
 
-    /// Bytes that leave with the next `flush`. Whoever queues a Query or a Sync says so with `expect_ready`.
+    /// Are replies still due?
+    pub fn owes(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// Is something queued that has not left yet?
+    pub fn has_unsent(&self) -> bool {
+        !self.write.is_empty()
+    }
+
+    /// Raw bytes that need no reply of their own (CopyData), or whose reply is announced by `owe`.
     pub fn queue(&mut self) -> &mut BytesMut {
         &mut self.write
     }
 
-    pub fn queue_query(&mut self, sql: &str) {
+    pub fn owe(&mut self, reply: Reply, to: To) {
+        self.replies.push(reply, to);
+    }
+
+    pub fn queue_query(&mut self, sql: &str, to: To) {
         frontend::query(sql, &mut self.write);
-        self.ready_due += 1;
+        self.replies.push(Reply::Query, to);
+    }
+
+    /// Puts a query in front of everything queued; only while nothing of it has left.
+    pub fn queue_query_first(&mut self, sql: &str) {
+        let rest = self.write.split();
+        frontend::query(sql, &mut self.write);
+        self.write.unsplit(rest);
+        self.replies.push_front(Reply::Query, To::Nobody);
+    }
+
+    pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
+        frontend::parse(name.as_bytes(), sql, types, &mut self.write);
+        self.replies.push(Reply::Parse, to);
+    }
+
+    pub fn queue_bind(&mut self, bind: &Bind, portal: &[u8], statement: &str, to: To) {
+        bind.write(portal, statement.as_bytes(), &mut self.write);
+        self.replies.push(Reply::Bind, to);
+    }
+
+    pub fn queue_describe(&mut self, target: Target<'_>, to: To) {
+        frontend::describe(target, &mut self.write);
+        let reply = match target {
+            Target::Statement(_) => Reply::DescribeStatement,
+            Target::Portal(_) => Reply::DescribePortal,
+        };
+        self.replies.push(reply, to);
+    }
+
+    pub fn queue_execute(&mut self, portal: &[u8], limit: u32, to: To) {
+        frontend::execute(portal, limit, &mut self.write);
+        self.replies.push(Reply::Execute, to);
+    }
+
+    pub fn queue_close(&mut self, target: Target<'_>, to: To) {
+        frontend::close(target, &mut self.write);
+        self.replies.push(Reply::Close, to);
     }
 
     pub fn queue_sync(&mut self) {
         frontend::sync(&mut self.write);
-        self.ready_due += 1;
+        self.replies.push(Reply::Sync, To::Nobody);
     }
 
-    /// A Query or Sync was put into the queue as raw bytes.
-    pub fn expect_ready(&mut self) {
-        self.ready_due += 1;
+    pub fn queue_flush(&mut self) {
+        frontend::flush(&mut self.write);
     }
 
-    pub fn ready_due(&self) -> u32 {
-        self.ready_due
-    }
-
-    /// Notes a ReadyForQuery payload.
-    pub fn note_ready(&mut self, payload: &[u8]) -> Result<Status> {
-        let status = payload.first().copied().and_then(Status::from_byte);
-        match (status, self.ready_due.checked_sub(1)) {
-            (Some(status), Some(due)) => {
-                self.status = status;
-                self.ready_due = due;
-                Ok(status)
-            }
-            _ => Err(self.lost("unexpected ReadyForQuery")),
+    /// Makes `key` known to this connection, parsing it when it is not. The replies are nobody's.
+    pub fn ensure_prepared(&mut self, key: super::StatementKey, types: &[u32], sql: impl FnOnce() -> String) {
+        if self.prepared.contains(key) {
+            return;
         }
+        for _ in 0..self.prepared.add(key, &mut self.write) {
+            self.replies.push(Reply::Close, To::Nobody);
+        }
+        frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
+        self.replies.push(Reply::Prepare, To::Nobody);
+    }
+
+    /// Judges a frame and keeps status, parameters and bookkeeping current.
+    pub fn judge(&mut self, tag: u8, payload: &[u8]) -> Result<Verdict> {
+        let verdict = self.replies.judge(tag);
+        match verdict {
+            Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
+            Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
+                Some(status) => {
+                    self.status = status;
+                    self.broken |= self.prepared.is_uncertain();
+                }
+                None => return Err(self.lost("server sent a broken ReadyForQuery")),
+            },
+            Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
+            Verdict::Last(due) if due == EVICTION => self.prepared.confirm_eviction(),
+            Verdict::Async if tag == b'S' => self.note_parameter(payload),
+            Verdict::Error(due) => {
+                if due.reply != Reply::Query {
+                    self.prepared.forget_unconfirmed();
+                }
+                if PgError::from_body(payload).severity() == crate::error::Severity::Fatal {
+                    self.broken = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(verdict)
     }
 
     /// Sends what is queued.
@@ -195,40 +270,42 @@ impl Server {
         PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())
     }
 
+    /// The next whole frame, judged. Cancel safe.
+    pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
+        let frame = self.next_frame().await?;
+        let verdict = self.judge(frame.tag, frame.payload())?;
+        Ok((frame, verdict))
+    }
+
     /// Runs SQL in the simple protocol and returns the rows of its last result, as text.
     ///
     /// Errors: the server's own, after its ReadyForQuery; the connection stays usable then.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>> {
-        self.queue_query(sql);
-        self.flush().await?;
-        self.finish_query().await
+        self.queue_query(sql, To::Nobody);
+        self.finish().await
     }
 
-    /// Reads the answer of a simple query whose bytes are on their way, up to its ReadyForQuery.
-    pub async fn finish_query(&mut self) -> Result<Vec<Row>> {
+    /// Sends what is queued and reads every reply that is due. Returns the rows of the last result, as text;
+    /// the first error once all replies are in.
+    pub async fn finish(&mut self) -> Result<Vec<Row>> {
+        self.flush().await?;
         let (mut result, mut error) = (Vec::new(), None);
-        loop {
-            let frame = self.next_frame().await?;
-            match frame.tag {
-                b'T' => result.clear(),
-                b'D' => {
-                    let row = rows::read_data_row(frame.payload())?;
-                    result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
-                }
-                b'E' => {
+        while self.owes() {
+            let (frame, verdict) = self.next_reply().await?;
+            match (verdict, frame.tag) {
+                (Verdict::Error(_), _) => {
                     let server_error = PgError::from_body(frame.payload());
-                    if server_error.severity() == crate::error::Severity::Fatal {
-                        self.broken = true;
+                    if self.broken {
                         return Err(server_error);
                     }
                     error.get_or_insert(server_error);
                 }
-                b'S' => self.note_parameter(frame.payload()),
-                b'Z' => {
-                    self.note_ready(frame.payload())?;
-                    return error.map_or(Ok(result), Err);
+                (_, b'T') => result.clear(),
+                (_, b'D') => {
+                    let row = rows::read_data_row(frame.payload())?;
+                    result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
                 }
-                b'G' => {
+                (_, b'G') => {
                     // A COPY FROM STDIN that nobody feeds: end it, its error follows.
                     frontend::copy_fail("no data is sent here", &mut self.write);
                     self.flush().await?;
@@ -236,8 +313,12 @@ impl Server {
                 _ => {}
             }
         }
+        error.map_or(Ok(result), Err)
     }
 }
+
+/// CloseComplete that no client asked for: a statement made room for another.
+const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
 
 const READ_LEN: usize = 8 * 1024;
 const READ_STREAMING_LEN: usize = 64 * 1024;

@@ -14,5 +14,6 @@ pub mod frame;
 pub mod frontend;
 pub mod pgoutput;
 pub mod reader;
+pub mod reply_queue;
 pub mod rows;
 pub mod startup;
