@@ -10,6 +10,7 @@ pub mod cancel;
 mod login;
 mod pool;
 mod prepared;
+pub mod replication;
 mod server;
 mod settings;
 
