@@ -18,6 +18,7 @@
 //! ```
 
 pub mod backend;
+pub mod catalog;
 pub mod dev_cluster;
 pub mod error;
 pub mod operations;

@@ -2,6 +2,7 @@
 //!
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
+pub mod lexer;
 mod splice;
 
 pub use splice::{Splice, Spliced, With};

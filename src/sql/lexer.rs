@@ -1,0 +1,815 @@
+//! Postgres's lexical rules: text in, tokens with byte offsets out. Never looks at meaning.
+//!
+//!   `SELECT "a" FROM t -- x`  ──>  Word(0..6) QuotedIdent(7..10) Word(11..15) Word(16..17)
+//!
+//! Source: PostgreSQL 15, src/backend/parser/scan.l; numbers of PostgreSQL 16 (`0x1f`, `1_000`) are read too, because
+//! an older server refuses them by itself. Linear in the length of the text, whatever it holds.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2, memmem};
+
+use crate::error::{PgError, SqlState};
+
+/// One token; `start..end` are bytes of the text and lie on character boundaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    pub kind: TokenKind,
+    pub start: u32,
+    pub end: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Unquoted identifier or keyword.
+    Word,
+    QuotedIdent,
+    /// `U&"..."`; a following `UESCAPE 'x'` is two tokens of its own.
+    UQuotedIdent,
+    Integer,
+    Float,
+    /// `'...'`; a string continued on a later line is one token.
+    String,
+    /// `E'...'`, and `'...'` when standard_conforming_strings is off.
+    EString,
+    /// `U&'...'`
+    UString,
+    BitString,
+    HexString,
+    DollarString,
+    /// `N'...'`
+    NationalString,
+    /// `$n`, counted from 0.
+    Param(u16),
+    Operator,
+    /// One of `( ) [ ] , ; . :`
+    Punct(u8),
+    ColonColon,
+    ColonEquals,
+    EqualsGreater,
+    DotDot,
+}
+
+/// More tokens than this in one text are refused.
+pub const TOKENS_MAX: usize = 2_000_000;
+
+/// Longest identifier in bytes: NAMEDATALEN - 1.
+pub const IDENTIFIER_BYTES_MAX: usize = 63;
+
+/// Splits a text into tokens; white space and comments are dropped.
+///
+/// Errors: 42601 as Postgres words it, with position; 54001 beyond `TOKENS_MAX`; 42P02 for `$0`.
+pub fn lex(text: &str, standard_conforming_strings: bool) -> Result<Vec<Token>, PgError> {
+    let mut tokens = Vec::with_capacity(text.len() / 5 + 4);
+    lex_into(text, standard_conforming_strings, &mut tokens)?;
+    Ok(tokens)
+}
+
+/// As `lex`, into a buffer that is cleared first.
+pub fn lex_into(text: &str, standard_conforming_strings: bool, tokens: &mut Vec<Token>) -> Result<(), PgError> {
+    tokens.clear();
+    if text.len() > i32::MAX as usize {
+        return Err(PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "statement is too long"));
+    }
+    let mut lexer = Lexer { text, bytes: text.as_bytes(), standard_conforming_strings, tokens };
+    let mut at = 0;
+    while at < lexer.bytes.len() {
+        at = lexer.step(at)?;
+        if lexer.tokens.len() > TOKENS_MAX {
+            return Err(PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
+                .detail(format!("It has more than {TOKENS_MAX} tokens.")));
+        }
+    }
+    Ok(())
+}
+
+impl Token {
+    pub fn text<'t>(&self, text: &'t str) -> &'t str {
+        &text[self.start as usize..self.end as usize]
+    }
+
+    /// Can it be a name? Keywords are not told apart.
+    pub fn is_identifier(&self) -> bool {
+        matches!(self.kind, TokenKind::Word | TokenKind::QuotedIdent | TokenKind::UQuotedIdent)
+    }
+
+    pub fn is_punct(&self, byte: u8) -> bool {
+        self.kind == TokenKind::Punct(byte)
+    }
+
+    /// A string constant of any form that `string_value` reads.
+    pub fn is_string(&self) -> bool {
+        use TokenKind::*;
+        matches!(self.kind, String | EString | UString | DollarString | NationalString)
+    }
+}
+
+/// Is this the given keyword (written in lower case), unquoted and in any case?
+pub fn is_keyword(text: &str, token: &Token, keyword: &str) -> bool {
+    token.kind == TokenKind::Word && token.text(text).eq_ignore_ascii_case(keyword)
+}
+
+/// The name that an identifier token means: ASCII lower case when unquoted, unescaped when quoted, cut at 63 bytes.
+///
+/// `U&"..."` is read with the default escape character; other tokens give their text.
+pub fn fold<'t>(text: &'t str, token: &Token) -> Cow<'t, str> {
+    let raw = token.text(text);
+    let name = match token.kind {
+        TokenKind::Word if raw.bytes().any(|b| b.is_ascii_uppercase()) => Cow::Owned(raw.to_ascii_lowercase()),
+        TokenKind::QuotedIdent => undouble(&raw[1..raw.len() - 1], '"'),
+        TokenKind::UQuotedIdent => {
+            let inner = undouble(&raw[3..raw.len() - 1], '"');
+            unicode_unescape(&inner).map_or(inner, Cow::Owned)
+        }
+        _ => Cow::Borrowed(raw),
+    };
+    if name.len() <= IDENTIFIER_BYTES_MAX {
+        return name;
+    }
+    let mut end = IDENTIFIER_BYTES_MAX;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    match name {
+        Cow::Borrowed(name) => Cow::Borrowed(&name[..end]),
+        Cow::Owned(mut name) => {
+            name.truncate(end);
+            Cow::Owned(name)
+        }
+    }
+}
+
+/// The value of a string constant, quotes and escapes undone; none for other tokens and for escapes that Postgres
+/// refuses. `U&'...'` is read with the default escape character.
+pub fn string_value(text: &str, token: &Token) -> Option<String> {
+    let raw = token.text(text);
+    match token.kind {
+        TokenKind::String => quoted_segments(raw).map(|s| s.concat()),
+        TokenKind::NationalString => quoted_segments(&raw[1..]).map(|s| s.concat()),
+        TokenKind::UString => unicode_unescape(&quoted_segments(&raw[2..])?.concat()),
+        TokenKind::EString => escaped_value(raw.strip_prefix(['e', 'E']).unwrap_or(raw)),
+        TokenKind::DollarString => {
+            let tag = raw[1..].find('$')? + 2;
+            Some(raw[tag..raw.len() - tag].to_owned())
+        }
+        _ => None,
+    }
+}
+
+struct Lexer<'t, 'b> {
+    text: &'t str,
+    bytes: &'t [u8],
+    standard_conforming_strings: bool,
+    tokens: &'b mut Vec<Token>,
+}
+
+impl Lexer<'_, '_> {
+    /// Reads one token or one stretch of white space at `at`; returns where the next begins.
+    fn step(&mut self, at: usize) -> Result<usize, PgError> {
+        let bytes = self.bytes;
+        let next = bytes.get(at + 1).copied().unwrap_or(0);
+        match CLASS[bytes[at] as usize] {
+            Class::Space => Ok(at + 1),
+            Class::Identifier => {
+                let quote_at = match (bytes[at] | 0x20, next) {
+                    (b'e' | b'b' | b'x' | b'n', b'\'') => at + 1,
+                    (b'u', b'&') if matches!(bytes.get(at + 2), Some(b'\'' | b'"')) => at + 2,
+                    _ => {
+                        let end =
+                            at + bytes[at..].iter().position(|&b| !continues_identifier(b)).unwrap_or(bytes.len() - at);
+                        return Ok(self.push(TokenKind::Word, at, end));
+                    }
+                };
+                match (bytes[at] | 0x20, bytes[quote_at]) {
+                    (_, b'"') => self.quoted_identifier(at, quote_at, TokenKind::UQuotedIdent),
+                    (b'e', _) => self.string(at, quote_at, TokenKind::EString),
+                    (b'b', _) => self.string(at, quote_at, TokenKind::BitString),
+                    (b'x', _) => self.string(at, quote_at, TokenKind::HexString),
+                    (b'n', _) => self.string(at, quote_at, TokenKind::NationalString),
+                    _ if !self.standard_conforming_strings => Err(PgError::unsupported(
+                        "unsafe use of string constant with Unicode escapes",
+                    )
+                    .detail(
+                        "String constants with Unicode escapes cannot be used when standard_conforming_strings is off.",
+                    )),
+                    _ => self.string(at, quote_at, TokenKind::UString),
+                }
+            }
+            Class::Quote if self.standard_conforming_strings => self.string(at, at, TokenKind::String),
+            Class::Quote => self.string(at, at, TokenKind::EString),
+            Class::DoubleQuote => self.quoted_identifier(at, at, TokenKind::QuotedIdent),
+            Class::Digit => self.number(at),
+            Class::Dot if next.is_ascii_digit() => self.number(at),
+            Class::Dot if next == b'.' => Ok(self.push(TokenKind::DotDot, at, at + 2)),
+            Class::Colon if next == b':' => Ok(self.push(TokenKind::ColonColon, at, at + 2)),
+            Class::Colon if next == b'=' => Ok(self.push(TokenKind::ColonEquals, at, at + 2)),
+            Class::Dot | Class::Colon | Class::Punct => Ok(self.push(TokenKind::Punct(bytes[at]), at, at + 1)),
+            Class::Dollar => self.dollar(at),
+            Class::Operator => match (bytes[at], next) {
+                (b'-', b'-') => Ok(line_end(bytes, at)),
+                (b'/', b'*') => {
+                    comment_end(bytes, at).ok_or_else(|| self.error_at(at, bytes.len(), "unterminated /* comment"))
+                }
+                _ => self.operator(at),
+            },
+            Class::Other => {
+                let end = at + self.text[at..].chars().next().map_or(1, char::len_utf8);
+                Err(self.error_at(at, end, "syntax error"))
+            }
+        }
+    }
+
+    fn push(&mut self, kind: TokenKind, start: usize, end: usize) -> usize {
+        self.tokens.push(Token { kind, start: start as u32, end: end as u32 });
+        end
+    }
+
+    fn string(&mut self, start: usize, quote_at: usize, kind: TokenKind) -> Result<usize, PgError> {
+        let mut at = quote_at + 1;
+        loop {
+            let Some(end) = string_end(self.bytes, at, kind) else {
+                let what = match kind {
+                    TokenKind::BitString => "unterminated bit string literal",
+                    TokenKind::HexString => "unterminated hexadecimal string literal",
+                    _ => "unterminated quoted string",
+                };
+                return Err(self.error_at(start, self.bytes.len(), what));
+            };
+            match continuation(self.bytes, end) {
+                Some(next) => at = next,
+                None => return Ok(self.push(kind, start, end)),
+            }
+        }
+    }
+
+    fn quoted_identifier(&mut self, start: usize, quote_at: usize, kind: TokenKind) -> Result<usize, PgError> {
+        let Some(end) = quoted_end(self.bytes, quote_at + 1, b'"') else {
+            return Err(self.error_at(start, self.bytes.len(), "unterminated quoted identifier"));
+        };
+        if end == quote_at + 2 {
+            return Err(self.error_at(start, end, "zero-length delimited identifier"));
+        }
+        Ok(self.push(kind, start, end))
+    }
+
+    fn number(&mut self, start: usize) -> Result<usize, PgError> {
+        let (end, kind) = number_end(self.bytes, start);
+        if self.bytes.get(end).is_some_and(|&b| starts_identifier(b)) {
+            let junk_end = end + self.text[end..].chars().next().map_or(0, char::len_utf8);
+            return Err(self.error_at(start, junk_end, "trailing junk after numeric literal"));
+        }
+        Ok(self.push(kind, start, end))
+    }
+
+    /// `$1`, `$$...$$`, `$tag$...$tag$`.
+    fn dollar(&mut self, start: usize) -> Result<usize, PgError> {
+        let bytes = self.bytes;
+        let digits = bytes[start + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits > 0 {
+            let end = start + 1 + digits;
+            if bytes.get(end).is_some_and(|&b| starts_identifier(b)) {
+                let junk_end = end + self.text[end..].chars().next().map_or(0, char::len_utf8);
+                return Err(self.error_at(start, junk_end, "trailing junk after parameter"));
+            }
+            let number = self.text[start + 1..end].parse::<u32>().unwrap_or(u32::MAX);
+            return match number.checked_sub(1).and_then(|n| u16::try_from(n).ok()) {
+                Some(index) => Ok(self.push(TokenKind::Param(index), start, end)),
+                None => Err(PgError::new(
+                    SqlState::from_bytes(b"42P02").unwrap_or(SqlState::SYNTAX_ERROR),
+                    format!("there is no parameter {}", &self.text[start..end]),
+                )),
+            };
+        }
+        match dollar_string_end(bytes, start) {
+            DollarQuote::Ends(end) => Ok(self.push(TokenKind::DollarString, start, end)),
+            DollarQuote::Unterminated => Err(self.error_at(start, bytes.len(), "unterminated dollar-quoted string")),
+            DollarQuote::None => Err(self.error_at(start, start + 1, "syntax error")),
+        }
+    }
+
+    fn operator(&mut self, start: usize) -> Result<usize, PgError> {
+        let bytes = self.bytes;
+        let mut run_end = start + 1;
+        let mut has_special = is_special_operator(bytes[start]);
+        while run_end < bytes.len() && CLASS[bytes[run_end] as usize] == Class::Operator {
+            // A comment ends an operator; its first character has been taken already for `+--`, not for `---`.
+            if matches!((bytes[run_end], bytes.get(run_end + 1)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
+                break;
+            }
+            has_special |= is_special_operator(bytes[run_end]);
+            run_end += 1;
+        }
+        let mut end = run_end;
+        if !has_special || !bytes[start..end - 1].iter().any(|&b| is_special_operator(b)) {
+            while end - start > 1 && matches!(bytes[end - 1], b'+' | b'-') {
+                end -= 1;
+            }
+        }
+        if end - start > IDENTIFIER_BYTES_MAX {
+            return Err(PgError::new(SqlState::SYNTAX_ERROR, "operator too long"));
+        }
+        let kind = if &bytes[start..end] == b"=>" { TokenKind::EqualsGreater } else { TokenKind::Operator };
+        self.push(kind, start, end);
+        // What was cut off is nothing but signs, each an operator by itself; taken here so that the run is read once.
+        for sign in (end..run_end).take(TOKENS_MAX) {
+            self.push(TokenKind::Operator, sign, sign + 1);
+        }
+        Ok(run_end)
+    }
+
+    fn error_at(&self, start: usize, end: usize, what: &str) -> PgError {
+        let near = match self.text[start..end].char_indices().nth(200) {
+            Some((cut, _)) => &self.text[start..start + cut],
+            None => &self.text[start..end],
+        };
+        PgError::new(SqlState::SYNTAX_ERROR, format!("{what} at or near \"{near}\""))
+            .field(b'P', (self.text[..start].chars().count() + 1).to_string())
+    }
+}
+
+/// End of a `--` comment: the line's end is not part of it.
+pub(super) fn line_end(bytes: &[u8], at: usize) -> usize {
+    memchr2(b'\n', b'\r', &bytes[at..]).map_or(bytes.len(), |n| at + n)
+}
+
+/// End of the `/*` comment that begins at `at`, nested ones included.
+pub(super) fn comment_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut depth = 1;
+    let mut at = at + 2;
+    loop {
+        at += memchr2(b'*', b'/', &bytes[at..])?;
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'*', Some(b'/')) => {
+                at += 2;
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+            (b'/', Some(b'*')) => {
+                at += 2;
+                depth += 1;
+            }
+            _ => at += 1,
+        }
+    }
+}
+
+/// End (behind the closing quote) of a string whose contents begin at `at`.
+pub(super) fn string_end(bytes: &[u8], mut at: usize, kind: TokenKind) -> Option<usize> {
+    match kind {
+        TokenKind::BitString | TokenKind::HexString => Some(at + memchr(b'\'', &bytes[at..])? + 1),
+        TokenKind::EString => loop {
+            at += memchr2(b'\'', b'\\', bytes.get(at..)?)?;
+            if bytes[at] == b'\\' || bytes.get(at + 1) == Some(&b'\'') {
+                at += 2;
+            } else {
+                return Some(at + 1);
+            }
+        },
+        _ => quoted_end(bytes, at, b'\''),
+    }
+}
+
+fn quoted_end(bytes: &[u8], mut at: usize, quote: u8) -> Option<usize> {
+    loop {
+        at += memchr(quote, &bytes[at..])? + 1;
+        if bytes.get(at) != Some(&quote) {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
+
+/// Behind a closing quote: white space with a line break and another quote continue the string.
+/// Returns where the contents go on.
+pub(super) fn continuation(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut seen_newline = false;
+    loop {
+        match bytes.get(at)? {
+            b' ' | b'\t' | b'\x0c' => at += 1,
+            b'\x0b' if seen_newline => at += 1,
+            b'\n' | b'\r' => {
+                seen_newline = true;
+                at += 1;
+            }
+            b'-' if bytes.get(at + 1) == Some(&b'-') => at = line_end(bytes, at),
+            b'\'' if seen_newline => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// End of the number that begins at `start` (a digit, or a dot before a digit), and whether it is an integer.
+pub(super) fn number_end(bytes: &[u8], start: usize) -> (usize, TokenKind) {
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    if byte(start) == b'0' {
+        let is_digit: Option<fn(u8) -> bool> = match byte(start + 1) | 0x20 {
+            b'x' => Some(|b| b.is_ascii_hexdigit()),
+            b'o' => Some(|b| matches!(b, b'0'..=b'7')),
+            b'b' => Some(|b| matches!(b, b'0' | b'1')),
+            _ => None,
+        };
+        if let Some(is_digit) = is_digit {
+            let end = digits_end(bytes, start + 2, is_digit);
+            if end > start + 2 {
+                return (end, TokenKind::Integer);
+            }
+        }
+    }
+    let decimal = |b: u8| b.is_ascii_digit();
+    let mut end = digits_end(bytes, start, decimal);
+    let mut kind = TokenKind::Integer;
+    // `1..10` is an integer and `..` (PL/pgSQL loops).
+    if byte(end) == b'.' && byte(end + 1) != b'.' {
+        kind = TokenKind::Float;
+        end = if byte(end + 1).is_ascii_digit() { digits_end(bytes, end + 1, decimal) } else { end + 1 };
+    }
+    if byte(end) | 0x20 == b'e' {
+        let digits_at = if matches!(byte(end + 1), b'+' | b'-') { end + 2 } else { end + 1 };
+        if byte(digits_at).is_ascii_digit() {
+            return (digits_end(bytes, digits_at, decimal), TokenKind::Float);
+        }
+    }
+    (end, kind)
+}
+
+/// Digits with single underscores between them.
+fn digits_end(bytes: &[u8], mut at: usize, is_digit: impl Fn(u8) -> bool) -> usize {
+    loop {
+        match bytes.get(at) {
+            Some(&b) if is_digit(b) => at += 1,
+            Some(b'_') if bytes.get(at + 1).is_some_and(|&b| is_digit(b)) => at += 2,
+            _ => return at,
+        }
+    }
+}
+
+pub(super) enum DollarQuote {
+    Ends(usize),
+    Unterminated,
+    None,
+}
+
+pub(super) fn dollar_string_end(bytes: &[u8], start: usize) -> DollarQuote {
+    let tag = match bytes.get(start + 1) {
+        Some(b'$') => 0,
+        Some(&b) if starts_identifier(b) => {
+            bytes[start + 1..].iter().take_while(|&&b| b != b'$' && continues_identifier(b)).count()
+        }
+        _ => return DollarQuote::None,
+    };
+    let inner = start + tag + 2;
+    if bytes.get(inner - 1) != Some(&b'$') {
+        return DollarQuote::None;
+    }
+    match memmem::find(&bytes[inner..], &bytes[start..inner]) {
+        Some(n) => DollarQuote::Ends(inner + n + tag + 2),
+        None => DollarQuote::Unterminated,
+    }
+}
+
+/// Contents of each segment of a `'...'` string, doubled quotes undone.
+fn quoted_segments(raw: &str) -> Option<Vec<Cow<'_, str>>> {
+    let bytes = raw.as_bytes();
+    let mut segments = Vec::new();
+    let mut at = Some(1);
+    while let Some(start) = at {
+        let end = quoted_end(bytes, start, b'\'')?;
+        segments.push(undouble(&raw[start..end - 1], '\''));
+        at = continuation(bytes, end);
+    }
+    Some(segments)
+}
+
+fn undouble(inner: &str, quote: char) -> Cow<'_, str> {
+    if !inner.contains(quote) {
+        return Cow::Borrowed(inner);
+    }
+    let mut out = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        out.push(c);
+        if c == quote {
+            chars.next();
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Value of `'...'` with backslash escapes; none when the bytes are not UTF-8 or an escape is malformed.
+fn escaped_value(raw: &str) -> Option<String> {
+    let bytes = raw.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 1;
+    let mut high_surrogate = None;
+    loop {
+        let byte = *bytes.get(at)?;
+        if high_surrogate.is_some() && !(byte == b'\\' && matches!(bytes.get(at + 1), Some(b'u' | b'U'))) {
+            return None;
+        }
+        match byte {
+            b'\'' if bytes.get(at + 1) == Some(&b'\'') => {
+                out.push(b'\'');
+                at += 2;
+            }
+            b'\'' => match continuation(bytes, at + 1) {
+                Some(next) => at = next,
+                None => return String::from_utf8(out).ok(),
+            },
+            b'\\' => {
+                let escape = *bytes.get(at + 1)?;
+                at += 2;
+                match escape {
+                    b'b' => out.push(8),
+                    b'f' => out.push(12),
+                    b'n' => out.push(b'\n'),
+                    b'r' => out.push(b'\r'),
+                    b't' => out.push(b'\t'),
+                    b'v' => out.push(11),
+                    b'0'..=b'7' => {
+                        let length = bytes[at - 1..].iter().take(3).take_while(|b| matches!(b, b'0'..=b'7')).count();
+                        let value = u32::from_str_radix(&raw[at - 1..at - 1 + length], 8).ok()?;
+                        out.push((value & 0xff) as u8);
+                        at += length - 1;
+                    }
+                    b'x' => {
+                        let length = bytes[at..].iter().take(2).take_while(|b| b.is_ascii_hexdigit()).count();
+                        match length {
+                            0 => out.push(b'x'),
+                            _ => out.push(u8::from_str_radix(&raw[at..at + length], 16).ok()?),
+                        }
+                        at += length;
+                    }
+                    b'u' | b'U' => {
+                        let length = if escape == b'u' { 4 } else { 8 };
+                        let unit = hex(bytes.get(at..at + length)?)?;
+                        at += length;
+                        if let Some(c) = join_surrogates(&mut high_surrogate, unit)? {
+                            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                        }
+                    }
+                    other => out.push(other),
+                }
+            }
+            other => {
+                out.push(other);
+                at += 1;
+            }
+        }
+        if out.last() == Some(&0) {
+            return None;
+        }
+    }
+}
+
+/// Undoes `\XXXX` and `\+XXXXXX` of U& strings and identifiers.
+fn unicode_unescape(inner: &str) -> Option<String> {
+    let bytes = inner.as_bytes();
+    let mut out = String::with_capacity(inner.len());
+    let mut high_surrogate = None;
+    let mut at = 0;
+    while at < bytes.len() {
+        let run = memchr(b'\\', &bytes[at..]).unwrap_or(bytes.len() - at);
+        out.push_str(&inner[at..at + run]);
+        if run > 0 && high_surrogate.is_some() {
+            return None;
+        }
+        at += run;
+        if at == bytes.len() {
+            break;
+        }
+        let (digits_at, length) = match bytes.get(at + 1)? {
+            b'\\' if high_surrogate.is_none() => {
+                out.push('\\');
+                at += 2;
+                continue;
+            }
+            b'+' => (at + 2, 6),
+            _ => (at + 1, 4),
+        };
+        let unit = hex(bytes.get(digits_at..digits_at + length)?)?;
+        at = digits_at + length;
+        if let Some(c) = join_surrogates(&mut high_surrogate, unit)? {
+            out.push(c);
+        }
+    }
+    high_surrogate.is_none().then_some(out)
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0u32, |value, &b| Some((value << 4) | (b as char).to_digit(16)?))
+}
+
+/// Takes one code unit; `Some(None)` after the first half of a pair.
+fn join_surrogates(high: &mut Option<u32>, unit: u32) -> Option<Option<char>> {
+    match (high.take(), unit) {
+        (None, 0) => None,
+        (None, 0xd800..=0xdbff) => {
+            *high = Some(unit);
+            Some(None)
+        }
+        (Some(first), 0xdc00..=0xdfff) => {
+            char::from_u32(0x10000 + ((first - 0xd800) << 10) + (unit - 0xdc00)).map(Some)
+        }
+        (Some(_), _) => None,
+        (None, _) => char::from_u32(unit).map(Some),
+    }
+}
+
+pub(super) fn starts_identifier(byte: u8) -> bool {
+    CLASS[byte as usize] == Class::Identifier
+}
+
+pub(super) fn continues_identifier(byte: u8) -> bool {
+    matches!(CLASS[byte as usize], Class::Identifier | Class::Digit | Class::Dollar)
+}
+
+/// Characters that let an operator end in a sign.
+fn is_special_operator(byte: u8) -> bool {
+    matches!(byte, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%')
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    Space,
+    Identifier,
+    Digit,
+    Quote,
+    DoubleQuote,
+    Dollar,
+    Dot,
+    Colon,
+    Punct,
+    Operator,
+    Other,
+}
+
+pub(super) const CLASS: [Class; 256] = {
+    let mut table = [Class::Other; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = match b as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' | b'\x0b' => Class::Space,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => Class::Identifier,
+            b'0'..=b'9' => Class::Digit,
+            b'\'' => Class::Quote,
+            b'"' => Class::DoubleQuote,
+            b'$' => Class::Dollar,
+            b'.' => Class::Dot,
+            b':' => Class::Colon,
+            b'(' | b')' | b'[' | b']' | b',' | b';' => Class::Punct,
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/' | b'%' | b'<'
+            | b'>' | b'=' => Class::Operator,
+            _ => Class::Other,
+        };
+        b += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(text: &str) -> Vec<(TokenKind, &str)> {
+        lex(text, true).unwrap().iter().map(|t| (t.kind, t.text(text))).collect()
+    }
+
+    fn texts(text: &str) -> Vec<&str> {
+        lex(text, true).unwrap().iter().map(|t| t.text(text)).collect()
+    }
+
+    fn value(text: &str) -> Option<String> {
+        let tokens = lex(text, true).unwrap();
+        assert_eq!(tokens.len(), 1, "{text}");
+        string_value(text, &tokens[0])
+    }
+
+    #[test]
+    fn operators_split_where_postgres_splits_them() {
+        assert_eq!(texts("a>=-1"), ["a", ">=", "-", "1"]);
+        assert_eq!(texts("a<>-1"), ["a", "<>", "-", "1"]);
+        assert_eq!(texts("a@-1"), ["a", "@-", "1"]);
+        assert_eq!(texts("1*-+-2"), ["1", "*", "-", "+", "-", "2"]);
+        assert_eq!(texts("false<>/**/1"), ["false", "<>", "1"]);
+        assert_eq!(texts("1+--x\n2"), ["1", "+", "2"]);
+        assert_eq!(texts("a+@"), ["a", "+@"]);
+        assert_eq!(texts("a=>1"), ["a", "=>", "1"]);
+        assert_eq!(kinds("=>")[0].0, TokenKind::EqualsGreater);
+        assert_eq!(kinds("=>=")[0].0, TokenKind::Operator);
+        assert_eq!(texts("x::int4[1:2]"), ["x", "::", "int4", "[", "1", ":", "2", "]"]);
+        assert_eq!(texts("a := 1..2"), ["a", ":=", "1", "..", "2"]);
+    }
+
+    #[test]
+    fn comments_nest_and_end_at_either_line_end() {
+        assert_eq!(texts("a/* /* ' */ */b--c\rd"), ["a", "b", "d"]);
+        assert_eq!(lex("/* /* */", true).unwrap_err().message(), "unterminated /* comment at or near \"/* /* */\"");
+    }
+
+    #[test]
+    fn a_continued_string_is_one_token() {
+        assert_eq!(value("'a' -- it's\n  'b''c'").as_deref(), Some("ab'c"));
+        assert_eq!(texts("'a' 'b'"), ["'a'", "'b'"]);
+        assert_eq!(texts("'a' /* */\n'b'"), ["'a'", "'b'"]);
+        assert_eq!(value("E'a\\''\n'\\n'").as_deref(), Some("a'\n"));
+    }
+
+    #[test]
+    fn every_form_of_string_has_its_value() {
+        assert_eq!(value(r"'a\'").as_deref(), Some(r"a\"));
+        assert_eq!(value(r"E'\101\x41\u0041\U0001F600\\\q'").as_deref(), Some("AAA😀\\q"));
+        assert_eq!(value(r"E'\uD83D\uDE00'").as_deref(), Some("😀"));
+        assert_eq!(value(r"E'\uD83D'"), None);
+        assert_eq!(value(r"E'\xff'"), None);
+        assert_eq!(value(r"U&'d\0061t\+000061'").as_deref(), Some("data"));
+        assert_eq!(value("$x$a$$b$x$").as_deref(), Some("a$$b"));
+        assert_eq!(value("$$é$$").as_deref(), Some("é"));
+        assert_eq!(value("N'é'").as_deref(), Some("é"));
+        assert_eq!(value("x'1F'"), None);
+        assert_eq!(texts("b'1''0'"), ["b'1'", "'0'"]);
+    }
+
+    #[test]
+    fn backslashes_escape_in_plain_strings_when_the_setting_is_off() {
+        let tokens = lex(r"'x\' or 1=1 --'", false).unwrap();
+        assert_eq!(tokens.len(), 1);
+        assert_eq!(tokens[0].kind, TokenKind::EString);
+        assert!(lex("U&'x'", false).is_err());
+    }
+
+    #[test]
+    fn names_are_folded_unquoted_and_cut_at_63_bytes() {
+        let name = |text: &str| fold(text, &lex(text, true).unwrap()[0]).into_owned();
+        assert_eq!(name("OrdERs"), "orders");
+        assert_eq!(name("ÉA"), "Éa");
+        assert_eq!(name("\"Or\"\"d\""), "Or\"d");
+        assert_eq!(name("U&\"d\\0061ta\""), "data");
+        assert_eq!(name(&"X".repeat(70)), "x".repeat(63));
+        assert_eq!(name(&format!("{}é", "x".repeat(62))), "x".repeat(62));
+        assert_eq!(texts("a$1b$ $2"), ["a$1b$", "$2"]);
+    }
+
+    #[test]
+    fn numbers_end_where_postgres_ends_them() {
+        use TokenKind::{Float, Integer};
+        assert_eq!(
+            kinds("1 1.5 .5 1. 1e5 1E-5 0x1F 1_000"),
+            [
+                (Integer, "1"),
+                (Float, "1.5"),
+                (Float, ".5"),
+                (Float, "1."),
+                (Float, "1e5"),
+                (Float, "1E-5"),
+                (Integer, "0x1F"),
+                (Integer, "1_000")
+            ]
+        );
+        assert_eq!(lex("1a", true).unwrap_err().message(), "trailing junk after numeric literal at or near \"1a\"");
+        assert!(lex("1e", true).is_err() && lex("1_", true).is_err() && lex("$1a", true).is_err());
+        assert_eq!(kinds("$1")[0].0, TokenKind::Param(0));
+        assert_eq!(kinds("$65536")[0].0, TokenKind::Param(65535));
+        assert!(lex("$0", true).is_err() && lex("$65537", true).is_err() && lex("$99999999999", true).is_err());
+    }
+
+    #[test]
+    fn what_is_not_closed_is_a_syntax_error_with_its_position() {
+        for (text, message) in [
+            ("é 'abc", "unterminated quoted string at or near \"'abc\""),
+            ("é \"abc", "unterminated quoted identifier at or near \"\"abc\""),
+            ("é $a$ $b$", "unterminated dollar-quoted string at or near \"$a$ $b$\""),
+            ("é \"\"", "zero-length delimited identifier at or near \"\"\"\""),
+            ("é {", "syntax error at or near \"{\""),
+            ("é E'\\", "unterminated quoted string at or near \"E'\\\""),
+        ] {
+            let error = lex(text, true).unwrap_err();
+            assert_eq!((error.message(), error.code()), (message, SqlState::SYNTAX_ERROR));
+            assert!(error.fields().any(|f| f == (b'P', "3")));
+        }
+    }
+
+    #[test]
+    fn floods_take_linear_time() {
+        let start = std::time::Instant::now();
+        for flood in ["/*", "+", "-+", "$a", "'", "\"", "$$", "E'\\", "'a'\n", "*/", "(", "<"] {
+            let _ = lex(&flood.repeat(1 << 19), true);
+        }
+        assert!(start.elapsed().as_secs() < 20);
+    }
+
+    #[test]
+    fn any_text_is_cut_on_character_boundaries() {
+        proptest::proptest!(|(text in "[a-z'\"$é/*+\\-U&eE\\\\0-9. \n😀]{0,40}", on: bool)| {
+            if let Ok(tokens) = lex(&text, on) {
+                for token in &tokens {
+                    let _ = token.text(&text);
+                    let _ = fold(&text, token);
+                    let _ = string_value(&text, token);
+                }
+                proptest::prop_assert!(tokens.windows(2).all(|w| w[0].end <= w[1].start));
+            }
+        });
+    }
+}
