@@ -2,8 +2,9 @@
 
 use tokio_postgres::Row;
 
-use super::session::{Session, pg_error};
-use crate::backend::quote_ident;
+use super::session::Session;
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, shard_schema};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 
@@ -129,7 +130,7 @@ impl Move {
 
     /// The shard group's schemas, unquoted.
     pub fn shard_schemas(&self) -> Vec<String> {
-        self.schemas.iter().map(|schema| format!("{schema}_{}", self.group)).collect()
+        self.schemas.iter().map(|schema| shard_schema(schema, self.group)).collect()
     }
 
     /// (shard schema, what it is called on the source once fenced), unquoted.
@@ -147,7 +148,7 @@ impl Move {
 
     /// The marker table, quoted.
     pub fn marker(&self) -> String {
-        format!("{}.marker", quote_ident(&self.name()))
+        format!("{}.marker", identifier(&self.name()))
     }
 
     fn read(row: &Row) -> Result<Self> {
