@@ -23,12 +23,15 @@ as_root() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# Server programs of PostgreSQL 15 or later, at the places where src/dev_cluster/binaries.rs looks.
 has_postgres() {
-    local folder
-    for folder in /usr/lib/postgresql/*/bin "$(pg_config --bindir 2>/dev/null || true)"; do
-        [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && return 0
+    local folder version
+    for folder in /usr/lib/postgresql/*/bin "$(pg_config --bindir 2>/dev/null || true)" "$(dirname "$(command -v initdb || true)")"; do
+        [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] || continue
+        version=$("$folder/postgres" --version | grep -oE '[0-9]+' | head -n 1)
+        [ "${version:-0}" -lt 15 ] || return 0
     done
-    has initdb && has postgres
+    return 1
 }
 
 missing_packages() {
@@ -45,15 +48,15 @@ missing_packages() {
 
 install_packages() {
     local packages=("$@") log
-    has apt-get || fail "${packages[*]} are missing and this is no Debian or Ubuntu: install them by hand."
+    has apt-get || fail "this is no Debian or Ubuntu, so install by hand what these packages hold: ${packages[*]}."
     [ "$(id -u)" -eq 0 ] || { has sudo && sudo -n true 2>/dev/null; } ||
-        fail "${packages[*]} are missing and only root can install them: run 'sudo apt-get install ${packages[*]}' once."
+        fail "only root can install what is missing: run 'sudo apt-get install ${packages[*]}' once."
     echo "setup: installing ${packages[*]}"
     log=$(mktemp)
     # Before the packages come: their installation would otherwise make and start a server of its own.
-    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    if ! grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf; then
         as_root mkdir -p /etc/postgresql-common
-        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+        echo 'create_main_cluster = false' | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
     fi
     # An index that is partly out of date may still have all that is needed.
     as_root apt-get update -q >"$log" 2>&1 || true
@@ -83,7 +86,8 @@ mapfile -t missing < <(missing_packages | tr ' ' '\n')
 if [ "${#missing[@]}" -gt 0 ]; then
     install_packages "${missing[@]}"
     mapfile -t missing < <(missing_packages | tr ' ' '\n')
-    [ "${#missing[@]}" -eq 0 ] || fail "${missing[*]} are still missing after their installation."
+    has_postgres || fail "this system's PostgreSQL is older than 15: install postgresql-15 or later from https://apt.postgresql.org."
+    [ "${#missing[@]}" -eq 0 ] || fail "still missing after installing them: ${missing[*]}."
 fi
 
 # rustup puts cargo where only a new login shell looks.

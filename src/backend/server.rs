@@ -44,6 +44,8 @@ pub struct Server {
     parameters: Vec<(String, String)>,
     pub prepared: Prepared,
     pub settings: SessionSettings,
+    /// The last command tag that `finish` read.
+    last_tag: String,
 }
 
 impl Server {
@@ -59,6 +61,7 @@ impl Server {
             parameters: Vec::new(),
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
+            last_tag: String::new(),
         }
     }
 
@@ -83,6 +86,10 @@ impl Server {
 
     pub fn is_poisoned(&self) -> bool {
         self.broken
+    }
+
+    pub fn last_tag(&self) -> &str {
+        &self.last_tag
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
@@ -270,6 +277,21 @@ impl Server {
         PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())
     }
 
+    /// Judges the frame at the start of what was received; `len` bytes of it are there.
+    pub fn judge_received(&mut self, tag: u8, len: usize) -> Result<Verdict> {
+        // Most frames are judged by their tag alone; only these few are opened.
+        if !matches!(tag, b'S' | b'Z' | b'E') {
+            return self.judge(tag, &[]);
+        }
+        let payload = self.read[frame::HEADER_LEN..len].to_vec();
+        self.judge(tag, &payload)
+    }
+
+    /// Is the reply that is due next one that the client asked for?
+    pub fn front_is_clients(&self) -> bool {
+        self.replies.front().is_some_and(|due| due.to == To::Client)
+    }
+
     /// The next whole frame, judged. Cancel safe.
     pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
         let frame = self.next_frame().await?;
@@ -299,6 +321,10 @@ impl Server {
                         return Err(server_error);
                     }
                     error.get_or_insert(server_error);
+                }
+                (_, b'C') => {
+                    let tag = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
+                    self.last_tag = String::from_utf8_lossy(tag).into_owned();
                 }
                 (_, b'T') => result.clear(),
                 (_, b'D') => {

@@ -14,15 +14,16 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// The newest installed version, or the one whose major version is asked for, e.g. `15`.
+    /// The newest installed version, at least 15, or the one whose major version is asked for, e.g. `15`.
     ///
     /// Errors: 55000 when there is none; the hint says how to install one.
     pub fn find(major: Option<&str>) -> Result<Self> {
         let mut found = candidates().into_iter().filter(|folder| is_server_folder(folder));
-        let folder = match major {
-            None => found.next(),
-            Some(major) => found.find(|folder| version(folder).is_some_and(|v| v == major)),
+        let fits = |version: String| match major {
+            None => version.parse().is_ok_and(|version: u32| version >= OLDEST),
+            Some(major) => version == major,
         };
+        let folder = found.find(|folder| version(folder).is_some_and(fits));
         folder.map(|folder| Self { folder }).ok_or_else(|| not_installed(major))
     }
 
@@ -65,10 +66,10 @@ fn major_version(text: &str) -> Option<String> {
 }
 
 fn not_installed(major: Option<&str>) -> PgError {
-    let which = major.map(|major| format!(" {major}")).unwrap_or_default();
+    let which = major.map_or(format!("{OLDEST} or later"), str::to_string);
     let error = PgError::new(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("PostgreSQL{which} server programs were not found"),
+        format!("server programs of PostgreSQL {which} were not found"),
     )
     .detail(format!("Looked for initdb and postgres in {DEBIAN_FOLDER}/*/bin, pg_config --bindir and PATH."));
     match major {
@@ -79,6 +80,8 @@ fn not_installed(major: Option<&str>) -> PgError {
     }
 }
 
+/// What Tenantry supports on workers and coordinator.
+const OLDEST: u32 = 15;
 const DEBIAN_FOLDER: &str = "/usr/lib/postgresql";
 
 #[cfg(test)]
@@ -95,6 +98,6 @@ mod tests {
     #[test]
     fn a_version_that_is_not_installed_is_named_in_the_error() {
         let error = Binaries::find(Some("7")).expect_err("PostgreSQL 7 is not installed");
-        assert_eq!(error.message(), "PostgreSQL 7 server programs were not found");
+        assert_eq!(error.message(), "server programs of PostgreSQL 7 were not found");
     }
 }

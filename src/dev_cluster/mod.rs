@@ -44,11 +44,20 @@ pub struct Settings {
     pub max_connections: u32,
     /// `shared_buffers` of each server. Unit: MiB. Default: 128.
     pub shared_buffers_mib: u32,
+    /// More settings of each server as `name=value`; they win over ours, e.g. `wal_level=replica`. Default: none.
+    pub server_settings: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { data: None, base_port: 7432, workers: 2, max_connections: 300, shared_buffers_mib: 128 }
+        Self {
+            data: None,
+            base_port: 7432,
+            workers: 2,
+            max_connections: 300,
+            shared_buffers_mib: 128,
+            server_settings: Vec::new(),
+        }
     }
 }
 
@@ -91,12 +100,13 @@ impl DevCluster {
             max_connections: settings.max_connections,
             shared_buffers_mib: settings.shared_buffers_mib,
             durable: settings.data.is_some(),
+            more: settings.server_settings,
         };
         let nursery = Nursery::new()?;
         let names = std::iter::once(COORDINATOR.to_string()).chain((0..worker_count).map(worker_name));
         let mut servers: Vec<Server> = names
             .zip(settings.base_port + 1..)
-            .map(|(name, port)| Server::new(folder.path(), &name, port, tuning))
+            .map(|(name, port)| Server::new(folder.path(), &name, port, tuning.clone()))
             .collect();
         // initdb has a process of its own for each server: side by side they cost hardly more than one,
         // and unlike copies of one template each server gets its own system identifier.
@@ -135,7 +145,7 @@ impl DevCluster {
         let index = self.workers.len();
         let port = u16::try_from(usize::from(self.base_port) + 2 + index).map_err(|_| ports_out_of_range())?;
         refuse_taken_port(port)?;
-        let mut worker = Server::new(self.folder.path(), &worker_name(index), port, self.tuning);
+        let mut worker = Server::new(self.folder.path(), &worker_name(index), port, self.tuning.clone());
         let up = worker
             .create(&self.binaries, &self.os_user)
             .and_then(|()| worker.start(&self.binaries, &self.os_user, &self.nursery));

@@ -19,12 +19,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The settings in which clusters differ.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Tuning {
     pub max_connections: u32,
     pub shared_buffers_mib: u32,
     /// Whether data must survive a power failure. Off for throw-away data: initdb and commits are faster.
     pub durable: bool,
+    /// `name=value`, given last and so the ones that count.
+    pub more: Vec<String>,
 }
 
 /// A server that runs, or could; dropping it stops it.
@@ -145,9 +147,9 @@ impl Server {
     }
 
     fn settings(&self) -> Vec<String> {
-        let Tuning { max_connections, shared_buffers_mib, durable } = self.tuning;
-        let safety = if durable { "on" } else { "off" };
-        vec![
+        let Tuning { max_connections, shared_buffers_mib, durable, more } = &self.tuning;
+        let safety = if *durable { "on" } else { "off" };
+        let mut settings = vec![
             "listen_addresses=127.0.0.1".to_string(),
             format!("port={}", self.port),
             "unix_socket_directories=".to_string(),
@@ -167,7 +169,9 @@ impl Server {
             "logging_collector=off".to_string(),
             "log_destination=stderr".to_string(),
             "log_line_prefix=%m [%p] %q%u@%d ".to_string(),
-        ]
+        ];
+        settings.extend_from_slice(more);
+        settings
     }
 
     fn await_ready(&mut self) -> Result<()> {

@@ -1,16 +1,17 @@
 //! The room against real servers. Each test has ports and folders of its own.
 
+#[path = "../../tests/support/ports.rs"]
+mod ports;
+
 use super::*;
+use ports::PortRange;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Ports of these tests; other test programs take theirs from elsewhere.
-const FIRST_PORT: u16 = 20_000;
-
-fn settings(test: u16, workers: usize) -> Settings {
-    Settings { base_port: FIRST_PORT + 10 * test, workers, shared_buffers_mib: 16, ..Settings::default() }
+fn settings(ports: &PortRange, workers: usize) -> Settings {
+    Settings { base_port: ports.first, workers, shared_buffers_mib: 16, ..Settings::default() }
 }
 
 fn psql(address: SocketAddr, sql: &str) -> std::result::Result<String, String> {
@@ -29,9 +30,10 @@ fn is_open(address: SocketAddr) -> bool {
 
 #[test]
 fn a_cluster_starts_answers_and_leaves_nothing_behind() {
-    let cluster = DevCluster::start(settings(0, 2)).expect("it starts");
+    let ports = PortRange::reserve();
+    let cluster = DevCluster::start(settings(&ports, 2)).expect("it starts");
     let addresses: Vec<_> = [cluster.coordinator()].into_iter().chain(cluster.workers()).collect();
-    assert_eq!(addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [20_001, 20_002, 20_003]);
+    assert_eq!(addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 2, 3].map(|n| ports.first + n));
     for address in &addresses {
         let shown = psql(*address, "SELECT current_setting('wal_level'), current_setting('max_prepared_transactions')");
         assert_eq!(shown.as_deref(), Ok("logical|200"));
@@ -49,12 +51,23 @@ fn a_cluster_starts_answers_and_leaves_nothing_behind() {
 
 #[test]
 fn a_taken_port_is_refused_before_anything_is_created() {
-    let settings = Settings { data: Some(std::env::temp_dir().join("tenantry-never-made")), ..settings(1, 2) };
+    let ports = PortRange::reserve();
+    let settings = Settings { data: Some(std::env::temp_dir().join("tenantry-never-made")), ..settings(&ports, 2) };
     let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.base_port + 3)).expect("a free port");
     let error = DevCluster::start(settings.clone()).err().expect("refused");
-    assert_eq!((error.message(), error.code()), ("port 20013 is in use", SqlState::OBJECT_IN_USE));
+    assert_eq!(error.message(), format!("port {} is in use", ports.first + 3));
+    assert_eq!(error.code(), SqlState::OBJECT_IN_USE);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("--port")));
     assert!(!settings.data.expect("set above").exists());
+}
+
+#[test]
+fn a_server_setting_of_the_caller_wins_over_ours() {
+    let ports = PortRange::reserve();
+    let server_settings = vec!["wal_level=replica".to_string(), "max_connections=20".to_string()];
+    let cluster = DevCluster::start(Settings { server_settings, ..settings(&ports, 0) }).expect("it starts");
+    let shown = psql(cluster.coordinator(), "SELECT current_setting('wal_level'), current_setting('max_connections')");
+    assert_eq!(shown.as_deref(), Ok("replica|20"));
 }
 
 #[test]
@@ -70,17 +83,18 @@ fn kept_data_comes_back_with_the_workers_it_had() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     // tempfile makes it 0700; the servers' user must be able to pass.
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our folder");
-    let kept = Settings { data: Some(folder.path().join("data")), ..settings(2, 1) };
+    let (ports, elsewhere) = (PortRange::reserve(), PortRange::reserve());
+    let kept = Settings { data: Some(folder.path().join("data")), ..settings(&ports, 1) };
     let mut cluster = DevCluster::start(kept.clone()).expect("it starts");
     let added = cluster.add_worker().expect("one more");
     psql(added, "CREATE TABLE memory AS SELECT 42 AS answer").expect("a table");
-    let again = DevCluster::start(Settings { base_port: 20_025, ..kept.clone() }).err().expect("refused");
+    let again = DevCluster::start(Settings { base_port: elsewhere.first, ..kept.clone() }).err().expect("refused");
     assert_eq!(again.code(), SqlState::OBJECT_IN_USE, "somebody runs it");
     drop(cluster);
 
-    let other_port = DevCluster::start(Settings { base_port: 20_025, ..kept.clone() }).err().expect("refused");
+    let other_port = DevCluster::start(Settings { base_port: elsewhere.first, ..kept.clone() }).err().expect("refused");
     assert_eq!(other_port.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
-    assert!(other_port.hint_text().is_some_and(|hint| hint.contains("--port 20020")));
+    assert!(other_port.hint_text().is_some_and(|hint| hint.contains(&format!("--port {}", ports.first))));
 
     // What a killed server leaves: a postmaster.pid whose number is another process's by now.
     let stale = format!("{}\n", std::process::id());
@@ -93,7 +107,8 @@ fn kept_data_comes_back_with_the_workers_it_had() {
 
 #[test]
 fn a_killed_worker_takes_its_sessions_along_and_restarts_with_its_data() {
-    let mut cluster = DevCluster::start(settings(3, 1)).expect("it starts");
+    let ports = PortRange::reserve();
+    let mut cluster = DevCluster::start(settings(&ports, 1)).expect("it starts");
     let worker = cluster.workers()[0];
     psql(worker, "CREATE TABLE memory AS SELECT 42 AS answer").expect("a table");
     let session = std::thread::spawn(move || psql(worker, "SELECT pg_sleep(60)"));
@@ -118,7 +133,8 @@ fn a_killed_worker_takes_its_sessions_along_and_restarts_with_its_data() {
 fn a_server_that_does_not_come_up_says_why() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our folder");
-    let kept = Settings { data: Some(folder.path().to_path_buf()), ..settings(4, 0) };
+    let ports = PortRange::reserve();
+    let kept = Settings { data: Some(folder.path().to_path_buf()), ..settings(&ports, 0) };
     DevCluster::start(kept.clone()).expect("it starts").stop();
     std::fs::write(folder.path().join("coordinator/postgresql.auto.conf"), "no_such_setting = 1\n").expect("a file");
     let error = DevCluster::start(kept).err().expect("it cannot start");
@@ -128,9 +144,10 @@ fn a_server_that_does_not_come_up_says_why() {
 /// Goal: a SIGKILLed process leaves no server running. Method: this test program starts itself as that process.
 #[test]
 fn servers_die_with_a_killed_process() {
+    let ports = PortRange::reserve();
     let mut process = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "dev_cluster::tests::starts_a_cluster_for_another_test", "--nocapture"])
-        .env(HOLDER, "1")
+        .env(HELD_PORT, ports.first.to_string())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -142,7 +159,7 @@ fn servers_die_with_a_killed_process() {
         stdout.read_exact(&mut byte).expect("it comes up");
         said.push(byte[0]);
     }
-    let coordinator = SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + 51));
+    let coordinator = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.first + 1));
     assert!(is_open(coordinator));
     // The thread that started the cluster has ended by now, which must change nothing.
     assert_eq!(psql(coordinator, "SELECT 1").as_deref(), Ok("1"));
@@ -157,13 +174,13 @@ fn servers_die_with_a_killed_process() {
 
 #[test]
 fn starts_a_cluster_for_another_test() {
-    if std::env::var_os(HOLDER).is_none() {
-        return; // Only a role in the test above.
-    }
-    let starter = std::thread::spawn(|| DevCluster::start(settings(5, 0)).expect("it starts"));
+    // Only a role in the test above.
+    let Ok(port) = std::env::var(HELD_PORT) else { return };
+    let settings = Settings { base_port: port.parse().expect("a port"), workers: 0, ..Settings::default() };
+    let starter = std::thread::spawn(|| DevCluster::start(settings).expect("it starts"));
     let _cluster = starter.join().expect("no panic");
     std::io::stdout().write_all(b"up\n").expect("piped");
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-const HOLDER: &str = "TENANTRY_TEST_HOLDS_A_CLUSTER";
+const HELD_PORT: &str = "TENANTRY_TEST_HELD_PORT";

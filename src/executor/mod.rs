@@ -1,0 +1,61 @@
+//! Runs plans.
+//!
+//! ```text
+//!   session ──plan, values──> executor ──> Transaction ──> Participant (one server per node) ──> Postgres
+//!                                 └─ relay: frames of one server to the client, unopened
+//! ```
+//!
+//! One `Executor` per data thread. Everything a client runs goes through a `Transaction`, which knows the servers that
+//! take part and how to end on all of them at once.
+
+pub mod cancel;
+mod client;
+mod hold;
+mod relay;
+mod route;
+mod transaction;
+mod two_phase;
+
+pub use client::Client;
+pub use hold::{HoldGuard, Holds};
+pub use relay::{Relayed, Retry, Routed, relay};
+pub use route::{Hashed, Target, Values};
+pub use transaction::{Kind, Participant, Transaction};
+pub use two_phase::TransactionIds;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Pools, ServerAddress};
+use crate::catalog::Catalog;
+
+/// What running a plan needs, shared by the sessions of one data thread.
+pub struct Executor {
+    pub pools: Pools,
+    pub catalog: Arc<Catalog>,
+    pub holds: Arc<Holds>,
+    pub coordinator: ServerAddress,
+    pub transaction_ids: Arc<TransactionIds>,
+    pub settings: Settings,
+}
+
+/// Bounds of execution.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Longest wait for a shard group that is being cut over, before 40001.
+    pub hold_timeout: Duration,
+    /// Most bytes one COPY keeps in memory before rows are sent.
+    pub copy_buffer_bytes: usize,
+    /// The longest row that COPY accepts.
+    pub copy_row_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hold_timeout: Duration::from_secs(30),
+            copy_buffer_bytes: 16 << 20,
+            copy_row_bytes: 256 << 20,
+        }
+    }
+}
