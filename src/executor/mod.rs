@@ -52,10 +52,6 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            hold_timeout: Duration::from_secs(30),
-            copy_buffer_bytes: 16 << 20,
-            copy_row_bytes: 256 << 20,
-        }
+        Self { hold_timeout: Duration::from_secs(30), copy_buffer_bytes: 16 << 20, copy_row_bytes: 256 << 20 }
     }
 }

@@ -316,10 +316,12 @@ impl Transaction {
     }
 
     fn savepoint_at(&self, name: &str) -> Result<usize> {
-        self.journal
-            .iter()
-            .rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name))
-            .ok_or_else(|| PgError::new(SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"), format!("savepoint \"{name}\" does not exist")))
+        self.journal.iter().rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name)).ok_or_else(|| {
+            PgError::new(
+                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
     }
 
     /// A SET that every server has run: later ones get it when they join.
@@ -364,7 +366,8 @@ impl Transaction {
     /// Ends with success, on all servers or on none. The settings made inside stay.
     pub async fn commit(&mut self) -> Result<()> {
         let changed_catalog = self.changed_catalog();
-        let (participants, result) = super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
+        let (participants, result) =
+            super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
         for mut participant in participants {
             if result.is_err() {
                 participant.server.settings = participant.settings_before.clone();

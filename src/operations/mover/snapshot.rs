@@ -86,7 +86,9 @@ pub async fn prepare(
     if !without.is_empty() {
         mv.remember_full_identity(catalog, without.clone()).await?;
         for table in &without {
-            notify(Notice::new(format!("table {table} has no replica identity, its whole rows are logged for the move")));
+            notify(Notice::new(format!(
+                "table {table} has no replica identity, its whole rows are logged for the move"
+            )));
             let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
             with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await?;
         }
@@ -184,8 +186,11 @@ pub async fn check_source(source: &Session) -> Result<()> {
         .hint("Set wal_level = logical on every worker and restart it."));
     }
     if free < 1 {
-        return Err(PgError::new(SqlState::INSUFFICIENT_RESOURCES, "all replication slots of the source node are in use")
-            .hint("Free one or increase max_replication_slots."));
+        return Err(PgError::new(
+            SqlState::INSUFFICIENT_RESOURCES,
+            "all replication slots of the source node are in use",
+        )
+        .hint("Free one or increase max_replication_slots."));
     }
     Ok(())
 }

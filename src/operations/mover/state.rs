@@ -2,7 +2,9 @@
 
 use tokio_postgres::Row;
 
+use super::MoveReport;
 use super::session::Session;
+use super::snapshot::Copied;
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, shard_schema};
 use crate::error::{PgError, Result, SqlState};
@@ -104,10 +106,8 @@ impl Move {
     pub async fn advance(&mut self, catalog: &Session, next: MoveState, phase: &str) -> Result<()> {
         let sql = "UPDATE tenantry.shard_move SET state = $2, phase = $3,
                    finished_at = CASE WHEN $2 IN ('done', 'failed') THEN now() END WHERE moveid = $1 AND state = $4";
-        let changed = catalog
-            .execute(sql, &[&self.id, &next.as_str(), &phase, &self.state.as_str()])
-            .await
-            .map_err(pg_error)?;
+        let changed =
+            catalog.execute(sql, &[&self.id, &next.as_str(), &phase, &self.state.as_str()]).await.map_err(pg_error)?;
         if changed != 1 {
             return Err(taken_over(self.id));
         }
@@ -120,6 +120,34 @@ impl Move {
         let sql = "UPDATE tenantry.shard_move SET full_identity = $2 WHERE moveid = $1";
         catalog.execute(sql, &[&self.id, &tables]).await.map_err(pg_error)?;
         self.full_identity = tables;
+        Ok(())
+    }
+
+    /// For those who watch: what is going on. `bytes_total` 0 leaves it as it is.
+    pub async fn note_phase(&self, catalog: &Session, phase: &str, bytes_total: i64) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET phase = $2, bytes_total = coalesce(nullif($3, 0), bytes_total)
+                   WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &phase, &bytes_total]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_copied(&self, catalog: &Session, copied: Copied) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET rows_copied = $2, bytes_copied = $3 WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &(copied.rows as i64), &(copied.bytes as i64)]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_report(&self, catalog: &Session, report: &MoveReport) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET rows_applied = $2, hold_microseconds = $3, attempts = $4
+                   WHERE moveid = $1";
+        let (rows, hold) = (report.rows_applied as i64, report.hold.as_micros() as i64);
+        catalog.execute(sql, &[&self.id, &rows, &hold, &(report.attempts as i32)]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_error(&self, catalog: &Session, error: &PgError) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET error = $2 WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &error.to_string()]).await.map_err(pg_error)?;
         Ok(())
     }
 

@@ -232,7 +232,11 @@ impl Apply {
             alignment.held_bytes += size;
             let mut current = alignment.current.take().expect("checked above");
             current.push(message);
-            if ends { alignment.held.push(current) } else { alignment.current = Some(current) }
+            if ends {
+                alignment.held.push(current)
+            } else {
+                alignment.current = Some(current)
+            }
             return Ok(());
         }
         self.apply(message).await
