@@ -263,8 +263,7 @@ async fn run(
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
     let copied =
-        snapshot::copy(environment, mv, &tables, &slot.snapshot, async |so_far| mv.note_copied(catalog, so_far).await)
-            .await?;
+        snapshot::copy(environment, catalog, mv, &tables, &slot.snapshot).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 

@@ -125,13 +125,13 @@ pub struct Copied {
     pub bytes: u64,
 }
 
-/// Copies every table out of the exported snapshot. `progress` hears the totals after each table.
+/// Copies every table out of the exported snapshot. The move's row has the totals after each table.
 pub async fn copy(
     environment: &MoverEnvironment,
+    catalog: &Session,
     mv: &Move,
     tables: &[SourceTable],
     snapshot: &str,
-    mut progress: impl AsyncFnMut(Copied) -> Result<()>,
 ) -> Result<Copied> {
     let source = session::connect(environment, mv.source).await?;
     let target = session::connect_as_replica(environment, mv.target).await?;
@@ -142,7 +142,7 @@ pub async fn copy(
     for table in tables {
         let copied = copy_table(&source, &target, table).await?;
         done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
-        progress(done).await?;
+        mv.note_copied(catalog, done).await?;
     }
     source.batch_execute("COMMIT").await.map_err(pg_error)?;
     Ok(done)
