@@ -205,6 +205,10 @@ impl Apply {
                 }
             }
         }
+        // The batch grows as long as there is more at hand.
+        if self.is_open && !self.in_source_transaction && !self.stream.has_received() {
+            self.commit().await?;
+        }
         self.stream.answer().await
     }
 
@@ -249,8 +253,7 @@ impl Apply {
             Message::Commit { end_lsn, .. } => {
                 self.in_source_transaction = false;
                 self.last_commit = self.last_commit.max(end_lsn);
-                let may_wait = self.stream.has_received() && self.changes_in_batch < BATCH_CHANGES_MAX;
-                if !may_wait {
+                if self.changes_in_batch >= BATCH_CHANGES_MAX {
                     self.commit().await?;
                 }
             }
@@ -506,7 +509,7 @@ impl Table {
             // Compares bytes: works for types without equality, and finds the row itself, not one that is merely equal.
             // Of several identical rows any will do.
             return Ok(format!(
-                "ctid = (SELECT ctid FROM ONLY {} WHERE ROW({}) *= ROW({}) LIMIT 1)",
+                "ctid = (SELECT ctid FROM ONLY {} WHERE ROW({})::record *= ROW({})::record LIMIT 1)",
                 self.name,
                 names.join(", "),
                 numbers.join(", ")
