@@ -262,8 +262,7 @@ async fn run(
     let (replication, slot) = snapshot::create_slot(environment, mv).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let copied =
-        snapshot::copy(environment, catalog, mv, &tables, &slot.snapshot).await?;
+    let copied = snapshot::copy(environment, catalog, mv, &tables, &slot.snapshot).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 

@@ -125,7 +125,8 @@ impl Move {
 
     /// For those who watch: what is going on. `bytes_total` 0 leaves it as it is.
     pub async fn note_phase(&self, catalog: &Session, phase: &str, bytes_total: i64) -> Result<()> {
-        let sql = "UPDATE tenantry.shard_move SET phase = $2, bytes_total = coalesce(nullif($3::bigint, 0), bytes_total)
+        let sql =
+            "UPDATE tenantry.shard_move SET phase = $2, bytes_total = coalesce(nullif($3::bigint, 0), bytes_total)
                    WHERE moveid = $1";
         catalog.execute(sql, &[&self.id, &phase, &bytes_total]).await.map_err(pg_error)?;
         Ok(())
