@@ -90,7 +90,9 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<(
             let map = txn.map();
             let mut values = Vec::new();
             for node in map.active_workers() {
-                let Some(sql) = crate::catalog::shards::sizes(&map, node.id, None, crate::catalog::shards::Measure::Total) else {
+                let Some(sql) =
+                    crate::catalog::shards::sizes(&map, node.id, None, crate::catalog::shards::Measure::Total)
+                else {
                     continue;
                 };
                 for row in txn.query(node.id, &sql).await? {
@@ -99,9 +101,10 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<(
                     }
                 }
             }
-            let mut sql = "DROP TABLE IF EXISTS pg_temp.tenantry_shard_sizes; CREATE TEMPORARY TABLE tenantry_shard_sizes \
+            let mut sql =
+                "DROP TABLE IF EXISTS pg_temp.tenantry_shard_sizes; CREATE TEMPORARY TABLE tenantry_shard_sizes \
                  (shardid bigint, nodeid int, size bigint) ON COMMIT DROP;"
-                .to_owned();
+                    .to_owned();
             if !values.is_empty() {
                 sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
             }

@@ -41,7 +41,11 @@ pub struct CopyRouter {
 }
 
 enum Where {
-    Shards { colocation: Arc<ColocationGroup>, hash: HashType, type_oid: u32 },
+    Shards {
+        colocation: Arc<ColocationGroup>,
+        hash: HashType,
+        type_oid: u32,
+    },
     /// Every node gets every row.
     Everywhere(Vec<NodeId>),
 }

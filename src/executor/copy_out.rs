@@ -85,7 +85,11 @@ async fn one_shard(
                 let from = if stream.binary && !stream.first && first_message { BINARY_HEADER_LEN } else { 0 };
                 first_message = false;
                 let data = data.get(from..).unwrap_or(&[]);
-                let data = if stream.binary { data.strip_suffix(COPY_TRAILER).filter(|_| is_trailer(data)).unwrap_or(data) } else { data };
+                let data = if stream.binary {
+                    data.strip_suffix(COPY_TRAILER).filter(|_| is_trailer(data)).unwrap_or(data)
+                } else {
+                    data
+                };
                 if !data.is_empty() {
                     frontend::copy_data(data, client.out());
                     client.flush_if_long().await?;
@@ -100,7 +104,8 @@ async fn one_shard(
 
 /// Postgres sends the trailer in a message of its own, behind the header when there are no rows.
 fn is_trailer(data: &[u8]) -> bool {
-    data.len() == COPY_TRAILER.len() || data.len() == BINARY_HEADER_LEN + COPY_TRAILER.len() && data.starts_with(b"PGCOPY")
+    data.len() == COPY_TRAILER.len()
+        || data.len() == BINARY_HEADER_LEN + COPY_TRAILER.len() && data.starts_with(b"PGCOPY")
 }
 
 fn with_header(options: &str) -> String {

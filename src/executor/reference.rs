@@ -62,7 +62,8 @@ async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWri
         }
     }
     if plan.command == WriteCommand::Insert
-        && let Some(column) = plan.table.columns.iter().find(|c| c.has_volatile_default && !plan.columns.contains(&c.name))
+        && let Some(column) =
+            plan.table.columns.iter().find(|c| c.has_volatile_default && !plan.columns.contains(&c.name))
     {
         let column = quote_ident(&column.name);
         return Err(differs(plan, format!("The default of column {column} may differ from node to node.")));

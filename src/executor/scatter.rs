@@ -46,11 +46,29 @@ pub struct Task {
     pub sql: String,
 }
 
+/// What the shards' command tags say together: `UPDATE`, 12.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Count {
+    pub command: String,
+    pub rows: u64,
+}
+
+impl Count {
+    /// The tag of all shards together. Source: PostgreSQL manual, CommandComplete.
+    pub fn tag(&self) -> String {
+        let oid = if self.command == "INSERT" { " 0" } else { "" };
+        format!("{}{oid} {}", self.command, self.rows)
+    }
+}
+
 /// Where rows go.
 pub enum Sink<'a> {
     Client(&'a mut Client),
     /// Into an open COPY ... FROM STDIN (FORMAT binary): a binary DataRow's payload is a COPY tuple.
-    Copy { server: &'a mut Server, bytes_left: usize },
+    Copy {
+        server: &'a mut Server,
+        bytes_left: usize,
+    },
 }
 
 impl Sink<'_> {
@@ -71,7 +89,12 @@ impl Sink<'_> {
 }
 
 /// The statement of a `Scatter` plan for each concerned shard group.
-pub fn tasks_of(txn: &Transaction, query: &Spliced, groups: &[ShardGroupId], plan_colocation: crate::shard_map::ColocationId) -> Result<Vec<Task>> {
+pub fn tasks_of(
+    txn: &Transaction,
+    query: &Spliced,
+    groups: &[ShardGroupId],
+    plan_colocation: crate::shard_map::ColocationId,
+) -> Result<Vec<Task>> {
     let map = txn.map();
     let colocation = map.colocation(plan_colocation).ok_or_else(super::stale_plan)?;
     groups
@@ -84,7 +107,12 @@ pub fn tasks_of(txn: &Transaction, query: &Spliced, groups: &[ShardGroupId], pla
 }
 
 /// Runs a `Scatter` plan; returns the rows it read or wrote.
-pub async fn scatter(txn: &mut Transaction, client: &mut Client, plan: &Scatter, request: Request<'_>) -> Result<u64> {
+pub async fn scatter(
+    txn: &mut Transaction,
+    client: &mut Client,
+    plan: &Scatter,
+    request: Request<'_>,
+) -> Result<Count> {
     let map = txn.map();
     let colocation = map.colocation(plan.colocation).ok_or_else(super::stale_plan)?;
     let groups = request.values().groups(colocation, &plan.shards);
@@ -97,7 +125,7 @@ pub async fn scatter(txn: &mut Transaction, client: &mut Client, plan: &Scatter,
 }
 
 /// Runs an `Insert` plan whose rows belong to several shard groups.
-pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, request: Request<'_>) -> Result<u64> {
+pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, request: Request<'_>) -> Result<Count> {
     let map = txn.map();
     let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
     let hash = colocation.hash.ok_or_else(super::stale_plan)?;
@@ -142,7 +170,7 @@ pub async fn run_tasks(
     tasks: Vec<Task>,
     request: Request<'_>,
     mut sink: Sink<'_>,
-) -> Result<u64> {
+) -> Result<Count> {
     let mut by_node: BTreeMap<NodeId, Vec<Task>> = BTreeMap::new();
     for task in tasks {
         by_node.entry(task.node).or_default().push(task);
@@ -156,7 +184,7 @@ pub async fn run_tasks(
         worker.queue_more(request, &mut describe);
         worker.participant.server.flush().await?;
     }
-    let (mut count, mut failure) = (0, None);
+    let (mut count, mut failure) = (Count::default(), None);
     for worker in &mut at_work {
         for at in 0..worker.tasks.len() {
             if at == worker.queued {
@@ -168,7 +196,10 @@ pub async fn run_tasks(
             }
             let server = &mut worker.participant.server;
             match read_answer(server, &mut sink, failure.is_some()).await? {
-                Ok(rows) => count += rows,
+                Ok(more) => {
+                    count.rows += more.rows;
+                    count.command = more.command;
+                }
                 Err(error) => {
                     let routed = Routed { group: Some(worker.tasks[at].group), ..Routed::default() };
                     failure.get_or_insert(in_the_users_terms(error, routed));
@@ -214,8 +245,8 @@ impl Worker {
 }
 
 /// One task's answer up to its ReadyForQuery. The outer error is the connection's, the inner one the statement's.
-async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) -> Result<Result<u64>> {
-    let (mut count, mut error) = (0, None);
+async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) -> Result<Result<Count>> {
+    let (mut count, mut error) = (Count::default(), None);
     loop {
         let (frame, verdict) = server.next_reply().await?;
         match (verdict, frame.tag) {
@@ -233,7 +264,10 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
                         client.out().extend_from_slice(&frame.bytes);
                     }
                 }
-                b'C' => count += rows::tag_rows(frame.payload()),
+                b'C' => {
+                    count.rows += rows::tag_rows(frame.payload());
+                    count.command = rows::tag_command(frame.payload());
+                }
                 _ => {}
             },
             (Verdict::Async, b'N') => {

@@ -14,7 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::join_all;
 
 use super::{Executor, Participant};
+use crate::catalog;
+use crate::catalog::two_phase::Decision;
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
 use crate::wire::answer::Status;
 
 /// Names of distributed transactions: unique over all proxies and restarts.
@@ -98,7 +101,7 @@ async fn ask_who_wrote(participants: &mut [Participant]) -> Result<Vec<bool>> {
 async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) -> Result<()> {
     let transaction = executor.transaction_ids.next();
     let gid = |p: &Participant| format!("{transaction}_{}", p.node);
-    let nodes: Vec<i32> = writers.iter().map(|p| p.node.0 as i32).collect();
+    let nodes: Vec<NodeId> = writers.iter().map(|p| p.node).collect();
     let prepared = join_all(writers.iter_mut().map(|p| {
         let sql = format!("PREPARE TRANSACTION '{}'", gid(p));
         async move { prepare(p, &sql).await }
@@ -116,9 +119,9 @@ async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) 
         .await;
         return Err(error);
     }
-    match executor.catalog.decide_commit(&transaction, &nodes).await {
-        Ok(true) => {}
-        Ok(false) => {
+    match decide(executor, &transaction, &nodes).await {
+        Ok(Decision::Commit) => {}
+        Ok(Decision::Abort) => {
             for p in writers.iter_mut() {
                 let sql = format!("ROLLBACK PREPARED '{}'", gid(p));
                 let _ = p.server.query(&sql).await;
@@ -143,8 +146,27 @@ async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) 
             .detail(error.message().to_owned())
             .hint("It becomes visible there as soon as the node can be reached."));
     }
-    executor.catalog.forget_decision(transaction);
+    forget(executor, transaction);
     Ok(())
+}
+
+async fn decide(executor: &Executor, transaction: &str, nodes: &[NodeId]) -> Result<Decision> {
+    let client = executor.catalog.client(NodeId::COORDINATOR).await?;
+    catalog::two_phase::decide(&**client, transaction, Decision::Commit, nodes).await
+}
+
+/// The decision is carried out everywhere, so nobody will ask for it again. Nobody waits for this either.
+fn forget(executor: &Executor, transaction: String) {
+    let catalog = executor.catalog.clone();
+    tokio::spawn(async move {
+        let forgotten = match catalog.client(NodeId::COORDINATOR).await {
+            Ok(client) => catalog::two_phase::forget(&**client, &transaction).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "could not delete a decision row; the recovery will");
+        }
+    });
 }
 
 /// PREPARE TRANSACTION in a failed or absent transaction is no error: it answers ROLLBACK. The tag tells.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table};
+pub use crate::sql::QualifiedName;
 use crate::sql::{Access, Operand, Spliced};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
@@ -149,6 +150,8 @@ pub enum Figures {
 #[derive(Debug, Clone)]
 pub struct ReferenceWrite {
     pub table: Arc<Table>,
+    /// The columns that an INSERT gives values for; all where the statement has no list.
+    pub columns: Vec<String>,
     pub query: Spliced,
     pub command: WriteCommand,
     /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether
@@ -252,15 +255,6 @@ pub enum DdlAction {
     Other,
 }
 
-/// A possibly qualified name, folded as Postgres does, and where it stands in the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QualifiedName {
-    pub schema: Option<String>,
-    pub name: String,
-    pub at: u32,
-    pub len: u32,
-}
-
 /// Calls of provided functions inside a statement, from left to right. For each: evaluate the arguments by
 /// `SELECT tenantry_arguments.<name>(<args>)`, do it, then the statement runs on the coordinator with the call
 /// replaced by `tenantry_result.<name>('<jsonb>')`.
@@ -354,6 +348,9 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Provided {
     pub functions: std::collections::HashSet<&'static str>,
+    /// Ordinary SQL functions in schema `tenantry` of the coordinator: only `tenantry.` is spliced in front of the name,
+    /// and their arguments may be columns.
+    pub inline: std::collections::HashSet<&'static str>,
     /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
     pub views: std::collections::HashMap<&'static str, Option<Figures>>,
 }

@@ -124,7 +124,8 @@ pub async fn citus_rebalance_start(
 ) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
     let moves = planned(environment, &map, &options(&map, arguments)?).await?;
-    let mut client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let client: &mut tokio_postgres::Client = &mut pooled;
     let transaction = client.transaction().await.map_err(pg_error)?;
     // One rebalance at a time, also when two are started at the same moment.
     transaction.batch_execute("LOCK TABLE tenantry.job IN SHARE ROW EXCLUSIVE MODE").await.map_err(pg_error)?;
