@@ -51,6 +51,16 @@ impl Server {
     ///
     /// Errors: 08006 with Citus's text when the node cannot be reached, the server's own when it refuses.
     pub async fn connect(address: &ServerAddress, identity: &Identity, deadline: Duration) -> Result<Server> {
+        Self::connect_with(address, identity, &[], deadline).await
+    }
+
+    /// As `connect`, with more startup parameters.
+    pub async fn connect_with(
+        address: &ServerAddress,
+        identity: &Identity,
+        parameters: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<Server> {
         let unreachable = |why: String| {
             PgError::new(
                 SqlState::CONNECTION_FAILURE,
@@ -60,7 +70,7 @@ impl Server {
                 ),
             )
         };
-        match tokio::time::timeout(deadline, Self::connect_now(address, identity)).await {
+        match tokio::time::timeout(deadline, Self::connect_now(address, identity, parameters)).await {
             Ok(Ok(server)) => Ok(server),
             Ok(Err(error)) if error.code() == SqlState::CONNECTION_FAILURE => {
                 Err(unreachable(error.detail_text().unwrap_or(error.message()).to_owned()))
@@ -70,19 +80,18 @@ impl Server {
         }
     }
 
-    async fn connect_now(address: &ServerAddress, identity: &Identity) -> Result<Server> {
+    async fn connect_now(address: &ServerAddress, identity: &Identity, parameters: &[(&str, &str)]) -> Result<Server> {
         let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
         let mut out = BytesMut::new();
-        startup::write_session(
-            &[
-                ("user", &identity.user),
-                ("database", &identity.database),
-                ("client_encoding", "UTF8"),
-                ("application_name", "tenantry"),
-            ],
-            &mut out,
-        );
+        let mut session: Vec<(&str, &str)> = vec![
+            ("user", &identity.user),
+            ("database", &identity.database),
+            ("client_encoding", "UTF8"),
+            ("application_name", "tenantry"),
+        ];
+        session.extend(parameters);
+        startup::write_session(&session, &mut out);
         stream.write_all(&out).await?;
         authenticate(&mut stream, identity).await?;
         let mut server = Server::new(stream);

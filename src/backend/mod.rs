@@ -11,6 +11,7 @@ mod describe;
 mod login;
 mod pool;
 mod prepared;
+pub mod replication;
 mod server;
 mod settings;
 

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (3, "views", include_str!("schema/003_views.sql")),
     (4, "functions", include_str!("schema/004_functions.sql")),
     (5, "table_definition", include_str!("schema/005_table_definition.sql")),
+    (10, "moves", include_str!("schema/010_moves.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

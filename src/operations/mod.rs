@@ -1,9 +1,11 @@
-//! What changes the cluster. Each operation runs inside the client's own transaction, on coordinator and workers alike,
-//! and commits with everything else that the transaction did.
+//! What changes the cluster. Most operations run inside the client's own transaction, on coordinator and workers alike,
+//! and commit with everything else that the transaction did; moves and rebalances commit as they go.
 
 pub mod create_distributed_table;
 pub mod ddl;
+pub mod mover;
 pub mod nodes;
+pub mod rebalance;
 pub mod reference_table;
 pub mod sizes;
 pub mod table_checks;
