@@ -17,14 +17,19 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod backend;
 pub mod catalog;
 pub mod cli;
+pub mod config;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
+pub mod operations;
 pub mod planner;
+pub mod session;
 pub mod shard_map;
 pub mod sql;
 pub mod wire;

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (2, "operations", include_str!("schema/002_operations.sql")),
     (3, "views", include_str!("schema/003_views.sql")),
     (4, "functions", include_str!("schema/004_functions.sql")),
+    (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

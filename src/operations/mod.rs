@@ -1,0 +1,3 @@
+//! What changes the cluster.
+
+pub mod cluster_size;
