@@ -158,6 +158,14 @@ impl DevCluster {
         Ok(address)
     }
 
+    /// Ends the worker that was added last and removes its data. No workers: nothing happens.
+    pub fn remove_last_worker(&mut self) -> Result<()> {
+        if let Some(worker) = self.workers.pop() {
+            worker.remove();
+        }
+        Ok(())
+    }
+
     /// Stops a worker in good order (open transactions are rolled back, data is kept). Already stopped: nothing happens.
     pub fn stop_worker(&mut self, index: usize) -> Result<()> {
         self.worker(index)?.stop();

@@ -1,3 +1,14 @@
-//! `tenantry demo`: the scale-out story, step by step.
+//! The scale-out story.
 
-pub mod data;
+mod data;
+
+use crate::error::Result;
+
+#[derive(Debug, clap::Args)]
+pub struct Demo {}
+
+impl Demo {
+    pub fn run(self) -> Result<()> {
+        Ok(())
+    }
+}
