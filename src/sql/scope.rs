@@ -141,6 +141,8 @@ pub struct CteInfo {
 pub struct VarInfo {
     pub rte: usize,
     pub family: Family,
+    /// Of a table's column; 0 elsewhere.
+    pub type_oid: u32,
 }
 
 pub struct Builder<'a> {
@@ -175,12 +177,17 @@ impl<'a> Builder<'a> {
     }
 
     fn new_var(&mut self, rte: usize, family: Family) -> Var {
-        self.vars.push(VarInfo { rte, family });
+        self.vars.push(VarInfo { rte, family, type_oid: 0 });
         (self.vars.len() - 1) as Var
     }
 
     pub fn family(&self, var: Var) -> Family {
         self.vars[var as usize].family
+    }
+
+    /// The type of a table's column; `None` for columns of queries.
+    pub fn type_oid(&self, var: Var) -> Option<u32> {
+        Some(self.vars[var as usize].type_oid).filter(|&oid| oid != 0)
     }
 
     // ---- queries
@@ -769,6 +776,7 @@ impl<'a> Builder<'a> {
             }
             for (i, column) in table.columns.iter().enumerate() {
                 let var = self.new_var(rte, Family::of_column(column));
+                self.vars[var as usize].type_oid = column.type_oid;
                 if key.as_ref() == Some(&column.name) {
                     self.relations[relation].key = Some(var);
                     self.anchors.insert(var);
