@@ -539,7 +539,7 @@ fn has_subquery(e: &Expr) -> bool {
 fn name_of(e: &Expr) -> Option<String> {
     match e {
         Expr::Column(parts) => parts.last().map(|n| n.value.clone()),
-        Expr::Call(call) if !call.special => call.name.last().map(|n| n.value.clone()),
+        Expr::Call(call) => call.name.last().map(|n| n.value.clone()),
         Expr::Cast(inner, _) => match &**inner {
             inner @ (Expr::Column(_) | Expr::Call(_)) => name_of(inner),
             _ => None,
