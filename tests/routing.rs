@@ -6,9 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tenantry::planner::{Context, Figures, Mode, Plan, Provided, plan};
-use tenantry::shard_map::{
-    Column, ColocationId, HashType, ShardMap, ShardMapParts, Table, TableKind, TableOid,
-};
+use tenantry::shard_map::{ColocationId, Column, HashType, ShardMap, ShardMapParts, Table, TableKind, TableOid};
 
 fn table(oid: u32, schema: &str, name: &str, key: Option<usize>, colocation: u32, columns: &[(&str, u32)]) -> Table {
     Table {
@@ -41,8 +39,29 @@ fn map() -> ShardMap {
         1,
         ShardMapParts {
             tables: vec![
-                table(1, "public", "orders", Some(0), 1, &[("tenant_id", INT8), ("id", INT8), ("total", 1700), ("note", TEXT), ("weight", 701), ("quantity", INT4)]),
-                table(2, "public", "line_items", Some(1), 1, &[("id", INT8), ("tenant_id", INT8), ("order_id", INT8), ("price", 1700)]),
+                table(
+                    1,
+                    "public",
+                    "orders",
+                    Some(0),
+                    1,
+                    &[
+                        ("tenant_id", INT8),
+                        ("id", INT8),
+                        ("total", 1700),
+                        ("note", TEXT),
+                        ("weight", 701),
+                        ("quantity", INT4),
+                    ],
+                ),
+                table(
+                    2,
+                    "public",
+                    "line_items",
+                    Some(1),
+                    1,
+                    &[("id", INT8), ("tenant_id", INT8), ("order_id", INT8), ("price", 1700)],
+                ),
                 table(3, "public", "users", Some(0), 1, &[("id", INT4), ("name", TEXT), ("country", TEXT)]),
                 table(4, "public", "accounts", Some(0), 2, &[("code", TEXT), ("owner", TEXT), ("n", INT4)]),
                 table(5, "public", "countries", None, 3, &[("code", TEXT), ("name", TEXT), ("tenant", INT8)]),
@@ -63,8 +82,7 @@ fn provided() -> Provided {
 fn line_of(sql: &str, mode: Mode) -> String {
     let (map, provided) = (map(), provided());
     let path = ["public".to_owned()];
-    let context =
-        Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
+    let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
     match plan(sql, &context, mode) {
         Ok(plan) => line(&plan),
         Err(error) => format!("error {} {}", error.code(), error.message()),
@@ -126,12 +144,12 @@ fn names_are_resolved_as_postgres_does() {
 fn texts_of(sql: &str) -> String {
     let (map, provided) = (map(), provided());
     let path = ["public".to_owned()];
-    let context =
-        Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
+    let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
     let group = Some(tenantry::shard_map::ShardGroupId(7));
     match plan(sql, &context, Mode::Any) {
         Ok(Plan::Combine(c)) => {
-            let rows: Vec<String> = c.rowsets.iter().map(|r| format!("[{}] {}", r.shards, r.query.render(group))).collect();
+            let rows: Vec<String> =
+                c.rowsets.iter().map(|r| format!("[{}] {}", r.shards, r.query.render(group))).collect();
             format!("{} || {}", rows.join(" ; "), c.query.render(None))
         }
         Ok(Plan::Router(r)) => r.query.render(group),
@@ -164,4 +182,32 @@ fn generated_texts_are_the_expected_ones() {
         return;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn large_statements_are_planned_or_refused_on_a_small_stack() {
+    let chain = |part: &str, n: usize, with: &str| vec![part; n].join(with);
+    let cases = [
+        (format!("SELECT * FROM orders WHERE {}", chain("tenant_id = 1", 3_000, " OR ")), "router"),
+        (format!("SELECT * FROM orders WHERE {}", chain("tenant_id = 1", 3_000, " AND ")), "router"),
+        (format!("SELECT * FROM orders WHERE {}", chain("tenant_id = 1", 30_000, " OR ")), "error 54001"),
+        (format!("SELECT * FROM orders WHERE tenant_id = {}", chain("1", 9_000, "+")), "router"),
+        (format!("SELECT * FROM orders WHERE id = {}1", "- ".repeat(4_000)), "error 54001"),
+        (format!("SELECT {}1{} FROM orders WHERE tenant_id = 1", "(".repeat(150), ")".repeat(150)), "router"),
+        (format!("SELECT {}1{} FROM orders", "(".repeat(3_000), ")".repeat(3_000)), "error 54001"),
+        (format!("SELECT * FROM orders WHERE tenant_id IN ({})", chain("7", 30_000, ",")), "router"),
+        (chain("SELECT id FROM orders WHERE tenant_id = 1", 2_000, " UNION ALL "), "router"),
+        (
+            format!("INSERT INTO orders VALUES {}", chain("(1, 2, 3, 'x')", 20_000, ", ")),
+            "insert table=orders rows=20000",
+        ),
+        (format!("SELECT {}1{}", "(SELECT ".repeat(120), ")".repeat(120)), "coordinator"),
+    ];
+    let check = move || {
+        for (sql, wanted) in cases {
+            let got = line_of(&sql, Mode::Any);
+            assert!(got.starts_with(wanted), "{} ... {}: {got}", &sql[..60], sql.len());
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
 }

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tenantry::planner::{Context, Mode, Plan, Provided, Shards, plan};
 use tenantry::shard_map::{
-    Column, ColocationId, HashType, ShardGroupId, ShardMap, ShardMapParts, Table, TableKind, TableOid,
+    ColocationId, Column, HashType, ShardGroupId, ShardMap, ShardMapParts, Table, TableKind, TableOid,
 };
 use tenantry::sql::{Operand, Spliced};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -88,6 +88,8 @@ fn shards(shards: &Shards) -> Vec<u64> {
 struct Maker {
     rng: StdRng,
     next: usize,
+    /// A join with USING stands in the statement: unqualified names may mean its column.
+    merged: bool,
 }
 
 #[derive(Clone)]
@@ -148,10 +150,14 @@ impl Maker {
                 let (a, b) = (self.column(&others), self.column(&others));
                 let filter2 = self.filter(depth, &others, &others, ctes);
                 let op = self.pick(&["UNION ALL", "UNION", "EXCEPT", "INTERSECT"]);
-                format!("SELECT {first} AS tenant_id, {second} AS id FROM {from}{filter} {op} SELECT {a}, {b} FROM {other}{filter2}")
+                format!(
+                    "SELECT {first} AS tenant_id, {second} AS id FROM {from}{filter} {op} SELECT {a}, {b} FROM {other}{filter2}"
+                )
             }
             4 => format!("SELECT max({first}) AS tenant_id, {second} AS id FROM {from}{filter} GROUP BY {second}"),
-            5 => format!("SELECT {first} AS tenant_id, row_number() OVER (PARTITION BY {second} ORDER BY {first}) AS id FROM {from}{filter}"),
+            5 => format!(
+                "SELECT {first} AS tenant_id, row_number() OVER (PARTITION BY {second} ORDER BY {first}) AS id FROM {from}{filter}"
+            ),
             _ => format!("SELECT {first} AS tenant_id, {second} AS id FROM {from}{filter}"),
         };
         (text, vec!["tenant_id", "id"])
@@ -166,8 +172,11 @@ impl Maker {
             let is_lateral = right.starts_with("LATERAL");
             let mut both = sources.clone();
             both.push(source.clone());
-            let kinds: &[&str] =
-                if is_lateral { &["JOIN", "LEFT JOIN"] } else { &["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] };
+            let kinds: &[&str] = if is_lateral {
+                &["JOIN", "LEFT JOIN"]
+            } else {
+                &["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]
+            };
             match self.pick(kinds) {
                 "JOIN" if self.chance(15) => text = format!("{text} CROSS JOIN {right}"),
                 kind => {
@@ -181,7 +190,15 @@ impl Maker {
                     } else {
                         self.condition(0, &both, &both, &[])
                     };
-                    text = format!("{text} {kind} {right} ON {on}");
+                    let (l, r) = (&sources[sources.len() - 1], &source);
+                    let using =
+                        l.columns.contains(&"tenant_id") && r.columns.contains(&"tenant_id") && sources.len() == 1;
+                    text = if using && self.chance(25) {
+                        self.merged = true;
+                        format!("{text} {kind} {right} USING (tenant_id)")
+                    } else {
+                        format!("{text} {kind} {right} ON {on}")
+                    };
                 }
             }
             sources = both;
@@ -191,6 +208,9 @@ impl Maker {
 
     fn tenant(&mut self, source: &Source) -> String {
         let column = if source.columns.contains(&"tenant_id") { "tenant_id" } else { source.columns[0] };
+        if self.merged && column == "tenant_id" && self.chance(60) {
+            return column.to_owned();
+        }
         format!("{}.{column}", source.alias)
     }
 
@@ -250,9 +270,21 @@ impl Maker {
 
     fn query(&mut self) -> String {
         self.next = 0;
+        self.merged = false;
         let mut with = String::new();
         let mut ctes = Vec::new();
-        if self.chance(30) {
+        if self.chance(8) {
+            let (from, sources) = self.from(0, &[]);
+            let filter = self.filter(0, &sources, &sources, &[]);
+            let (a, b) = (self.column(&sources), self.column(&sources));
+            let (step, key) =
+                self.pick(&[("items s", "s.tenant_id"), ("orders s", "s.tenant_id"), ("users s", "s.uid")]);
+            let (link, out) = (self.pick(&["tenant_id", "id"]), self.pick(&[key, key, "r.id", "r.tenant_id"]));
+            with = format!(
+                "WITH RECURSIVE c1 AS (SELECT {a} AS tenant_id, {b} AS id FROM {from}{filter} UNION SELECT {out}, r.id FROM {step} JOIN c1 r ON r.{link} = {key}) "
+            );
+            ctes.push(Source { alias: "c1".into(), columns: vec!["tenant_id", "id"] });
+        } else if self.chance(30) {
             for name in ["c1", "c2"].iter().take(self.pick(&[1, 1, 2])) {
                 let (text, columns) = self.derived(1, &ctes, &[]);
                 with.push_str(if with.is_empty() { "WITH " } else { ", " });
@@ -270,7 +302,9 @@ impl Maker {
             2 => format!("SELECT DISTINCT {a} AS a, {b} AS b FROM {from}{filter}"),
             3 => format!("SELECT {a} AS a, {b} AS b FROM {from}{filter} ORDER BY 1, 2 LIMIT 3 OFFSET 1"),
             4 => format!("SELECT {a} AS a, {b} AS b FROM {from}{filter} ORDER BY {a}, {b} DESC, {c} LIMIT 4"),
-            5 => format!("SELECT {a} AS a, {b} AS b, count(*) AS n FROM {from}{filter} GROUP BY 1, {b} HAVING count(*) > 1 ORDER BY n DESC, 1, 2 LIMIT 3"),
+            5 => format!(
+                "SELECT {a} AS a, {b} AS b, count(*) AS n FROM {from}{filter} GROUP BY 1, {b} HAVING count(*) > 1 ORDER BY n DESC, 1, 2 LIMIT 3"
+            ),
             6 => {
                 let (other, others) = self.from(1, &ctes);
                 let filter2 = self.filter(1, &others, &others, &ctes);
@@ -292,7 +326,9 @@ async fn ask(client: &Client, sql: &str) -> Answer {
     let mut rows = Vec::new();
     for message in messages {
         match message {
-            SimpleQueryMessage::RowDescription(columns) => names = columns.iter().map(|c| c.name().to_owned()).collect(),
+            SimpleQueryMessage::RowDescription(columns) => {
+                names = columns.iter().map(|c| c.name().to_owned()).collect()
+            }
             SimpleQueryMessage::Row(row) => rows.push((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
             _ => {}
         }
@@ -380,7 +416,7 @@ async fn every_plan_gives_the_answer_of_a_single_postgres() {
     let provided = Provided { functions: HashSet::new(), views: HashMap::new() };
     let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
     let seed = number("TENANTRY_ORACLE_SEED", 1);
-    let mut maker = Maker { rng: StdRng::seed_from_u64(seed), next: 0 };
+    let mut maker = Maker { rng: StdRng::seed_from_u64(seed), next: 0, merged: false };
     let mut kinds: HashMap<String, usize> = HashMap::new();
     let mut failures = Vec::new();
     for _ in 0..number("TENANTRY_ORACLE_ROUNDS", 2000) {

@@ -13,7 +13,7 @@ use crate::sql::clauses::{self, Clauses};
 use crate::sql::facts::Var;
 use crate::sql::scope::ScopeNode;
 use crate::sql::tree::{Call, Distinct, Expr, Item, Select, TypeName};
-use crate::sql::{Spliced, Splice};
+use crate::sql::{Splice, Spliced};
 
 use super::query::is_row_expression;
 use super::statement::{Pieces, Statement, has_call};
@@ -28,7 +28,11 @@ pub(super) fn plan(
     anchor: Var,
     shards: &Shards,
 ) -> Option<Plan> {
-    if select.has_grouping_sets || !select.windows.is_empty() || select.into || matches!(select.distinct, Distinct::On(_)) {
+    if select.has_grouping_sets
+        || !select.windows.is_empty()
+        || select.into
+        || matches!(select.distinct, Distinct::On(_))
+    {
         return None;
     }
     let clauses = clauses::find(statement.text, statement.tokens, select.at)?;
@@ -112,7 +116,12 @@ impl<'s> Combiner<'s, '_> {
                 if !self.statement.builder.borrow().is_no_column(&self.scope.exposed, name) {
                     return None;
                 }
-                by_item(select.items.iter().position(|i| matches!(i, Item::Expr { alias: Some(a), .. } if a.value == *name))?)
+                by_item(
+                    select
+                        .items
+                        .iter()
+                        .position(|i| matches!(i, Item::Expr { alias: Some(a), .. } if a.value == *name))?,
+                )
             }
             Expr::Row(_) | Expr::Param(_) | Expr::String(_) => None,
             expr => Some((expr, self.clauses.group_by[i].clone())),
@@ -120,9 +129,8 @@ impl<'s> Combiner<'s, '_> {
     }
 
     fn groups_by(&self, anchor: Var) -> bool {
-        (0..self.select.group_by.len()).any(|i| {
-            self.group_expr(i).and_then(|(e, _)| self.column(e)).is_some_and(|v| self.same_class(v, anchor))
-        })
+        (0..self.select.group_by.len())
+            .any(|i| self.group_expr(i).and_then(|(e, _)| self.column(e)).is_some_and(|v| self.same_class(v, anchor)))
     }
 
     /// Equal in every row of the scope.
@@ -157,10 +165,7 @@ impl<'s> Combiner<'s, '_> {
                 }),
                 Item::Wildcard => names.extend(self.statement.builder.borrow().star_names(&self.scope.exposed)?),
                 Item::QualifiedWildcard(q) => names.extend(
-                    self.statement
-                        .builder
-                        .borrow_mut()
-                        .within(&self.scope.exposed, |b| b.qualified_star_names(q))?,
+                    self.statement.builder.borrow_mut().within(&self.scope.exposed, |b| b.qualified_star_names(q))?,
                 ),
             }
         }

@@ -135,6 +135,15 @@ fn options(statement: &CopyStatement) -> Result<CopyOptions, PgError> {
 }
 
 const KNOWN_OPTIONS: &[&str] = &[
-    "format", "freeze", "delimiter", "null", "header", "quote", "escape", "force_quote", "force_not_null",
-    "force_null", "encoding",
+    "format",
+    "freeze",
+    "delimiter",
+    "null",
+    "header",
+    "quote",
+    "escape",
+    "force_quote",
+    "force_not_null",
+    "force_null",
+    "encoding",
 ];

@@ -32,11 +32,11 @@ pub(super) fn plan_table_statement(
         TableStatement::AlterIndex { name, concurrently: false } => {
             Ok(ddl(text, DdlAction::AlterIndex { name }, Vec::new(), Vec::new()))
         }
-        TableStatement::AlterIndex { name, concurrently: true } => Err(PgError::unsupported(
-            "REINDEX INDEX CONCURRENTLY is not supported",
-        )
-        .detail(format!("Index \"{}\" may belong to a distributed table.", name.name))
-        .hint("Use REINDEX TABLE CONCURRENTLY.")),
+        TableStatement::AlterIndex { name, concurrently: true } => {
+            Err(PgError::unsupported("REINDEX INDEX CONCURRENTLY is not supported")
+                .detail(format!("Index \"{}\" may belong to a distributed table.", name.name))
+                .hint("Use REINDEX TABLE CONCURRENTLY."))
+        }
         TableStatement::DropTable { names, if_exists, cascade } => {
             let named = Named::resolve(&names, ctx);
             if named.tables.is_empty() {
@@ -226,11 +226,7 @@ fn plan_action(table: &Arc<Table>, action: &AlterAction, ctx: &Context<'_>) -> R
     }
 }
 
-fn plan_add_column(
-    table: &Arc<Table>,
-    column: &ColumnDefinition,
-    ctx: &Context<'_>,
-) -> Result<Vec<Splice>, PgError> {
+fn plan_add_column(table: &Arc<Table>, column: &ColumnDefinition, ctx: &Context<'_>) -> Result<Vec<Splice>, PgError> {
     if column.draws_from_sequence {
         return Err(refuse_sequence(table));
     }

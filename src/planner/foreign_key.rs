@@ -20,9 +20,7 @@ pub(super) fn plan_foreign_key(table: &Arc<Table>, key: &ForeignKey, ctx: &Conte
             SqlState::INVALID_TABLE_DEFINITION,
             format!("referenced table \"{name}\" must be a distributed table or a reference table"),
         )
-        .detail(
-            "To enforce foreign keys, the referencing and referenced rows need to be stored on the same node.",
-        )
+        .detail("To enforce foreign keys, the referencing and referenced rows need to be stored on the same node.")
         .hint(format!(
             "You could use SELECT create_reference_table('{name}') to replicate the referenced table to all nodes or \
              consider dropping the foreign key"

@@ -11,11 +11,7 @@ use super::statement::{ends, meaning};
 use super::{Call, Context, FunctionCall, Plan};
 
 /// `None`: no provided function is called.
-pub(super) fn plan_function_call(
-    text: &str,
-    tokens: &[Token],
-    ctx: &Context<'_>,
-) -> Option<Result<Plan, PgError>> {
+pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Option<Result<Plan, PgError>> {
     let mut calls: Vec<Call> = Vec::new();
     let mut at = 0;
     while at + 1 < tokens.len() {

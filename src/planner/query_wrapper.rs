@@ -16,7 +16,9 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
     let mut analyze = false;
     match c.parenthesized()? {
         // `EXPLAIN (SELECT 1)` has a query in parentheses, not options.
-        Some(options) if !["select", "with", "values", "table"].iter().any(|w| options.is(w)) && !options.is_punct(b'(') => {
+        Some(options)
+            if !["select", "with", "values", "table"].iter().any(|w| options.is(w)) && !options.is_punct(b'(') =>
+        {
             for mut option in options.split_commas()? {
                 if option.take("analyze") || option.take("analyse") {
                     analyze = !["off", "false", "0"].contains(&option.rest_text().to_ascii_lowercase().as_str());
@@ -37,8 +39,9 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
     }
     let returns = |query| Coordinator { access: Access::Read, returns_rows: true, query, ..coordinator("") };
     if c.is("execute") {
-        return Err(PgError::unsupported("EXPLAIN EXECUTE is not supported")
-            .hint("Use EXPLAIN with the statement itself."));
+        return Err(
+            PgError::unsupported("EXPLAIN EXECUTE is not supported").hint("Use EXPLAIN with the statement itself.")
+        );
     }
     if c.is("create") || c.is("declare") || c.is("refresh") {
         return match names_managed_table(text, c.rest(), ctx) {
@@ -71,7 +74,9 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
         }),
         _ if analyze => {
             return Err(PgError::unsupported("EXPLAIN ANALYZE of a statement over several shards is not supported")
-                .hint("Use EXPLAIN without ANALYZE, or restrict the statement to one value of the distribution column."));
+                .hint(
+                    "Use EXPLAIN without ANALYZE, or restrict the statement to one value of the distribution column.",
+                ));
         }
         inner => Plan::Explain(Box::new(inner)),
     })
@@ -133,8 +138,7 @@ pub(super) fn refuse_over_managed(what: &str, table: &str) -> PgError {
 
 /// Splices of a part of `text` that begins at `offset`, as splices of the whole.
 pub(super) fn rebase(text: &str, offset: usize, inner: &Spliced) -> Spliced {
-    let splices =
-        inner.splices().iter().map(|s| Splice { at: s.at + offset as u32, len: s.len, with: s.with.clone() });
+    let splices = inner.splices().iter().map(|s| Splice { at: s.at + offset as u32, len: s.len, with: s.with.clone() });
     Spliced::new(text, splices.collect())
 }
 

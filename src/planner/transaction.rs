@@ -21,7 +21,9 @@ pub(super) fn plan_transaction(statement: TransactionStatement) -> Result<Plan, 
         TransactionStatement::TwoPhase { command } => {
             return Err(PgError::unsupported(format!("cannot execute {command} through this proxy"))
                 .detail("Prepared transactions are used to commit on several nodes at once.")
-                .hint("Use COMMIT: a transaction that wrote on several nodes is committed on all of them or on none."));
+                .hint(
+                    "Use COMMIT: a transaction that wrote on several nodes is committed on all of them or on none.",
+                ));
         }
     }))
 }

@@ -135,7 +135,9 @@ fn plan_definition(
         "group" | "extension" | "collation" | "owned" => Ok(on_all_nodes(text)),
         "type" | "domain" | "function" | "procedure" | "aggregate" | "routine" | "operator" | "cast" => {
             match names_managed_table(text, whole.all(), ctx) {
-                Some(table) => Err(refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), &table)),
+                Some(table) => {
+                    Err(refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), &table))
+                }
                 None => Ok(on_all_nodes(text)),
             }
         }
@@ -145,9 +147,7 @@ fn plan_definition(
         }
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
         "sequence" | "view" | "materialized" | "default" => Ok(local().into()),
-        "temp" | "temporary" if scope.is_at(1, "sequence") => {
-            Ok(Coordinator { pins: true, ..local() }.into())
-        }
+        "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),
         _ => match names_managed_table(text, whole.all(), ctx) {
             Some(table) => Err(refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), &table)),
             None => Ok(Coordinator { pins: is_temporary, ..local() }.into()),

@@ -191,7 +191,18 @@ fn read_scalar(c: &mut Cursor<'_>) -> Result<String, PgError> {
 fn read_old_options(c: &mut Cursor<'_>, options: &mut Vec<CopyOption>) -> Result<(), PgError> {
     let value = |text: &str| OptionArgument::Value(text.to_owned());
     while !c.at_end() && !c.is("where") {
-        let word = c.take_any(&["binary", "freeze", "delimiter", "null", "csv", "header", "quote", "escape", "encoding", "force"]);
+        let word = c.take_any(&[
+            "binary",
+            "freeze",
+            "delimiter",
+            "null",
+            "csv",
+            "header",
+            "quote",
+            "escape",
+            "encoding",
+            "force",
+        ]);
         match word {
             Some(format @ ("binary" | "csv")) => options.push(option("format", value(format))),
             Some(flag @ ("freeze" | "header")) => options.push(option(flag, value("true"))),
@@ -366,12 +377,10 @@ mod tests {
     #[test]
     fn both_option_syntaxes_mean_the_same() {
         let old = read("COPY t FROM STDIN WITH DELIMITER AS '|' CSV HEADER NULL 'x' FORCE NOT NULL a, \"B\"").unwrap();
-        let new = read("copy t from stdin (delimiter '|', format csv, header true, null 'x', force_not_null (a, \"B\"))");
+        let new =
+            read("copy t from stdin (delimiter '|', format csv, header true, null 'x', force_not_null (a, \"B\"))");
         assert_eq!(old, new.unwrap());
-        assert_eq!(
-            write_options(&old.options),
-            "(DELIMITER '|', FORMAT csv, NULL 'x', FORCE_NOT_NULL (\"a\", \"B\"))"
-        );
+        assert_eq!(write_options(&old.options), "(DELIMITER '|', FORMAT csv, NULL 'x', FORCE_NOT_NULL (\"a\", \"B\"))");
         let form = read_form(&old.options).unwrap();
         assert_eq!((form.format, form.delimiter, form.header), (Format::Csv, b'|', Header::Yes));
     }
@@ -384,7 +393,10 @@ mod tests {
         assert!(read("COPY (SELECT 1) FROM STDIN").is_err());
         assert!(read("COPY t FROM STDIN WHERE a > 1").unwrap().has_where);
         assert_eq!(read_form(&read("COPY BINARY t FROM STDIN").unwrap().options).unwrap().format, Format::Binary);
-        assert_eq!(write_options(&read("COPY t FROM STDIN USING DELIMITERS '\\'").unwrap().options), "(DELIMITER E'\\\\')");
+        assert_eq!(
+            write_options(&read("COPY t FROM STDIN USING DELIMITERS '\\'").unwrap().options),
+            "(DELIMITER E'\\\\')"
+        );
     }
 
     #[test]

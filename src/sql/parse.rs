@@ -61,9 +61,9 @@ fn check_size(text: &str, tokens: &[Token]) -> Result<(), ParseFailure> {
         .iter()
         .filter(|t| match t.kind {
             TokenKind::Operator | TokenKind::ColonColon => true,
-            TokenKind::Word => {
-                ["and", "or", "not", "union", "except", "intersect", "join", "is"].iter().any(|k| is_keyword(text, t, k))
-            }
+            TokenKind::Word => ["and", "or", "not", "union", "except", "intersect", "join", "is"]
+                .iter()
+                .any(|k| is_keyword(text, t, k)),
             _ => false,
         })
         .count();
@@ -133,6 +133,12 @@ impl Rules<'_> {
         let word = self.tokens[at].text(self.text).to_ascii_lowercase();
         let previous_is = |rules: &Self, words: &[&str]| at > 0 && words.iter().any(|w| rules.is(at - 1, w));
         match word.as_str() {
+            "only" if self.punct(at + 1, b'(') => {
+                // ONLY (t): the name alone.
+                let end = self.skip_group(at + 1);
+                (at + 2..end.saturating_sub(1)).for_each(|i| self.keep(i));
+                Some(end)
+            }
             "only" if !previous_is(self, &["row", "rows"]) => Some(at + 1),
             "for" if self.is(at + 1, "no") && self.is(at + 2, "key") && self.is(at + 3, "update") => {
                 self.keep(at);
@@ -218,12 +224,18 @@ impl Rules<'_> {
 
     fn ends_operand(&self, at: usize) -> bool {
         let t = &self.tokens[at];
-        t.is_identifier() || t.is_string() || t.is_punct(b')') || t.is_punct(b']') || matches!(t.kind, TokenKind::Integer | TokenKind::Param(_))
+        t.is_identifier()
+            || t.is_string()
+            || t.is_punct(b')')
+            || t.is_punct(b']')
+            || matches!(t.kind, TokenKind::Integer | TokenKind::Param(_))
     }
 
     fn starts_query(&self, at: usize) -> bool {
         self.punct(at, b'(')
-            || ["select", "values", "with", "insert", "update", "delete", "table", "merge"].iter().any(|k| self.is(at, k))
+            || ["select", "values", "with", "insert", "update", "delete", "table", "merge"]
+                .iter()
+                .any(|k| self.is(at, k))
     }
 
     /// Skips `OF a, b.c` of a locking clause.
@@ -276,7 +288,10 @@ impl Rules<'_> {
 }
 
 fn is_unknown_word(word: &str) -> bool {
-    matches!(ParserToken::make_word(word, None), ParserToken::Word(Word { keyword: sqlparser::keywords::Keyword::NoKeyword, .. }))
+    matches!(
+        ParserToken::make_word(word, None),
+        ParserToken::Word(Word { keyword: sqlparser::keywords::Keyword::NoKeyword, .. })
+    )
 }
 
 fn word_token(word: &str) -> ParserToken {

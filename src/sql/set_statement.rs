@@ -4,26 +4,43 @@ use std::ops::Range;
 
 use crate::error::PgError;
 
-use super::lexer::{TokenKind, string_value};
 use super::Cursor;
+use super::lexer::{TokenKind, string_value};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionStatement {
     /// `values`: each item of the list, quotes undone, words in lower case; empty for DEFAULT.
-    Set { name: String, local: bool, values: Vec<String> },
+    Set {
+        name: String,
+        local: bool,
+        values: Vec<String>,
+    },
     /// SET TRANSACTION modes, SET CONSTRAINTS.
-    SetForTransaction { takes_snapshot: bool },
-    Reset { name: String },
+    SetForTransaction {
+        takes_snapshot: bool,
+    },
+    Reset {
+        name: String,
+    },
     ResetAll,
     Show,
     DiscardAll,
     /// DISCARD PLANS, SEQUENCES or TEMP.
     DiscardSome,
     /// `body`: byte range of the statement behind AS.
-    Prepare { name: String, types: Vec<String>, body: Range<u32> },
-    Execute { name: String, arguments: Vec<String> },
+    Prepare {
+        name: String,
+        types: Vec<String>,
+        body: Range<u32>,
+    },
+    Execute {
+        name: String,
+        arguments: Vec<String>,
+    },
     /// None: ALL.
-    Deallocate { name: Option<String> },
+    Deallocate {
+        name: Option<String>,
+    },
 }
 
 /// None when the leading word is another. Errors: 42601.
@@ -53,8 +70,8 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
         return Ok(set("session_authorization", false, read_values(&c)?));
     }
     // `SET local = 1` sets a parameter called local.
-    let has_scope = !matches!(c.peek_at(1).map(|t| t.kind), Some(TokenKind::Operator | TokenKind::Punct(_)))
-        && !c.is_at(1, "to");
+    let has_scope =
+        !matches!(c.peek_at(1).map(|t| t.kind), Some(TokenKind::Operator | TokenKind::Punct(_))) && !c.is_at(1, "to");
     let scope = if has_scope { c.take_any(&["local", "session"]) } else { None };
     let local = scope == Some("local");
     if c.take_all(&["session", "authorization"]) {

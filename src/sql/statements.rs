@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn an_atomic_function_body_is_one_statement() {
-        let body = "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END";
+        let body =
+            "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END";
         assert_eq!(pieces(&format!("{body}; BEGIN; END")), [body, " BEGIN", " END"]);
     }
 }

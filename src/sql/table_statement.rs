@@ -105,7 +105,9 @@ pub struct DefaultExpression {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Constraint {
     /// PRIMARY KEY, UNIQUE, EXCLUDE: plain columns among its keys (for EXCLUDE those compared by `=`).
-    Key { columns: Vec<String> },
+    Key {
+        columns: Vec<String>,
+    },
     ForeignKey(ForeignKey),
     /// CHECK, NOT NULL, a key over an index that exists already.
     Other,
@@ -352,10 +354,7 @@ fn skip_referential_action(c: &mut Cursor<'_>) -> Result<(), PgError> {
 fn read_column_definition(mut c: Cursor<'_>) -> Result<ColumnDefinition, PgError> {
     let name = c.identifier()?;
     let kind = c.peek().map(|t| fold(c.text(), t).into_owned()).unwrap_or_default();
-    let is_serial = matches!(
-        kind.as_str(),
-        "serial" | "bigserial" | "smallserial" | "serial2" | "serial4" | "serial8"
-    );
+    let is_serial = matches!(kind.as_str(), "serial" | "bigserial" | "smallserial" | "serial2" | "serial4" | "serial8");
     let mut column = ColumnDefinition {
         name: name.clone(),
         draws_from_sequence: is_serial,
@@ -369,7 +368,8 @@ fn read_column_definition(mut c: Cursor<'_>) -> Result<ColumnDefinition, PgError
             column.constraints.push(Constraint::ForeignKey(read_foreign_key(&mut c, vec![name.clone()])?));
         } else if c.take("default") {
             let start = c;
-            let ends = ["constraint", "not", "null", "check", "unique", "primary", "references", "generated", "collate"];
+            let ends =
+                ["constraint", "not", "null", "check", "unique", "primary", "references", "generated", "collate"];
             while !c.at_end() && !ends.iter().any(|word| c.is(word)) {
                 c.skip_group()?;
             }

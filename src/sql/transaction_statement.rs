@@ -7,20 +7,35 @@ use super::Cursor;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionStatement {
     /// The modes as written behind BEGIN or START TRANSACTION.
-    Begin { options: String },
-    Commit { chain: bool },
-    Rollback { chain: bool },
-    Savepoint { name: String },
-    Release { name: String },
-    RollbackTo { name: String },
+    Begin {
+        options: String,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint {
+        name: String,
+    },
+    Release {
+        name: String,
+    },
+    RollbackTo {
+        name: String,
+    },
     /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
-    TwoPhase { command: &'static str },
+    TwoPhase {
+        command: &'static str,
+    },
 }
 
 /// None when the statement is not transaction control. Errors: 42601.
 pub fn read_transaction_statement(cursor: Cursor<'_>) -> Option<Result<TransactionStatement, PgError>> {
     let mut c = cursor;
-    let verb = c.take_any(&["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"])?;
+    let verb =
+        c.take_any(&["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare"])?;
     if verb == "prepare" && !c.is("transaction") {
         return None;
     }
