@@ -17,7 +17,14 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod auth;
+pub mod backend;
+pub mod catalog;
+pub mod cli;
+pub mod dev_cluster;
 pub mod error;
+pub mod executor;
 pub mod planner;
 pub mod shard_map;
 pub mod sql;
+pub mod wire;

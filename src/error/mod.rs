@@ -111,6 +111,18 @@ impl PgError {
             .chain(f.other.iter().map(|(k, v)| (*k, v.as_str())))
     }
 
+    /// The error with every text field passed through `change`, by wire code.
+    pub fn map_fields(mut self, mut change: impl FnMut(u8, String) -> String) -> Self {
+        let f = &mut *self.inner;
+        f.message = change(b'M', std::mem::take(&mut f.message));
+        f.detail = f.detail.take().map(|d| change(b'D', d));
+        f.hint = f.hint.take().map(|h| change(b'H', h));
+        for (key, value) in &mut f.other {
+            *value = change(*key, std::mem::take(value));
+        }
+        self
+    }
+
     /// Reads the body of an ErrorResponse or NoticeResponse; unknown bytes become replacement characters,
     /// a missing SQLSTATE becomes XX000.
     pub fn from_body(mut body: &[u8]) -> Self {

@@ -50,9 +50,8 @@ pub(super) fn plan(
     };
     let order_is_plain = statement.tree.order_by.iter().all(is_row_expression);
     let ungrouped = select.group_by.is_empty() && select.having.is_none();
-    let (partial, last) = if ungrouped && order_is_plain && select.items.iter().all(is_plain) {
-        combiner.whole()?
-    } else if combiner.groups_by(anchor) && combiner.has_no_window() {
+    let rows_only = ungrouped && order_is_plain && select.items.iter().all(is_plain);
+    let (partial, last) = if rows_only || (combiner.groups_by(anchor) && combiner.has_no_window()) {
         combiner.whole()?
     } else {
         combiner.partial_aggregates()?

@@ -19,6 +19,9 @@ pub(super) fn plan_copy(
     ctx: &Context<'_>,
     plan_query: PlanQuery<'_>,
 ) -> Result<Plan, PgError> {
+    if statement.has_where && !statement.is_from {
+        return Err(PgError::new(SqlState::SYNTAX_ERROR, "WHERE clause not allowed with COPY TO"));
+    }
     let access = if statement.is_from { Access::Write } else { Access::Read };
     match &statement.source {
         CopySource::Query(range) => {

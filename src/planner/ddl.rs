@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::error::PgError;
 use crate::shard_map::Table;
-use crate::sql::lexer::Token;
-use crate::sql::table_statement::{
-    AlterAction, AlterTable, ColumnDefinition, Constraint, CreateIndex, DefaultExpression, TableStatement,
-};
+use crate::sql::constraint::{ColumnDefinition, Constraint, DefaultExpression};
+use crate::sql::lexer::{Token, is_keyword};
+use crate::sql::table_statement::{AlterAction, AlterTable, CreateIndex, TableStatement};
 use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
 use super::foreign_key::{check_local_reference, plan_foreign_key};
@@ -22,7 +21,13 @@ pub(super) fn plan_table_statement(
 ) -> Result<Plan, PgError> {
     let text = cursor.text();
     let changes_schema = || Coordinator { changes_schema: true, ..coordinator(text) };
+    let has_managed_tables = ctx.map.tables().next().is_some();
     match statement {
+        TableStatement::DropIndex { concurrently, .. } | TableStatement::AlterIndex { concurrently, .. }
+            if !has_managed_tables =>
+        {
+            Ok(Coordinator { outside_transaction: concurrently, ..changes_schema() }.into())
+        }
         TableStatement::AlterTable(statement) => plan_alter_table(text, statement, ctx),
         TableStatement::CreateIndex(statement) => plan_create_index(text, statement, ctx),
         TableStatement::DropIndex { names, concurrently, if_exists, cascade } => {
@@ -282,6 +287,10 @@ pub(super) fn refuse_construct(construct: &str, table: &str) -> PgError {
 
 /// A policy's expressions may read other tables, which are elsewhere on a shard.
 fn refuse_other_tables(cursor: Cursor<'_>, names: &[QualifiedName], ctx: &Context<'_>) -> Result<(), PgError> {
+    // Without a subquery every name is a column, a function or a role.
+    if !cursor.all().iter().any(|t| is_keyword(cursor.text(), t, "from") || is_keyword(cursor.text(), t, "table")) {
+        return Ok(());
+    }
     let others: Vec<Token> = cursor
         .all()
         .iter()

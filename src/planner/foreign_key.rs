@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{PgError, SqlState};
 use crate::shard_map::{Table, TableKind};
-use crate::sql::table_statement::ForeignKey;
+use crate::sql::constraint::ForeignKey;
 use crate::sql::{QualifiedName, Splice};
 
 use super::Context;

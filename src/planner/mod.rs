@@ -19,6 +19,8 @@ mod statement;
 mod transaction;
 mod unsupported;
 mod utility;
+#[cfg(test)]
+mod utility_tests;
 
 pub use plan::*;
 pub use utility::plan_utility;

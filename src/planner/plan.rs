@@ -150,6 +150,8 @@ pub enum Figures {
 #[derive(Debug, Clone)]
 pub struct ReferenceWrite {
     pub table: Arc<Table>,
+    /// The columns that an INSERT gives values for; all where the statement has no list.
+    pub columns: Vec<String>,
     pub query: Spliced,
     pub command: WriteCommand,
     /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether

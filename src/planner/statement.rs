@@ -231,6 +231,11 @@ impl<'a> Statement<'a> {
         })
     }
 
+    /// Where the statement ends, a semicolon left out.
+    pub fn end(&self) -> u32 {
+        self.tokens.iter().rev().find(|t| !t.is_punct(b';')).map_or(0, |t| t.end)
+    }
+
     pub fn slice(&self, range: &Range<u32>) -> &'a str {
         &self.text[range.start as usize..range.end as usize]
     }

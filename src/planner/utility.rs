@@ -2,10 +2,11 @@
 //! a managed table is refused; what names none is the coordinator's.
 
 use crate::error::PgError;
+use crate::sql::constraint::read_references;
 use crate::sql::copy_statement::read_copy_statement;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::set_statement::read_session_statement;
-use crate::sql::table_statement::{read_references, read_table_statement};
+use crate::sql::table_statement::read_table_statement;
 use crate::sql::transaction_statement::read_transaction_statement;
 use crate::sql::{Access, Cursor, QualifiedName};
 
@@ -53,7 +54,7 @@ fn plan(verb: &str, cursor: Cursor<'_>, ctx: &Context<'_>, plan_query: PlanQuery
         return plan_table_statement(cursor, statement?, ctx);
     }
     let mut c = cursor;
-    c.next();
+    c.advance();
     let read = |returns_rows| Coordinator { access: Access::Read, returns_rows, ..coordinator(text) };
     match verb {
         "explain" => plan_explain(c, ctx, plan_query),
@@ -131,27 +132,52 @@ fn plan_definition(
     let kind = c.peek().map(|t| fold(text, t).into_owned()).unwrap_or_default();
     match kind.as_str() {
         "schema" => plan_schema(verb, c, text, ctx),
-        "role" | "user" if !c.is_at(1, "mapping") => Ok(on_all_nodes(text)),
-        "group" | "extension" | "collation" | "owned" => Ok(on_all_nodes(text)),
+        "role" | "user" if !c.is_at(1, "mapping") => {
+            refuse_lexical_settings(whole)?;
+            Ok(on_all_nodes(text))
+        }
+        "group" | "extension" | "collation" => Ok(on_all_nodes(text)),
+        "owned" => match ctx.map.tables().next() {
+            Some(table) => Err(PgError::unsupported("DROP OWNED is not supported while there are managed tables")
+                .detail(format!("Table \"{}\" is distributed or a reference table.", table.name))
+                .hint("Drop the role's objects one by one.")),
+            None => Ok(on_all_nodes(text)),
+        },
         "type" | "domain" | "function" | "procedure" | "aggregate" | "routine" | "operator" | "cast" => {
-            match names_managed_table(text, whole.all(), ctx) {
-                Some(table) => {
-                    Err(refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), &table))
-                }
+            // A body would find the table's empty shell wherever it runs.
+            let named = names_managed_table(text, whole.all(), ctx)
+                .or_else(|| body_names_managed_table(text, whole.all(), ctx));
+            match named {
+                Some(table) => Err(refuse_definition(verb, &kind, &table)),
                 None => Ok(on_all_nodes(text)),
             }
         }
         "conversion" | "language" | "trusted" | "text" => Ok(on_all_nodes(text)),
         "database" | "tablespace" | "system" | "subscription" => {
+            refuse_lexical_settings(whole)?;
             Ok(Coordinator { outside_transaction: true, ..local() }.into())
         }
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
         "sequence" | "view" | "materialized" | "default" => Ok(local().into()),
         "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),
         _ => match names_managed_table(text, whole.all(), ctx) {
-            Some(table) => Err(refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), &table)),
+            Some(table) => Err(refuse_definition(verb, &kind, &table)),
             None => Ok(Coordinator { pins: is_temporary, ..local() }.into()),
         },
+    }
+}
+
+fn refuse_definition(verb: &str, kind: &str, table: &str) -> PgError {
+    refuse_construct(&format!("{} {}", verb.to_uppercase(), kind.to_uppercase()), table)
+}
+
+/// ALTER ROLE, DATABASE, SYSTEM ... SET: later sessions must not read texts by other rules than the proxy does.
+fn refuse_lexical_settings(whole: Cursor<'_>) -> Result<(), PgError> {
+    let names = ["standard_conforming_strings", "client_encoding"];
+    match whole.all().iter().map(|t| fold(whole.text(), t)).find(|name| names.contains(&&**name)) {
+        Some(name) => Err(PgError::unsupported(format!("cannot change the default of {name}"))
+            .detail("Sessions are read with standard_conforming_strings on, in UTF8 or a single-byte encoding.")),
+        None => Ok(()),
     }
 }
 
@@ -203,15 +229,14 @@ fn plan_create_table(
     if c.take_all(&["partition", "of"]) {
         refuse_managed(&c.qualified_name()?, "a partition", ctx)?;
     }
-    let elements = c.parenthesized()?;
-    if let Some(elements) = elements {
+    for target in read_references(c)? {
+        check_local_reference(&target, ctx)?;
+    }
+    if let Some(elements) = c.parenthesized()? {
         for mut element in elements.split_commas()? {
             if element.take("like") {
                 refuse_managed(&element.qualified_name()?, "CREATE TABLE with LIKE", ctx)?;
             }
-        }
-        for target in read_references(elements)? {
-            check_local_reference(&target, ctx)?;
         }
     }
     let mut inherits = c;

@@ -184,7 +184,7 @@ fn read_scalar(c: &mut Cursor<'_>) -> Result<String, PgError> {
         TokenKind::QuotedIdent => return c.identifier(),
         _ => string_value(c.text(), &token).ok_or_else(|| c.syntax_error())?,
     };
-    c.next();
+    c.advance();
     Ok(value)
 }
 

@@ -42,7 +42,7 @@ impl<'t> Cursor<'t> {
         self.tokens.get(self.at + ahead)
     }
 
-    pub fn next(&mut self) -> Option<&'t Token> {
+    pub fn advance(&mut self) -> Option<&'t Token> {
         let token = self.tokens.get(self.at)?;
         self.at += 1;
         Some(token)
@@ -191,7 +191,7 @@ impl<'t> Cursor<'t> {
     /// Steps over one token, or over a whole bracketed group.
     pub fn skip_group(&mut self) -> Result<(), PgError> {
         let mut depth = 0usize;
-        while let Some(token) = self.next() {
+        while let Some(token) = self.advance() {
             match token.kind {
                 TokenKind::Punct(b'(' | b'[') => depth += 1,
                 TokenKind::Punct(b')' | b']') => depth = depth.saturating_sub(1),

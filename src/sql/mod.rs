@@ -4,9 +4,11 @@
 
 mod convert;
 mod cursor;
+mod literal;
 mod splice;
 
 pub mod clauses;
+pub mod constraint;
 pub mod copy_statement;
 pub mod facts;
 pub mod lexer;
@@ -21,7 +23,7 @@ pub mod transaction_statement;
 pub mod tree;
 
 pub use cursor::{Cursor, QualifiedName};
-pub use splice::{Splice, Spliced, With};
+pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,9 +38,8 @@ pub fn split(text: &str, tokens: &[Token]) -> Vec<StatementRange> {
             TokenKind::Word if i == first => is_routine = creates_routine(text, &tokens[i..]),
             TokenKind::Word if is_routine => {
                 let is = |keyword| is_keyword(text, token, keyword);
-                if is("begin") && tokens.get(i + 1).is_some_and(|t| is_keyword(text, t, "atomic")) {
-                    blocks += 1;
-                } else if blocks > 0 && (is("case") || is("begin")) {
+                let begins_body = || tokens.get(i + 1).is_some_and(|t| is_keyword(text, t, "atomic"));
+                if is("begin") && (blocks > 0 || begins_body()) || blocks > 0 && is("case") {
                     blocks += 1;
                 } else if blocks > 0 && is("end") {
                     blocks -= 1;

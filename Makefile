@@ -1,0 +1,48 @@
+# Tenantry's daily commands. A clean Debian or Ubuntu machine with Rust needs nothing else: `make demo`, `make test`.
+
+# rustup puts cargo where only a new login shell looks.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Deep expressions are parsed by recursion; tests run on threads with this stack. Unit: bytes.
+export RUST_MIN_STACK := 16777216
+
+.PHONY: help setup build demo test bench lint fmt clean
+
+help:
+	@echo "make demo    the scale-out story: a cluster, tenants, two more workers under load"
+	@echo "make test    format, lints and every test there is"
+	@echo "make build   the release binary, target/release/tenantry"
+	@echo "make bench   planning benches, then pgbench through the proxy and straight to a worker"
+	@echo "make setup   installs what is missing (PostgreSQL, Python drivers); the others call it"
+	@echo "make lint | fmt | clean"
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	cargo build --release
+
+demo: build
+	target/release/tenantry demo
+
+test: setup lint
+	cargo build
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo "cargo nextest run"; cargo nextest run; \
+	else \
+		echo "cargo test"; cargo test; \
+	fi
+
+bench: build
+	cargo bench
+	benches/compare.sh
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+fmt:
+	cargo fmt
+
+clean:
+	cargo clean
+	rm -rf .venv dev-data

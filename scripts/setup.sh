@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Makes a Debian or Ubuntu machine ready to build, run and test Tenantry; does nothing where that is so already.
+#
+#   system packages   PostgreSQL (programs only, no cluster is made or started), a C compiler, make, Python's venv
+#   .venv             the Python drivers of tests/drivers/requirements.txt
+#
+# What is missing and cannot be installed is named in one sentence, with exit status 1.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+    echo "setup: $1" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Server programs of PostgreSQL 15 or later, at the places where src/dev_cluster/binaries.rs looks.
+has_postgres() {
+    local folder version
+    for folder in /usr/lib/postgresql/*/bin "$(pg_config --bindir 2>/dev/null || true)" "$(dirname "$(command -v initdb || true)")"; do
+        [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] || continue
+        version=$("$folder/postgres" --version | grep -oE '[0-9]+' | head -n 1)
+        [ "${version:-0}" -lt 15 ] || return 0
+    done
+    return 1
+}
+
+missing_packages() {
+    has_postgres || echo postgresql
+    has psql || echo postgresql-client
+    # pgbench stands in postgresql-contrib on old releases and in the client package on new ones.
+    has pgbench || echo postgresql-contrib
+    has cc || echo gcc libc6-dev
+    has pkg-config || echo pkg-config
+    has make || echo make
+    # Debian ships venv without its pip, which a plain `import venv` would not notice.
+    { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || echo python3 python3-venv
+}
+
+install_packages() {
+    local packages=("$@") log
+    has apt-get || fail "this is no Debian or Ubuntu, so install by hand what these packages hold: ${packages[*]}."
+    [ "$(id -u)" -eq 0 ] || { has sudo && sudo -n true 2>/dev/null; } ||
+        fail "only root can install what is missing: run 'sudo apt-get install ${packages[*]}' once."
+    echo "setup: installing ${packages[*]}"
+    log=$(mktemp)
+    # Before the packages come: their installation would otherwise make and start a server of its own.
+    if ! grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf; then
+        as_root mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    # An index that is partly out of date may still have all that is needed.
+    as_root apt-get update -q >"$log" 2>&1 || true
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o Dpkg::Options::=--force-confold "${packages[@]}" >>"$log" 2>&1 ||
+        fail "apt-get could not install ${packages[*]}: $(grep -m 1 '^E:' "$log" || tail -n 1 "$log") (all it said: $log)"
+    rm -f "$log"
+}
+
+install_drivers() {
+    local wanted=tests/drivers/requirements.txt log
+    # The copy is written last, so a cut-off installation is done again.
+    if cmp -s "$wanted" .venv/installed.txt && .venv/bin/python -c '' 2>/dev/null; then
+        return
+    fi
+    echo "setup: installing the Python drivers of $wanted in .venv"
+    log=$(mktemp)
+    rm -rf .venv
+    { python3 -m venv .venv && .venv/bin/python -m pip install -q --disable-pip-version-check -r "$wanted"; } \
+        >"$log" 2>&1 ||
+        fail "the Python drivers of $wanted could not be installed: $(grep -im 1 'error' "$log" || tail -n 1 "$log")"
+    rm -f "$log"
+    cp "$wanted" .venv/installed.txt
+}
+
+mapfile -t missing < <(missing_packages | tr ' ' '\n')
+if [ "${#missing[@]}" -gt 0 ]; then
+    install_packages "${missing[@]}"
+    mapfile -t missing < <(missing_packages | tr ' ' '\n')
+    has_postgres || fail "this system's PostgreSQL is older than 15: install postgresql-15 or later from https://apt.postgresql.org."
+    [ "${#missing[@]}" -eq 0 ] || fail "still missing after installing them: ${missing[*]}."
+fi
+
+# rustup puts cargo where only a new login shell looks.
+has cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] ||
+    fail "cargo is missing: get Rust from https://rustup.rs (curl -sSf https://sh.rustup.rs | sh -s -- -y)."
+
+install_drivers

@@ -1,0 +1,30 @@
+//! Cancelling what a server connection runs.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::login::ServerAddress;
+use crate::error::{PgError, Result, SqlState};
+use crate::wire::startup;
+
+/// Sends a CancelRequest and waits until the server has closed the connection: only then has it taken effect,
+/// and only then may the cancelled connection get its next user.
+pub async fn cancel(address: &ServerAddress, pid: u32, key: &[u8]) -> Result<()> {
+    let send = async {
+        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        let mut out = BytesMut::new();
+        startup::write_cancel(pid, key, &mut out);
+        stream.write_all(&out).await?;
+        let mut rest = [0u8; 1];
+        stream.read(&mut rest).await
+    };
+    match tokio::time::timeout(DEADLINE, send).await {
+        Ok(sent) => sent.map(|_| ()).map_err(PgError::from),
+        Err(_) => Err(PgError::new(SqlState::CONNECTION_FAILURE, "a node did not take a cancel request in time")),
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(10);

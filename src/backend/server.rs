@@ -1,0 +1,376 @@
+//! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::prepared::Prepared;
+use super::settings::SessionSettings;
+use crate::error::{PgError, Result, SqlState};
+use crate::wire::answer::Status;
+use crate::wire::frontend::{Bind, Target};
+use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
+use crate::wire::{frame, frontend, rows};
+
+/// A row in text format.
+pub type Row = Vec<Option<String>>;
+
+/// One whole frame, taken out of the read buffer.
+#[derive(Debug)]
+pub struct Frame {
+    pub tag: u8,
+    /// The frame as it came, header included.
+    pub bytes: Bytes,
+}
+
+impl Frame {
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[frame::HEADER_LEN..]
+    }
+}
+
+/// A server connection after login.
+pub struct Server {
+    stream: TcpStream,
+    read: BytesMut,
+    write: BytesMut,
+    status: Status,
+    /// Empty means that the protocol position is known and quiet.
+    replies: ReplyQueue,
+    broken: bool,
+    /// Process id and secret for cancel requests.
+    pub key: (u32, Bytes),
+    /// ParameterStatus values, newest last.
+    parameters: Vec<(String, String)>,
+    pub prepared: Prepared,
+    pub settings: SessionSettings,
+    /// The last command tag that `finish` read.
+    last_tag: String,
+}
+
+impl Server {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            read: BytesMut::new(),
+            write: BytesMut::new(),
+            status: Status::Idle,
+            replies: ReplyQueue::default(),
+            broken: false,
+            key: (0, Bytes::new()),
+            parameters: Vec::new(),
+            prepared: Prepared::default(),
+            settings: SessionSettings::default(),
+            last_tag: String::new(),
+        }
+    }
+
+    /// Transaction status as of the last ReadyForQuery.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// May the next user have this connection?
+    pub fn is_reusable(&self) -> bool {
+        !self.broken
+            && self.replies.is_empty()
+            && self.status == Status::Idle
+            && self.read.is_empty()
+            && self.write.is_empty()
+    }
+
+    /// Never to be reused; closed on drop without another byte.
+    pub fn poison(&mut self) {
+        self.broken = true;
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.broken
+    }
+
+    pub fn last_tag(&self) -> &str {
+        &self.last_tag
+    }
+
+    pub fn parameters(&self) -> &[(String, String)] {
+        &self.parameters
+    }
+
+    /// Notes a ParameterStatus payload.
+    pub fn note_parameter(&mut self, payload: &[u8]) {
+        let mut parts = payload.split(|&b| b == 0);
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value).into_owned());
+            match self.parameters.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, old)) => *old = value,
+                None => self.parameters.push((name.into_owned(), value)),
+            }
+        }
+    }
+
+    /// Are replies still due?
+    pub fn owes(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// Is something queued that has not left yet?
+    pub fn has_unsent(&self) -> bool {
+        !self.write.is_empty()
+    }
+
+    /// Raw bytes that need no reply of their own (CopyData), or whose reply is announced by `owe`.
+    pub fn queue(&mut self) -> &mut BytesMut {
+        &mut self.write
+    }
+
+    /// An answer of the proxy's own, in its place among this server's.
+    pub fn simulate(&mut self, answer: Bytes) {
+        self.replies.push_simulated(answer);
+    }
+
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        self.replies.pop_simulated()
+    }
+
+    /// See `ReplyQueue::forget_sync`.
+    pub fn forget_sync(&mut self) -> bool {
+        self.replies.forget_sync()
+    }
+
+    pub fn owe(&mut self, reply: Reply, to: To) {
+        self.replies.push(reply, to);
+    }
+
+    pub fn queue_query(&mut self, sql: &str, to: To) {
+        frontend::query(sql, &mut self.write);
+        self.replies.push(Reply::Query, to);
+    }
+
+    /// Puts a query in front of everything queued; only while nothing of it has left.
+    pub fn queue_query_first(&mut self, sql: &str) {
+        let rest = self.write.split();
+        frontend::query(sql, &mut self.write);
+        self.write.unsplit(rest);
+        self.replies.push_front(Reply::Query, To::Nobody);
+    }
+
+    pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
+        frontend::parse(name.as_bytes(), sql, types, &mut self.write);
+        self.replies.push(Reply::Parse, to);
+    }
+
+    pub fn queue_bind(&mut self, bind: &Bind, portal: &[u8], statement: &str, to: To) {
+        bind.write(portal, statement.as_bytes(), &mut self.write);
+        self.replies.push(Reply::Bind, to);
+    }
+
+    pub fn queue_describe(&mut self, target: Target<'_>, to: To) {
+        frontend::describe(target, &mut self.write);
+        let reply = match target {
+            Target::Statement(_) => Reply::DescribeStatement,
+            Target::Portal(_) => Reply::DescribePortal,
+        };
+        self.replies.push(reply, to);
+    }
+
+    pub fn queue_execute(&mut self, portal: &[u8], limit: u32, to: To) {
+        frontend::execute(portal, limit, &mut self.write);
+        self.replies.push(Reply::Execute, to);
+    }
+
+    pub fn queue_close(&mut self, target: Target<'_>, to: To) {
+        frontend::close(target, &mut self.write);
+        self.replies.push(Reply::Close, to);
+    }
+
+    pub fn queue_sync(&mut self) {
+        frontend::sync(&mut self.write);
+        self.replies.push(Reply::Sync, To::Nobody);
+    }
+
+    pub fn queue_flush(&mut self) {
+        frontend::flush(&mut self.write);
+    }
+
+    /// Makes `key` known to this connection, parsing it when it is not. The replies are nobody's.
+    pub fn ensure_prepared(&mut self, key: super::StatementKey, types: &[u32], sql: impl FnOnce() -> String) {
+        if self.prepared.contains(key) {
+            return;
+        }
+        for _ in 0..self.prepared.add(key, &mut self.write) {
+            self.replies.push(Reply::Close, To::Nobody);
+        }
+        frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
+        self.replies.push(Reply::Prepare, To::Nobody);
+    }
+
+    /// Judges a frame and keeps status, parameters and bookkeeping current.
+    pub fn judge(&mut self, tag: u8, payload: &[u8]) -> Result<Verdict> {
+        let verdict = self.replies.judge(tag);
+        match verdict {
+            Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
+            Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
+                Some(status) => {
+                    self.status = status;
+                    self.broken |= self.prepared.is_uncertain();
+                }
+                None => return Err(self.lost("server sent a broken ReadyForQuery")),
+            },
+            Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
+            Verdict::Last(due) if due == EVICTION => self.prepared.confirm_eviction(),
+            Verdict::Async if tag == b'S' => self.note_parameter(payload),
+            Verdict::Error(due) => {
+                if due.reply != Reply::Query {
+                    self.prepared.forget_unconfirmed();
+                }
+                if PgError::from_body(payload).severity() == crate::error::Severity::Fatal {
+                    self.broken = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(verdict)
+    }
+
+    /// Sends what is queued.
+    ///
+    /// Not cancel safe: a cancelled write leaves the position unknown, so the connection counts as broken meanwhile.
+    pub async fn flush(&mut self) -> Result<()> {
+        if self.write.is_empty() {
+            return Ok(());
+        }
+        let was_broken = std::mem::replace(&mut self.broken, true);
+        self.stream.write_all(&self.write).await.map_err(|e| self.lost(&e.to_string()))?;
+        self.broken = was_broken;
+        self.write.clear();
+        Ok(())
+    }
+
+    /// What has been received and not yet consumed.
+    pub fn received(&self) -> &[u8] {
+        &self.read
+    }
+
+    pub fn consume(&mut self, bytes: usize) {
+        self.read.advance(bytes);
+    }
+
+    /// Waits for more bytes. Cancel safe: what was read stays in the buffer.
+    pub async fn receive(&mut self) -> Result<()> {
+        self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
+        match self.stream.read_buf(&mut self.read).await {
+            Ok(0) => Err(self.lost("server closed the connection unexpectedly")),
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.lost(&e.to_string())),
+        }
+    }
+
+    /// The next whole frame. Cancel safe.
+    pub async fn next_frame(&mut self) -> Result<Frame> {
+        loop {
+            match frame::header(&self.read) {
+                Err(_) => return Err(self.lost("server sent a broken message")),
+                Ok(Some(h)) if self.read.len() >= h.len => {
+                    return Ok(Frame { tag: h.tag, bytes: self.read.split_to(h.len).freeze() });
+                }
+                Ok(Some(h)) => self.read.reserve(h.len - self.read.len()),
+                Ok(None) => {}
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Does the socket look as it should while idle: open, and with nothing to read?
+    pub(super) fn looks_alive(&self) -> bool {
+        let mut byte = [0u8; 1];
+        matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    fn lost(&mut self, why: &str) -> PgError {
+        self.broken = true;
+        PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())
+    }
+
+    /// Judges the frame at the start of what was received; `len` bytes of it are there.
+    pub fn judge_received(&mut self, tag: u8, len: usize) -> Result<Verdict> {
+        // Most frames are judged by their tag alone; only these few are opened.
+        if !matches!(tag, b'S' | b'Z' | b'E') {
+            return self.judge(tag, &[]);
+        }
+        let payload = self.read[frame::HEADER_LEN..len].to_vec();
+        self.judge(tag, &payload)
+    }
+
+    /// Is the reply that is due next one that the client asked for?
+    pub fn front_is_clients(&self) -> bool {
+        self.replies.front().is_some_and(|due| due.to == To::Client)
+    }
+
+    /// The next whole frame, judged. Cancel safe.
+    pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
+        let frame = self.next_frame().await?;
+        let verdict = self.judge(frame.tag, frame.payload())?;
+        Ok((frame, verdict))
+    }
+
+    /// Runs SQL in the simple protocol and returns the rows of its last result, as text.
+    ///
+    /// Errors: the server's own, after its ReadyForQuery; the connection stays usable then.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>> {
+        self.queue_query(sql, To::Nobody);
+        self.finish().await
+    }
+
+    /// Sends what is queued and reads every reply that is due. Returns the rows of the last result, as text;
+    /// the first error once all replies are in.
+    pub async fn finish(&mut self) -> Result<Vec<Row>> {
+        self.read_replies(true).await
+    }
+
+    /// Like `finish`, for replies of a COPY FROM STDIN whose data has been queued.
+    pub async fn finish_copy(&mut self) -> Result<()> {
+        self.read_replies(false).await.map(|_| ())
+    }
+
+    async fn read_replies(&mut self, refuse_copy: bool) -> Result<Vec<Row>> {
+        self.flush().await?;
+        let (mut result, mut error) = (Vec::new(), None);
+        while self.owes() {
+            if self.pop_simulated().is_some() {
+                continue;
+            }
+            let (frame, verdict) = self.next_reply().await?;
+            match (verdict, frame.tag) {
+                (Verdict::Error(_), _) => {
+                    let server_error = PgError::from_body(frame.payload());
+                    if self.broken {
+                        return Err(server_error);
+                    }
+                    error.get_or_insert(server_error);
+                }
+                (_, b'C') => {
+                    let tag = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
+                    self.last_tag = String::from_utf8_lossy(tag).into_owned();
+                }
+                (_, b'T') => result.clear(),
+                (_, b'D') => {
+                    let row = rows::read_data_row(frame.payload())?;
+                    result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
+                }
+                (_, b'G') if refuse_copy => {
+                    // A COPY FROM STDIN that nobody feeds: end it, its error follows.
+                    frontend::copy_fail("no data is sent here", &mut self.write);
+                    self.flush().await?;
+                }
+                _ => {}
+            }
+        }
+        error.map_or(Ok(result), Err)
+    }
+}
+
+/// CloseComplete that no client asked for: a statement made room for another.
+const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
+
+const READ_LEN: usize = 8 * 1024;
+const READ_STREAMING_LEN: usize = 64 * 1024;

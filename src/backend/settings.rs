@@ -1,0 +1,139 @@
+//! Session settings as the client sees them, and how a server connection is brought to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a client has SET, by folded name: the statement that sets it. Cheap to clone and to compare.
+#[derive(Debug, Clone, Default)]
+pub struct SessionSettings {
+    entries: Arc<BTreeMap<String, String>>,
+}
+
+impl PartialEq for SessionSettings {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries
+    }
+}
+
+impl SessionSettings {
+    /// Remembers `statement` (`SET name TO ...`, without LOCAL) under the name it sets.
+    pub fn set(&mut self, name: &str, statement: String) {
+        Arc::make_mut(&mut self.entries).insert(name.to_owned(), statement);
+    }
+
+    pub fn reset(&mut self, name: &str) {
+        if self.entries.contains_key(name) {
+            Arc::make_mut(&mut self.entries).remove(name);
+        }
+    }
+
+    pub fn reset_all(&mut self) {
+        // RESET ALL leaves role and session authorization alone. Source: PostgreSQL manual, RESET.
+        Arc::make_mut(&mut self.entries).retain(|name, _| is_identity(name));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The statements that turn a connection carrying `self` into one carrying `wanted`; `None` when it already does.
+    pub fn statements_to(&self, wanted: &SessionSettings) -> Option<String> {
+        if self == wanted {
+            return None;
+        }
+        let mut sql = String::new();
+        let mut reset_identity = |name: &str, statement: &str| {
+            if self.entries.contains_key(name) {
+                sql.push_str(statement);
+            }
+        };
+        reset_identity("session_authorization", "RESET SESSION AUTHORIZATION;");
+        reset_identity("role", "RESET ROLE;");
+        if self.entries.iter().any(|(name, old)| !is_identity(name) && wanted.entries.get(name) != Some(old)) {
+            sql.push_str("RESET ALL;");
+            wanted.push_all(&mut sql, |_, _| true);
+        } else {
+            wanted.push_all(&mut sql, |name, statement| {
+                is_identity(name) || self.entries.get(name).map(String::as_str) != Some(statement)
+            });
+        }
+        Some(sql)
+    }
+
+    fn push_all(&self, sql: &mut String, mut wanted: impl FnMut(&str, &str) -> bool) {
+        // Identity last: what it may not set must have been set before.
+        for identity in [false, true] {
+            for (name, statement) in self.entries.iter().filter(|(name, _)| is_identity(name) == identity) {
+                if wanted(name, statement) {
+                    sql.push_str(statement);
+                    sql.push(';');
+                }
+            }
+        }
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    matches!(name, "role" | "session_authorization")
+}
+
+/// `SET name = 'value'`, quoted: for values that came as startup parameters.
+pub fn set_statement(name: &str, value: &str) -> String {
+    let name = name.split('.').map(quote_ident).collect::<Vec<_>>().join(".");
+    // List settings take one quoted string per element; a single string would name one odd element.
+    if LISTS.contains(&name.to_ascii_lowercase().trim_matches('"')) {
+        let items: Vec<_> = value.split(',').map(|v| quote_literal(v.trim().trim_matches('"'))).collect();
+        return format!("SET {name} = {}", items.join(", "));
+    }
+    format!("SET {name} = {}", quote_literal(value))
+}
+
+const LISTS: &[&str] = &["search_path", "datestyle", "temp_tablespaces", "session_preload_libraries"];
+
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string literal that means the same whatever standard_conforming_strings says.
+pub fn quote_literal(value: &str) -> String {
+    if value.contains('\\') {
+        format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", value.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> SessionSettings {
+        let mut s = SessionSettings::default();
+        pairs.iter().for_each(|(n, v)| s.set(n, set_statement(n, v)));
+        s
+    }
+
+    #[test]
+    fn a_connection_that_carries_the_same_settings_needs_nothing() {
+        assert_eq!(settings(&[("a", "1")]).statements_to(&settings(&[("a", "1")])), None);
+    }
+
+    #[test]
+    fn nothing_of_the_last_client_stays() {
+        let sql = settings(&[("app.tenant", "42")]).statements_to(&settings(&[("a", "1")])).unwrap();
+        assert_eq!(sql, "RESET ALL;SET \"a\" = '1';");
+        let sql = settings(&[("role", "x")]).statements_to(&settings(&[])).unwrap();
+        assert_eq!(sql, "RESET ROLE;");
+    }
+
+    #[test]
+    fn more_settings_are_added_without_a_reset() {
+        let sql = settings(&[("a", "1")]).statements_to(&settings(&[("a", "1"), ("b", "it's")])).unwrap();
+        assert_eq!(sql, "SET \"b\" = 'it''s';");
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_quotes() {
+        assert_eq!(set_statement("x", "y'; DROP TABLE t; --\\"), "SET \"x\" = E'y''; DROP TABLE t; --\\\\'");
+    }
+}

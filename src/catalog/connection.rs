@@ -1,0 +1,153 @@
+//! Control connections: who we are on coordinator and workers, and server errors as `PgError`s.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio_postgres::NoTls;
+use tokio_postgres::error::ErrorPosition;
+
+use crate::error::{PgError, Result, SqlState};
+
+/// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Host of the coordinator Postgres. Default: 127.0.0.1. Reload: no.
+    pub host: String,
+    /// Its port. Default: 5432. Reload: no.
+    pub port: u16,
+    /// The one database that clients see, of the same name on every node. Reload: no.
+    pub dbname: String,
+    /// A superuser of coordinator and workers. Reload: no.
+    pub user: String,
+    /// Its password; none where the servers trust us. Reload: no.
+    pub password: Option<String>,
+    /// Longest wait for a login. Unit: time. Default: 5s. Reload: no.
+    pub connect_timeout: Duration,
+    /// Control connections per node at most. Default: 8. Reload: no.
+    pub connections_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 5432,
+            dbname: "postgres".into(),
+            user: "postgres".into(),
+            password: None,
+            connect_timeout: Duration::from_secs(5),
+            connections_max: 8,
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Settings {
+    pub fn coordinator(&self) -> Address {
+        Address { host: self.host.clone(), port: self.port }
+    }
+
+    /// How the control channel logs in at `address`.
+    pub fn login(&self, address: &Address) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&address.host)
+            .port(address.port)
+            .dbname(&self.dbname)
+            .user(&self.user)
+            .application_name("tenantry")
+            .options("-c search_path=pg_catalog,pg_temp")
+            .connect_timeout(self.connect_timeout);
+        if let Some(password) = &self.password {
+            config.password(password);
+        }
+        config
+    }
+
+    /// A pool of control connections to `address`; opens none yet.
+    pub fn pool(&self, address: &Address) -> Result<Pool> {
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        Pool::builder(Manager::from_config(self.login(address), NoTls, manager))
+            .max_size(self.connections_max)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(self.connect_timeout))
+            .create_timeout(Some(self.connect_timeout))
+            .recycle_timeout(Some(self.connect_timeout))
+            .build()
+            .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not build a connection pool: {e}")))
+    }
+}
+
+/// One control connection of its own, for work that must not share: checks of a new node, a replication session.
+///
+/// Errors: 08006 with Citus's text when nobody answers within `connect_timeout`, the server's own error otherwise.
+pub async fn connect(settings: &Settings, address: &Address) -> Result<tokio_postgres::Client> {
+    let failed = |reason: String| {
+        PgError::new(
+            SqlState::CONNECTION_FAILURE,
+            format!(
+                "connection to the remote node {}@{}:{} failed with the following error: {reason}",
+                settings.user, address.host, address.port
+            ),
+        )
+    };
+    let login = settings.login(address);
+    match tokio::time::timeout(settings.connect_timeout, login.connect(NoTls)).await {
+        Err(_) => Err(failed(format!("no answer within {} s", settings.connect_timeout.as_secs_f32()))),
+        Ok(Err(error)) => Err(failed(pg_error(error).message().to_owned())),
+        Ok(Ok((client, connection))) => {
+            tokio::spawn(connection);
+            Ok(client)
+        }
+    }
+}
+
+/// A checked-out control connection, with pool errors as `PgError`s.
+pub async fn checkout(pool: &Pool) -> Result<Object> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(error) => pg_error(error),
+        PoolError::Timeout(_) => {
+            PgError::new(SqlState::TOO_MANY_CONNECTIONS, "no control connection became free in time")
+        }
+        other => PgError::new(SqlState::CONNECTION_FAILURE, format!("could not open a control connection: {other}")),
+    })
+}
+
+/// A server's error with all its fields; anything else is a lost connection (08006).
+pub fn pg_error(error: tokio_postgres::Error) -> PgError {
+    let Some(db) = error.as_db_error() else {
+        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), |source| source.to_string());
+        return PgError::new(SqlState::CONNECTION_FAILURE, reason);
+    };
+    let code = SqlState::from_bytes(db.code().code().as_bytes()).unwrap_or(SqlState::INTERNAL_ERROR);
+    let mut out = PgError::new(code, db.message());
+    if let Some(detail) = db.detail() {
+        out = out.detail(detail);
+    }
+    if let Some(hint) = db.hint() {
+        out = out.hint(hint);
+    }
+    if let Some(ErrorPosition::Original(position)) = db.position() {
+        out = out.field(b'P', position.to_string());
+    }
+    let fields = [
+        (b'W', db.where_()),
+        (b's', db.schema()),
+        (b't', db.table()),
+        (b'c', db.column()),
+        (b'd', db.datatype()),
+        (b'n', db.constraint()),
+    ];
+    for (key, value) in fields {
+        if let Some(value) = value {
+            out = out.field(key, value);
+        }
+    }
+    out
+}

@@ -1,0 +1,249 @@
+//! Catalog rows to `ShardMap`: one statement, one JSON text, one parse.
+//!
+//! The same statement runs on a control connection (what is committed) and on a client's own connection (what its
+//! transaction has changed besides).
+
+use serde::Deserialize;
+
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::{
+    ColocationGroup, ColocationId, Column, HashType, Node, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
+    ShardMapParts, Table, TableKind, TableOid,
+};
+
+/// One row, one column: everything that `parse` needs. Safe under any search_path.
+///
+/// A default is volatile when its tree has a function or operator that is not immutable, or a node that stands for one
+/// (CURRENT_DATE, nextval of an identity, a cast through text).
+pub const LOAD: &str = r#"
+WITH managed AS MATERIALIZED (
+    SELECT t.logicalrelid, t.partmethod, t.partkey, t.colocationid, n.nspname, c.relname
+    FROM tenantry.distributed_table t
+    JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+), columns AS (
+    SELECT a.attrelid, pg_catalog.json_agg(pg_catalog.json_build_object(
+        'attnum', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::pg_catalog.int8,
+        'is_generated', a.attgenerated <> '',
+        'has_volatile_default', a.attidentity <> '' OR (a.attgenerated = '' AND EXISTS (
+            SELECT FROM pg_catalog.pg_attrdef d
+            WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND (
+                d.adbin::pg_catalog.text ~ '\{(SQLVALUEFUNCTION|NEXTVALUEEXPR|COERCEVIAIO) ' OR EXISTS (
+                    SELECT FROM pg_catalog.regexp_matches(d.adbin::pg_catalog.text, ':(?:funcid|opfuncid) (\d+)', 'g') m
+                    JOIN pg_catalog.pg_proc p ON p.oid = m[1]::pg_catalog.oid
+                    WHERE p.provolatile <> 'i'))))
+        ) ORDER BY a.attnum) AS columns
+    FROM managed m
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = m.logicalrelid AND a.attnum > 0 AND NOT a.attisdropped
+    GROUP BY a.attrelid
+), shards AS (
+    SELECT s.logicalrelid, pg_catalog.json_agg(s.shardid ORDER BY g.minvalue) AS shards
+    FROM tenantry.shard s LEFT JOIN tenantry.shard_group g ON g.id = s.shard_group_id
+    GROUP BY s.logicalrelid
+)
+SELECT pg_catalog.json_build_object(
+    'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
+            'should_have_shards', n.shouldhaveshards) ORDER BY n.nodeid), '[]')
+        FROM tenantry.node n WHERE n.noderole = 'primary'),
+    'colocations', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'id', c.colocationid,
+            'hash_oid', CASE WHEN c.distributioncolumntype <> 0 THEN coalesce((
+                WITH RECURSIVE base AS (
+                    SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = c.distributioncolumntype
+                    UNION ALL
+                    SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t JOIN base ON t.oid = base.typbasetype)
+                SELECT base.oid FROM base WHERE base.typbasetype = 0), c.distributioncolumntype)::pg_catalog.int8 END,
+            'shard_groups', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+                    'id', g.id, 'min', g.minvalue, 'max', g.maxvalue, 'node', g.nodeid) ORDER BY g.minvalue), '[]')
+                FROM tenantry.shard_group g WHERE g.colocationid = c.colocationid)
+            ) ORDER BY c.colocationid), '[]')
+        FROM tenantry.colocation c),
+    'tables', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'oid', m.logicalrelid::pg_catalog.int8, 'schema', m.nspname, 'name', m.relname,
+            'is_reference', m.partmethod = 'n', 'key', m.partkey, 'colocation', m.colocationid,
+            'columns', coalesce(c.columns, '[]'), 'shards', coalesce(s.shards, '[]')) ORDER BY m.logicalrelid), '[]')
+        FROM managed m
+        LEFT JOIN columns c ON c.attrelid = m.logicalrelid
+        LEFT JOIN shards s ON s.logicalrelid = m.logicalrelid),
+    'shadows', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(n.nspname, c.relname)
+                                                    ORDER BY n.nspname, c.relname), '[]')
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relname IN (SELECT m.relname FROM managed m) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+          AND c.oid NOT IN (SELECT m.logicalrelid FROM managed m)
+          AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast%')
+)::pg_catalog.text"#;
+
+/// The snapshot that `json`, the answer to `LOAD`, describes.
+///
+/// Errors: XX001 when the rows contradict each other; better no map than one that loses a shard.
+pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
+    let rows: Rows = serde_json::from_str(json).map_err(|e| corrupted(format!("It cannot be read: {e}.")))?;
+    let mut parts = ShardMapParts { shadows: rows.shadows, ..ShardMapParts::default() };
+    let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
+    let node_id = |id: u32| if coordinator_rows.contains(&id) { NodeId::COORDINATOR } else { NodeId(id) };
+    for node in rows.nodes {
+        parts.nodes.push(Node {
+            id: node_id(node.id),
+            group_id: node.group_id,
+            host: node.host,
+            port: node.port,
+            is_active: node.is_active,
+            should_have_shards: node.should_have_shards,
+        });
+    }
+    for colocation in rows.colocations {
+        let hash = match colocation.hash_oid {
+            None => None,
+            Some(oid) => Some(HashType::from_oid(oid).ok_or_else(|| {
+                corrupted(format!("Colocation group {} is cut by type {oid}, which has no known hash.", colocation.id))
+            })?),
+        };
+        let shard_groups = colocation.shard_groups.into_iter().map(|g| ShardGroup {
+            id: ShardGroupId(g.id),
+            min: g.min,
+            max: g.max,
+            node: node_id(g.node),
+        });
+        parts.colocations.push(ColocationGroup {
+            id: ColocationId(colocation.id),
+            shard_groups: shard_groups.collect(),
+            hash,
+        });
+    }
+    for table in rows.tables {
+        let table = table.check(&parts.colocations)?;
+        parts.tables.push(table);
+    }
+    Ok(ShardMap::new(version, parts))
+}
+
+#[derive(Deserialize)]
+struct Rows {
+    nodes: Vec<NodeRow>,
+    colocations: Vec<ColocationRow>,
+    tables: Vec<TableRow>,
+    shadows: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+struct NodeRow {
+    id: u32,
+    group_id: u32,
+    host: String,
+    port: u16,
+    is_active: bool,
+    should_have_shards: bool,
+}
+
+#[derive(Deserialize)]
+struct ColocationRow {
+    id: u32,
+    hash_oid: Option<u32>,
+    shard_groups: Vec<ShardGroupRow>,
+}
+
+#[derive(Deserialize)]
+struct ShardGroupRow {
+    id: u64,
+    min: i32,
+    max: i32,
+    node: u32,
+}
+
+#[derive(Deserialize)]
+struct TableRow {
+    oid: u32,
+    schema: String,
+    name: String,
+    is_reference: bool,
+    key: Option<i16>,
+    colocation: u32,
+    columns: Vec<ColumnRow>,
+    shards: Vec<u64>,
+}
+
+#[derive(Deserialize)]
+struct ColumnRow {
+    attnum: i16,
+    name: String,
+    type_oid: u32,
+    is_generated: bool,
+    has_volatile_default: bool,
+}
+
+impl TableRow {
+    fn check(self, colocations: &[ColocationGroup]) -> Result<Table> {
+        let broken = |what: &str| corrupted(format!("Table \"{}\".\"{}\" {what}.", self.schema, self.name));
+        let colocation = colocations
+            .iter()
+            .find(|c| c.id.0 == self.colocation)
+            .ok_or_else(|| broken("belongs to no colocation group"))?;
+        let shards_wanted = if self.is_reference { 1 } else { colocation.shard_groups.len() };
+        if self.shards.len() != shards_wanted {
+            return Err(broken(&format!("has {} shards where {shards_wanted} are due", self.shards.len())));
+        }
+        let kind = if self.is_reference {
+            TableKind::Reference
+        } else {
+            let column = self.columns.iter().position(|c| Some(c.attnum) == self.key);
+            TableKind::Distributed {
+                column: column.ok_or_else(|| broken("has lost its distribution column"))?,
+                hash: colocation.hash.ok_or_else(|| broken("is in a colocation group without a hash"))?,
+            }
+        };
+        Ok(Table {
+            oid: TableOid(self.oid),
+            kind,
+            colocation: ColocationId(self.colocation),
+            columns: self.columns.into_iter().map(ColumnRow::into_column).collect(),
+            shards: self.shards.into_iter().map(ShardId).collect(),
+            schema: self.schema,
+            name: self.name,
+        })
+    }
+}
+
+impl ColumnRow {
+    fn into_column(self) -> Column {
+        Column {
+            name: self.name,
+            type_oid: self.type_oid,
+            is_generated: self.is_generated,
+            has_volatile_default: self.has_volatile_default,
+        }
+    }
+}
+
+fn corrupted(detail: String) -> PgError {
+    PgError::new(SqlState::DATA_CORRUPTED, "the catalog in schema \"tenantry\" is inconsistent").detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDERS: &str = r#"{"nodes": [{"id": 7, "group_id": 0, "host": "c", "port": 1, "is_active": true, "should_have_shards": false},
+        {"id": 8, "group_id": 1, "host": "w", "port": 2, "is_active": true, "should_have_shards": true}],
+        "colocations": [{"id": 1, "hash_oid": 20, "shard_groups": [
+            {"id": 102008, "min": -2147483648, "max": -1, "node": 8}, {"id": 102009, "min": 0, "max": 2147483647, "node": 8}]}],
+        "tables": [{"oid": 99, "schema": "public", "name": "orders", "is_reference": false, "key": 3, "colocation": 1,
+            "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "is_generated": false, "has_volatile_default": false}],
+            "shards": [102008, 102009]}],
+        "shadows": []}"#;
+
+    #[test]
+    fn the_coordinators_row_becomes_node_zero_and_attribute_numbers_become_positions() {
+        let map = parse(5, ORDERS).unwrap();
+        assert!(map.node(NodeId::COORDINATOR).is_some() && map.node(NodeId(8)).is_some());
+        let table = map.table("public", "orders").unwrap();
+        assert_eq!(table.kind, TableKind::Distributed { column: 0, hash: HashType::Int8 });
+    }
+
+    #[test]
+    fn a_table_with_a_shard_missing_gives_no_map_at_all() {
+        let error = parse(5, &ORDERS.replace("\"shards\": [102008, 102009]", "\"shards\": [102008]")).unwrap_err();
+        assert_eq!(error.code(), SqlState::DATA_CORRUPTED);
+        assert!(error.detail_text().unwrap().contains("orders"));
+    }
+}

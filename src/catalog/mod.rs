@@ -1,0 +1,28 @@
+//! What the coordinator remembers: nodes, tables, shard groups, decisions, jobs, in schema `tenantry` of its database.
+//!
+//! ```text
+//!   schema/NNN_*.sql ──migrate──> tables + views ──load──> JSON ──> ShardMap ──watch──> every session
+//!                                      ▲                                                   │
+//!             operations write rows ───┘  (a trigger rings channel tenantry_catalog) ──────┘
+//! ```
+//!
+//! The control channel lives here too: pools of tokio-postgres connections to the coordinator and the workers, never
+//! used for a client's statements, always with `search_path = pg_catalog, pg_temp`.
+
+mod connection;
+mod load;
+mod migrate;
+mod watch;
+
+pub mod cleanup;
+pub mod jobs;
+pub mod nodes;
+pub mod quote;
+pub mod shards;
+pub mod tables;
+pub mod two_phase;
+
+pub use connection::{Address, Settings, connect, pg_error};
+pub use load::{LOAD, parse};
+pub use migrate::migrate;
+pub use watch::Catalog;

@@ -1,0 +1,62 @@
+//! Rows of `tenantry.node`, as statements for a client's transaction.
+
+use super::quote::literal;
+use crate::shard_map::NodeId;
+
+/// A node to be added.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    pub host: String,
+    pub port: u16,
+    /// The next free one when none; 0 for the coordinator.
+    pub group_id: Option<u32>,
+    pub role: String,
+    pub cluster: String,
+    pub should_have_shards: bool,
+}
+
+/// Answers one row: the new `nodeid`.
+pub fn insert(node: &NewNode) -> String {
+    let group = node.group_id.map_or("pg_catalog.nextval('tenantry.node_group_id')".to_owned(), |g| g.to_string());
+    format!(
+        "INSERT INTO tenantry.node (groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards) \
+         VALUES ({group}, {}, {}, {}, {}, {}) RETURNING nodeid",
+        literal(&node.host),
+        node.port,
+        literal(&node.role),
+        literal(&node.cluster),
+        node.should_have_shards
+    )
+}
+
+/// Answers `nodeid, groupid` of the node at an address; no row when there is none.
+pub fn find(host: &str, port: u16) -> String {
+    format!("SELECT nodeid, groupid FROM tenantry.node WHERE nodename = {} AND nodeport = {port}", literal(host))
+}
+
+/// Writers of rows that name nodes wait for each other: one operation on nodes or placements at a time.
+pub fn lock() -> &'static str {
+    "LOCK TABLE tenantry.node IN SHARE ROW EXCLUSIVE MODE"
+}
+
+pub fn delete(node: NodeId) -> String {
+    format!("DELETE FROM tenantry.node WHERE nodeid = {node}")
+}
+
+pub fn set_should_have_shards(host: &str, port: u16, value: bool) -> String {
+    format!(
+        "UPDATE tenantry.node SET shouldhaveshards = {value} WHERE nodename = {} AND nodeport = {port}",
+        literal(host)
+    )
+}
+
+/// Gives the coordinator an address that workers and users know; the row is made when there is none.
+pub fn set_coordinator(host: &str, port: u16) -> String {
+    let host = literal(host);
+    format!(
+        "WITH changed AS (UPDATE tenantry.node SET nodename = {host}, nodeport = {port} \
+             WHERE groupid = 0 AND noderole = 'primary' RETURNING nodeid) \
+         INSERT INTO tenantry.node (groupid, nodename, nodeport, shouldhaveshards) \
+         SELECT 0, {host}, {port}, false WHERE NOT EXISTS (SELECT FROM changed)"
+    )
+}

@@ -1,0 +1,97 @@
+//! The decision on a transaction over several nodes: made once, whoever asks first.
+//!
+//! Presumed abort: no row means that nobody may commit. A recoverer therefore writes `abort` before it rolls back, and
+//! an owner that is late finds that row and rolls back too.
+
+use tokio_postgres::GenericClient;
+
+use super::pg_error;
+use super::quote::literal;
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Commit,
+    Abort,
+}
+
+impl Decision {
+    fn as_str(self) -> &'static str {
+        match self {
+            Decision::Commit => "commit",
+            Decision::Abort => "abort",
+        }
+    }
+
+    fn read(text: &str) -> Result<Self> {
+        match text {
+            "commit" => Ok(Decision::Commit),
+            "abort" => Ok(Decision::Abort),
+            other => {
+                Err(PgError::new(SqlState::DATA_CORRUPTED, format!("unknown decision \"{other}\" in the catalog")))
+            }
+        }
+    }
+}
+
+/// A decided transaction whose parts may not all be finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    pub txn: String,
+    pub decision: Decision,
+    pub nodes: Vec<NodeId>,
+}
+
+/// Decides unless somebody did; answers the decision that stands. Durable when it returns (outside a transaction).
+pub async fn decide(client: &impl GenericClient, txn: &str, decision: Decision, nodes: &[NodeId]) -> Result<Decision> {
+    let nodes: Vec<i32> = nodes.iter().map(|n| n.0 as i32).collect();
+    client
+        .execute(
+            "INSERT INTO tenantry.two_phase (txn, decision, nodes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[&txn, &decision.as_str(), &nodes],
+        )
+        .await
+        .map_err(pg_error)?;
+    find(client, txn).await?.ok_or_else(|| {
+        PgError::new(SqlState::SERIALIZATION_FAILURE, "the decision on a transaction was removed while it was made")
+    })
+}
+
+/// Statement for the coordinator's own part: its commit is the decision to commit. Fails with 23505 when a recoverer
+/// has decided to abort.
+pub fn insert_commit(txn: &str, nodes: &[NodeId]) -> String {
+    let nodes = nodes.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    format!("INSERT INTO tenantry.two_phase (txn, decision, nodes) VALUES ({}, 'commit', '{{{nodes}}}')", literal(txn))
+}
+
+/// The decision, if one was made.
+pub async fn find(client: &impl GenericClient, txn: &str) -> Result<Option<Decision>> {
+    let row =
+        client.query_opt("SELECT decision FROM tenantry.two_phase WHERE txn = $1", &[&txn]).await.map_err(pg_error)?;
+    row.map(|row| Decision::read(row.try_get(0).map_err(pg_error)?)).transpose()
+}
+
+/// Every decision on record, oldest first.
+pub async fn all(client: &impl GenericClient) -> Result<Vec<Decided>> {
+    let rows = client
+        .query("SELECT txn, decision, nodes FROM tenantry.two_phase ORDER BY decided_at, txn", &[])
+        .await
+        .map_err(pg_error)?;
+    rows.iter()
+        .map(|row| {
+            let nodes: Vec<i32> = row.try_get(2).map_err(pg_error)?;
+            Ok(Decided {
+                txn: row.try_get(0).map_err(pg_error)?,
+                decision: Decision::read(row.try_get(1).map_err(pg_error)?)?,
+                nodes: nodes.into_iter().map(|n| NodeId(n as u32)).collect(),
+            })
+        })
+        .collect()
+}
+
+/// When every node has finished its part.
+pub async fn forget(client: &impl GenericClient, txn: &str) -> Result<()> {
+    client.execute("DELETE FROM tenantry.two_phase WHERE txn = $1", &[&txn]).await.map_err(pg_error)?;
+    Ok(())
+}

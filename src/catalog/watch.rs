@@ -1,0 +1,185 @@
+//! Keeps the newest snapshot, and control connections to every node.
+//!
+//! Map versions grow within one process: a load takes its version before it reads, so a map never carries a version
+//! that is newer than what it saw. Loads run one at a time; a caller who waited for its turn takes the result of a load
+//! that began after it asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use deadpool_postgres::{Object, Pool};
+use futures_util::StreamExt;
+use tokio::time::Instant;
+use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Address, Settings, checkout};
+use super::{LOAD, connect, migrate, parse, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::{NodeId, ShardMap};
+
+/// The catalog as one process sees it.
+pub struct Catalog {
+    settings: Settings,
+    pool: Pool,
+    node_pools: Mutex<HashMap<NodeId, (Address, Pool)>>,
+    map: ArcSwap<ShardMap>,
+    version: AtomicU64,
+    published: tokio::sync::watch::Sender<u64>,
+    loading: tokio::sync::Mutex<Loaded>,
+}
+
+/// The last load: when it began, and what it read (so that an unchanged catalog keeps its map and every plan made for it).
+#[derive(Default)]
+struct Loaded {
+    version: u64,
+    json: String,
+}
+
+impl Catalog {
+    /// Migrates the catalog and reads it once. `watch` then keeps it fresh.
+    pub async fn open(settings: Settings) -> Result<Arc<Self>> {
+        let mut client = connect(&settings, &settings.coordinator()).await?;
+        migrate(&mut client).await?;
+        let catalog = Arc::new(Self {
+            pool: settings.pool(&settings.coordinator())?,
+            settings,
+            node_pools: Mutex::default(),
+            map: ArcSwap::default(),
+            version: AtomicU64::new(0),
+            published: tokio::sync::watch::Sender::new(0),
+            loading: tokio::sync::Mutex::default(),
+        });
+        catalog.refresh().await?;
+        Ok(catalog)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The newest snapshot.
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.map.load_full()
+    }
+
+    /// A number that no map of this process has had.
+    pub fn next_version(&self) -> u64 {
+        self.version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Receives the version of each published map.
+    pub fn versions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// A snapshot that has everything committed before the call. Cancel safe.
+    pub async fn refresh(&self) -> Result<Arc<ShardMap>> {
+        let asked_at = self.version.load(Ordering::Relaxed);
+        let mut loaded = self.loading.lock().await;
+        if loaded.version > asked_at {
+            return Ok(self.map());
+        }
+        let version = self.next_version();
+        let client = checkout(&self.pool).await?;
+        let json: String = client.query_one(LOAD, &[]).await.and_then(|row| row.try_get(0)).map_err(pg_error)?;
+        if json != loaded.json {
+            self.map.store(Arc::new(parse(version, &json)?));
+            self.published.send_replace(version);
+            loaded.json = json;
+        }
+        loaded.version = version;
+        Ok(self.map())
+    }
+
+    /// Waits for a map newer than `version`; at the deadline gives the newest there is.
+    pub async fn changed_since(&self, version: u64, deadline: Instant) -> Arc<ShardMap> {
+        let mut versions = self.versions();
+        let _ = tokio::time::timeout_at(deadline, versions.wait_for(|v| *v > version)).await;
+        self.map()
+    }
+
+    /// Control connections to the coordinator.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Control connections to a node of the newest map. Errors: 42704 when there is no such node.
+    pub async fn node_pool(&self, node: NodeId) -> Result<Pool> {
+        if node.is_coordinator() {
+            return Ok(self.pool.clone());
+        }
+        let mut map = self.map();
+        if map.node(node).is_none() {
+            map = self.refresh().await?;
+        }
+        let row = map.node(node).ok_or_else(|| {
+            PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find the node with node id {node}"))
+        })?;
+        let address = Address { host: row.host.clone(), port: row.port };
+        let mut pools = self.node_pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        pools.retain(|id, _| map.node(*id).is_some());
+        if let Some((_, pool)) = pools.get(&node).filter(|(known, _)| *known == address) {
+            return Ok(pool.clone());
+        }
+        let pool = self.settings.pool(&address)?;
+        pools.insert(node, (address, pool.clone()));
+        Ok(pool)
+    }
+
+    /// A control connection to a node.
+    pub async fn client(&self, node: NodeId) -> Result<Object> {
+        checkout(&self.node_pool(node).await?).await
+    }
+
+    /// Reads the catalog again whenever it changes, until `stop`. Reconnects for as long as it takes, and reads after
+    /// every reconnect, because what rang meanwhile was not heard.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut pause = BACK_OFF_MIN;
+        while !stop.is_cancelled() {
+            let started = Instant::now();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.listen() => if let Err(error) = result {
+                    tracing::warn!(%error, "lost the catalog's change notifications, will reconnect");
+                },
+            }
+            pause = if started.elapsed() > BACK_OFF_MAX { BACK_OFF_MIN } else { (pause * 2).min(BACK_OFF_MAX) };
+            tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }
+        }
+    }
+
+    /// Listens until the connection is lost.
+    async fn listen(&self) -> Result<()> {
+        let (client, mut connection) =
+            self.settings.login(&self.settings.coordinator()).connect(NoTls).await.map_err(pg_error)?;
+        let (ring, mut rung) = tokio::sync::mpsc::channel::<()>(1);
+        let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
+        let receive = async {
+            while let Some(message) = messages.next().await {
+                if let AsyncMessage::Notification(_) = message.map_err(pg_error)? {
+                    // Full: a reload is already due, and it will see this change too.
+                    let _ = ring.try_send(());
+                }
+            }
+            Ok(())
+        };
+        let reload = async {
+            client.batch_execute("LISTEN tenantry_catalog").await.map_err(pg_error)?;
+            loop {
+                self.refresh().await?;
+                if rung.recv().await.is_none() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! { result = receive => result, result = reload => result }
+    }
+}
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);

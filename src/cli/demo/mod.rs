@@ -1,0 +1,3 @@
+//! `tenantry demo`: the scale-out story, step by step.
+
+pub mod data;

@@ -1,0 +1,143 @@
+//! The client's socket with its read and write buffers.
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::backend::Frame;
+use crate::error::{PgError, Result, SqlState};
+use crate::wire::frame;
+
+/// A client connection after the startup packet.
+pub struct Client {
+    stream: TcpStream,
+    read: BytesMut,
+    out: BytesMut,
+    /// How often `out` has left: what was answered before cannot be taken back.
+    flushes: u64,
+}
+
+/// A place in the answer, to come back to while nothing has left since.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    len: usize,
+    flushes: u64,
+}
+
+impl Client {
+    /// `read` holds what came behind the startup packet.
+    pub fn new(stream: TcpStream, read: BytesMut) -> Self {
+        Self { stream, read, out: BytesMut::new(), flushes: 0 }
+    }
+
+    /// The answer so far; leaves with `flush`.
+    pub fn out(&mut self) -> &mut BytesMut {
+        &mut self.out
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark { len: self.out.len(), flushes: self.flushes }
+    }
+
+    /// Takes back everything answered since `mark`. False when some of it has left already.
+    pub fn rewind(&mut self, mark: Mark) -> bool {
+        let possible = mark.flushes == self.flushes;
+        if possible {
+            self.out.truncate(mark.len);
+        }
+        possible
+    }
+
+    /// Sends the answer. Not cancel safe: a cancelled write may have sent a part.
+    pub async fn flush(&mut self) -> Result<()> {
+        if !self.out.is_empty() {
+            self.flushes += 1;
+            self.stream.write_all(&self.out).await?;
+            if self.out.capacity() > KEEP_LEN {
+                self.out = BytesMut::new();
+            } else {
+                self.out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the answer when it has grown to where waiting costs more than a system call.
+    pub async fn flush_if_long(&mut self) -> Result<()> {
+        if self.out.len() >= LONG_LEN { self.flush().await } else { Ok(()) }
+    }
+
+    /// A frame that is already here, if one is whole.
+    ///
+    /// Errors: 08P01 for unknown tags and for lengths past the tag's limit, before anything is allocated for them.
+    pub fn buffered_frame(&mut self) -> Result<Option<Frame>> {
+        let Some(header) = frame::header(&self.read)? else { return Ok(None) };
+        match frame::client_frame_limit(header.tag) {
+            None => {
+                return Err(PgError::fatal(
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("invalid frontend message type {}", header.tag),
+                ));
+            }
+            Some(limit) if header.len > limit => {
+                return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"));
+            }
+            Some(_) => {}
+        }
+        if self.read.len() < header.len {
+            return Ok(None);
+        }
+        Ok(Some(Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() }))
+    }
+
+    /// The next frame; `None` when the client has closed the connection. Cancel safe.
+    pub async fn next_frame(&mut self) -> Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.buffered_frame()? {
+                return Ok(Some(frame));
+            }
+            if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
+                self.read = BytesMut::new();
+            }
+            self.read.reserve(READ_LEN);
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Bytes received and not yet taken as frames.
+    pub fn received(&self) -> &[u8] {
+        &self.read
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Exactly one password-family frame during login, bounded by `limit` bytes.
+    pub async fn login_frame(&mut self, limit: usize) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(header) = frame::header(&self.read)? {
+                if header.tag != b'p' || header.len > limit {
+                    return Err(PgError::fatal(
+                        SqlState::PROTOCOL_VIOLATION,
+                        "expected a password response within its limit",
+                    ));
+                }
+                if self.read.len() >= header.len {
+                    return Ok(Some(self.read.split_to(header.len).freeze().slice(frame::HEADER_LEN..)));
+                }
+            }
+            self.read.reserve(1024);
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+const READ_LEN: usize = 8 * 1024;
+const LONG_LEN: usize = 32 * 1024;
+/// Buffers that grew past this are given back when they are empty.
+const KEEP_LEN: usize = 64 * 1024;

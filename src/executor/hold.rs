@@ -1,0 +1,88 @@
+//! Statements of a shard group that is being cut over wait here; they don't fail.
+//!
+//! A hold is this proxy's own: proxies that do not know of it are stopped by the fence (docs/life_of_a_move.md).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+
+use crate::shard_map::ShardGroupId;
+
+/// The shard groups that are held.
+#[derive(Debug, Default)]
+pub struct Holds {
+    held: DashMap<ShardGroupId, watch::Receiver<()>>,
+    /// Lets the common case, nothing held, cost one load.
+    count: AtomicUsize,
+}
+
+/// Holds a shard group until it is dropped.
+#[derive(Debug)]
+pub struct HoldGuard {
+    holds: Arc<Holds>,
+    group: ShardGroupId,
+    // Dropping it wakes everybody who waits.
+    _release: watch::Sender<()>,
+}
+
+impl Holds {
+    /// From now on new statements of `group` wait.
+    pub fn begin(self: &Arc<Self>, group: ShardGroupId) -> HoldGuard {
+        let (release, waiting) = watch::channel(());
+        if self.held.insert(group, waiting).is_none() {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+        HoldGuard { holds: self.clone(), group, _release: release }
+    }
+
+    pub fn is_held(&self, group: ShardGroupId) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.held.contains_key(&group)
+    }
+
+    /// Waits until `group` is not held; false after `timeout`.
+    pub async fn wait(&self, group: ShardGroupId, timeout: Duration) -> bool {
+        let released = async {
+            loop {
+                // The receiver is cloned so that no lock of the map is held while waiting.
+                let Some(mut waiting) = self.held.get(&group).map(|w| w.clone()) else { return };
+                // The only news is that the sender is gone.
+                let _ = waiting.changed().await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(timeout, released).await.is_ok()
+    }
+}
+
+impl Drop for HoldGuard {
+    fn drop(&mut self) {
+        if self.holds.held.remove(&self.group).is_some() {
+            self.holds.count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_statement_waits_until_the_hold_is_dropped() {
+        let holds = Arc::new(Holds::default());
+        let group = ShardGroupId(1);
+        let guard = holds.begin(group);
+        assert!(holds.is_held(group) && !holds.is_held(ShardGroupId(2)));
+        assert!(!holds.wait(group, Duration::from_millis(10)).await);
+        let waiter = {
+            let holds = holds.clone();
+            tokio::spawn(async move { holds.wait(group, Duration::from_secs(60)).await })
+        };
+        tokio::task::yield_now().await;
+        drop(guard);
+        assert!(waiter.await.unwrap());
+        assert!(!holds.is_held(group));
+    }
+}

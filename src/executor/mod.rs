@@ -1,0 +1,76 @@
+//! Runs plans.
+//!
+//! ```text
+//!   session ──plan, values──> executor ──> Transaction ──> Participant (one server per node) ──> Postgres
+//!                                 └─ relay: frames of one server to the client, unopened
+//! ```
+//!
+//! One `Executor` per data thread. Everything a client runs goes through a `Transaction`, which knows the servers that
+//! take part and how to end on all of them at once.
+
+pub mod cancel;
+mod client;
+pub mod combine;
+pub mod copy_in;
+pub mod copy_out;
+mod hold;
+pub mod reference;
+mod relay;
+mod route;
+pub mod scatter;
+mod transaction;
+mod two_phase;
+
+pub use client::Client;
+pub use hold::{HoldGuard, Holds};
+pub use relay::{Relayed, Retry, Routed, relay};
+pub use route::{Hashed, Target, Values};
+pub use transaction::{Kind, Participant, Transaction};
+pub use two_phase::TransactionIds;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Pools, ServerAddress};
+use crate::catalog::Catalog;
+use crate::error::{PgError, SqlState};
+
+/// What running a plan needs, shared by the sessions of one data thread.
+pub struct Executor {
+    pub pools: Pools,
+    pub catalog: Arc<Catalog>,
+    pub holds: Arc<Holds>,
+    pub coordinator: ServerAddress,
+    pub transaction_ids: Arc<TransactionIds>,
+    pub settings: Settings,
+}
+
+/// Bounds of execution.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Longest wait for a shard group that is being cut over, before 40001.
+    pub hold_timeout: Duration,
+    /// Most bytes one COPY keeps in memory before rows are sent.
+    pub copy_buffer_bytes: usize,
+    /// Most bytes that one query gathers from the shards to combine them.
+    pub rowset_bytes: usize,
+    /// The longest row that COPY accepts.
+    pub copy_row_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hold_timeout: Duration::from_secs(30),
+            copy_buffer_bytes: 16 << 20,
+            rowset_bytes: 1 << 30,
+            copy_row_bytes: 256 << 20,
+        }
+    }
+}
+
+/// A plan names what the map does not have any more.
+fn stale_plan() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "the placement of a table changed while the statement was planned")
+        .hint("Retry the query.")
+}

@@ -1,0 +1,173 @@
+//! Relays one server's answer to the client without decoding rows.
+//!
+//! ```text
+//!   client <── Client::out ◄── relay ◄── Server
+//!                                └─ looks at: E error, Z ready, S setting, G copy in
+//! ```
+//!
+//! Frames that nobody asked for (a hidden Parse, BEGIN, settings) are swallowed; ReadyForQuery always is: the session
+//! says when the client's turn has come.
+
+use super::client::{Client, Mark};
+use crate::backend::Server;
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardGroupId;
+use crate::sql::Spliced;
+use crate::wire::reply_queue::{Reply, To, Verdict};
+use crate::wire::{answer, frame};
+
+/// What is known of the statement whose answer is relayed.
+#[derive(Clone, Copy, Default)]
+pub struct Routed<'a> {
+    /// The shard group it was spliced for.
+    pub group: Option<ShardGroupId>,
+    /// Its text, to give error positions in the user's terms.
+    pub query: Option<&'a Spliced>,
+    /// Where the answer of everything that can be repeated began; `None`: nothing may be repeated.
+    pub repeat_from: Option<Mark>,
+}
+
+/// How it ended.
+#[derive(Debug, Default)]
+pub struct Relayed {
+    /// An error went to the client.
+    pub error: Option<SqlState>,
+    /// Nothing went to the client; the statement may be run again.
+    pub retry: Option<Retry>,
+    /// What the error answered: a hidden Parse failed, for one.
+    pub failed_reply: Option<Reply>,
+    /// The server waits for COPY data of the client; call again when it is on its way.
+    pub copy_in: bool,
+}
+
+/// Why a statement may be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The shard group is not there (any more): the map is old.
+    Fenced,
+    /// "cached plan must not change result type": parse again.
+    StalePlan,
+}
+
+/// Relays until nothing is due, or until the server wants COPY data.
+///
+/// Errors: only a lost connection, on either side. A server's error is relayed, and named in `Relayed`.
+pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>) -> Result<Relayed> {
+    server.flush().await?;
+    let mut relayed = Relayed::default();
+    loop {
+        while server.owes() {
+            if let Some(answer) = server.pop_simulated() {
+                if relayed.retry.is_none() {
+                    client.out().extend_from_slice(&answer);
+                }
+                continue;
+            }
+            let Some(header) = frame::header(server.received())? else { break };
+            let whole = server.received().len() >= header.len;
+            if !whole && !(matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN) {
+                break;
+            }
+            let take = header.len.min(server.received().len());
+            let verdict = server.judge_received(header.tag, take)?;
+            let forward = match verdict {
+                Verdict::Part(due) | Verdict::Last(due) => {
+                    if header.tag == b'G' && due.to == To::Client {
+                        relayed.copy_in = true;
+                    }
+                    due.to == To::Client
+                }
+                Verdict::Ready(_) => false,
+                Verdict::Async => header.tag != b'S' || server.front_is_clients(),
+                Verdict::Error(due) => {
+                    relayed.failed_reply.get_or_insert(due.reply);
+                    let error = PgError::from_body(&server.received()[frame::HEADER_LEN..take]);
+                    server.consume(take);
+                    note_error(error, client, routed, &mut relayed);
+                    if server.is_poisoned() {
+                        // FATAL: the server closes now, and there is no ReadyForQuery to wait for.
+                        return Ok(relayed);
+                    }
+                    continue;
+                }
+                Verdict::OutOfStep => unreachable!("judge turns it into an error"),
+            };
+            let forward = forward && relayed.retry.is_none();
+            if forward {
+                client.out().extend_from_slice(&server.received()[..take]);
+            }
+            server.consume(take);
+            stream_rest(server, client, header.len - take, forward).await?;
+            client.flush_if_long().await?;
+            if relayed.copy_in {
+                client.flush().await?;
+                return Ok(relayed);
+            }
+        }
+        if !server.owes() {
+            return Ok(relayed);
+        }
+        server.receive().await?;
+    }
+}
+
+/// The rest of a frame too long to be held in memory.
+async fn stream_rest(server: &mut Server, client: &mut Client, mut rest: usize, forward: bool) -> Result<()> {
+    while rest > 0 {
+        if server.received().is_empty() {
+            server.receive().await?;
+        }
+        let take = rest.min(server.received().len());
+        if forward {
+            client.out().extend_from_slice(&server.received()[..take]);
+            client.flush_if_long().await?;
+        }
+        server.consume(take);
+        rest -= take;
+    }
+    Ok(())
+}
+
+fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: &mut Relayed) {
+    if relayed.retry.is_some() {
+        return;
+    }
+    if let (Some(retry), Some(mark)) = (retry_for(&error, routed.group), routed.repeat_from)
+        && relayed.error.is_none()
+        && client.rewind(mark)
+    {
+        relayed.retry = Some(retry);
+        return;
+    }
+    relayed.error.get_or_insert(error.code());
+    answer::error(&in_the_users_terms(error, routed), client.out());
+}
+
+/// Does this error say that the statement did nothing and may do it elsewhere, or again?
+fn retry_for(error: &PgError, group: Option<ShardGroupId>) -> Option<Retry> {
+    let names_the_group = || group.is_some_and(|g| error.message().contains(&format!("_{g}")));
+    match error.code() {
+        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if names_the_group() => Some(Retry::Fenced),
+        SqlState::FEATURE_NOT_SUPPORTED if error.message() == "cached plan must not change result type" => {
+            Some(Retry::StalePlan)
+        }
+        _ => None,
+    }
+}
+
+/// The error without the shard's schema in its text, and with the position in the text that the user wrote.
+pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
+    let Some(group) = routed.group else { return error };
+    let suffix = format!("_{group}");
+    error.map_fields(|key, value| match key {
+        b'M' | b'D' | b'H' | b'W' | b's' => value.replace(&suffix, ""),
+        b'P' => match (routed.query, value.parse::<usize>()) {
+            (Some(query), Ok(position)) => query.original_position(Some(group), position).to_string(),
+            _ => value,
+        },
+        _ => value,
+    })
+}
+
+/// Rows longer than this are passed on in pieces.
+const STREAM_LEN: usize = 64 * 1024;

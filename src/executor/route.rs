@@ -1,0 +1,145 @@
+//! From a plan's operands and a statement's values to shard groups. Pure.
+
+use crate::planner::Shards;
+use crate::shard_map::{ColocationGroup, HashType, ShardGroupId};
+use crate::sql::Operand;
+use crate::wire::frontend::Bind;
+
+/// A statement's parameter values.
+#[derive(Clone, Copy)]
+pub enum Values<'a> {
+    None,
+    /// `types` as far as they are known; 0 or missing means: as the column.
+    Bind {
+        bind: &'a Bind,
+        types: &'a [u32],
+    },
+}
+
+/// The hash of one operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hashed {
+    Hash(i32),
+    Null,
+    /// Not provable here; the coordinator can tell.
+    Unknown,
+}
+
+/// Where a router plan's operands point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    One(ShardGroupId),
+    /// Nothing but NULLs: no row can match.
+    Nowhere,
+    Many,
+    /// The operand at this index is not provable here.
+    Unknown(usize),
+}
+
+impl Values<'_> {
+    pub fn hash(&self, operand: &Operand, hash: HashType) -> Hashed {
+        let known = |hash: Option<i32>| hash.map_or(Hashed::Unknown, Hashed::Hash);
+        match operand {
+            Operand::Null => Hashed::Null,
+            Operand::Literal(text) => known(hash.hash_text(text)),
+            Operand::Lifted { .. } => Hashed::Unknown,
+            Operand::Param(n) => {
+                let Values::Bind { bind, types } = self else { return Hashed::Unknown };
+                match bind.parameter(*n) {
+                    Err(_) => Hashed::Unknown,
+                    Ok((_, None)) => Hashed::Null,
+                    Ok((true, Some(bytes))) => match types.get(*n as usize) {
+                        None | Some(0) => Hashed::Unknown,
+                        Some(oid) => known(hash.hash_binary(*oid, bytes)),
+                    },
+                    Ok((false, Some(text))) => known(std::str::from_utf8(text).ok().and_then(|t| hash.hash_text(t))),
+                }
+            }
+        }
+    }
+
+    pub fn target(&self, colocation: &ColocationGroup, operands: &[Operand]) -> Target {
+        let Some(hash) = colocation.hash else { return Target::Many };
+        let mut target = Target::Nowhere;
+        for (index, operand) in operands.iter().enumerate() {
+            match self.hash(operand, hash) {
+                Hashed::Null => {}
+                Hashed::Unknown => return Target::Unknown(index),
+                Hashed::Hash(h) => {
+                    let Some(group) = colocation.group_of_hash(h) else { return Target::Many };
+                    match target {
+                        Target::One(other) if other != group.id => return Target::Many,
+                        _ => target = Target::One(group.id),
+                    }
+                }
+            }
+        }
+        target
+    }
+
+    /// The shard groups concerned, in interval order; all of them when a value is not provable.
+    pub fn groups(&self, colocation: &ColocationGroup, shards: &Shards) -> Vec<ShardGroupId> {
+        let all = || colocation.shard_groups.iter().map(|g| g.id).collect();
+        let (Shards::Holding(operands), Some(hash)) = (shards, colocation.hash) else { return all() };
+        let mut wanted = Vec::new();
+        for operand in operands {
+            match self.hash(operand, hash) {
+                Hashed::Null => {}
+                Hashed::Unknown => return all(),
+                Hashed::Hash(h) => wanted.extend(colocation.group_of_hash(h).map(|g| g.id)),
+            }
+        }
+        // A read of no shard still needs one to say what its columns are.
+        if wanted.is_empty() {
+            wanted.extend(colocation.shard_groups.first().map(|g| g.id));
+        }
+        colocation.shard_groups.iter().map(|g| g.id).filter(|id| wanted.contains(id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard_map::{ColocationId, NodeId, ShardGroup, hash};
+
+    fn colocation() -> ColocationGroup {
+        let shard_groups = hash::intervals(4)
+            .into_iter()
+            .enumerate()
+            .map(|(i, (min, max))| ShardGroup { id: ShardGroupId(i as u64), min, max, node: NodeId(1) })
+            .collect();
+        ColocationGroup { id: ColocationId(1), shard_groups, hash: Some(HashType::Int4) }
+    }
+
+    fn literal(text: &str) -> Operand {
+        Operand::Literal(text.into())
+    }
+
+    #[test]
+    fn operands_of_one_group_are_a_target_and_of_two_are_not() {
+        let c = colocation();
+        // hashes: 1 -> -1905060026 (group 0), 2 -> 1134484726 (group 3)
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("1")]), Target::One(ShardGroupId(0)));
+        assert_eq!(Values::None.target(&c, &[literal("1"), Operand::Null]), Target::One(ShardGroupId(0)));
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("2")]), Target::Many);
+        assert_eq!(Values::None.target(&c, &[Operand::Null]), Target::Nowhere);
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("x")]), Target::Unknown(1));
+    }
+
+    #[test]
+    fn an_unprovable_value_is_looked_for_everywhere() {
+        let c = colocation();
+        assert_eq!(Values::None.groups(&c, &Shards::Holding(vec![literal("x")])).len(), 4);
+        assert_eq!(Values::None.groups(&c, &Shards::Holding(vec![literal("1")])), [ShardGroupId(0)]);
+        assert_eq!(Values::None.groups(&c, &Shards::Holding(vec![Operand::Null])).len(), 1);
+    }
+
+    #[test]
+    fn a_binary_parameter_of_unknown_type_is_not_guessed() {
+        let bind = Bind::text(&[Some("1")]);
+        let c = colocation();
+        let values = Values::Bind { bind: &bind, types: &[] };
+        assert_eq!(values.target(&c, &[Operand::Param(0)]), Target::One(ShardGroupId(0)));
+        assert_eq!(values.target(&c, &[Operand::Param(1)]), Target::Unknown(0));
+    }
+}

@@ -1,0 +1,531 @@
+//! A client's transaction and the servers that take part in it.
+//!
+//! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
+//! saved meanwhile) in the same write. How it ends on several servers at once stands in `two_phase.rs`.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::Executor;
+use super::cancel::{CancelHandle, CancelTarget};
+use super::route::Values;
+use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
+use crate::sql::Operand;
+use crate::wire::answer::Status;
+use crate::wire::frontend::Bind;
+use crate::wire::reply_queue::To;
+
+/// Who decides where the transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Each statement by itself: servers run it without BEGIN. Only one of them may write.
+    Auto,
+    /// The proxy began it so that one statement, or one message, is atomic on several servers.
+    Implicit,
+    /// The client said BEGIN.
+    Explicit,
+}
+
+/// A server that takes part.
+pub struct Participant {
+    pub node: NodeId,
+    pub server: PooledServer,
+    /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
+    pub groups: Vec<ShardGroupId>,
+    /// Statements whose answers are complete. While there is none, joining can be undone.
+    pub statements: u32,
+    /// In a transaction block of ours or the client's.
+    pub began: bool,
+    settings_before: SessionSettings,
+}
+
+pub struct Transaction {
+    pub executor: Rc<Executor>,
+    pub kind: Kind,
+    /// An error happened; only ROLLBACK helps.
+    pub failed: bool,
+    identity: Rc<Identity>,
+    /// What the client has SET, inside the transaction too.
+    pub settings: SessionSettings,
+    settings_before: SessionSettings,
+    cancel: Arc<CancelHandle>,
+    begin: String,
+    /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
+    journal: Vec<Entry>,
+    participants: Vec<Participant>,
+    /// The map as this transaction sees it, once it has changed the catalog itself.
+    private_map: Option<Arc<ShardMap>>,
+    notices: Vec<(&'static str, PgError)>,
+    /// The coordinator connection that the session keeps for itself.
+    pinned: Option<PooledServer>,
+    pub pins: bool,
+}
+
+struct Entry {
+    sql: String,
+    /// Savepoint that it sets, and the settings at that moment.
+    savepoint: Option<(String, SessionSettings)>,
+}
+
+/// What a session hands to its transactions.
+pub struct Origin<'a> {
+    pub executor: &'a Rc<Executor>,
+    pub identity: &'a Rc<Identity>,
+    pub settings: &'a SessionSettings,
+    pub cancel: &'a Arc<CancelHandle>,
+}
+
+impl Transaction {
+    /// `options` as after BEGIN; `pinned` is the session's own coordinator connection, if it keeps one.
+    pub fn new(kind: Kind, origin: Origin<'_>, options: &str, pinned: Option<PooledServer>) -> Self {
+        Self {
+            executor: origin.executor.clone(),
+            kind,
+            failed: false,
+            identity: origin.identity.clone(),
+            settings: origin.settings.clone(),
+            settings_before: origin.settings.clone(),
+            cancel: origin.cancel.clone(),
+            begin: format!("BEGIN {options}").trim_end().to_owned(),
+            journal: Vec::new(),
+            participants: Vec::new(),
+            private_map: None,
+            notices: Vec::new(),
+            pins: pinned.is_some(),
+            pinned,
+        }
+    }
+
+    /// The map that statements of this transaction are planned with.
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.private_map.clone().unwrap_or_else(|| self.executor.catalog.map())
+    }
+
+    /// Has this transaction changed the catalog?
+    pub fn changed_catalog(&self) -> bool {
+        self.private_map.is_some()
+    }
+
+    /// Reads the map as this transaction sees it, uncommitted catalog rows included.
+    pub async fn reload_map(&mut self) -> Result<Arc<ShardMap>> {
+        let version = self.executor.catalog.next_version();
+        let rows = self.query(NodeId::COORDINATOR, crate::catalog::LOAD).await?;
+        let json = rows.first().and_then(|r| r.first()).and_then(Option::as_deref).unwrap_or("");
+        let map = Arc::new(crate::catalog::parse(version, json)?);
+        self.private_map = Some(map.clone());
+        Ok(map)
+    }
+
+    pub fn notice(&mut self, notice: PgError) {
+        self.notices.push(("NOTICE", notice));
+    }
+
+    pub fn warning(&mut self, warning: PgError) {
+        self.notices.push(("WARNING", warning));
+    }
+
+    pub fn take_notices(&mut self) -> Vec<(&'static str, PgError)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    pub fn status(&self) -> Status {
+        match (self.kind, self.failed) {
+            (Kind::Explicit, true) => Status::Failed,
+            (Kind::Explicit, false) => Status::InTransaction,
+            _ => Status::Idle,
+        }
+    }
+
+    pub fn participants(&mut self) -> &mut [Participant] {
+        &mut self.participants
+    }
+
+    pub fn participant(&mut self, node: NodeId) -> Option<&mut Participant> {
+        self.participants.iter_mut().find(|p| p.node == node)
+    }
+
+    /// Takes a server out, to use several side by side; `put_back` follows on every way that is not an error of the
+    /// connection itself.
+    pub async fn take(&mut self, node: NodeId) -> Result<Participant> {
+        self.join(node).await?;
+        let at = self.participants.iter().position(|p| p.node == node).expect("just joined");
+        Ok(self.participants.remove(at))
+    }
+
+    pub fn put_back(&mut self, participant: Participant) {
+        self.participants.push(participant);
+    }
+
+    /// Has this transaction used the shard group? Then its statements must not be held.
+    pub fn uses(&self, group: ShardGroupId) -> bool {
+        self.participants.iter().any(|p| p.groups.contains(&group))
+    }
+
+    fn address(&self, node: NodeId) -> Result<ServerAddress> {
+        if node.is_coordinator() {
+            return Ok(self.executor.coordinator.clone());
+        }
+        let map = self.map();
+        let node = map.node(node).ok_or_else(|| {
+            PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
+                .hint("Retry the query.")
+        })?;
+        Ok(ServerAddress { host: node.host.clone(), port: node.port })
+    }
+
+    /// The server of `node`, joining it when it does not take part yet.
+    ///
+    /// Errors: 08006 and what logging in says, 53300 when no connection is free.
+    pub async fn join(&mut self, node: NodeId) -> Result<&mut Participant> {
+        if let Some(at) = self.participants.iter().position(|p| p.node == node) {
+            return Ok(&mut self.participants[at]);
+        }
+        let mut server = match self.pinned.take() {
+            Some(pinned) if node.is_coordinator() => pinned,
+            other => {
+                self.pinned = other;
+                let address = self.address(node)?;
+                self.executor.pools.checkout(&address, &self.identity).await?
+            }
+        };
+        self.cancel.add(Arc::new(CancelTarget {
+            address: server.address().clone(),
+            pid: server.key.0,
+            key: server.key.1.clone(),
+        }));
+        let participant = Participant {
+            node,
+            groups: Vec::new(),
+            statements: 0,
+            began: false,
+            settings_before: SessionSettings::default(),
+            server: {
+                carry_settings(&mut server, &self.settings_before).await?;
+                server
+            },
+        };
+        self.participants.push(participant);
+        let participant = self.participants.last_mut().expect("just pushed");
+        participant.settings_before = participant.server.settings.clone();
+        if self.kind != Kind::Auto {
+            begin(participant, &self.begin, &self.journal).await?;
+            if self.settings != self.settings_before {
+                carry_settings(&mut participant.server, &self.settings).await?;
+            }
+        }
+        Ok(participant)
+    }
+
+    /// From here on everything is one transaction on all servers. Only before anything but reads has been sent.
+    pub async fn require_atomic(&mut self) -> Result<()> {
+        if self.kind != Kind::Auto {
+            return Ok(());
+        }
+        self.kind = Kind::Implicit;
+        for participant in &mut self.participants {
+            if participant.server.has_unsent() && participant.statements == 0 {
+                participant.server.queue_query_first("BEGIN");
+                participant.began = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes a join whose first statement did nothing, so that another server can take its place.
+    pub async fn leave(&mut self, node: NodeId) -> Result<()> {
+        let Some(at) = self.participants.iter().position(|p| p.node == node) else { return Ok(()) };
+        let mut participant = self.participants.swap_remove(at);
+        if participant.began {
+            participant.server.query("ROLLBACK").await?;
+        }
+        self.release(participant);
+        Ok(())
+    }
+
+    /// Can the current statement be repeated on other servers? Only while `node` has done nothing for it yet.
+    pub fn is_fresh(&self, node: NodeId) -> bool {
+        self.participants.iter().find(|p| p.node == node).is_none_or(|p| p.statements == 0)
+    }
+
+    /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:
+    /// the cut-over waits for it.
+    ///
+    /// Errors: 40001 after the hold timeout.
+    pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        for group in groups {
+            if self.executor.holds.is_held(*group)
+                && !self.uses(*group)
+                && !self.executor.holds.wait(*group, self.executor.settings.hold_timeout).await
+            {
+                return Err(PgError::new(
+                    SqlState::SERIALIZATION_FAILURE,
+                    "a shard is being moved and was not free in time",
+                )
+                .hint("Retry the query."));
+            }
+        }
+        Ok(())
+    }
+
+    /// The hash of a tenant value that cannot be read here (a date in words, a binary parameter of another type):
+    /// Postgres casts and hashes it. `None` for NULL.
+    ///
+    /// Errors: what the cast says, e.g. 22P02.
+    pub async fn ask_hash(&mut self, operand: &Operand, hash: HashType, values: Values<'_>) -> Result<Option<i32>> {
+        let function = hash_function(hash);
+        let cast = hash.sql_name();
+        let (expression, bind, types) = match (operand, values) {
+            (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
+            (Operand::Param(n), Values::Bind { bind, types }) => {
+                let one = bind.only_parameter(*n)?;
+                ("$1".to_owned(), one, vec![types.get(*n as usize).copied().unwrap_or(0)])
+            }
+            _ => return Ok(None),
+        };
+        let sql = format!("SELECT pg_catalog.{function}(({expression})::{cast})");
+        let participant = self.join(NodeId::COORDINATOR).await?;
+        let server = &mut participant.server;
+        server.queue_parse("", &sql, &types, To::Nobody);
+        server.queue_bind(&bind, b"", "", To::Nobody);
+        server.queue_execute(b"", 0, To::Nobody);
+        server.queue_sync();
+        let rows = server.finish().await;
+        participant.statements += 1;
+        self.failed |= rows.is_err();
+        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse().ok()))
+    }
+
+    /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
+    pub async fn query(&mut self, node: NodeId, sql: &str) -> Result<Vec<Row>> {
+        let participant = self.join(node).await?;
+        let result = participant.server.query(sql).await;
+        participant.statements += 1;
+        if result.is_err() {
+            self.failed = true;
+        }
+        result
+    }
+
+    /// Runs texts on nodes: nodes side by side, texts of one node in order. The first error counts, after all answers
+    /// are in.
+    pub async fn query_each(&mut self, work: Vec<(NodeId, String)>) -> Result<()> {
+        let mut texts: HashMap<NodeId, Vec<String>> = HashMap::new();
+        for (node, sql) in work {
+            texts.entry(node).or_default().push(sql);
+        }
+        let mut nodes: Vec<_> = texts.keys().copied().collect();
+        nodes.sort();
+        for node in &nodes {
+            self.join(*node).await?;
+        }
+        let runs = self.participants.iter_mut().filter_map(|p| Some((texts.remove(&p.node)?, p))).map(
+            |(texts, participant)| async move {
+                for sql in texts {
+                    participant.server.query(&sql).await?;
+                    participant.statements += 1;
+                }
+                Ok(())
+            },
+        );
+        let results: Vec<Result<()>> = join_all(runs).await;
+        let result = results.into_iter().collect::<Result<()>>();
+        self.failed |= result.is_err();
+        result
+    }
+
+    /// Runs a text on every server that takes part, and on those that join later.
+    pub async fn run_everywhere(&mut self, sql: &str) -> Result<()> {
+        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
+        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
+        Ok(())
+    }
+
+    pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
+        self.run_everywhere(sql).await?;
+        let entry = self.journal.last_mut().expect("just pushed");
+        entry.savepoint = Some((name.to_owned(), self.settings.clone()));
+        Ok(())
+    }
+
+    pub async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
+        let at = self.savepoint_at(name)?;
+        self.run_everywhere(sql).await?;
+        self.journal.pop();
+        // Its settings stay; it and the savepoints inside it are gone.
+        let kept = self.journal.split_off(at).into_iter().filter(|e| e.savepoint.is_none());
+        self.journal.extend(kept.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    pub async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<()> {
+        let at = self.savepoint_at(name)?;
+        self.failed = false;
+        self.run_everywhere(sql).await?;
+        self.journal.truncate(at + 1);
+        let (_, settings) = self.journal[at].savepoint.as_ref().expect("found by its savepoint");
+        self.settings = settings.clone();
+        for participant in &mut self.participants {
+            participant.server.settings = self.settings.clone();
+        }
+        if self.private_map.is_some() {
+            self.reload_map().await?;
+        }
+        Ok(())
+    }
+
+    fn savepoint_at(&self, name: &str) -> Result<usize> {
+        self.journal.iter().rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name)).ok_or_else(|| {
+            PgError::new(
+                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
+    }
+
+    /// A SET that every server has run: later ones get it when they join.
+    pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
+        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
+        self.settings.set(name, sql.to_owned());
+        self.settings_are_carried();
+        Ok(())
+    }
+
+    /// The servers that take part carry `self.settings` now.
+    pub fn settings_are_carried(&mut self) {
+        for participant in &mut self.participants {
+            participant.server.settings = self.settings.clone();
+        }
+    }
+
+    /// Ends without success.
+    pub async fn rollback(&mut self) -> Result<()> {
+        let ended = self.participants.drain(..).collect::<Vec<_>>();
+        let rollbacks = ended.into_iter().map(|mut p| async move {
+            let result = if p.began || p.server.status() != Status::Idle {
+                p.server.query("ROLLBACK").await.map(|_| ())
+            } else {
+                Ok(())
+            };
+            p.server.settings = p.settings_before.clone();
+            if result.is_err() {
+                p.server.poison();
+            }
+            p
+        });
+        for participant in join_all(rollbacks).await {
+            self.release(participant);
+        }
+        self.settings = self.settings_before.clone();
+        self.private_map = None;
+        self.journal.clear();
+        Ok(())
+    }
+
+    /// Ends with success, on all servers or on none. The settings made inside stay.
+    pub async fn commit(&mut self) -> Result<()> {
+        let changed_catalog = self.changed_catalog();
+        let (participants, result) =
+            super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
+        for mut participant in participants {
+            if result.is_err() {
+                participant.server.settings = participant.settings_before.clone();
+            }
+            self.release(participant);
+        }
+        self.journal.clear();
+        self.private_map = None;
+        match result {
+            Ok(()) => self.settings_before = self.settings.clone(),
+            Err(_) => self.settings = self.settings_before.clone(),
+        }
+        if changed_catalog {
+            // Whoever is told that it is done must find it done.
+            self.executor.catalog.refresh().await?;
+        }
+        result
+    }
+
+    /// Gives the servers back after statements that ran by themselves.
+    pub fn finish_auto(&mut self) {
+        for participant in self.participants.drain(..).collect::<Vec<_>>() {
+            self.release(participant);
+        }
+    }
+
+    /// The session's own coordinator connection, when the transaction has ended.
+    pub fn into_pinned(mut self) -> Option<PooledServer> {
+        self.pinned.take()
+    }
+
+    fn release(&mut self, mut participant: Participant) {
+        if !self.cancel.remove(participant.server.key.0) {
+            participant.server.poison();
+        }
+        if self.pins && participant.node.is_coordinator() && !participant.server.is_poisoned() {
+            self.pinned = Some(participant.server);
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
+        for participant in self.participants.drain(..) {
+            self.cancel.remove(participant.server.key.0);
+        }
+    }
+}
+
+/// Brings a connection to the settings wanted, before anything else runs on it: a statement must never run
+/// with another client's settings, so this is one round trip of its own.
+async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> Result<()> {
+    if let Some(sql) = server.settings.statements_to(wanted) {
+        let result = server.query(&sql).await;
+        if result.is_err() && server.status() == Status::Idle {
+            server.poison();
+        }
+        result?;
+        server.settings = wanted.clone();
+    }
+    Ok(())
+}
+
+async fn begin(participant: &mut Participant, begin: &str, journal: &[Entry]) -> Result<()> {
+    participant.began = true;
+    if begin == "BEGIN" && journal.is_empty() {
+        participant.server.queue_query("BEGIN", To::Nobody);
+        return Ok(());
+    }
+    // With options of the client's BEGIN may fail, and then nothing may run behind it.
+    participant.server.query(begin).await?;
+    for entry in journal {
+        participant.server.query(&entry.sql).await?;
+    }
+    Ok(())
+}
+
+/// The hash support function of a type's default operator class. Source: pg_amproc, access method hash, number 1.
+fn hash_function(hash: HashType) -> &'static str {
+    match hash {
+        HashType::Int2 => "hashint2",
+        HashType::Int4 | HashType::Date => "hashint4",
+        HashType::Int8 => "hashint8",
+        HashType::Text | HashType::Varchar => "hashtext",
+        HashType::Bpchar => "hashbpchar",
+        HashType::Name => "hashname",
+        HashType::Bytea => "hashvarlena",
+        HashType::Uuid => "uuid_hash",
+        HashType::Numeric => "hash_numeric",
+        HashType::Bool | HashType::Char => "hashchar",
+        HashType::Timestamp | HashType::Timestamptz => "timestamp_hash",
+        HashType::Time => "time_hash",
+        HashType::Float4 => "hashfloat4",
+        HashType::Float8 => "hashfloat8",
+        HashType::Oid => "hashoid",
+    }
+}

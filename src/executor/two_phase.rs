@@ -1,0 +1,219 @@
+//! Ending a transaction on several servers at once.
+//!
+//! ```text
+//!   who wrote?  none or one: COMMIT there, then on the readers
+//!               several:     PREPARE everywhere -> decision row in the catalog -> COMMIT PREPARED everywhere
+//! ```
+//!
+//! The decision row is the commit: first writer wins, so a recovery that decides "abort" and an owner that decides
+//! "commit" cannot both succeed (docs/decisions). Whatever is left behind, `jobs/two_phase_recovery.rs` finishes.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+
+use super::{Executor, Participant};
+use crate::catalog;
+use crate::catalog::two_phase::Decision;
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
+use crate::wire::answer::Status;
+
+/// Names of distributed transactions: unique over all proxies and restarts.
+#[derive(Debug)]
+pub struct TransactionIds {
+    instance: String,
+    next: AtomicU64,
+}
+
+impl TransactionIds {
+    /// `instance` names this run of this proxy; letters and digits.
+    pub fn new(instance: String) -> Self {
+        Self { instance, next: AtomicU64::new(1) }
+    }
+
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    fn next(&self) -> String {
+        format!("{PREFIX}{}_{}", self.instance, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// All our global transaction ids start so: `tenantry_<instance>_<number>_<node>`.
+pub const PREFIX: &str = "tenantry_";
+
+/// The transaction that a global id of ours belongs to.
+pub fn transaction_of_gid(gid: &str) -> Option<&str> {
+    gid.strip_prefix(PREFIX)?;
+    Some(gid.rsplit_once('_')?.0)
+}
+
+/// Commits on all participants or on none; gives the participants back in any case.
+///
+/// Errors: what a server says before the decision; 40001 when a recovery decided against us; 08007 when the answer
+/// to COMMIT or to the decision was lost, or when a participant could not be told yet.
+pub async fn commit(executor: &Rc<Executor>, mut participants: Vec<Participant>) -> (Vec<Participant>, Result<()>) {
+    let result = match participants.as_mut_slice() {
+        [] => Ok(()),
+        [only] => end(only, "COMMIT").await,
+        several => commit_several(executor, several).await,
+    };
+    (participants, result)
+}
+
+async fn commit_several(executor: &Executor, participants: &mut [Participant]) -> Result<()> {
+    let wrote = match ask_who_wrote(participants).await {
+        Ok(wrote) => wrote,
+        Err(error) => {
+            roll_back(participants).await;
+            return Err(error);
+        }
+    };
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    for (participant, wrote) in participants.iter_mut().zip(wrote) {
+        if wrote { writers.push(participant) } else { readers.push(participant) }
+    }
+    let result = match writers.as_mut_slice() {
+        [] => Ok(()),
+        [only] => end(only, "COMMIT").await,
+        several => commit_prepared(executor, several).await,
+    };
+    let end_reads = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    for outcome in join_all(readers.iter_mut().map(|reader| end(reader, end_reads))).await {
+        if let Err(error) = outcome {
+            // It had nothing to commit; its connection is closed by the pool.
+            tracing::debug!(%error, "could not end a read-only participant");
+        }
+    }
+    result
+}
+
+/// A transaction without an id has written nothing. Exact where looking at statements would be a guess.
+async fn ask_who_wrote(participants: &mut [Participant]) -> Result<Vec<bool>> {
+    let ask = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+    let answers = join_all(participants.iter_mut().map(|p| p.server.query(ask))).await;
+    answers.into_iter().map(|rows| Ok(rows?.first().and_then(|r| r[0].as_deref()) == Some("t"))).collect()
+}
+
+async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) -> Result<()> {
+    let transaction = executor.transaction_ids.next();
+    let gid = |p: &Participant| format!("{transaction}_{}", p.node);
+    let nodes: Vec<NodeId> = writers.iter().map(|p| p.node).collect();
+    let prepared = join_all(writers.iter_mut().map(|p| {
+        let sql = format!("PREPARE TRANSACTION '{}'", gid(p));
+        async move { prepare(p, &sql).await }
+    }))
+    .await;
+    if let Some(error) = prepared.iter().find_map(|r| r.as_ref().err()).cloned() {
+        // Presumed abort: nothing was decided, so whatever cannot be reached now is rolled back by the recovery.
+        join_all(writers.iter_mut().zip(&prepared).map(|(p, prepared)| {
+            let sql = match prepared {
+                Ok(()) => format!("ROLLBACK PREPARED '{}'", gid(p)),
+                Err(_) => "ROLLBACK".to_owned(),
+            };
+            async move { p.server.query(&sql).await }
+        }))
+        .await;
+        return Err(error);
+    }
+    match decide(executor, &transaction, &nodes).await {
+        Ok(Decision::Commit) => {}
+        Ok(Decision::Abort) => {
+            for p in writers.iter_mut() {
+                let sql = format!("ROLLBACK PREPARED '{}'", gid(p));
+                let _ = p.server.query(&sql).await;
+            }
+            return Err(PgError::new(
+                SqlState::SERIALIZATION_FAILURE,
+                "the transaction was rolled back because its commit took too long",
+            )
+            .hint("Retry the transaction."));
+        }
+        Err(error) => {
+            return Err(unknown("the decision to commit could not be confirmed").detail(error.message().to_owned()));
+        }
+    }
+    let committed = join_all(writers.iter_mut().map(|p| {
+        let sql = format!("COMMIT PREPARED '{}'", gid(p));
+        async move { p.server.query(&sql).await }
+    }))
+    .await;
+    if let Some(error) = committed.into_iter().find_map(Result::err) {
+        return Err(unknown("the transaction is committed, but a node could not be told yet")
+            .detail(error.message().to_owned())
+            .hint("It becomes visible there as soon as the node can be reached."));
+    }
+    forget(executor, transaction);
+    Ok(())
+}
+
+async fn decide(executor: &Executor, transaction: &str, nodes: &[NodeId]) -> Result<Decision> {
+    let client = executor.catalog.client(NodeId::COORDINATOR).await?;
+    catalog::two_phase::decide(&**client, transaction, Decision::Commit, nodes).await
+}
+
+/// The decision is carried out everywhere, so nobody will ask for it again. Nobody waits for this either.
+fn forget(executor: &Executor, transaction: String) {
+    let catalog = executor.catalog.clone();
+    tokio::spawn(async move {
+        let forgotten = match catalog.client(NodeId::COORDINATOR).await {
+            Ok(client) => catalog::two_phase::forget(&**client, &transaction).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "could not delete a decision row; the recovery will");
+        }
+    });
+}
+
+/// PREPARE TRANSACTION in a failed or absent transaction is no error: it answers ROLLBACK. The tag tells.
+async fn prepare(participant: &mut Participant, sql: &str) -> Result<()> {
+    participant.server.query(sql).await?;
+    if participant.server.last_tag() == "PREPARE TRANSACTION" {
+        return Ok(());
+    }
+    Err(PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "current transaction is aborted, it was rolled back"))
+}
+
+async fn end(participant: &mut Participant, sql: &str) -> Result<()> {
+    if !participant.began && participant.server.status() == Status::Idle {
+        return Ok(());
+    }
+    let result = participant.server.query(sql).await;
+    match result {
+        Ok(_) => Ok(()),
+        // The answer to COMMIT was lost: it may have happened.
+        Err(error) if participant.server.is_poisoned() && sql == "COMMIT" => {
+            Err(unknown("the connection was lost before the commit was confirmed").detail(error.message().to_owned()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn roll_back(participants: &mut [Participant]) {
+    for outcome in join_all(participants.iter_mut().map(|p| end(p, "ROLLBACK"))).await {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "could not roll back a participant; its connection is closed");
+        }
+    }
+}
+
+fn unknown(message: &str) -> PgError {
+    PgError::new(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_global_id_names_its_transaction() {
+        let ids = TransactionIds::new("a1b2".to_owned());
+        let transaction = ids.next();
+        assert_eq!(transaction_of_gid(&format!("{transaction}_3")), Some(transaction.as_str()));
+        assert_eq!(transaction_of_gid("somebody_elses_1"), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! smallint, integer, bigint and oid: one value has one hash in all of them.
+
+use super::{HashType, lookup3};
+
+/// What int2in, int4in and int8in accept in PostgreSQL 15: blanks around, a sign, decimal digits. 16's `0x1f` and `1_000`
+/// are not read, because 15 refuses them.
+pub fn parse(text: &str, min: i64, max: i64) -> Option<i64> {
+    let text = trim(text);
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|v| (min..=max).contains(v))
+}
+
+/// A binary smallint, integer or bigint; none for other types.
+pub fn read(value_type: HashType, bytes: &[u8]) -> Option<i64> {
+    Some(match value_type {
+        HashType::Int2 => i16::from_be_bytes(bytes.try_into().ok()?).into(),
+        HashType::Int4 => i32::from_be_bytes(bytes.try_into().ok()?).into(),
+        HashType::Int8 => i64::from_be_bytes(bytes.try_into().ok()?),
+        _ => return None,
+    })
+}
+
+/// Serves all three widths: hashint8 agrees with hashint4 and hashint2 where the value fits.
+pub fn hash(value: i64) -> u32 {
+    lookup3::hash_i64(value)
+}
+
+/// Negative oid texts wrap in some versions and are refused in others, so they are out of range here.
+pub fn hash_oid(value: i64) -> Option<u32> {
+    Some(lookup3::hash_u32(u32::try_from(value).ok()?))
+}
+
+/// Cuts the blanks off that C's isspace knows.
+pub fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r'])
+}

@@ -1,0 +1,186 @@
+//! What the proxy answers itself, encoded by pgwire's message structs.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgwire::messages::Message;
+use pgwire::messages::data::{DataRow, FieldDescription, NoData, ParameterDescription, RowDescription};
+use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete, PortalSuspended};
+use pgwire::messages::response::{
+    CommandComplete, EmptyQueryResponse, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
+};
+use pgwire::messages::startup::{Authentication, BackendKeyData, ParameterStatus, SecretKey};
+
+use super::rows::Field;
+use crate::error::PgError;
+
+/// The status byte of ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Idle,
+    InTransaction,
+    Failed,
+}
+
+impl Status {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'I' => Some(Status::Idle),
+            b'T' => Some(Status::InTransaction),
+            b'E' => Some(Status::Failed),
+            _ => None,
+        }
+    }
+}
+
+fn put(message: impl Message, out: &mut BytesMut) {
+    // pgwire refuses only lengths that do not fit the frame, and all our answers are small.
+    message.encode(out).expect("an answer of the proxy fits a frame");
+}
+
+pub fn error(error: &PgError, out: &mut BytesMut) {
+    put(ErrorResponse::new(fields(error)), out);
+}
+
+/// A notice: the error's fields with severity NOTICE, WARNING, ...
+pub fn notice(severity: &str, notice: &PgError, out: &mut BytesMut) {
+    let mut fields = fields(notice);
+    for (key, value) in &mut fields {
+        if matches!(*key, b'S' | b'V') {
+            severity.clone_into(value);
+        }
+    }
+    put(NoticeResponse::new(fields), out);
+}
+
+fn fields(error: &PgError) -> Vec<(u8, String)> {
+    // A NUL would end the field early and spill the rest into the next.
+    error.fields().map(|(key, value)| (key, value.replace('\0', " "))).collect()
+}
+
+pub fn ready(status: Status, out: &mut BytesMut) {
+    let status = match status {
+        Status::Idle => TransactionStatus::Idle,
+        Status::InTransaction => TransactionStatus::Transaction,
+        Status::Failed => TransactionStatus::Error,
+    };
+    put(ReadyForQuery::new(status), out);
+}
+
+pub fn command_complete(tag: &str, out: &mut BytesMut) {
+    put(CommandComplete::new(tag.to_owned()), out);
+}
+
+pub fn empty_query(out: &mut BytesMut) {
+    put(EmptyQueryResponse::new(), out);
+}
+
+pub fn parse_complete(out: &mut BytesMut) {
+    put(ParseComplete::new(), out);
+}
+
+pub fn bind_complete(out: &mut BytesMut) {
+    put(BindComplete::new(), out);
+}
+
+pub fn close_complete(out: &mut BytesMut) {
+    put(CloseComplete::new(), out);
+}
+
+pub fn portal_suspended(out: &mut BytesMut) {
+    put(PortalSuspended::new(), out);
+}
+
+pub fn no_data(out: &mut BytesMut) {
+    put(NoData::new(), out);
+}
+
+pub fn parameter_description(types: &[u32], out: &mut BytesMut) {
+    put(ParameterDescription::new(types.to_vec()), out);
+}
+
+pub fn row_description(fields: &[Field], out: &mut BytesMut) {
+    let fields = fields
+        .iter()
+        .map(|f| FieldDescription::new(f.name.clone(), 0, 0, f.type_oid, -1, f.type_modifier, 0))
+        .collect();
+    put(RowDescription::new(fields), out);
+}
+
+/// A row of text values.
+pub fn text_row(values: &[Option<&str>], out: &mut BytesMut) {
+    let mut body = BytesMut::new();
+    for value in values {
+        match value {
+            None => body.put_i32(-1),
+            Some(text) => {
+                body.put_i32(text.len() as i32);
+                body.put_slice(text.as_bytes());
+            }
+        }
+    }
+    put(DataRow::new(body, values.len() as i16), out);
+}
+
+pub fn authentication_ok(out: &mut BytesMut) {
+    put(Authentication::Ok, out);
+}
+
+pub fn authentication_sasl(mechanisms: &[&str], out: &mut BytesMut) {
+    put(Authentication::SASL(mechanisms.iter().map(|m| m.to_string()).collect()), out);
+}
+
+pub fn authentication_sasl_continue(data: Vec<u8>, out: &mut BytesMut) {
+    put(Authentication::SASLContinue(Bytes::from(data)), out);
+}
+
+pub fn authentication_sasl_final(data: Vec<u8>, out: &mut BytesMut) {
+    put(Authentication::SASLFinal(Bytes::from(data)), out);
+}
+
+pub fn parameter_status(name: &str, value: &str, out: &mut BytesMut) {
+    put(ParameterStatus::new(name.to_owned(), value.to_owned()), out);
+}
+
+/// `key` is 4 bytes for protocol 3.0 and up to 256 for 3.2.
+pub fn backend_key_data(pid: u32, key: &[u8], out: &mut BytesMut) {
+    put(BackendKeyData::new(pid as i32, SecretKey::Bytes(Bytes::copy_from_slice(key))), out);
+}
+
+/// CopyInResponse for `columns` columns, all text (0) or all binary (1).
+pub fn copy_in_response(binary: bool, columns: usize, out: &mut BytesMut) {
+    copy_response(b'G', binary, columns, out);
+}
+
+pub fn copy_out_response(binary: bool, columns: usize, out: &mut BytesMut) {
+    copy_response(b'H', binary, columns, out);
+}
+
+fn copy_response(tag: u8, binary: bool, columns: usize, out: &mut BytesMut) {
+    let at = super::frame::begin_frame(out, tag);
+    out.put_u8(binary as u8);
+    out.put_u16(columns as u16);
+    (0..columns).for_each(|_| out.put_u16(binary as u16));
+    super::frame::end_frame(out, at);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::SqlState;
+
+    #[test]
+    fn an_error_goes_out_with_all_its_fields() {
+        let mut out = BytesMut::new();
+        error(&PgError::new(SqlState::UNDEFINED_TABLE, "a\0b").detail("d").hint("h").field(b'P', "9"), &mut out);
+        let again = PgError::from_body(&out[5..]);
+        assert_eq!((again.message(), again.detail_text(), again.hint_text()), ("a b", Some("d"), Some("h")));
+        assert!(again.fields().any(|f| f == (b'P', "9")));
+    }
+
+    #[test]
+    fn a_notice_is_no_error() {
+        let mut out = BytesMut::new();
+        notice("NOTICE", &PgError::new(SqlState::INTERNAL_ERROR, "x"), &mut out);
+        assert_eq!(out[0], b'N');
+        assert!(out.windows(8).any(|w| w == b"SNOTICE\0"));
+    }
+}

@@ -1,0 +1,355 @@
+//! Messages that clients send: opening those that routing must look into, and writing them to servers.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::frame::{HEADER_LEN, begin_frame, end_frame};
+use super::reader::Reader;
+use crate::error::{PgError, Result, SqlState};
+
+/// Parse: name, text, and the types the client gave (0 where it left them open).
+#[derive(Debug)]
+pub struct Parse<'a> {
+    pub name: &'a [u8],
+    pub text: &'a str,
+    pub types: Vec<u32>,
+}
+
+impl<'a> Parse<'a> {
+    pub fn read(payload: &'a [u8]) -> Result<Self> {
+        let mut r = Reader::new(payload);
+        let (name, text) = (r.cstr()?, r.str()?);
+        let count = r.u16()? as usize;
+        let mut types = Vec::with_capacity(count.min(payload.len() / 4));
+        for _ in 0..count {
+            types.push(r.u32()?);
+        }
+        r.end()?;
+        Ok(Self { name, text, types })
+    }
+}
+
+/// Bind, with everything after the two names kept as it came: only the names change on the way to a server.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    pub portal: Bytes,
+    pub statement: Bytes,
+    /// Parameter formats, parameters, result formats: the payload after the two names.
+    tail: Bytes,
+    parameters: u16,
+    formats: u16,
+}
+
+impl Bind {
+    /// Checks the whole payload, so that later reads cannot fail.
+    pub fn read(payload: &Bytes) -> Result<Self> {
+        let mut r = Reader::new(payload);
+        let portal = payload.slice_ref(r.cstr()?);
+        let statement = payload.slice_ref(r.cstr()?);
+        let tail = payload.slice_ref(r.rest());
+        let formats = r.u16()?;
+        r.bytes(2 * formats as usize)?;
+        let parameters = r.u16()?;
+        if formats > 1 && formats != parameters {
+            return Err(PgError::new(
+                SqlState::PROTOCOL_VIOLATION,
+                format!("bind message has {formats} parameter formats but {parameters} parameters"),
+            ));
+        }
+        for _ in 0..parameters {
+            r.value()?;
+        }
+        let results = r.u16()?;
+        r.bytes(2 * results as usize)?;
+        r.end()?;
+        Ok(Self { portal, statement, tail, parameters, formats })
+    }
+
+    /// A Bind with text parameters and text results, as EXECUTE and the proxy's own statements need it.
+    pub fn text(parameters: &[Option<&str>]) -> Self {
+        let mut tail = BytesMut::new();
+        tail.put_u16(0);
+        tail.put_u16(parameters.len() as u16);
+        for parameter in parameters {
+            match parameter {
+                None => tail.put_i32(-1),
+                Some(text) => {
+                    tail.put_i32(text.len() as i32);
+                    tail.put_slice(text.as_bytes());
+                }
+            }
+        }
+        tail.put_u16(0);
+        Self {
+            portal: Bytes::new(),
+            statement: Bytes::new(),
+            tail: tail.freeze(),
+            parameters: parameters.len() as u16,
+            formats: 0,
+        }
+    }
+
+    pub fn parameter_count(&self) -> u16 {
+        self.parameters
+    }
+
+    /// The `n`th parameter (from 0) and whether it is in binary format. `Err` past the last.
+    pub fn parameter(&self, n: u16) -> Result<(bool, Option<&[u8]>)> {
+        let mut r = Reader::new(&self.tail);
+        let formats = r.u16()?;
+        let format_codes = r.bytes(2 * formats as usize)?;
+        let count = r.u16()?;
+        if n >= count {
+            return Err(PgError::new(
+                SqlState::PROTOCOL_VIOLATION,
+                format!("bind message supplies {count} parameters, but the statement requires at least {}", n + 1),
+            ));
+        }
+        let at = if formats <= 1 { 0 } else { 2 * n as usize };
+        let binary = format_codes.get(at + 1).is_some_and(|&b| b == 1);
+        for _ in 0..n {
+            r.value()?;
+        }
+        Ok((binary, r.value()?))
+    }
+
+    /// A Bind with this one parameter as `$1`, in its own format, and text results.
+    pub fn only_parameter(&self, n: u16) -> Result<Self> {
+        let (binary, value) = self.parameter(n)?;
+        let mut tail = BytesMut::new();
+        tail.put_u16(1);
+        tail.put_u16(binary as u16);
+        tail.put_u16(1);
+        match value {
+            None => tail.put_i32(-1),
+            Some(bytes) => {
+                tail.put_i32(bytes.len() as i32);
+                tail.put_slice(bytes);
+            }
+        }
+        tail.put_u16(0);
+        let (portal, statement) = (Bytes::new(), Bytes::new());
+        Ok(Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 })
+    }
+
+    /// Are all parameters in text format?
+    pub fn formats_are_text(&self) -> bool {
+        let mut r = Reader::new(&self.tail);
+        let codes = r.u16().and_then(|n| r.bytes(2 * n as usize)).unwrap_or(&[]);
+        debug_assert_eq!(codes.len(), 2 * self.formats as usize);
+        codes.chunks(2).all(|c| c == [0, 0])
+    }
+
+    /// Writes the Bind with the server's names for portal and statement.
+    pub fn write(&self, portal: &[u8], statement: &[u8], out: &mut BytesMut) {
+        out.reserve(HEADER_LEN + portal.len() + statement.len() + 2 + self.tail.len());
+        let at = begin_frame(out, b'B');
+        put_cstr(out, portal);
+        put_cstr(out, statement);
+        out.put_slice(&self.tail);
+        end_frame(out, at);
+    }
+
+    /// The same parameters with all results in binary, or all in text.
+    pub fn with_results(&self, binary: bool) -> Self {
+        let mut tail = BytesMut::from(&self.tail[..self.results_at()]);
+        tail.put_u16(1);
+        tail.put_u16(binary as u16);
+        Self { tail: tail.freeze(), ..self.clone() }
+    }
+
+    /// Result format codes as sent: none (all text), one for all, or one per column.
+    pub fn result_formats(&self) -> Vec<u16> {
+        self.tail[self.results_at() + 2..].chunks(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect()
+    }
+
+    /// Offset in `tail` of the number of result formats.
+    fn results_at(&self) -> usize {
+        let mut r = Reader::new(&self.tail);
+        let walked: Result<usize> = (|| {
+            let formats = r.u16()?;
+            r.bytes(2 * formats as usize)?;
+            for _ in 0..r.u16()? {
+                r.value()?;
+            }
+            Ok(self.tail.len() - r.rest().len())
+        })();
+        walked.expect("a Bind is checked when it is read")
+    }
+}
+
+/// What Describe and Close name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    Statement(&'a [u8]),
+    Portal(&'a [u8]),
+}
+
+impl<'a> Target<'a> {
+    pub fn read(payload: &'a [u8]) -> Result<Self> {
+        let mut r = Reader::new(payload);
+        let kind = r.u8()?;
+        let name = r.cstr()?;
+        r.end()?;
+        match kind {
+            b'S' => Ok(Target::Statement(name)),
+            b'P' => Ok(Target::Portal(name)),
+            _ => Err(PgError::new(SqlState::PROTOCOL_VIOLATION, "invalid message subtype")),
+        }
+    }
+}
+
+/// Execute: portal and row limit (0: no limit).
+pub fn read_execute(payload: &[u8]) -> Result<(&[u8], u32)> {
+    let mut r = Reader::new(payload);
+    let (portal, limit) = (r.cstr()?, r.i32()?);
+    r.end()?;
+    // Postgres takes any limit that is not positive for no limit.
+    Ok((portal, limit.max(0) as u32))
+}
+
+/// The text of a simple query.
+pub fn read_query(payload: &[u8]) -> Result<&str> {
+    let mut r = Reader::new(payload);
+    let text = r.str()?;
+    r.end()?;
+    Ok(text)
+}
+
+pub fn query(sql: &str, out: &mut BytesMut) {
+    out.reserve(HEADER_LEN + sql.len() + 1);
+    let at = begin_frame(out, b'Q');
+    put_cstr(out, sql.as_bytes());
+    end_frame(out, at);
+}
+
+pub fn parse(name: &[u8], sql: &str, types: &[u32], out: &mut BytesMut) {
+    let at = begin_frame(out, b'P');
+    put_cstr(out, name);
+    put_cstr(out, sql.as_bytes());
+    out.put_u16(types.len() as u16);
+    for oid in types {
+        out.put_u32(*oid);
+    }
+    end_frame(out, at);
+}
+
+pub fn describe(target: Target<'_>, out: &mut BytesMut) {
+    named(b'D', target, out);
+}
+
+pub fn close(target: Target<'_>, out: &mut BytesMut) {
+    named(b'C', target, out);
+}
+
+fn named(tag: u8, target: Target<'_>, out: &mut BytesMut) {
+    let at = begin_frame(out, tag);
+    let (kind, name) = match target {
+        Target::Statement(name) => (b'S', name),
+        Target::Portal(name) => (b'P', name),
+    };
+    out.put_u8(kind);
+    put_cstr(out, name);
+    end_frame(out, at);
+}
+
+pub fn execute(portal: &[u8], limit: u32, out: &mut BytesMut) {
+    let at = begin_frame(out, b'E');
+    put_cstr(out, portal);
+    out.put_u32(limit);
+    end_frame(out, at);
+}
+
+pub fn sync(out: &mut BytesMut) {
+    out.put_slice(b"S\0\0\0\x04");
+}
+
+pub fn flush(out: &mut BytesMut) {
+    out.put_slice(b"H\0\0\0\x04");
+}
+
+pub fn copy_data(data: &[u8], out: &mut BytesMut) {
+    out.reserve(HEADER_LEN + data.len());
+    let at = begin_frame(out, b'd');
+    out.put_slice(data);
+    end_frame(out, at);
+}
+
+pub fn copy_done(out: &mut BytesMut) {
+    out.put_slice(b"c\0\0\0\x04");
+}
+
+pub fn copy_fail(reason: &str, out: &mut BytesMut) {
+    let at = begin_frame(out, b'f');
+    put_cstr(out, reason.as_bytes());
+    end_frame(out, at);
+}
+
+fn put_cstr(out: &mut BytesMut, text: &[u8]) {
+    debug_assert!(!text.contains(&0), "a NUL would cut the message short");
+    out.put_slice(text);
+    out.put_u8(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind_payload(formats: &[u16], values: &[Option<&[u8]>]) -> Bytes {
+        let mut b = BytesMut::new();
+        b.put_slice(b"portal\0stmt\0");
+        b.put_u16(formats.len() as u16);
+        formats.iter().for_each(|f| b.put_u16(*f));
+        b.put_u16(values.len() as u16);
+        for v in values {
+            match v {
+                None => b.put_i32(-1),
+                Some(v) => {
+                    b.put_i32(v.len() as i32);
+                    b.put_slice(v);
+                }
+            }
+        }
+        b.put_u16(1);
+        b.put_u16(1);
+        b.freeze()
+    }
+
+    #[test]
+    fn one_format_code_counts_for_every_parameter() {
+        let bind = Bind::read(&bind_payload(&[1], &[Some(b"ab"), None, Some(b"c")])).unwrap();
+        assert_eq!(bind.parameter(0).unwrap(), (true, Some(&b"ab"[..])));
+        assert_eq!(bind.parameter(1).unwrap(), (true, None));
+        assert_eq!(bind.parameter(2).unwrap(), (true, Some(&b"c"[..])));
+        assert_eq!(bind.parameter(3).unwrap_err().code(), SqlState::PROTOCOL_VIOLATION);
+        assert!(!bind.formats_are_text());
+    }
+
+    #[test]
+    fn a_bind_that_lies_about_its_lengths_is_refused() {
+        let whole = bind_payload(&[0, 1], &[Some(b"ab"), None]);
+        for cut in 0..whole.len() {
+            assert!(Bind::read(&whole.slice(..cut)).is_err(), "cut at {cut}");
+        }
+        let mut longer = whole.to_vec();
+        longer.push(0);
+        assert!(Bind::read(&longer.into()).is_err());
+        assert!(Bind::read(&bind_payload(&[0, 1, 0], &[None])).is_err());
+    }
+
+    #[test]
+    fn a_bind_is_written_with_other_names_and_the_same_rest() {
+        let bind = Bind::read(&bind_payload(&[0], &[Some(b"7")])).unwrap();
+        let mut out = BytesMut::new();
+        bind.write(b"", b"t1", &mut out);
+        let again = Bind::read(&out.freeze().slice(HEADER_LEN..)).unwrap();
+        assert_eq!((&again.portal[..], &again.statement[..]), (&b""[..], &b"t1"[..]));
+        assert_eq!(again.tail, bind.tail);
+    }
+
+    #[test]
+    fn text_behind_a_nul_does_not_run() {
+        assert!(read_query(b"select 1\0drop table x\0").is_err());
+        assert!(read_query(b"select 1").is_err());
+        assert_eq!(read_query(b"select 1\0").unwrap(), "select 1");
+    }
+}

@@ -1,0 +1,200 @@
+//! Replies that a server still owes, in order. Pure: frames in, verdicts out.
+//!
+//! ```text
+//!   queued:   Query | Parse Bind Describe Execute ... Sync
+//!   server:   T D D C Z | 1  2  T  D D C           Z        E drops what is due up to the next Sync
+//! ```
+//!
+//! Invariant: between two ReadyForQuery every reply is consumed exactly once; a reply that nobody expects is an error,
+//! and the connection must not be used again.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// A reply that is due, and whether the client asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub reply: Reply,
+    pub to: To,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// Everything up to and including ReadyForQuery.
+    Query,
+    Parse,
+    /// ParseComplete of a statement that the connection keeps for others too.
+    Prepare,
+    Bind,
+    Close,
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// RowDescription or NoData.
+    DescribePortal,
+    /// Rows or COPY, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// ReadyForQuery.
+    Sync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    Client,
+    Nobody,
+}
+
+/// What to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Part of a reply; the last one completes it.
+    Part(Due),
+    Last(Due),
+    /// ErrorResponse for this reply.
+    Error(Due),
+    /// ReadyForQuery that ends a Query or a Sync.
+    Ready(Due),
+    /// Notice, parameter or notification: may come at any time.
+    Async,
+    /// Not expected here.
+    OutOfStep,
+}
+
+#[derive(Debug, Default)]
+pub struct ReplyQueue {
+    dues: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Due(Due),
+    /// The proxy answers in the server's place, when everything before has been answered.
+    Simulated(Bytes),
+}
+
+impl Entry {
+    fn ends_segment(&self) -> bool {
+        matches!(self, Entry::Due(due) if matches!(due.reply, Reply::Sync | Reply::Query))
+    }
+}
+
+impl ReplyQueue {
+    pub fn push(&mut self, reply: Reply, to: To) {
+        self.dues.push_back(Entry::Due(Due { reply, to }));
+    }
+
+    /// An answer of the proxy's own, in its place among the server's.
+    pub fn push_simulated(&mut self, answer: Bytes) {
+        self.dues.push_back(Entry::Simulated(answer));
+    }
+
+    /// The answer of the proxy's own whose turn has come.
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        match self.dues.front() {
+            Some(Entry::Simulated(_)) => match self.dues.pop_front() {
+                Some(Entry::Simulated(answer)) => Some(answer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// COPY FROM STDIN has swallowed the Sync behind its Execute: no ReadyForQuery comes for it.
+    pub fn forget_sync(&mut self) -> bool {
+        let sync = |e: &Entry| matches!(e, Entry::Due(Due { reply: Reply::Sync, .. }));
+        let at = self.dues.iter().position(sync);
+        at.map(|at| self.dues.remove(at)).is_some()
+    }
+
+    /// A reply whose message was put in front of everything that is queued and not sent.
+    pub fn push_front(&mut self, reply: Reply, to: To) {
+        self.dues.push_front(Entry::Due(Due { reply, to }));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.dues.is_empty()
+    }
+
+    pub fn front(&self) -> Option<Due> {
+        self.dues.iter().find_map(|entry| match entry {
+            Entry::Due(due) => Some(*due),
+            Entry::Simulated(_) => None,
+        })
+    }
+
+    /// Judges the next frame by its tag.
+    pub fn judge(&mut self, tag: u8) -> Verdict {
+        if matches!(tag, b'N' | b'S' | b'A') {
+            return Verdict::Async;
+        }
+        let Some(Entry::Due(due)) = self.dues.front() else { return Verdict::OutOfStep };
+        let due = *due;
+        use Reply::*;
+        match (due.reply, tag) {
+            (Query | Sync, b'Z') => {
+                self.dues.pop_front();
+                Verdict::Ready(due)
+            }
+            (Query, b'T' | b'D' | b'C' | b'I' | b'G' | b'H' | b'W' | b'd' | b'c') => Verdict::Part(due),
+            (Query, b'E') => Verdict::Error(due),
+            (Sync, b'E') => Verdict::Error(due),
+            (_, b'E') => {
+                while self.dues.front().is_some_and(|entry| !entry.ends_segment()) {
+                    self.dues.pop_front();
+                }
+                Verdict::Error(due)
+            }
+            (Parse | Prepare, b'1') | (Bind, b'2') | (Close, b'3') | (Execute, b'C' | b'I' | b's') => {
+                self.complete(due)
+            }
+            (DescribeStatement | DescribePortal, b'T' | b'n') => self.complete(due),
+            (DescribeStatement, b't') => Verdict::Part(due),
+            (Execute, b'D' | b'G' | b'H' | b'W' | b'd' | b'c') => Verdict::Part(due),
+            _ => Verdict::OutOfStep,
+        }
+    }
+
+    fn complete(&mut self, due: Due) -> Verdict {
+        self.dues.pop_front();
+        Verdict::Last(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(replies: &[Reply]) -> ReplyQueue {
+        let mut q = ReplyQueue::default();
+        replies.iter().for_each(|r| q.push(*r, To::Client));
+        q
+    }
+
+    #[test]
+    fn a_pipeline_is_consumed_reply_by_reply() {
+        use Reply::*;
+        let mut q = queue(&[Parse, Bind, DescribePortal, Execute, Sync]);
+        for tag in *b"12TDDC" {
+            assert!(matches!(q.judge(tag), Verdict::Part(_) | Verdict::Last(_)), "{}", tag as char);
+        }
+        assert!(matches!(q.judge(b'Z'), Verdict::Ready(_)));
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn an_error_drops_everything_up_to_the_next_sync() {
+        use Reply::*;
+        let mut q = queue(&[Bind, Execute, Bind, Execute, Sync, Bind, Execute, Sync]);
+        assert!(matches!(q.judge(b'2'), Verdict::Last(_)));
+        assert!(matches!(q.judge(b'E'), Verdict::Error(_)));
+        assert!(matches!(q.judge(b'Z'), Verdict::Ready(_)));
+        assert!(matches!(q.judge(b'2'), Verdict::Last(_)));
+    }
+
+    #[test]
+    fn a_reply_that_nobody_asked_for_is_out_of_step() {
+        assert_eq!(queue(&[]).judge(b'C'), Verdict::OutOfStep);
+        assert_eq!(queue(&[Reply::Bind]).judge(b'C'), Verdict::OutOfStep);
+        assert_eq!(queue(&[Reply::Sync]).judge(b'D'), Verdict::OutOfStep);
+    }
+}
