@@ -1,6 +1,7 @@
 //! UPDATE, DELETE and MERGE beyond one tenant, and all writing of reference tables.
 
 use crate::error::PgError;
+use crate::shard_map::Table;
 use crate::sql::Access;
 use crate::sql::scope::Meaning;
 use crate::sql::tree::{Assignment, Body, Expr, Query};
@@ -119,6 +120,7 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
         _ => table.columns.iter().map(|c| c.name.clone()).collect(),
     };
     Ok(Plan::ReferenceWrite(ReferenceWrite {
+        columns: given_columns(statement, table),
         table: table.clone(),
         columns,
         query: statement.sharded(),
@@ -127,4 +129,21 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
         has_on_conflict,
         returns_rows: statement.returns_rows(),
     }))
+}
+
+/// The columns that an INSERT gives values for; DEFAULT is no value.
+fn given_columns(statement: &Statement<'_>, table: &Table) -> Vec<String> {
+    let Body::Insert(insert) = &statement.tree.body else { return Vec::new() };
+    let listed: Vec<String> = match &insert.columns {
+        Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
+        _ => table.columns.iter().map(|c| c.name.clone()).collect(),
+    };
+    match insert.source.as_ref().map(|q| &q.body) {
+        None => Vec::new(),
+        Some(Body::Values(rows)) => {
+            let given = |n: &usize| rows.iter().all(|r| r.values.get(*n).is_some_and(|v| !matches!(v, Expr::Default)));
+            (0..listed.len()).filter(given).map(|n| listed[n].clone()).collect()
+        }
+        Some(_) => listed,
+    }
 }
