@@ -26,7 +26,7 @@ mod verify;
 mod xid_snapshot;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

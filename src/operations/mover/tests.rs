@@ -13,16 +13,16 @@ const GROUP: ShardGroupId = ShardGroupId(102008);
 const SOURCE: NodeId = NodeId(1);
 const TARGET: NodeId = NodeId(2);
 
-/// A coordinator and two workers; the one shard group stands on the first.
-struct Stage {
+/// A coordinator and two workers; the shard groups, from 102008 on, stand on the first.
+pub(crate) struct Stage {
     cluster: Option<dev_cluster::DevCluster>,
-    environment: MoverEnvironment,
+    pub environment: MoverEnvironment,
     workers: Vec<Client>,
     coordinator: Client,
 }
 
 impl Stage {
-    async fn set(base_port: u16, tables: &str) -> Stage {
+    pub async fn set(base_port: u16, groups: i64, tables: &str) -> Stage {
         let settings = dev_cluster::Settings {
             base_port,
             workers: 2,
@@ -47,21 +47,24 @@ impl Stage {
             workers.push(connect(&settings, &address).await.unwrap());
         }
         coordinator
-            .batch_execute(
+            .batch_execute(&format!(
                 "CREATE TABLE public.orders (tenant bigint, id bigint, PRIMARY KEY (tenant, id));
-                 INSERT INTO tenantry.colocation (shardcount, distributioncolumntype) VALUES (1, 20);
+                 INSERT INTO tenantry.colocation (shardcount, distributioncolumntype) VALUES ({groups}, 20);
                  INSERT INTO tenantry.distributed_table (logicalrelid, partmethod, partkey, colocationid)
                      VALUES ('public.orders'::regclass, 'h', 1, 1);
-                 INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-                 INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-            )
+                 INSERT INTO tenantry.shard_group
+                     SELECT 102008 + i, 1, i * 1000, i * 1000 + 999, 1 FROM generate_series(0, {groups} - 1) i;
+                 INSERT INTO tenantry.shard SELECT id, 'public.orders'::regclass, id FROM tenantry.shard_group",
+            ))
             .await
             .unwrap();
         catalog.refresh().await.unwrap();
-        workers[0]
-            .batch_execute(&format!("CREATE SCHEMA public_102008; SET search_path TO public_102008; {tables}"))
-            .await
-            .unwrap();
+        for group in (102008..102008 + groups).rev() {
+            workers[0]
+                .batch_execute(&format!("CREATE SCHEMA public_{group}; SET search_path TO public_{group}; {tables}"))
+                .await
+                .unwrap();
+        }
         workers[1].batch_execute("SET search_path TO public_102008").await.unwrap();
         let environment = MoverEnvironment::new(catalog, Arc::new(Holds::default()));
         Stage { cluster: Some(cluster), environment, workers, coordinator }
@@ -85,7 +88,7 @@ impl Stage {
     }
 
     /// Everything that a move may leave, on both workers.
-    async fn leftovers(&self) -> Vec<String> {
+    pub async fn leftovers(&self) -> Vec<String> {
         let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots
              UNION ALL SELECT 'publication ' || pubname FROM pg_publication
              UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry%'
@@ -106,7 +109,7 @@ impl Stage {
         found
     }
 
-    async fn strike(mut self) {
+    pub async fn strike(mut self) {
         let cluster = self.cluster.take();
         tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
     }
@@ -127,7 +130,7 @@ const TABLES: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_a_shard_group_moves_under_writers() {
-    let stage = Arc::new(Stage::set(25000, TABLES).await);
+    let stage = Arc::new(Stage::set(25000, 1, TABLES).await);
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged: Arc<Vec<AtomicI64>> = Arc::new((0..8).map(|_| AtomicI64::new(0)).collect());
     let longest = Arc::new(AtomicI64::new(0));
@@ -221,7 +224,7 @@ async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &Ato
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
-    let mut stage = Stage::set(25010, TABLES).await;
+    let mut stage = Stage::set(25010, 1, TABLES).await;
     use StopPoint::*;
     for point in [Planned, TargetCreated, SlotCreated, Copied, IndexesBuilt, CaughtUp, Fenced, FenceApplied, Switched] {
         let source = stage.node_of_group().await;
@@ -243,7 +246,7 @@ async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
-    let mut stage = Stage::set(25020, TABLES).await;
+    let mut stage = Stage::set(25020, 1, TABLES).await;
     stage.environment.settings.lock_timeout = Duration::from_millis(50);
     let settings = stage.environment.catalog.settings().clone();
     let address = crate::catalog::Address { host: "127.0.0.1".into(), port: 25022 };
@@ -280,7 +283,7 @@ async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_move_leaves_the_source_as_it_was_and_can_be_repeated() {
-    let stage = Stage::set(25030, TABLES).await;
+    let stage = Stage::set(25030, 1, TABLES).await;
     // A schema of the group's name is in the way: not ours, so it must survive.
     stage.workers[1].batch_execute("CREATE SCHEMA public_102008").await.unwrap();
     let error = stage.move_to(SOURCE, TARGET).await.unwrap_err();
