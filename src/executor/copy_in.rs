@@ -250,6 +250,19 @@ fn split_format(options: &CopyOptions) -> copy_rows::CopyFormat {
     }
 }
 
+impl Transaction {
+    /// Routes the rows of a `COPY ... TO STDOUT (FORMAT binary)` on one node into a managed table.
+    pub async fn copy_rows(
+        &mut self,
+        from: NodeId,
+        copy_out: &str,
+        into: &Arc<Table>,
+        columns: &[String],
+    ) -> Result<u64> {
+        route_rows(self, from, copy_out, into, columns).await
+    }
+}
+
 /// COPY FROM STDIN of a client. Returns the number of rows.
 ///
 /// Errors: after one the client may go on sending; the session ignores what it sends.
@@ -300,6 +313,10 @@ pub async fn route_rows(
         text: "(FORMAT binary)".to_owned(),
     };
     let mut router = CopyRouter::new(txn, into, columns, &options)?;
+    // Copies of a reference table: the node that the rows come from has them.
+    if let Where::Everywhere(nodes) = &mut router.target {
+        nodes.retain(|node| *node != from);
+    }
     let mut source = txn.take(from).await?;
     source.server.queue_query(copy_out, To::Nobody);
     source.server.flush().await?;

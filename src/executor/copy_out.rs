@@ -32,7 +32,7 @@ pub async fn copy_table(
             "COPY {schema}{} ({}) TO STDOUT {}",
             quote_ident(&table.name),
             quoted.join(", "),
-            if header { with_header(&options.text) } else { options.text.clone() }
+            if header { options.whole_text() } else { options.text.clone() }
         );
         let participant = txn.join(group.node).await?;
         participant.groups.push(group.id);
@@ -106,13 +106,6 @@ async fn one_shard(
 fn is_trailer(data: &[u8]) -> bool {
     data.len() == COPY_TRAILER.len()
         || data.len() == BINARY_HEADER_LEN + COPY_TRAILER.len() && data.starts_with(b"PGCOPY")
-}
-
-fn with_header(options: &str) -> String {
-    match options.strip_prefix('(') {
-        Some(rest) => format!("(HEADER, {rest}"),
-        None => "(HEADER)".to_owned(),
-    }
 }
 
 const BINARY_HEADER_LEN: usize = 19;

@@ -68,6 +68,10 @@ pub struct Transaction {
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
     pub pins: bool,
+    /// Names may mean something else now: the map is read again when it has ended.
+    pub schema_changed: bool,
+    /// The command tag of the client's own statement, where it ran among others.
+    client_tag: String,
 }
 
 struct Entry {
@@ -102,6 +106,8 @@ impl Transaction {
             private_map: None,
             notices: Vec::new(),
             pins: pinned.is_some(),
+            schema_changed: false,
+            client_tag: String::new(),
             pinned,
         }
     }
@@ -317,6 +323,19 @@ impl Transaction {
         result
     }
 
+    /// Runs the client's own statement on the coordinator, keeping its command tag for the client.
+    pub async fn query_for_client(&mut self, sql: &str) -> Result<Vec<Row>> {
+        let result = self.query(NodeId::COORDINATOR, sql).await;
+        if let Some(participant) = self.participant(NodeId::COORDINATOR) {
+            self.client_tag = participant.server.last_tag().to_owned();
+        }
+        result
+    }
+
+    pub fn client_tag(&self) -> &str {
+        &self.client_tag
+    }
+
     /// Runs texts on nodes: nodes side by side, texts of one node in order. The first error counts, after all answers
     /// are in.
     pub async fn query_each(&mut self, work: Vec<(NodeId, String)>) -> Result<()> {
@@ -447,7 +466,7 @@ impl Transaction {
 
     /// Ends with success, on all servers or on none. The settings made inside stay.
     pub async fn commit(&mut self) -> Result<()> {
-        let changed_catalog = self.changed_catalog();
+        let changed_catalog = self.changed_catalog() || self.schema_changed;
         let (participants, result) =
             super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
         for mut participant in participants {

@@ -9,9 +9,11 @@
 //! A new function: its signature in a catalog migration (`tenantry.provide`), its name in `provided`, its line in `call`.
 
 mod arguments;
+mod by_itself;
 mod registry;
 
 #[cfg(test)]
 mod tests;
 
+pub use by_itself::{Notice, call_by_itself, runs_by_itself};
 pub use registry::{Environment, call, provided};

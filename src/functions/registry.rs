@@ -29,6 +29,7 @@ pub struct Environment {
 ///
 /// Errors: 42883 for a name that is not provided; whatever the operation reports.
 pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    txn.require_atomic().await?;
     match name {
         "create_distributed_table" => distribute(arguments, txn, env).await,
         "create_reference_table" => {

@@ -1,14 +1,17 @@
 //! Functions and the operations behind them against real servers: each test has a cluster of its own.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::Environment;
+use crate::backend::{Identity, PoolSettings, Pools, Secret, ServerAddress, SessionSettings};
 use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
-use crate::error::{PgError, Result, SqlState};
-use crate::executor::Transaction;
+use crate::error::{Result, SqlState};
+use crate::executor::cancel::CancelHandle;
+use crate::executor::{Executor, Holds, Kind, Origin, Transaction, TransactionIds};
 use crate::operations::ddl;
 use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
@@ -17,6 +20,7 @@ use crate::sql::{Access, Splice, Spliced, With};
 struct Cluster {
     servers: DevCluster,
     env: Environment,
+    executor: Rc<Executor>,
 }
 
 impl Cluster {
@@ -26,7 +30,15 @@ impl Cluster {
         let servers = DevCluster::start(settings).unwrap();
         let settings = catalog::Settings { port: servers.coordinator().port(), ..catalog::Settings::default() };
         let catalog = Catalog::open(settings).await.unwrap();
-        Self { servers, env: Environment { catalog, shard_count: 8 } }
+        let executor = Rc::new(Executor {
+            pools: Pools::new(PoolSettings::default()),
+            catalog: catalog.clone(),
+            holds: Arc::new(Holds::default()),
+            coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },
+            transaction_ids: Arc::new(TransactionIds::new("test".into())),
+            settings: Default::default(),
+        });
+        Self { servers, env: Environment { catalog, shard_count: 8 }, executor }
     }
 
     async fn with_workers(base_port: u16) -> Self {
@@ -38,7 +50,14 @@ impl Cluster {
     }
 
     fn begin(&self) -> Transaction {
-        Transaction::new(self.env.catalog.clone())
+        let identity = Identity { user: "postgres".into(), database: "postgres".into(), secret: Secret::None };
+        let origin = Origin {
+            executor: &self.executor,
+            identity: &Rc::new(identity),
+            settings: &SessionSettings::default(),
+            cancel: &Arc::new(CancelHandle::default()),
+        };
+        Transaction::new(Kind::Explicit, origin, "", None)
     }
 
     /// Calls a function as a client would: arguments by Postgres, then the operation, then the result by Postgres.
@@ -139,7 +158,7 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
 
     let mut txn = cluster.begin();
     cluster.call_in(&mut txn, "create_distributed_table", "'companies', 'id', shard_count := 8").await.unwrap();
-    let notices: Vec<_> = txn.notices.iter().map(PgError::message).collect();
+    let notices: Vec<String> = txn.take_notices().into_iter().map(|(_, notice)| notice.message().to_owned()).collect();
     assert_eq!(notices, ["Copying data from local table...", "copying the data has completed"]);
     txn.commit().await.unwrap();
     cluster.call("create_distributed_table", "'campaigns', 'company_id', colocate_with => 'companies'").await.unwrap();
@@ -183,7 +202,7 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     // A third worker gets the reference table's rows, roles and types before its first shard.
     let mut servers = cluster.servers;
     let third = servers.add_worker().unwrap();
-    let cluster = Cluster { servers, env: cluster.env };
+    let cluster = Cluster { servers, env: cluster.env, executor: cluster.executor };
     assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("3"));
     assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("3"));
     assert_eq!(cluster.ask(NodeId(3), "SELECT name FROM countries").await, ["Germany"]);
@@ -420,7 +439,9 @@ async fn a_committed_change_reaches_a_watching_catalog() {
 #[tokio::test]
 async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
     let cluster = Cluster::start(24090, 1).await;
-    cluster.sql("CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app; SET ROLE app; CREATE TABLE t (k int)").await;
+    cluster
+        .sql("CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app; SET ROLE app; CREATE TABLE t (k int); RESET ROLE")
+        .await;
     let port = cluster.servers.workers()[0].port();
     cluster.call("citus_add_node", &add_node(port)).await.unwrap();
     let as_app = async |member: bool| -> Result<()> {
@@ -430,7 +451,7 @@ async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
             txn.query(NodeId(1), "GRANT tenantry_admin TO app").await?;
         }
         for node in [NodeId::COORDINATOR, NodeId(1)] {
-            txn.query(node, "SET ROLE app").await?;
+            txn.query(node, "SET LOCAL ROLE app").await?;
         }
         cluster.call_in(&mut txn, "create_distributed_table", "'t', 'k'").await?;
         txn.commit().await

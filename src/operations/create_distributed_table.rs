@@ -11,6 +11,7 @@ use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::{nodes, shards, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
+use crate::executor::copy_in::route_rows;
 use crate::shard_map::{
     ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, hash,
 };
@@ -320,7 +321,7 @@ pub(super) async fn copy_all(txn: &mut Transaction, definition: &TableDefinition
     let list: Vec<String> = columns.iter().map(|c| identifier(c)).collect();
     let name = qualified(&definition.schema, &definition.name);
     let copy_out = format!("COPY (SELECT {} FROM ONLY {name}) TO STDOUT (FORMAT binary)", list.join(", "));
-    txn.copy_rows(NodeId::COORDINATOR, &copy_out, table, &columns).await
+    route_rows(txn, NodeId::COORDINATOR, &copy_out, table, &columns).await
 }
 
 /// From now on nobody writes into the shell, not even a proxy that has not heard of it yet.

@@ -18,6 +18,9 @@ use crate::sql::Spliced;
 
 /// Runs a schema change in the client's transaction.
 pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
+    if !matches!(ddl.action, DdlAction::DropIndex { concurrently: true, .. }) {
+        txn.require_atomic().await?;
+    }
     match &ddl.action {
         DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
         DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
@@ -30,7 +33,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         }
         DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
         DdlAction::DropTable { .. } => {
-            txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
+            txn.query_for_client(ddl.query.text()).await?;
             sweep(txn).await
         }
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
@@ -40,6 +43,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
 
 /// Runs a statement on the coordinator and on every active worker: roles, schemas, extensions, types, functions.
 pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) -> Result<()> {
+    txn.require_atomic().await?;
     let text = statement.query.render(None);
     let sets_password = text.to_ascii_lowercase().contains("password");
     let before = if sets_password { verifiers(txn).await? } else { BTreeSet::new() };
@@ -166,7 +170,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         _ => &ddl.tables[..],
     };
     refuse_mixed(changed)?;
-    txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
+    txn.query_for_client(ddl.query.text()).await?;
     if let Err(error) = txn.reload_map().await {
         // The distribution column is gone: the catalog no longer fits its table.
         return Err(if error.code() == SqlState::DATA_CORRUPTED { touches_partition_column() } else { error });
@@ -263,7 +267,7 @@ fn shard_texts(map: &ShardMap, tables: &[Arc<Table>], query: &Spliced) -> Result
 
 /// On each node one TRUNCATE for all its shards and copies, so that foreign keys between them are no obstacle.
 async fn truncate(txn: &mut Transaction, ddl: &Ddl, cascade: bool, restart_identity: bool) -> Result<()> {
-    txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
+    txn.query_for_client(ddl.query.text()).await?;
     let map = txn.map();
     let mut names: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     for table in &ddl.tables {
@@ -293,7 +297,7 @@ async fn drop_indexes(
     if_exists: bool,
     cascade: bool,
 ) -> Result<()> {
-    txn.query(NodeId::COORDINATOR, ddl.query.text()).await?;
+    txn.query_for_client(ddl.query.text()).await?;
     let map = txn.map();
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     for (table, index) in owners {

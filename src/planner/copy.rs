@@ -35,7 +35,8 @@ pub(super) fn plan_copy(
                 .into()),
                 source @ (Plan::Router(_) | Plan::Scatter(_) | Plan::Combine(_)) => {
                     refuse_server_side(&statement)?;
-                    Ok(Plan::CopyOut(CopyOut::Query { source: Box::new(source), options: options(&statement)? }))
+                    let (text, options) = (inner.into(), options(&statement)?);
+                    Ok(Plan::CopyOut(CopyOut::Query { source: Box::new(source), text, options }))
                 }
                 _ => Err(PgError::unsupported("COPY of this query is not supported")
                     .detail("Only SELECT may be copied out of distributed tables.")),

@@ -55,7 +55,7 @@ impl Display for Plan {
             Plan::CopyOut(CopyOut::Table { table, columns, options }) => {
                 write!(f, "copy_out table={} columns={}{options}", table.name, columns.join(","))
             }
-            Plan::CopyOut(CopyOut::Query { source, options }) => write!(f, "copy_out query=({source}){options}"),
+            Plan::CopyOut(CopyOut::Query { source, options, .. }) => write!(f, "copy_out query=({source}){options}"),
             Plan::Ddl(ddl) => {
                 write!(f, "ddl {}", ddl.action)?;
                 if !ddl.tables.is_empty() {

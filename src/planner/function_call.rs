@@ -11,11 +11,7 @@ use super::statement::{ends, meaning};
 use super::{Call, Context, FunctionCall, Plan};
 
 /// `None`: no provided function is called.
-pub(super) fn plan_function_call(
-    text: &str,
-    tokens: &[Token],
-    ctx: &Context<'_>,
-) -> Option<Result<Plan, PgError>> {
+pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Option<Result<Plan, PgError>> {
     let mut calls: Vec<Call> = Vec::new();
     let mut at = 0;
     while at + 1 < tokens.len() {
@@ -30,7 +26,7 @@ pub(super) fn plan_function_call(
     if calls.is_empty() {
         return None;
     }
-    let mut splices = Vec::new();
+    let (mut splices, mut needs) = (Vec::new(), Vec::new());
     if let Ok(tree) = parse(text, tokens) {
         let meaning = |name: &[Name]| meaning(ctx, name);
         let mut builder = Builder::new(&meaning);
@@ -46,16 +42,20 @@ pub(super) fn plan_function_call(
                     .detail(format!("The statement reads or writes \"{}\".", table.name))
                     .hint("Call the function in a statement of its own.")));
                 }
-                Meaning::View(_) => splices.push(Splice {
-                    at: first.at,
-                    len: last.at - first.at,
-                    with: With::Fixed("tenantry.".into()),
-                }),
+                Meaning::View(view) => {
+                    let figures = ctx.provided.views.get(view.as_str()).copied().flatten();
+                    needs.extend(figures.filter(|f| !needs.contains(f)));
+                    splices.push(Splice {
+                        at: first.at,
+                        len: last.at - first.at,
+                        with: With::Fixed("tenantry.".into()),
+                    });
+                }
                 Meaning::Reference(_) | Meaning::Local => {}
             }
         }
     }
-    Some(Ok(Plan::FunctionCall(FunctionCall { text: text.into(), calls, splices })))
+    Some(Ok(Plan::FunctionCall(FunctionCall { text: text.into(), calls, splices, needs })))
 }
 
 /// A call that begins at token `at`; also the token behind it. Calls inside its arguments are part of them.

@@ -160,7 +160,12 @@ fn select(
         Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
         _ => table.columns.iter().filter(|c| !c.is_generated).map(|c| c.name.clone()).collect(),
     };
-    Ok(Plan::InsertSelect(InsertSelect { table: table.clone(), columns, source: Box::new(inner) }))
+    Ok(Plan::InsertSelect(InsertSelect {
+        table: table.clone(),
+        columns,
+        source: Box::new(inner),
+        source_text: text.into(),
+    }))
 }
 
 /// Each shard inserts what it selects: the tenant's column of the source is the target's.

@@ -119,6 +119,8 @@ pub struct InsertSelect {
     pub columns: Vec<String>,
     /// The SELECT, planned by itself.
     pub source: Box<Plan>,
+    /// Its text.
+    pub source_text: Box<str>,
 }
 
 #[derive(Debug, Clone)]
@@ -188,6 +190,7 @@ pub enum CopyOut {
     /// `source` is the plan of the query alone; its text is wrapped again in COPY (...) TO STDOUT.
     Query {
         source: Box<Plan>,
+        text: Box<str>,
         options: CopyOptions,
     },
 }
@@ -203,6 +206,17 @@ pub struct CopyOptions {
     /// The option list as the user wrote it, without HEADER, in the form `(FORMAT csv, NULL 'x')`, or empty:
     /// what the shards' COPY statements carry.
     pub text: String,
+}
+
+impl CopyOptions {
+    /// The options with HEADER, where the user asked for it.
+    pub fn whole_text(&self) -> String {
+        match (self.header, self.text.strip_prefix('(')) {
+            (false, _) => self.text.clone(),
+            (true, Some(rest)) => format!("(HEADER, {rest}"),
+            (true, None) => "(HEADER)".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +278,8 @@ pub struct FunctionCall {
     pub calls: Vec<Call>,
     /// System views named elsewhere in the statement.
     pub splices: Vec<crate::sql::Splice>,
+    /// Figures that these views need.
+    pub needs: Vec<Figures>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

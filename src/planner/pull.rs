@@ -57,9 +57,11 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
                     format!(" AS {}", quote_identifier(&last.value))
                 };
                 // A column reference that carries the schema loses it: the rowset has none.
-                splices.extend(
-                    relation.schema_prefixes.iter().map(|&(at, len)| Splice { at, len, with: With::Fixed("".into()) }),
-                );
+                splices.extend(relation.schema_prefixes.iter().map(|&(at, len)| Splice {
+                    at,
+                    len,
+                    with: With::Fixed("".into()),
+                }));
                 splices.push(Splice {
                     at: first.at,
                     len: last.end() - first.at,

@@ -30,7 +30,9 @@ pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mo
 
 /// Nothing managed is named: the coordinator reads it, nobody here can.
 fn unread(text: &str, tokens: &[Token]) -> Coordinator {
-    let reads = tokens.first().is_some_and(|t| ["select", "values", "table"].iter().any(|k| crate::sql::lexer::is_keyword(text, t, k)));
+    let reads = tokens
+        .first()
+        .is_some_and(|t| ["select", "values", "table"].iter().any(|k| crate::sql::lexer::is_keyword(text, t, k)));
     Coordinator {
         access: if reads { Access::Read } else { Access::Write },
         returns_rows: reads || tokens.iter().any(|t| crate::sql::lexer::is_keyword(text, t, "returning")),

@@ -208,7 +208,8 @@ impl<'a> Statement<'a> {
         for pair in self.tokens.windows(2) {
             if pair[0].is_identifier() && pair[1].is_punct(b'(') {
                 let name = fold(self.text, &pair[0]).into_owned();
-                if !super::functions::is_syntax(&name) && !names.contains(&name) && !self.is_name_with_columns(&pair[0]) {
+                if !super::functions::is_syntax(&name) && !names.contains(&name) && !self.is_name_with_columns(&pair[0])
+                {
                     names.push(name);
                 }
             }
@@ -274,7 +275,8 @@ impl<'s> Pieces<'s> {
     pub fn copy(&mut self, range: &Range<u32>) -> &mut Self {
         let base = self.out.len() as u32;
         self.out.push_str(&self.text[range.start as usize..range.end as usize]);
-        let inside = self.source.iter().filter(|s| s.at >= range.start && s.at + s.len <= range.end && s.at < range.end);
+        let inside =
+            self.source.iter().filter(|s| s.at >= range.start && s.at + s.len <= range.end && s.at < range.end);
         self.splices.extend(inside.map(|s| Splice { at: s.at - range.start + base, len: s.len, with: s.with.clone() }));
         self
     }

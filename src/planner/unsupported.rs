@@ -7,7 +7,9 @@ const RESTRICT: &str = "Restrict every distributed table to one value of its dis
 
 pub(super) fn cannot_analyse(construct: &str) -> PgError {
     PgError::unsupported("cannot analyse this statement")
-        .detail(format!("It names distributed or reference tables and has a construct that is not understood: {construct}."))
+        .detail(format!(
+            "It names distributed or reference tables and has a construct that is not understood: {construct}."
+        ))
         .hint("Rewrite the construct, or split the statement.")
 }
 

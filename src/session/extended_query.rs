@@ -25,8 +25,15 @@ use crate::wire::reply_queue::{Reply, To};
 /// A bound portal.
 pub enum Portal {
     /// It exists on a server, under the client's name.
-    OnServer { node: NodeId },
-    Virtual { plan: Rc<Plan>, statement: Rc<Statement>, bind: Rc<Bind>, done: bool },
+    OnServer {
+        node: NodeId,
+    },
+    Virtual {
+        plan: Rc<Plan>,
+        statement: Rc<Statement>,
+        bind: Rc<Bind>,
+        done: bool,
+    },
 }
 
 /// What happened since the last Sync.
@@ -336,7 +343,10 @@ impl Session {
         if self.batch.current.is_some_and(|current| current != node) {
             self.settle().await?;
             if self.skip_until_sync {
-                return Err(PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "an earlier statement of the pipeline failed"));
+                return Err(PgError::new(
+                    SqlState::IN_FAILED_SQL_TRANSACTION,
+                    "an earlier statement of the pipeline failed",
+                ));
             }
         }
         self.join_for(node).await?;
@@ -487,10 +497,7 @@ impl Session {
 }
 
 fn no_portal(name: &[u8]) -> PgError {
-    PgError::new(
-        SqlState::INVALID_CURSOR_NAME,
-        format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)),
-    )
+    PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
 
 /// Past this many messages before a Sync nothing is repeated: what they hold must not grow without bound.

@@ -78,7 +78,10 @@ fn read_sasl_initial(payload: &[u8]) -> Result<&[u8]> {
     let mut r = Reader::new(payload);
     let mechanism = r.cstr()?;
     if mechanism != MECHANISM.as_bytes() {
-        return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "client selected an invalid SASL authentication mechanism"));
+        return Err(PgError::fatal(
+            SqlState::PROTOCOL_VIOLATION,
+            "client selected an invalid SASL authentication mechanism",
+        ));
     }
     let first = r.value()?.ok_or_else(|| PgError::fatal(SqlState::PROTOCOL_VIOLATION, "empty SASL response"))?;
     r.end()?;

@@ -44,7 +44,13 @@ impl Session {
     }
 
     /// Decides with the statement's values. After this the shard groups are not held, and rowsets are gathered.
-    pub async fn place(&mut self, plan: &Rc<Plan>, text: &str, request: Request<'_>, statement: Option<&Statement>) -> Result<Place> {
+    pub async fn place(
+        &mut self,
+        plan: &Rc<Plan>,
+        text: &str,
+        request: Request<'_>,
+        statement: Option<&Statement>,
+    ) -> Result<Place> {
         match &**plan {
             Plan::Router(router) => match self.target(router.colocation, &router.operands, request, statement).await? {
                 Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
@@ -74,7 +80,12 @@ impl Session {
                 if c.pins {
                     self.txn().pins = true;
                 }
-                Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query: c.query.clone(), shared: c.needs.is_empty() })
+                Ok(Place::Server {
+                    node: NodeId::COORDINATOR,
+                    group: None,
+                    query: c.query.clone(),
+                    shared: c.needs.is_empty(),
+                })
             }
             Plan::Combine(c) => {
                 let combine = c.clone();
@@ -130,7 +141,13 @@ impl Session {
         Ok(target.or_else(|| colocation.shard_groups.first().map(|g| g.id)))
     }
 
-    async fn server_of(&mut self, colocation: ColocationId, group: ShardGroupId, query: &Spliced, shared: bool) -> Result<Place> {
+    async fn server_of(
+        &mut self,
+        colocation: ColocationId,
+        group: ShardGroupId,
+        query: &Spliced,
+        shared: bool,
+    ) -> Result<Place> {
         if self.thread.shared.holds.is_held(group) {
             self.txn().await_holds(&[group]).await?;
         }

@@ -53,7 +53,7 @@ impl Session {
                 "cannot insert multiple commands into a prepared statement",
             ));
         }
-        let text = parts.first().map_or("", |r| &text[r.start as usize..r.end as usize]);
+        let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
         Ok(Statement {
             id: self.thread.plans.statement_id(text, &types),
@@ -98,7 +98,9 @@ impl Session {
     async fn ask_description(&mut self, statement: &Statement) -> Result<Description> {
         let nothing = Description { parameters: Vec::new(), fields: None };
         let text = match &*statement.plan {
-            Plan::Empty | Plan::Transaction(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Ddl(_) => return Ok(nothing),
+            Plan::Empty | Plan::Transaction(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Ddl(_) => {
+                return Ok(nothing);
+            }
             Plan::Session(SessionCommand::Execute { name, .. }) => {
                 let target = self.statement(name.as_bytes())?;
                 let fields = Box::pin(self.describe(&target)).await?.fields.clone();
@@ -148,7 +150,8 @@ impl Session {
         }
         let mut oids = Vec::new();
         if !types.is_empty() {
-            let asked: Vec<_> = types.iter().map(|t| format!("{}::pg_catalog.regtype::oid", quote_literal(t))).collect();
+            let asked: Vec<_> =
+                types.iter().map(|t| format!("{}::pg_catalog.regtype::oid", quote_literal(t))).collect();
             let rows = self.txn().query(NodeId::COORDINATOR, &format!("SELECT {}", asked.join(", "))).await?;
             oids.extend(rows.iter().flatten().map(|v| v.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)));
         }
@@ -213,9 +216,10 @@ impl Session {
         }
         let asked: Vec<_> = types.iter().map(|t| format!("pg_catalog.format_type({t}, NULL)")).collect();
         let names = self.txn().query(NodeId::COORDINATOR, &format!("SELECT {}", asked.join(", "))).await?;
-        let casts = arguments.iter().zip(names.iter().flatten()).map(|(argument, name)| {
-            format!("(({argument})::{})::text", name.as_deref().unwrap_or("text"))
-        });
+        let casts = arguments
+            .iter()
+            .zip(names.iter().flatten())
+            .map(|(argument, name)| format!("(({argument})::{})::text", name.as_deref().unwrap_or("text")));
         let sql = format!("SELECT {}", casts.collect::<Vec<_>>().join(", "));
         let rows = self.txn().query(NodeId::COORDINATOR, &sql).await?;
         Ok(rows.into_iter().next().unwrap_or_default())

@@ -207,8 +207,8 @@ impl Session {
     }
 
     async fn refuse_function_call(&mut self) -> Result<()> {
-        let error = PgError::unsupported("fastpath function calls are not supported")
-            .hint("Call the function with SELECT.");
+        let error =
+            PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
         self.fail(error)?;
         self.ready().await
     }
@@ -253,8 +253,9 @@ impl Session {
         let result = match txn.kind {
             Kind::Explicit => return Ok(()),
             Kind::Auto => {
+                let schema_changed = txn.schema_changed;
                 txn.finish_auto();
-                Ok(())
+                if schema_changed { txn.executor.catalog.refresh().await.map(|_| ()) } else { Ok(()) }
             }
             Kind::Implicit if succeeded && !txn.failed => txn.commit().await,
             Kind::Implicit => txn.rollback().await,

@@ -56,7 +56,8 @@ impl Session {
     /// The coordinator says whether it is right, and its answer goes to the client; the others follow.
     /// False when it was refused.
     async fn run_on_every_server(&mut self, sql: &str) -> Result<bool> {
-        let txn = self.txn();
+        self.txn();
+        let txn = self.transaction.as_mut().expect("there is one now");
         let participant = txn.join(NodeId::COORDINATOR).await?;
         participant.server.queue_query(sql, To::Client);
         let relayed = relay(&mut participant.server, &mut self.client, Routed::default()).await?;
@@ -166,8 +167,9 @@ fn split_path(path: &str, user: &str) -> Vec<String> {
 pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
     let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
     if name == "standard_conforming_strings" && off {
-        return Err(PgError::unsupported("standard_conforming_strings cannot be turned off")
-            .hint("Write escapes as E'...'."));
+        return Err(
+            PgError::unsupported("standard_conforming_strings cannot be turned off").hint("Write escapes as E'...'.")
+        );
     }
     if name == "client_encoding" && !is_ascii_safe(value) {
         return Err(PgError::unsupported(format!("client_encoding \"{value}\" is not supported"))

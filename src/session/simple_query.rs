@@ -42,14 +42,14 @@ impl Session {
         }
         if parts.len() == 1 {
             let range = parts.remove(0);
-            return self.simple_statement_with_retry(&text[range.start as usize..range.end as usize]).await;
+            return self.simple_statement_with_retry(&text[range.text]).await;
         }
         // Several statements are one transaction, unless they say otherwise.
         for range in parts {
             if self.transaction.is_none() {
                 self.begin(Kind::Implicit, "");
             }
-            let statement = &text[range.start as usize..range.end as usize];
+            let statement = &text[range.text];
             if !self.simple_statement_with_retry(statement).await.map(|()| self.is_alive())? {
                 break;
             }

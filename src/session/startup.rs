@@ -10,7 +10,10 @@ use crate::wire::startup::{self, SessionStartup, Startup};
 /// What the client wants.
 pub enum Wish {
     Session(SessionStartup),
-    Cancel { pid: u32, key: bytes::Bytes },
+    Cancel {
+        pid: u32,
+        key: bytes::Bytes,
+    },
     /// It closed the connection.
     Nothing,
 }

@@ -245,8 +245,24 @@ impl Converter<'_> {
     fn factor(&self, factor: p::TableFactor) -> Converted<From> {
         use p::TableFactor as F;
         Ok(match factor {
-            F::Table { name, alias, args, with_hints, version, with_ordinality: _, partitions, json_path, sample, index_hints } => {
-                if !with_hints.is_empty() || version.is_some() || !partitions.is_empty() || json_path.is_some() || !index_hints.is_empty() {
+            F::Table {
+                name,
+                alias,
+                args,
+                with_hints,
+                version,
+                with_ordinality: _,
+                partitions,
+                json_path,
+                sample,
+                index_hints,
+            } => {
+                if !with_hints.is_empty()
+                    || version.is_some()
+                    || !partitions.is_empty()
+                    || json_path.is_some()
+                    || !index_hints.is_empty()
+                {
                     return unknown("a table clause that Postgres does not have");
                 }
                 let alias = alias.map(|a| self.alias(a)).transpose()?;
@@ -351,17 +367,20 @@ impl Converter<'_> {
                     p::AssignmentTarget::ColumnName(n) => vec![n],
                     p::AssignmentTarget::Tuple(names) => names,
                 };
-                let columns = targets
-                    .into_iter()
-                    .map(|n| Ok(self.object_name(n)?.swap_remove(0)))
-                    .collect::<Converted<_>>()?;
+                let columns =
+                    targets.into_iter().map(|n| Ok(self.object_name(n)?.swap_remove(0))).collect::<Converted<_>>()?;
                 Ok(Assignment { columns, value: self.expr(a.value)? })
             })
             .collect()
     }
 
     fn update(&self, u: p::Update) -> Converted<Update> {
-        if u.or.is_some() || !u.order_by.is_empty() || u.limit.is_some() || u.output.is_some() || !u.table.joins.is_empty() {
+        if u.or.is_some()
+            || !u.order_by.is_empty()
+            || u.limit.is_some()
+            || u.output.is_some()
+            || !u.table.joins.is_empty()
+        {
             return unknown("an UPDATE clause that Postgres does not have");
         }
         let from = match u.from {
@@ -382,7 +401,12 @@ impl Converter<'_> {
 
     fn delete(&self, d: p::Delete) -> Converted<Delete> {
         let (p::FromTable::WithFromKeyword(mut tables) | p::FromTable::WithoutKeyword(mut tables)) = d.from;
-        if !d.tables.is_empty() || !d.order_by.is_empty() || d.limit.is_some() || d.output.is_some() || tables.len() != 1 {
+        if !d.tables.is_empty()
+            || !d.order_by.is_empty()
+            || d.limit.is_some()
+            || d.output.is_some()
+            || tables.len() != 1
+        {
             return unknown("a DELETE clause that Postgres does not have");
         }
         let table = tables.swap_remove(0);
@@ -391,12 +415,7 @@ impl Converter<'_> {
         }
         Ok(Delete {
             table: self.from(table)?,
-            using: d
-                .using
-                .unwrap_or_default()
-                .into_iter()
-                .map(|t| self.from(t))
-                .collect::<Converted<_>>()?,
+            using: d.using.unwrap_or_default().into_iter().map(|t| self.from(t)).collect::<Converted<_>>()?,
             filter: d.selection.map(|e| self.expr(e)).transpose()?,
             returning: d.returning.map(|r| self.items(r)).transpose()?,
         })
@@ -418,7 +437,9 @@ impl Converter<'_> {
             merge.predicates.extend(clause.predicate.map(|e| self.expr(e)).transpose()?);
             match clause.action {
                 p::MergeAction::Insert(i) => {
-                    let p::MergeInsertKind::Values(values) = i.kind else { return unknown("MERGE INSERT of another form") };
+                    let p::MergeInsertKind::Values(values) = i.kind else {
+                        return unknown("MERGE INSERT of another form");
+                    };
                     let columns = i.columns.into_iter().map(|n| self.one_name(n)).collect::<Converted<Vec<_>>>()?;
                     for row in self.values(values)? {
                         merge.inserts.push((columns.clone(), row.values));
@@ -595,7 +616,9 @@ impl Converter<'_> {
             | E::Prefixed { value: e, .. } => self.other([Some(e)])?,
             E::Like { expr, pattern, escape_char, .. }
             | E::ILike { expr, pattern, escape_char, .. }
-            | E::SimilarTo { expr, pattern, escape_char, .. } => self.other([Some(expr), Some(pattern), escape_char])?,
+            | E::SimilarTo { expr, pattern, escape_char, .. } => {
+                self.other([Some(expr), Some(pattern), escape_char])?
+            }
             E::AtTimeZone { timestamp, time_zone } => self.other([Some(timestamp), Some(time_zone)])?,
             E::Position { expr, r#in } => self.other([Some(expr), Some(r#in)])?,
             E::Substring { expr, substring_from, substring_for, .. } => {

@@ -7,8 +7,8 @@ mod cursor;
 mod literal;
 mod splice;
 
-pub mod constraint;
 pub mod clauses;
+pub mod constraint;
 pub mod copy_statement;
 pub mod facts;
 pub mod lexer;

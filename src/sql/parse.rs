@@ -61,9 +61,9 @@ fn check_size(text: &str, tokens: &[Token]) -> Result<(), ParseFailure> {
         .iter()
         .filter(|t| match t.kind {
             TokenKind::Operator | TokenKind::ColonColon => true,
-            TokenKind::Word => {
-                ["and", "or", "not", "union", "except", "intersect", "join", "is"].iter().any(|k| is_keyword(text, t, k))
-            }
+            TokenKind::Word => ["and", "or", "not", "union", "except", "intersect", "join", "is"]
+                .iter()
+                .any(|k| is_keyword(text, t, k)),
             _ => false,
         })
         .count();
@@ -218,12 +218,18 @@ impl Rules<'_> {
 
     fn ends_operand(&self, at: usize) -> bool {
         let t = &self.tokens[at];
-        t.is_identifier() || t.is_string() || t.is_punct(b')') || t.is_punct(b']') || matches!(t.kind, TokenKind::Integer | TokenKind::Param(_))
+        t.is_identifier()
+            || t.is_string()
+            || t.is_punct(b')')
+            || t.is_punct(b']')
+            || matches!(t.kind, TokenKind::Integer | TokenKind::Param(_))
     }
 
     fn starts_query(&self, at: usize) -> bool {
         self.punct(at, b'(')
-            || ["select", "values", "with", "insert", "update", "delete", "table", "merge"].iter().any(|k| self.is(at, k))
+            || ["select", "values", "with", "insert", "update", "delete", "table", "merge"]
+                .iter()
+                .any(|k| self.is(at, k))
     }
 
     /// Skips `OF a, b.c` of a locking clause.
@@ -276,7 +282,10 @@ impl Rules<'_> {
 }
 
 fn is_unknown_word(word: &str) -> bool {
-    matches!(ParserToken::make_word(word, None), ParserToken::Word(Word { keyword: sqlparser::keywords::Keyword::NoKeyword, .. }))
+    matches!(
+        ParserToken::make_word(word, None),
+        ParserToken::Word(Word { keyword: sqlparser::keywords::Keyword::NoKeyword, .. })
+    )
 }
 
 fn word_token(word: &str) -> ParserToken {

@@ -210,8 +210,7 @@ impl Builder<'_> {
             },
             Expr::Between(column, low, high) => {
                 if let Some(var) = self.column(column)
-                    && let (Some(low), Some(high)) =
-                        (self.family(var).constant(low), self.family(var).constant(high))
+                    && let (Some(low), Some(high)) = (self.family(var).constant(low), self.family(var).constant(high))
                     && low == high
                 {
                     facts.push(values(var, vec![low]));
@@ -369,7 +368,8 @@ type Reference = (Vec<Fact>, Vec<(Var, Var)>);
 
 /// Values of each distributed relation's distribution column; `None`: any.
 pub fn restrictions(builder: &Builder, root: &QueryNode) -> Vec<Option<Vec<Operand>>> {
-    let mut solver = Solver { builder, found: vec![None; builder.relations.len()], at_references: HashMap::new(), anchor: None };
+    let mut solver =
+        Solver { builder, found: vec![None; builder.relations.len()], at_references: HashMap::new(), anchor: None };
     solver.query(root, &[]);
     solver.found
 }

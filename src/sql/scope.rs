@@ -48,7 +48,11 @@ pub enum Node {
         /// Our column and what it is inside; only where a filter may be moved inside.
         renames: Vec<(Var, Var)>,
     },
-    Cte { rte: usize, cte: usize, renames: Vec<(Var, Var)> },
+    Cte {
+        rte: usize,
+        cte: usize,
+        renames: Vec<(Var, Var)>,
+    },
     Join {
         left: Box<Node>,
         right: Box<Node>,
@@ -686,11 +690,8 @@ impl<'a> Builder<'a> {
                 self.expand(&inner, &[], &mut outputs);
                 rename(&mut outputs, &alias.columns);
                 outputs.complete &= outputs.columns.iter().all(|o| o.inner.is_some());
-                let columns = outputs
-                    .columns
-                    .into_iter()
-                    .filter_map(|o| Some((o.name, o.inner?.first().copied()?)))
-                    .collect();
+                let columns =
+                    outputs.columns.into_iter().filter_map(|o| Some((o.name, o.inner?.first().copied()?))).collect();
                 self.rtes.push(Rte {
                     name: Some(alias.name.value.clone()),
                     schema: None,

@@ -108,13 +108,32 @@ pub struct Alias {
 
 #[derive(Debug)]
 pub enum From {
-    Table { name: Vec<Name>, alias: Option<Alias>, parts: Vec<Expr> },
-    Derived { query: Box<Query>, alias: Option<Alias>, lateral: bool },
+    Table {
+        name: Vec<Name>,
+        alias: Option<Alias>,
+        parts: Vec<Expr>,
+    },
+    Derived {
+        query: Box<Query>,
+        alias: Option<Alias>,
+        lateral: bool,
+    },
     /// Table functions, UNNEST, JSON_TABLE, ...: `parts` are the expressions inside.
-    Function { parts: Vec<Expr>, alias: Option<Alias> },
-    Join { left: Box<From>, right: Box<From>, kind: JoinKind, on: On },
+    Function {
+        parts: Vec<Expr>,
+        alias: Option<Alias>,
+    },
+    Join {
+        left: Box<From>,
+        right: Box<From>,
+        kind: JoinKind,
+        on: On,
+    },
     /// `(a JOIN b ...) AS x`
-    Aliased { inner: Box<From>, alias: Alias },
+    Aliased {
+        inner: Box<From>,
+        alias: Alias,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
