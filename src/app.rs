@@ -24,7 +24,7 @@ use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
-use crate::planner::Provided;
+use crate::functions;
 use crate::session;
 use crate::session::{CancelKeys, Shared};
 
@@ -62,11 +62,11 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         holds: Arc::new(Holds::default()),
         transaction_ids: Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))),
         coordinator: ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port },
-        registry: Arc::new(CancelKeys::default()),
+        cancel_keys: Arc::new(CancelKeys::default()),
         pool: settings.pool.clone(),
         executor: settings.executor.clone(),
         login: settings.login.clone(),
-        provided: Provided::default(),
+        provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),
     });

@@ -27,6 +27,7 @@ pub mod config;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
+pub mod functions;
 pub mod operations;
 pub mod planner;
 pub mod session;

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::server::Server;
+use crate::auth::md5;
+use crate::auth::scram::{ClientKeys, MECHANISM, ScramClient};
 use crate::error::{PgError, Result, SqlState};
+use crate::wire::frame::{begin_frame, end_frame};
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{Reply, To};
 use crate::wire::startup;
@@ -39,6 +42,8 @@ pub enum Secret {
     /// The server trusts us.
     None,
     Password(String),
+    /// The client's own SCRAM keys: they log in wherever the role has the same verifier.
+    Keys(ClientKeys),
 }
 
 impl Server {
@@ -46,6 +51,16 @@ impl Server {
     ///
     /// Errors: 08006 with Citus's text when the node cannot be reached, the server's own when it refuses.
     pub async fn connect(address: &ServerAddress, identity: &Identity, deadline: Duration) -> Result<Server> {
+        Self::connect_with(address, identity, &[], deadline).await
+    }
+
+    /// As `connect`, with more startup parameters.
+    pub async fn connect_with(
+        address: &ServerAddress,
+        identity: &Identity,
+        parameters: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<Server> {
         let unreachable = |why: String| {
             PgError::new(
                 SqlState::CONNECTION_FAILURE,
@@ -55,7 +70,7 @@ impl Server {
                 ),
             )
         };
-        match tokio::time::timeout(deadline, Self::connect_now(address, identity)).await {
+        match tokio::time::timeout(deadline, Self::connect_now(address, identity, parameters)).await {
             Ok(Ok(server)) => Ok(server),
             Ok(Err(error)) if error.code() == SqlState::CONNECTION_FAILURE => {
                 Err(unreachable(error.detail_text().unwrap_or(error.message()).to_owned()))
@@ -65,19 +80,18 @@ impl Server {
         }
     }
 
-    async fn connect_now(address: &ServerAddress, identity: &Identity) -> Result<Server> {
+    async fn connect_now(address: &ServerAddress, identity: &Identity, parameters: &[(&str, &str)]) -> Result<Server> {
         let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
         let mut out = BytesMut::new();
-        startup::write_session(
-            &[
-                ("user", &identity.user),
-                ("database", &identity.database),
-                ("client_encoding", "UTF8"),
-                ("application_name", "tenantry"),
-            ],
-            &mut out,
-        );
+        let mut session: Vec<(&str, &str)> = vec![
+            ("user", &identity.user),
+            ("database", &identity.database),
+            ("client_encoding", "UTF8"),
+            ("application_name", "tenantry"),
+        ];
+        session.extend(parameters);
+        startup::write_session(&session, &mut out);
         stream.write_all(&out).await?;
         authenticate(&mut stream, identity).await?;
         let mut server = Server::new(stream);
@@ -106,7 +120,9 @@ impl Server {
 }
 
 /// The authentication conversation, read frame by frame straight off the socket: nothing behind it is consumed.
+/// A server may ask for SCRAM or MD5; a password in clear text is not sent to anybody.
 async fn authenticate(stream: &mut TcpStream, identity: &Identity) -> Result<()> {
+    let mut scram: Option<ScramClient> = None;
     loop {
         let (tag, payload) = read_frame(stream).await?;
         match tag {
@@ -115,17 +131,67 @@ async fn authenticate(stream: &mut TcpStream, identity: &Identity) -> Result<()>
             _ => return Err(broken("not a Postgres server")),
         }
         let mut r = Reader::new(&payload);
-        match r.u32()? {
-            0 => return Ok(()),
-            code => {
-                let _ = identity;
+        match (r.u32()?, &mut scram) {
+            (0, None) => return Ok(()),
+            (0, Some(_)) => return Err(broken("server skipped the end of SCRAM authentication")),
+            (5, _) => {
+                let salt = r.bytes(4)?.try_into().expect("four bytes were read");
+                let Secret::Password(password) = &identity.secret else { return Err(no_secret(identity)) };
+                let answer = md5::response(&md5::stored(&identity.user, password), salt);
+                send(stream, |out| {
+                    out.put_slice(answer.as_bytes());
+                    out.put_u8(0);
+                })
+                .await?;
+            }
+            (10, _) => {
+                let mut client = match &identity.secret {
+                    Secret::None => return Err(no_secret(identity)),
+                    Secret::Password(password) => ScramClient::with_password(password),
+                    Secret::Keys(keys) => ScramClient::with_keys(keys.clone()),
+                };
+                let first = client.first()?;
+                send(stream, |out| {
+                    out.put_slice(MECHANISM.as_bytes());
+                    out.put_u8(0);
+                    out.put_u32(first.len() as u32);
+                    out.put_slice(&first);
+                })
+                .await?;
+                scram = Some(client);
+            }
+            (11, Some(client)) => {
+                let last = client.last(r.rest())?;
+                send(stream, |out| out.put_slice(&last)).await?;
+            }
+            (12, Some(client)) => {
+                client.verify(r.rest())?;
+                scram = None;
+            }
+            (code, _) => {
                 return Err(PgError::new(
                     SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
                     format!("a node asks for authentication method {code}, which is not supported"),
-                ));
+                )
+                .hint("Use scram-sha-256 in the node's pg_hba.conf."));
             }
         }
     }
+}
+
+async fn send(stream: &mut TcpStream, fill: impl FnOnce(&mut BytesMut)) -> Result<()> {
+    let mut out = BytesMut::new();
+    let at = begin_frame(&mut out, b'p');
+    fill(&mut out);
+    end_frame(&mut out, at);
+    Ok(stream.write_all(&out).await?)
+}
+
+fn no_secret(identity: &Identity) -> PgError {
+    PgError::new(
+        SqlState::INVALID_PASSWORD,
+        format!("a node asks for a password of role \"{}\", and none is known", identity.user),
+    )
 }
 
 async fn read_frame(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {

@@ -7,12 +7,15 @@
 //! Invariant: a connection whose protocol position is not exactly known is closed without another byte, never reused.
 
 pub mod cancel;
+mod describe;
 mod login;
 mod pool;
 mod prepared;
+pub mod replication;
 mod server;
 mod settings;
 
+pub use describe::Description;
 pub use login::{Identity, Secret, ServerAddress};
 pub use pool::{PoolSettings, PooledServer, Pools};
 pub use prepared::{Prepared, StatementKey};

@@ -123,6 +123,20 @@ impl Server {
         &mut self.write
     }
 
+    /// An answer of the proxy's own, in its place among this server's.
+    pub fn simulate(&mut self, answer: Bytes) {
+        self.replies.push_simulated(answer);
+    }
+
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        self.replies.pop_simulated()
+    }
+
+    /// See `ReplyQueue::forget_sync`.
+    pub fn forget_sync(&mut self) -> bool {
+        self.replies.forget_sync()
+    }
+
     pub fn owe(&mut self, reply: Reply, to: To) {
         self.replies.push(reply, to);
     }
@@ -310,9 +324,21 @@ impl Server {
     /// Sends what is queued and reads every reply that is due. Returns the rows of the last result, as text;
     /// the first error once all replies are in.
     pub async fn finish(&mut self) -> Result<Vec<Row>> {
+        self.read_replies(true).await
+    }
+
+    /// Like `finish`, for replies of a COPY FROM STDIN whose data has been queued.
+    pub async fn finish_copy(&mut self) -> Result<()> {
+        self.read_replies(false).await.map(|_| ())
+    }
+
+    async fn read_replies(&mut self, refuse_copy: bool) -> Result<Vec<Row>> {
         self.flush().await?;
         let (mut result, mut error) = (Vec::new(), None);
         while self.owes() {
+            if self.pop_simulated().is_some() {
+                continue;
+            }
             let (frame, verdict) = self.next_reply().await?;
             match (verdict, frame.tag) {
                 (Verdict::Error(_), _) => {
@@ -331,7 +357,7 @@ impl Server {
                     let row = rows::read_data_row(frame.payload())?;
                     result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
                 }
-                (_, b'G') => {
+                (_, b'G') if refuse_copy => {
                     // A COPY FROM STDIN that nobody feeds: end it, its error follows.
                     frontend::copy_fail("no data is sent here", &mut self.write);
                     self.flush().await?;

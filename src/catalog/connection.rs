@@ -63,7 +63,9 @@ impl Settings {
             .user(&self.user)
             .application_name("tenantry")
             .options("-c search_path=pg_catalog,pg_temp")
-            .connect_timeout(self.connect_timeout);
+            .connect_timeout(self.connect_timeout)
+            .keepalives_idle(DEAD_PEER_AFTER)
+            .tcp_user_timeout(DEAD_PEER_AFTER);
         if let Some(password) = &self.password {
             config.password(password);
         }
@@ -151,3 +153,6 @@ pub fn pg_error(error: tokio_postgres::Error) -> PgError {
     }
     out
 }
+
+/// A peer that is silent this long below us (no acknowledgement) is gone.
+const DEAD_PEER_AFTER: Duration = Duration::from_secs(15);

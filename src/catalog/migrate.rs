@@ -13,6 +13,8 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (2, "operations", include_str!("schema/002_operations.sql")),
     (3, "views", include_str!("schema/003_views.sql")),
     (4, "functions", include_str!("schema/004_functions.sql")),
+    (5, "table_definition", include_str!("schema/005_table_definition.sql")),
+    (10, "moves", include_str!("schema/010_moves.sql")),
     (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
 ];
 
@@ -32,22 +34,17 @@ pub async fn migrate(client: &mut Client) -> Result<()> {
         )
         .await
         .map_err(pg_error)?;
-    let applied: Option<i32> = transaction
-        .query_one("SELECT max(number) FROM tenantry.migration", &[])
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(pg_error)?;
-    let applied = applied.unwrap_or(0);
-    let newest = MIGRATIONS.iter().map(|m| m.0).max().unwrap_or(0);
-    if applied > newest {
+    let rows = transaction.query("SELECT number FROM tenantry.migration", &[]).await.map_err(pg_error)?;
+    let applied: Vec<i32> = rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect::<Result<_>>()?;
+    if let Some(unknown) = applied.iter().find(|number| MIGRATIONS.iter().all(|m| m.0 != **number)) {
         return Err(PgError::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the catalog was written by a newer version of Tenantry",
         )
-        .detail(format!("Its migration is {applied}, this program knows {newest}."))
+        .detail(format!("This program does not know its migration {unknown}."))
         .hint("Upgrade this proxy."));
     }
-    for (number, name, text) in MIGRATIONS.iter().filter(|m| m.0 > applied) {
+    for (number, name, text) in MIGRATIONS.iter().filter(|m| !applied.contains(&m.0)) {
         transaction.batch_execute(text).await.map_err(pg_error)?;
         transaction
             .execute("INSERT INTO tenantry.migration (number, name) VALUES ($1, $2)", &[number, name])

@@ -34,9 +34,14 @@ pub fn find(host: &str, port: u16) -> String {
     format!("SELECT nodeid, groupid FROM tenantry.node WHERE nodename = {} AND nodeport = {port}", literal(host))
 }
 
-/// Writers of rows that name nodes wait for each other: one operation on nodes or placements at a time.
+/// For who changes nodes: waits for everybody who leans on the set of nodes. Taken before `tables::lock`.
 pub fn lock() -> &'static str {
     "LOCK TABLE tenantry.node IN SHARE ROW EXCLUSIVE MODE"
+}
+
+/// For who leans on the set of nodes: no node comes or goes until the transaction ends. Taken before `tables::lock`.
+pub fn lock_against_changes() -> &'static str {
+    "LOCK TABLE tenantry.node IN SHARE MODE"
 }
 
 pub fn delete(node: NodeId) -> String {

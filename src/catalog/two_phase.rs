@@ -58,11 +58,11 @@ pub async fn decide(client: &impl GenericClient, txn: &str, decision: Decision, 
     })
 }
 
-/// Statement for the coordinator's own part: its commit is the decision to commit. Fails with 23505 when a recoverer
-/// has decided to abort.
-pub fn insert_commit(txn: &str, nodes: &[NodeId]) -> String {
+/// Statement for the coordinator's own part of the transaction, as the client's role, last before its COMMIT, which then
+/// is the decision to commit. Fails with 23505 when a recoverer has decided to abort.
+pub fn decide_commit(txn: &str, nodes: &[NodeId]) -> String {
     let nodes = nodes.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    format!("INSERT INTO tenantry.two_phase (txn, decision, nodes) VALUES ({}, 'commit', '{{{nodes}}}')", literal(txn))
+    format!("SELECT tenantry.decide_commit({}, '{{{nodes}}}')", literal(txn))
 }
 
 /// The decision, if one was made.

@@ -172,7 +172,8 @@ impl Catalog {
             client.batch_execute("LISTEN tenantry_catalog").await.map_err(pg_error)?;
             loop {
                 self.refresh().await?;
-                if rung.recv().await.is_none() {
+                // Read again now and then even if nothing rings: a notification lost somewhere costs that long at most.
+                if let Ok(None) = tokio::time::timeout(REREAD_AFTER, rung.recv()).await {
                     return Ok(());
                 }
             }
@@ -182,4 +183,5 @@ impl Catalog {
 }
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const REREAD_AFTER: Duration = Duration::from_secs(15);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);

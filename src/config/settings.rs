@@ -87,7 +87,8 @@ impl Settings {
             },
             login: LoginSettings {
                 trust_loopback: listen.auth == Auth::TrustLoopback,
-                login_timeout: listen.login_timeout.0,
+                timeout: listen.login_timeout.0,
+                mock_secret: rand::random(),
             },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

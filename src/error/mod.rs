@@ -70,6 +70,11 @@ impl PgError {
         Self::new(SqlState::FEATURE_NOT_SUPPORTED, message)
     }
 
+    pub fn with_severity(mut self, severity: Severity) -> Self {
+        self.inner.severity = severity;
+        self
+    }
+
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.inner.detail = Some(detail.into());
         self

@@ -17,7 +17,6 @@ pub struct CancelHandle {
 struct State {
     servers: Vec<Arc<CancelTarget>>,
     under_way: u32,
-
 }
 
 #[derive(Debug)]

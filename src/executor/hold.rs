@@ -76,7 +76,10 @@ mod tests {
         let guard = holds.begin(group);
         assert!(holds.is_held(group) && !holds.is_held(ShardGroupId(2)));
         assert!(!holds.wait(group, Duration::from_millis(10)).await);
-        let waiter = { let holds = holds.clone(); tokio::spawn(async move { holds.wait(group, Duration::from_secs(60)).await }) };
+        let waiter = {
+            let holds = holds.clone();
+            tokio::spawn(async move { holds.wait(group, Duration::from_secs(60)).await })
+        };
         tokio::task::yield_now().await;
         drop(guard);
         assert!(waiter.await.unwrap());

@@ -10,24 +10,30 @@
 
 pub mod cancel;
 mod client;
+pub mod combine;
+pub mod copy_in;
+pub mod copy_out;
 mod hold;
+pub mod reference;
 mod relay;
 mod route;
+pub mod scatter;
 mod transaction;
 mod two_phase;
 
-pub use client::Client;
+pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
-pub use relay::{Relayed, Retry, Routed, relay};
+pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Hashed, Target, Values};
-pub use transaction::{Kind, Participant, Transaction};
-pub use two_phase::TransactionIds;
+pub use transaction::{Kind, Origin, Participant, Transaction};
+pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Pools, ServerAddress};
 use crate::catalog::Catalog;
+use crate::error::{PgError, SqlState};
 
 /// What running a plan needs, shared by the sessions of one data thread.
 pub struct Executor {
@@ -46,6 +52,8 @@ pub struct Settings {
     pub hold_timeout: Duration,
     /// Most bytes one COPY keeps in memory before rows are sent.
     pub copy_buffer_bytes: usize,
+    /// Most bytes that one query gathers from the shards to combine them.
+    pub rowset_bytes: usize,
     /// The longest row that COPY accepts.
     pub copy_row_bytes: usize,
 }
@@ -55,7 +63,14 @@ impl Default for Settings {
         Self {
             hold_timeout: Duration::from_secs(30),
             copy_buffer_bytes: 16 << 20,
+            rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
         }
     }
+}
+
+/// A plan names what the map does not have any more.
+fn stale_plan() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "the placement of a table changed while the statement was planned")
+        .hint("Retry the query.")
 }

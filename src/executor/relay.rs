@@ -11,9 +11,9 @@
 use super::client::{Client, Mark};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::ShardGroupId;
+use crate::shard_map::{ShardGroupId, ShardMap};
 use crate::sql::Spliced;
-use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::reply_queue::{Reply, To, Verdict};
 use crate::wire::{answer, frame};
 
 /// What is known of the statement whose answer is relayed.
@@ -34,6 +34,8 @@ pub struct Relayed {
     pub error: Option<SqlState>,
     /// Nothing went to the client; the statement may be run again.
     pub retry: Option<Retry>,
+    /// What the error answered: a hidden Parse failed, for one.
+    pub failed_reply: Option<Reply>,
     /// The server waits for COPY data of the client; call again when it is on its way.
     pub copy_in: bool,
 }
@@ -55,6 +57,12 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
     let mut relayed = Relayed::default();
     loop {
         while server.owes() {
+            if let Some(answer) = server.pop_simulated() {
+                if relayed.retry.is_none() {
+                    client.out().extend_from_slice(&answer);
+                }
+                continue;
+            }
             let Some(header) = frame::header(server.received())? else { break };
             let whole = server.received().len() >= header.len;
             if !whole && !(matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN) {
@@ -71,7 +79,8 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
                 }
                 Verdict::Ready(_) => false,
                 Verdict::Async => header.tag != b'S' || server.front_is_clients(),
-                Verdict::Error(_) => {
+                Verdict::Error(due) => {
+                    relayed.failed_reply.get_or_insert(due.reply);
                     let error = PgError::from_body(&server.received()[frame::HEADER_LEN..take]);
                     server.consume(take);
                     note_error(error, client, routed, &mut relayed);
@@ -144,6 +153,16 @@ fn retry_for(error: &PgError, group: Option<ShardGroupId>) -> Option<Retry> {
         }
         _ => None,
     }
+}
+
+/// Does the error say that a shard of `map` is not where it was looked for?
+pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
+    matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
+        && error.message().split('_').skip(1).any(|part| {
+            let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+            let group = digits.parse().map(ShardGroupId);
+            group.is_ok_and(|g| map.colocations().any(|c| c.group(g).is_some()))
+        })
 }
 
 /// The error without the shard's schema in its text, and with the position in the text that the user wrote.

@@ -10,7 +10,10 @@ use crate::wire::frontend::Bind;
 pub enum Values<'a> {
     None,
     /// `types` as far as they are known; 0 or missing means: as the column.
-    Bind { bind: &'a Bind, types: &'a [u32] },
+    Bind {
+        bind: &'a Bind,
+        types: &'a [u32],
+    },
 }
 
 /// The hash of one operand.

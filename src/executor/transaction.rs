@@ -11,10 +11,13 @@ use futures_util::future::join_all;
 
 use super::Executor;
 use super::cancel::{CancelHandle, CancelTarget};
-use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings};
+use super::route::Values;
+use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
+use crate::sql::Operand;
 use crate::wire::answer::Status;
+use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
 
 /// Who decides where the transaction ends.
@@ -38,12 +41,16 @@ pub struct Participant {
     pub statements: u32,
     /// In a transaction block of ours or the client's.
     pub began: bool,
+    /// Messages of the extended protocol were queued since the last Sync.
+    pub is_unsynced: bool,
     settings_before: SessionSettings,
 }
 
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
+    /// It was begun for one statement or message of the client, and ends with it.
+    pub is_single: bool,
     /// An error happened; only ROLLBACK helps.
     pub failed: bool,
     identity: Rc<Identity>,
@@ -61,6 +68,10 @@ pub struct Transaction {
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
     pub pins: bool,
+    /// Names may mean something else now: the map is read again when it has ended.
+    pub schema_changed: bool,
+    /// The command tag of the client's own statement, where it ran among others.
+    client_tag: String,
 }
 
 struct Entry {
@@ -83,6 +94,7 @@ impl Transaction {
         Self {
             executor: origin.executor.clone(),
             kind,
+            is_single: kind == Kind::Auto,
             failed: false,
             identity: origin.identity.clone(),
             settings: origin.settings.clone(),
@@ -94,6 +106,8 @@ impl Transaction {
             private_map: None,
             notices: Vec::new(),
             pins: pinned.is_some(),
+            schema_changed: false,
+            client_tag: String::new(),
             pinned,
         }
     }
@@ -146,6 +160,18 @@ impl Transaction {
         self.participants.iter_mut().find(|p| p.node == node)
     }
 
+    /// Takes a server out, to use several side by side; `put_back` follows on every way that is not an error of the
+    /// connection itself.
+    pub async fn take(&mut self, node: NodeId) -> Result<Participant> {
+        self.join(node).await?;
+        let at = self.participants.iter().position(|p| p.node == node).expect("just joined");
+        Ok(self.participants.remove(at))
+    }
+
+    pub fn put_back(&mut self, participant: Participant) {
+        self.participants.push(participant);
+    }
+
     /// Has this transaction used the shard group? Then its statements must not be held.
     pub fn uses(&self, group: ShardGroupId) -> bool {
         self.participants.iter().any(|p| p.groups.contains(&group))
@@ -188,6 +214,7 @@ impl Transaction {
             groups: Vec::new(),
             statements: 0,
             began: false,
+            is_unsynced: false,
             settings_before: SessionSettings::default(),
             server: {
                 carry_settings(&mut server, &self.settings_before).await?;
@@ -237,6 +264,54 @@ impl Transaction {
         self.participants.iter().find(|p| p.node == node).is_none_or(|p| p.statements == 0)
     }
 
+    /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:
+    /// the cut-over waits for it.
+    ///
+    /// Errors: 40001 after the hold timeout.
+    pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        for group in groups {
+            if self.executor.holds.is_held(*group)
+                && !self.uses(*group)
+                && !self.executor.holds.wait(*group, self.executor.settings.hold_timeout).await
+            {
+                return Err(PgError::new(
+                    SqlState::SERIALIZATION_FAILURE,
+                    "a shard is being moved and was not free in time",
+                )
+                .hint("Retry the query."));
+            }
+        }
+        Ok(())
+    }
+
+    /// The hash of a tenant value that cannot be read here (a date in words, a binary parameter of another type):
+    /// Postgres casts and hashes it. `None` for NULL.
+    ///
+    /// Errors: what the cast says, e.g. 22P02.
+    pub async fn ask_hash(&mut self, operand: &Operand, hash: HashType, values: Values<'_>) -> Result<Option<i32>> {
+        let function = hash_function(hash);
+        let cast = hash.sql_name();
+        let (expression, bind, types) = match (operand, values) {
+            (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
+            (Operand::Param(n), Values::Bind { bind, types }) => {
+                let one = bind.only_parameter(*n)?;
+                ("$1".to_owned(), one, vec![types.get(*n as usize).copied().unwrap_or(0)])
+            }
+            _ => return Ok(None),
+        };
+        let sql = format!("SELECT pg_catalog.{function}(({expression})::{cast})");
+        let participant = self.join(NodeId::COORDINATOR).await?;
+        let server = &mut participant.server;
+        server.queue_parse("", &sql, &types, To::Nobody);
+        server.queue_bind(&bind, b"", "", To::Nobody);
+        server.queue_execute(b"", 0, To::Nobody);
+        server.queue_sync();
+        let rows = server.finish().await;
+        participant.statements += 1;
+        self.failed |= rows.is_err();
+        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse().ok()))
+    }
+
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
     pub async fn query(&mut self, node: NodeId, sql: &str) -> Result<Vec<Row>> {
         let participant = self.join(node).await?;
@@ -246,6 +321,19 @@ impl Transaction {
             self.failed = true;
         }
         result
+    }
+
+    /// Runs the client's own statement on the coordinator, keeping its command tag for the client.
+    pub async fn query_for_client(&mut self, sql: &str) -> Result<Vec<Row>> {
+        let result = self.query(NodeId::COORDINATOR, sql).await;
+        if let Some(participant) = self.participant(NodeId::COORDINATOR) {
+            self.client_tag = participant.server.last_tag().to_owned();
+        }
+        result
+    }
+
+    pub fn client_tag(&self) -> &str {
+        &self.client_tag
     }
 
     /// Runs texts on nodes: nodes side by side, texts of one node in order. The first error counts, after all answers
@@ -282,6 +370,16 @@ impl Transaction {
         Ok(())
     }
 
+    /// Later servers run this too when they join.
+    pub fn remember(&mut self, sql: &str) {
+        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
+    }
+
+    /// The options that BEGIN had.
+    pub fn options(&self) -> &str {
+        self.begin.strip_prefix("BEGIN").unwrap_or("").trim_start()
+    }
+
     pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
         self.run_everywhere(sql).await?;
         let entry = self.journal.last_mut().expect("just pushed");
@@ -316,10 +414,12 @@ impl Transaction {
     }
 
     fn savepoint_at(&self, name: &str) -> Result<usize> {
-        self.journal
-            .iter()
-            .rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name))
-            .ok_or_else(|| PgError::new(SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"), format!("savepoint \"{name}\" does not exist")))
+        self.journal.iter().rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name)).ok_or_else(|| {
+            PgError::new(
+                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
     }
 
     /// A SET that every server has run: later ones get it when they join.
@@ -341,6 +441,9 @@ impl Transaction {
     pub async fn rollback(&mut self) -> Result<()> {
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
+            if std::mem::take(&mut p.is_unsynced) {
+                p.server.queue_sync();
+            }
             let result = if p.began || p.server.status() != Status::Idle {
                 p.server.query("ROLLBACK").await.map(|_| ())
             } else {
@@ -363,8 +466,9 @@ impl Transaction {
 
     /// Ends with success, on all servers or on none. The settings made inside stay.
     pub async fn commit(&mut self) -> Result<()> {
-        let changed_catalog = self.changed_catalog();
-        let (participants, result) = super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
+        let changed_catalog = self.changed_catalog() || self.schema_changed;
+        let (participants, result) =
+            super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
         for mut participant in participants {
             if result.is_err() {
                 participant.server.settings = participant.settings_before.clone();
@@ -441,4 +545,25 @@ async fn begin(participant: &mut Participant, begin: &str, journal: &[Entry]) ->
         participant.server.query(&entry.sql).await?;
     }
     Ok(())
+}
+
+/// The hash support function of a type's default operator class. Source: pg_amproc, access method hash, number 1.
+fn hash_function(hash: HashType) -> &'static str {
+    match hash {
+        HashType::Int2 => "hashint2",
+        HashType::Int4 | HashType::Date => "hashint4",
+        HashType::Int8 => "hashint8",
+        HashType::Text | HashType::Varchar => "hashtext",
+        HashType::Bpchar => "hashbpchar",
+        HashType::Name => "hashname",
+        HashType::Bytea => "hashvarlena",
+        HashType::Uuid => "uuid_hash",
+        HashType::Numeric => "hash_numeric",
+        HashType::Bool | HashType::Char => "hashchar",
+        HashType::Timestamp | HashType::Timestamptz => "timestamp_hash",
+        HashType::Time => "time_hash",
+        HashType::Float4 => "hashfloat4",
+        HashType::Float8 => "hashfloat8",
+        HashType::Oid => "hashoid",
+    }
 }

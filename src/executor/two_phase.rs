@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   who wrote?  none or one: COMMIT there, then on the readers
-//!               several:     PREPARE everywhere -> decision row in the catalog -> COMMIT PREPARED everywhere
+//!               several:     PREPARE on workers -> decision row, within the coordinator's own COMMIT if it wrote too
+//!                            -> COMMIT PREPARED on workers
 //! ```
 //!
 //! The decision row is the commit: first writer wins, so a recovery that decides "abort" and an owner that decides
@@ -14,7 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::join_all;
 
 use super::{Executor, Participant};
+use crate::catalog;
+use crate::catalog::two_phase::Decision;
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
 use crate::wire::answer::Status;
 
 /// Names of distributed transactions: unique over all proxies and restarts.
@@ -95,45 +99,50 @@ async fn ask_who_wrote(participants: &mut [Participant]) -> Result<Vec<bool>> {
     answers.into_iter().map(|rows| Ok(rows?.first().and_then(|r| r[0].as_deref()) == Some("t"))).collect()
 }
 
+/// The coordinator, when it wrote, is never prepared: its COMMIT is the decision, the row for it being part of what it
+/// commits. So NOTIFY (every change of the catalog rings), LISTEN and temporary tables there are no obstacle.
 async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) -> Result<()> {
     let transaction = executor.transaction_ids.next();
     let gid = |p: &Participant| format!("{transaction}_{}", p.node);
-    let nodes: Vec<i32> = writers.iter().map(|p| p.node.0 as i32).collect();
-    let prepared = join_all(writers.iter_mut().map(|p| {
+    // The coordinator first, if it is there.
+    writers.sort_by_key(|p| !p.node.is_coordinator());
+    let coordinators = writers.iter().filter(|p| p.node.is_coordinator()).count();
+    let (coordinator, workers) = writers.split_at_mut(coordinators);
+    let nodes: Vec<NodeId> = workers.iter().map(|p| p.node).collect();
+    let prepared = join_all(workers.iter_mut().map(|p| {
         let sql = format!("PREPARE TRANSACTION '{}'", gid(p));
         async move { prepare(p, &sql).await }
     }))
     .await;
-    if let Some(error) = prepared.iter().find_map(|r| r.as_ref().err()).cloned() {
+    let decision = match prepared.iter().find_map(|r| r.as_ref().err()) {
         // Presumed abort: nothing was decided, so whatever cannot be reached now is rolled back by the recovery.
-        join_all(writers.iter_mut().zip(&prepared).map(|(p, prepared)| {
-            let sql = match prepared {
-                Ok(()) => format!("ROLLBACK PREPARED '{}'", gid(p)),
-                Err(_) => "ROLLBACK".to_owned(),
-            };
-            async move { p.server.query(&sql).await }
-        }))
-        .await;
+        Some(error) => Err(error.clone()),
+        None => match coordinator {
+            [coordinator] => decide_by_commit(executor, coordinator, &transaction, &nodes).await,
+            _ => decide(executor, &transaction, &nodes, Decision::Commit)
+                .await
+                .map_err(|error| {
+                    unknown("the decision to commit could not be confirmed").detail(error.message().to_owned())
+                })
+                .and_then(|decision| if decision == Decision::Commit { Ok(()) } else { Err(too_late()) }),
+        },
+    };
+    if let Err(error) = decision {
+        // Undecided for all that we know: the recovery, which can find out, ends the prepared parts.
+        if error.code() != SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
+            join_all(workers.iter_mut().zip(&prepared).map(|(p, prepared)| {
+                let sql = match prepared {
+                    Ok(()) => format!("ROLLBACK PREPARED '{}'", gid(p)),
+                    Err(_) => "ROLLBACK".to_owned(),
+                };
+                async move { p.server.query(&sql).await }
+            }))
+            .await;
+            roll_back_each(coordinator).await;
+        }
         return Err(error);
     }
-    match executor.catalog.decide_commit(&transaction, &nodes).await {
-        Ok(true) => {}
-        Ok(false) => {
-            for p in writers.iter_mut() {
-                let sql = format!("ROLLBACK PREPARED '{}'", gid(p));
-                let _ = p.server.query(&sql).await;
-            }
-            return Err(PgError::new(
-                SqlState::SERIALIZATION_FAILURE,
-                "the transaction was rolled back because its commit took too long",
-            )
-            .hint("Retry the transaction."));
-        }
-        Err(error) => {
-            return Err(unknown("the decision to commit could not be confirmed").detail(error.message().to_owned()));
-        }
-    }
-    let committed = join_all(writers.iter_mut().map(|p| {
+    let committed = join_all(workers.iter_mut().map(|p| {
         let sql = format!("COMMIT PREPARED '{}'", gid(p));
         async move { p.server.query(&sql).await }
     }))
@@ -143,8 +152,74 @@ async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) 
             .detail(error.message().to_owned())
             .hint("It becomes visible there as soon as the node can be reached."));
     }
-    executor.catalog.forget_decision(transaction);
+    forget(executor, transaction);
     Ok(())
+}
+
+/// Commits the coordinator's part with the decision in it.
+///
+/// Errors: what the commit says (a deferred constraint), 40001 when a recovery was faster, 08007 when nobody can tell.
+async fn decide_by_commit(
+    executor: &Executor,
+    coordinator: &mut Participant,
+    transaction: &str,
+    nodes: &[NodeId],
+) -> Result<()> {
+    let row = catalog::two_phase::decide_commit(transaction, nodes);
+    coordinator.server.query(&row).await.map_err(|error| match error.code() {
+        SqlState::UNIQUE_VIOLATION => too_late(),
+        _ => error,
+    })?;
+    let Err(error) = coordinator.server.query("COMMIT").await else {
+        return if coordinator.server.last_tag() == "COMMIT" { Ok(()) } else { Err(rolled_back()) };
+    };
+    if !coordinator.server.is_poisoned() {
+        return Err(error);
+    }
+    // The answer was lost. Asking for an abort waits for that commit if it still runs, and learns how it ended.
+    match decide(executor, transaction, nodes, Decision::Abort).await {
+        Ok(Decision::Commit) => Ok(()),
+        Ok(Decision::Abort) => Err(error),
+        Err(_) => {
+            Err(unknown("the connection was lost before the commit was confirmed").detail(error.message().to_owned()))
+        }
+    }
+}
+
+async fn decide(executor: &Executor, transaction: &str, nodes: &[NodeId], wanted: Decision) -> Result<Decision> {
+    let client = executor.catalog.client(NodeId::COORDINATOR).await?;
+    catalog::two_phase::decide(&**client, transaction, wanted, nodes).await
+}
+
+fn too_late() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "the transaction was rolled back because its commit took too long")
+        .hint("Retry the transaction.")
+}
+
+fn rolled_back() -> PgError {
+    PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "current transaction is aborted, it was rolled back")
+}
+
+async fn roll_back_each(participants: &mut [&mut Participant]) {
+    for outcome in join_all(participants.iter_mut().map(|p| end(p, "ROLLBACK"))).await {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "could not roll back a participant; its connection is closed");
+        }
+    }
+}
+
+/// The decision is carried out everywhere, so nobody will ask for it again. Nobody waits for this either.
+fn forget(executor: &Executor, transaction: String) {
+    let catalog = executor.catalog.clone();
+    tokio::spawn(async move {
+        let forgotten = match catalog.client(NodeId::COORDINATOR).await {
+            Ok(client) => catalog::two_phase::forget(&**client, &transaction).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "could not delete a decision row; the recovery will");
+        }
+    });
 }
 
 /// PREPARE TRANSACTION in a failed or absent transaction is no error: it answers ROLLBACK. The tag tells.
@@ -153,7 +228,7 @@ async fn prepare(participant: &mut Participant, sql: &str) -> Result<()> {
     if participant.server.last_tag() == "PREPARE TRANSACTION" {
         return Ok(());
     }
-    Err(PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "current transaction is aborted, it was rolled back"))
+    Err(rolled_back())
 }
 
 async fn end(participant: &mut Participant, sql: &str) -> Result<()> {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table};
+pub use crate::sql::QualifiedName;
 use crate::sql::{Access, Operand, Spliced};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
@@ -118,6 +119,8 @@ pub struct InsertSelect {
     pub columns: Vec<String>,
     /// The SELECT, planned by itself.
     pub source: Box<Plan>,
+    /// Its text.
+    pub source_text: Box<str>,
 }
 
 #[derive(Debug, Clone)]
@@ -149,6 +152,8 @@ pub enum Figures {
 #[derive(Debug, Clone)]
 pub struct ReferenceWrite {
     pub table: Arc<Table>,
+    /// The columns that an INSERT gives values for; all where the statement has no list.
+    pub columns: Vec<String>,
     pub query: Spliced,
     pub command: WriteCommand,
     /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether
@@ -185,6 +190,7 @@ pub enum CopyOut {
     /// `source` is the plan of the query alone; its text is wrapped again in COPY (...) TO STDOUT.
     Query {
         source: Box<Plan>,
+        text: Box<str>,
         options: CopyOptions,
     },
 }
@@ -200,6 +206,17 @@ pub struct CopyOptions {
     /// The option list as the user wrote it, without HEADER, in the form `(FORMAT csv, NULL 'x')`, or empty:
     /// what the shards' COPY statements carry.
     pub text: String,
+}
+
+impl CopyOptions {
+    /// The options with HEADER, where the user asked for it.
+    pub fn whole_text(&self) -> String {
+        match (self.header, self.text.strip_prefix('(')) {
+            (false, _) => self.text.clone(),
+            (true, Some(rest)) => format!("(HEADER, {rest}"),
+            (true, None) => "(HEADER)".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,15 +269,6 @@ pub enum DdlAction {
     Other,
 }
 
-/// A possibly qualified name, folded as Postgres does, and where it stands in the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QualifiedName {
-    pub schema: Option<String>,
-    pub name: String,
-    pub at: u32,
-    pub len: u32,
-}
-
 /// Calls of provided functions inside a statement, from left to right. For each: evaluate the arguments by
 /// `SELECT tenantry_arguments.<name>(<args>)`, do it, then the statement runs on the coordinator with the call
 /// replaced by `tenantry_result.<name>('<jsonb>')`.
@@ -270,6 +278,8 @@ pub struct FunctionCall {
     pub calls: Vec<Call>,
     /// System views named elsewhere in the statement.
     pub splices: Vec<crate::sql::Splice>,
+    /// Figures that these views need.
+    pub needs: Vec<Figures>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,6 +364,9 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Provided {
     pub functions: std::collections::HashSet<&'static str>,
+    /// Ordinary SQL functions in schema `tenantry` of the coordinator: only `tenantry.` is spliced in front of the name,
+    /// and their arguments may be columns.
+    pub inline: std::collections::HashSet<&'static str>,
     /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
     pub views: std::collections::HashMap<&'static str, Option<Figures>>,
 }

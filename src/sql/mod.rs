@@ -2,10 +2,28 @@
 //!
 //! Only this room names the parser crate, and nothing of its types leaves it.
 
-pub mod lexer;
+mod convert;
+mod cursor;
+mod literal;
 mod splice;
 
-pub use splice::{Splice, Spliced, With};
+pub mod clauses;
+pub mod constraint;
+pub mod copy_statement;
+pub mod facts;
+pub mod lexer;
+pub mod parse;
+pub mod restriction;
+pub mod scope;
+pub mod set_statement;
+pub mod skeleton;
+pub mod statements;
+pub mod table_statement;
+pub mod transaction_statement;
+pub mod tree;
+
+pub use cursor::{Cursor, QualifiedName};
+pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -105,6 +105,27 @@ pub fn row_description(fields: &[Field], out: &mut BytesMut) {
     put(RowDescription::new(fields), out);
 }
 
+/// RowDescription from a payload whose formats are all text, with the formats that the client bound; or NoData.
+/// `formats` is empty (all text), has one for all, or one per column.
+pub fn fields_or_no_data(fields: Option<&Bytes>, formats: &[u16], out: &mut BytesMut) {
+    let Some(fields) = fields else { return no_data(out) };
+    let at = super::frame::begin_frame(out, b'T');
+    let mut rest = &fields[..];
+    let mut column = 0;
+    out.put_slice(rest.get(..2).unwrap_or(&[0, 0]));
+    rest = rest.get(2..).unwrap_or(&[]);
+    while let Some(name_len) = memchr::memchr(0, rest) {
+        // name, NUL, table oid, column, type oid, size, modifier: 16 bytes before the format
+        let Some(described) = rest.get(..name_len + 1 + 16) else { break };
+        out.put_slice(described);
+        let format = if formats.len() == 1 { formats[0] } else { formats.get(column).copied().unwrap_or(0) };
+        out.put_u16(format);
+        rest = rest.get(name_len + 1 + 18..).unwrap_or(&[]);
+        column += 1;
+    }
+    super::frame::end_frame(out, at);
+}
+
 /// A row of text values.
 pub fn text_row(values: &[Option<&str>], out: &mut BytesMut) {
     let mut body = BytesMut::new();
@@ -174,6 +195,19 @@ mod tests {
         let again = PgError::from_body(&out[5..]);
         assert_eq!((again.message(), again.detail_text(), again.hint_text()), ("a b", Some("d"), Some("h")));
         assert!(again.fields().any(|f| f == (b'P', "9")));
+    }
+
+    #[test]
+    fn a_description_gets_the_formats_that_were_bound() {
+        let mut text = BytesMut::new();
+        let field = |name: &str| Field { name: name.to_owned(), type_oid: 23, type_modifier: -1 };
+        row_description(&[field("a"), field("bc")], &mut text);
+        let payload = text.freeze().slice(5..);
+        let mut out = BytesMut::new();
+        fields_or_no_data(Some(&payload), &[0, 1], &mut out);
+        assert_eq!(out.len(), payload.len() + 5);
+        assert_eq!(out[out.len() - 2..], [0, 1]);
+        assert_eq!(super::super::rows::read_row_description(&out[5..]).unwrap()[1].name, "bc");
     }
 
     #[test]

@@ -241,6 +241,10 @@ impl RowSplitter {
             }
             Ok(Found::Last { content, is_row }) => {
                 self.check_size(content, line)?;
+                if !is_row && matches!(self.state, State::Header(_)) {
+                    // No data at all is an empty header to Postgres.
+                    self.check_header(&[], line)?;
+                }
                 self.state = State::Ended;
                 // Behind it stands the end marker, or a backslash that escapes nothing, or no byte at all.
                 self.buffer.truncate(self.start + content);

@@ -112,6 +112,25 @@ impl Bind {
         Ok((binary, r.value()?))
     }
 
+    /// A Bind with this one parameter as `$1`, in its own format, and text results.
+    pub fn only_parameter(&self, n: u16) -> Result<Self> {
+        let (binary, value) = self.parameter(n)?;
+        let mut tail = BytesMut::new();
+        tail.put_u16(1);
+        tail.put_u16(binary as u16);
+        tail.put_u16(1);
+        match value {
+            None => tail.put_i32(-1),
+            Some(bytes) => {
+                tail.put_i32(bytes.len() as i32);
+                tail.put_slice(bytes);
+            }
+        }
+        tail.put_u16(0);
+        let (portal, statement) = (Bytes::new(), Bytes::new());
+        Ok(Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 })
+    }
+
     /// Are all parameters in text format?
     pub fn formats_are_text(&self) -> bool {
         let mut r = Reader::new(&self.tail);
@@ -130,23 +149,31 @@ impl Bind {
         end_frame(out, at);
     }
 
-    /// The same parameters with other result formats: all text.
-    pub fn with_text_results(&self) -> Self {
-        let results_at = {
-            let mut r = Reader::new(&self.tail);
-            let walked: Result<usize> = (|| {
-                let formats = r.u16()?;
-                r.bytes(2 * formats as usize)?;
-                for _ in 0..r.u16()? {
-                    r.value()?;
-                }
-                Ok(self.tail.len() - r.rest().len())
-            })();
-            walked.expect("a Bind is checked when it is read")
-        };
-        let mut tail = BytesMut::from(&self.tail[..results_at]);
-        tail.put_u16(0);
+    /// The same parameters with all results in binary, or all in text.
+    pub fn with_results(&self, binary: bool) -> Self {
+        let mut tail = BytesMut::from(&self.tail[..self.results_at()]);
+        tail.put_u16(1);
+        tail.put_u16(binary as u16);
         Self { tail: tail.freeze(), ..self.clone() }
+    }
+
+    /// Result format codes as sent: none (all text), one for all, or one per column.
+    pub fn result_formats(&self) -> Vec<u16> {
+        self.tail[self.results_at() + 2..].chunks(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect()
+    }
+
+    /// Offset in `tail` of the number of result formats.
+    fn results_at(&self) -> usize {
+        let mut r = Reader::new(&self.tail);
+        let walked: Result<usize> = (|| {
+            let formats = r.u16()?;
+            r.bytes(2 * formats as usize)?;
+            for _ in 0..r.u16()? {
+                r.value()?;
+            }
+            Ok(self.tail.len() - r.rest().len())
+        })();
+        walked.expect("a Bind is checked when it is read")
     }
 }
 

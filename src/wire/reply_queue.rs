@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 /// A reply that is due, and whether the client asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
@@ -60,17 +62,53 @@ pub enum Verdict {
 
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
-    dues: VecDeque<Due>,
+    dues: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Due(Due),
+    /// The proxy answers in the server's place, when everything before has been answered.
+    Simulated(Bytes),
+}
+
+impl Entry {
+    fn ends_segment(&self) -> bool {
+        matches!(self, Entry::Due(due) if matches!(due.reply, Reply::Sync | Reply::Query))
+    }
 }
 
 impl ReplyQueue {
     pub fn push(&mut self, reply: Reply, to: To) {
-        self.dues.push_back(Due { reply, to });
+        self.dues.push_back(Entry::Due(Due { reply, to }));
+    }
+
+    /// An answer of the proxy's own, in its place among the server's.
+    pub fn push_simulated(&mut self, answer: Bytes) {
+        self.dues.push_back(Entry::Simulated(answer));
+    }
+
+    /// The answer of the proxy's own whose turn has come.
+    pub fn pop_simulated(&mut self) -> Option<Bytes> {
+        match self.dues.front() {
+            Some(Entry::Simulated(_)) => match self.dues.pop_front() {
+                Some(Entry::Simulated(answer)) => Some(answer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// COPY FROM STDIN has swallowed the Sync behind its Execute: no ReadyForQuery comes for it.
+    pub fn forget_sync(&mut self) -> bool {
+        let sync = |e: &Entry| matches!(e, Entry::Due(Due { reply: Reply::Sync, .. }));
+        let at = self.dues.iter().position(sync);
+        at.map(|at| self.dues.remove(at)).is_some()
     }
 
     /// A reply whose message was put in front of everything that is queued and not sent.
     pub fn push_front(&mut self, reply: Reply, to: To) {
-        self.dues.push_front(Due { reply, to });
+        self.dues.push_front(Entry::Due(Due { reply, to }));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -78,7 +116,10 @@ impl ReplyQueue {
     }
 
     pub fn front(&self) -> Option<Due> {
-        self.dues.front().copied()
+        self.dues.iter().find_map(|entry| match entry {
+            Entry::Due(due) => Some(*due),
+            Entry::Simulated(_) => None,
+        })
     }
 
     /// Judges the next frame by its tag.
@@ -86,7 +127,8 @@ impl ReplyQueue {
         if matches!(tag, b'N' | b'S' | b'A') {
             return Verdict::Async;
         }
-        let Some(&due) = self.dues.front() else { return Verdict::OutOfStep };
+        let Some(Entry::Due(due)) = self.dues.front() else { return Verdict::OutOfStep };
+        let due = *due;
         use Reply::*;
         match (due.reply, tag) {
             (Query | Sync, b'Z') => {
@@ -97,7 +139,7 @@ impl ReplyQueue {
             (Query, b'E') => Verdict::Error(due),
             (Sync, b'E') => Verdict::Error(due),
             (_, b'E') => {
-                while self.dues.front().is_some_and(|d| !matches!(d.reply, Sync | Query)) {
+                while self.dues.front().is_some_and(|entry| !entry.ends_segment()) {
                     self.dues.pop_front();
                 }
                 Verdict::Error(due)

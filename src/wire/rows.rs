@@ -54,6 +54,12 @@ pub fn tag_rows(payload: &[u8]) -> u64 {
     std::str::from_utf8(last).ok().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
+/// The first word of a command tag: `INSERT`, `SELECT`, ...
+pub fn tag_command(payload: &[u8]) -> String {
+    let text = payload.strip_suffix(&[0]).unwrap_or(payload);
+    String::from_utf8_lossy(text.split(|&b| b == b' ').next().unwrap_or(&[])).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,13 @@ CREATE TABLE tenantry.two_phase (
     decided_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
+-- For the coordinator's own part of such a transaction: its commit is the decision. The coordinator is never prepared,
+-- because what has run NOTIFY (every change of the catalog does) or used a temporary table cannot be.
+CREATE FUNCTION tenantry.decide_commit(txn text, nodes int[]) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO tenantry.two_phase (txn, decision, nodes) VALUES ($1, 'commit', $2)
+$$;
+
 -- Written (and committed) before the object is created anywhere, so that a crash leaves nothing unknown.
 CREATE TABLE tenantry.cleanup (
     record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -45,3 +52,15 @@ CREATE TRIGGER ring AFTER INSERT OR UPDATE ON tenantry.job
     FOR EACH STATEMENT EXECUTE FUNCTION tenantry.ring_jobs();
 
 GRANT SELECT ON tenantry.job TO PUBLIC;
+
+-- Members may distribute their own tables and change nodes: operations write these rows as the client's own role.
+DO $$
+BEGIN
+    IF pg_catalog.to_regrole('tenantry_admin') IS NULL THEN
+        CREATE ROLE tenantry_admin NOLOGIN;
+    END IF;
+END $$;
+GRANT INSERT, UPDATE, DELETE ON tenantry.node, tenantry.colocation, tenantry.distributed_table, tenantry.shard_group,
+    tenantry.shard TO tenantry_admin;
+GRANT SELECT, INSERT, UPDATE ON tenantry.job TO tenantry_admin;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA tenantry TO tenantry_admin;

@@ -54,6 +54,11 @@ pub fn fraction_digits(text: &str) -> usize {
     digits.trim_end_matches('0').len()
 }
 
+/// Does timestamp(precision) leave this number of microseconds as it is?
+pub fn is_kept(micros: i64, precision: i32) -> bool {
+    matches!(micros, i64::MIN | i64::MAX) || micros % 10i64.pow(6 - precision.clamp(0, 6) as u32) == 0
+}
+
 /// Local microseconds and the zone's offset in microseconds, if one is given.
 fn date_and_time(text: &str) -> Option<(i64, Option<i64>)> {
     let text = trim(text);

@@ -44,14 +44,15 @@ pub enum HashType {
     Oid,
 }
 
-/// Every hashable type with its oid in `pg_type` and its name as `format_type` prints it.
+/// Every hashable type with its oid in `pg_type` and its name as `format_type(oid, -1)` prints it: fit for a cast
+/// (`character` would be `character(1)`).
 const TYPES: &[(HashType, u32, &str)] = &[
     (HashType::Int2, 21, "smallint"),
     (HashType::Int4, 23, "integer"),
     (HashType::Int8, 20, "bigint"),
     (HashType::Text, 25, "text"),
     (HashType::Varchar, 1043, "character varying"),
-    (HashType::Bpchar, 1042, "character"),
+    (HashType::Bpchar, 1042, "bpchar"),
     (HashType::Name, 19, "name"),
     (HashType::Bytea, 17, "bytea"),
     (HashType::Uuid, 2950, "uuid"),
@@ -90,7 +91,7 @@ impl HashType {
         self.entry().1
     }
 
-    /// The name as `format_type` prints it, e.g. `bigint`.
+    /// The name as `format_type(oid, -1)` prints it, e.g. `bigint`; a cast to it changes no value.
     pub fn sql_name(self) -> &'static str {
         self.entry().2
     }
@@ -136,20 +137,34 @@ impl HashType {
     pub fn hash_stored_text(self, text: &str, typmod: i32) -> Option<i32> {
         let is_kept = typmod < 0
             || match self {
-                // Values of char(n) lose only what the hash ignores.
-                HashType::Bpchar => true,
-                HashType::Varchar => text.chars().count() as i64 <= i64::from(typmod) - 4,
-                HashType::Numeric => {
-                    // NUMERIC(p,s) keeps s in the low 11 bits, signed since 15.
-                    let scale = (((typmod - 4) & 0x7ff) ^ 1024) - 1024;
-                    numeric::Numeric::parse(text)?.decimals() <= scale
-                }
+                HashType::Varchar => fits_varchar(text, typmod),
+                HashType::Numeric => numeric::Numeric::parse(text)?.decimals() <= numeric::scale(typmod),
                 HashType::Timestamp | HashType::Timestamptz | HashType::Time => {
                     datetime::fraction_digits(text) as i32 <= typmod
                 }
+                // Values of char(n) lose only what the hash ignores; other types have no modifier.
                 _ => true,
             };
         if is_kept { self.hash_text(text) } else { None }
+    }
+
+    /// As `hash_stored_text`, for a binary-format parameter or a field of a binary COPY (see `hash_binary`).
+    pub fn hash_stored_binary(self, value_type: u32, bytes: &[u8], typmod: i32) -> Option<i32> {
+        let is_kept = typmod < 0
+            || match (self, HashType::from_oid(value_type)) {
+                (HashType::Varchar, _) => fits_varchar(std::str::from_utf8(bytes).ok()?, typmod),
+                (HashType::Numeric, Some(HashType::Numeric)) => {
+                    numeric::Numeric::read(bytes)?.decimals() <= numeric::scale(typmod)
+                }
+                (HashType::Numeric, Some(t)) => {
+                    numeric::Numeric::from_integer(integer::read(t, bytes)?).decimals() <= numeric::scale(typmod)
+                }
+                (HashType::Timestamp | HashType::Timestamptz | HashType::Time, Some(t)) if t == self => {
+                    datetime::is_kept(i64::from_be_bytes(bytes.try_into().ok()?), typmod)
+                }
+                _ => true,
+            };
+        if is_kept { self.hash_binary(value_type, bytes) } else { None }
     }
 
     /// Hash of a binary-format parameter of type `value_type`, compared with or assigned to a column of this type.
@@ -188,6 +203,27 @@ impl HashType {
         Some(hash as i32)
     }
 
+    /// As `hash_binary`, for a text-format parameter whose type is known: `hash_text` alone would read the text as a
+    /// value of the column's type, which e.g. forgets the zone of a timestamptz.
+    pub fn hash_typed_text(self, value_type: u32, text: &str) -> Option<i32> {
+        if value_type == UNKNOWN_OID || value_type == self.oid() {
+            return self.hash_text(text);
+        }
+        let from = HashType::from_oid(value_type)?;
+        match (self, from) {
+            _ if self.is_text_like() => self.hash_text_like(value_type, text.as_bytes()),
+            (
+                HashType::Int2 | HashType::Int4 | HashType::Int8 | HashType::Oid | HashType::Numeric,
+                HashType::Int2 | HashType::Int4 | HashType::Int8,
+            ) => from.hash_text(text).and_then(|_| self.hash_text(text)),
+            (HashType::Float8, HashType::Float4) => from.hash_text(text),
+            (HashType::Timestamp, HashType::Date) => {
+                self.hash_binary(value_type, &datetime::parse_date(text)?.to_be_bytes())
+            }
+            _ => None,
+        }
+    }
+
     fn is_text_like(self) -> bool {
         matches!(self, HashType::Text | HashType::Varchar | HashType::Bpchar | HashType::Name)
     }
@@ -202,6 +238,11 @@ impl HashType {
         // The cast from char(n) to the other text types drops trailing blanks.
         self.hash_text(if from == HashType::Bpchar { text.trim_end_matches(' ') } else { text })
     }
+}
+
+/// varchar(n) cuts blanks that are too many, and refuses what else is too long.
+fn fits_varchar(text: &str, typmod: i32) -> bool {
+    text.chars().count() as i64 <= i64::from(typmod) - 4
 }
 
 /// Citus's cut of the hash space: `count` intervals `[min, max]`, both inclusive, equal but for the last one's remainder.

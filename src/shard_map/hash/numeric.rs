@@ -109,6 +109,11 @@ impl Numeric {
     }
 }
 
+/// The scale of numeric(p,s): the low 11 bits of the type modifier, signed since PostgreSQL 15.
+pub fn scale(typmod: i32) -> i32 {
+    (((typmod - 4) & 0x7ff) ^ 1024) - 1024
+}
+
 fn is_special(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);

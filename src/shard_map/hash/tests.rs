@@ -123,6 +123,49 @@ fn a_value_that_its_column_would_change_is_not_hashed() {
 }
 
 #[test]
+fn a_binary_value_that_its_column_would_change_is_not_hashed() {
+    let numeric_10_2 = (10 << 16 | 2) + 4;
+    let one_and_a_half = [0, 2, 0, 0, 0, 0, 0, 1, 0, 1, 0x13, 0x88];
+    let half_second = 500_000i64.to_be_bytes();
+    for (hash_type, value_type, typmod, bytes, is_hashed) in [
+        (HashType::Numeric, 1700, numeric_10_2, &one_and_a_half[..], true),
+        (HashType::Numeric, 1700, (10 << 16) + 4, &one_and_a_half, false),
+        (HashType::Numeric, 23, (10 << 16) + 4, &[0, 0, 0, 7], true),
+        (HashType::Varchar, 25, 3 + 4, b"abc", true),
+        (HashType::Varchar, 25, 3 + 4, b"abc ", false),
+        (HashType::Timestamp, 1114, 1, &half_second, true),
+        (HashType::Timestamp, 1114, 0, &half_second, false),
+        (HashType::Timestamp, 1114, 0, &i64::MAX.to_be_bytes(), true),
+        (HashType::Timestamp, 1082, 0, &[0, 0, 0, 7], true),
+    ] {
+        let found = hash_type.hash_stored_binary(value_type, bytes, typmod);
+        assert_eq!(found.is_some(), is_hashed, "{} {bytes:?} typmod {typmod}", hash_type.sql_name());
+    }
+}
+
+#[test]
+fn a_text_parameter_is_read_as_a_value_of_its_own_type() {
+    let abc = Some(-785388649);
+    for (column, value_type, text, want) in [
+        (HashType::Text, 1042, "abc  ", abc),
+        (HashType::Text, 705, "abc", abc),
+        (HashType::Int4, 20, " 5", Some(-1330264708)),
+        (HashType::Int4, 20, "4294967296", None),
+        (HashType::Int8, 23, "4294967296", None),
+        (HashType::Numeric, 23, "1", Some(1324868424)),
+        (HashType::Int4, 1700, "5", None),
+        (HashType::Int4, 25, "5", None),
+        (HashType::Float8, 700, "3.14", Some(923353576)),
+        (HashType::Float4, 701, "3.14", None),
+        (HashType::Timestamp, 1082, "2024-01-01", Some(645451447)),
+        (HashType::Timestamp, 1184, "2024-01-01 00:00+02", None),
+        (HashType::Text, 17, "abc", None),
+    ] {
+        assert_eq!(column.hash_typed_text(value_type, text), want, "{} from oid {value_type}", column.sql_name());
+    }
+}
+
+#[test]
 fn intervals_are_those_of_citus() {
     let six = [
         (-2147483648, -1431655767),

@@ -1,0 +1,118 @@
+//! Rowsets on the client's coordinator connection, and a statement over them: Postgres's own answer for everything
+//! that shards cannot answer by themselves.
+//!
+//! ```text
+//!   shards ──binary rows──> COPY into pg_temp.tenantry_rows_0 ──> final statement on the coordinator ──> client
+//! ```
+
+use super::scatter::{Request, Sink, run_tasks, tasks_of};
+use super::{Participant, Transaction};
+use crate::error::Result;
+use crate::planner::{Combine, Figures, Rowset};
+use crate::shard_map::NodeId;
+use crate::wire::frontend::{self, Bind};
+use crate::wire::reply_queue::To;
+
+/// Gathers the plan's rowsets. Afterwards `plan.query` runs on the coordinator, in this transaction.
+pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>) -> Result<()> {
+    txn.require_atomic().await?;
+    for rowset in &plan.rowsets {
+        gather_rowset(txn, rowset, request).await?;
+    }
+    Ok(())
+}
+
+async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<'_>) -> Result<()> {
+    let map = txn.map();
+    let colocation = map.colocation(rowset.colocation).ok_or_else(super::stale_plan)?;
+    let groups = request.values().groups(colocation, &rowset.shards);
+    txn.await_holds(&groups).await?;
+    let mut coordinator = txn.take(NodeId::COORDINATOR).await?;
+    let created = create(&mut coordinator, rowset, request).await;
+    if let Err(error) = created {
+        txn.put_back(coordinator);
+        txn.failed = true;
+        return Err(error);
+    }
+    let server = &mut coordinator.server;
+    server.queue_query(&format!("COPY pg_temp.{} FROM STDIN (FORMAT binary)", rowset.name), To::Nobody);
+    frontend::copy_data(COPY_HEADER, server.queue());
+    let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
+    let binary = request.bind.with_results(true);
+    let request = Request { bind: &binary, describe: false, ..request };
+    let sink = Sink::Copy { server, bytes_left: txn.executor.settings.rowset_bytes };
+    let gathered = run_tasks(txn, tasks, request, sink).await;
+    let server = &mut coordinator.server;
+    match &gathered {
+        Ok(_) => {
+            frontend::copy_data(COPY_TRAILER, server.queue());
+            frontend::copy_done(server.queue());
+        }
+        Err(error) => frontend::copy_fail(error.message(), server.queue()),
+    }
+    let stored = server.finish_copy().await;
+    txn.put_back(coordinator);
+    txn.failed |= stored.is_err() || gathered.is_err();
+    gathered?;
+    stored
+}
+
+/// The rowset's table, with the columns that the same query has over the shells.
+async fn create(coordinator: &mut Participant, rowset: &Rowset, request: Request<'_>) -> Result<()> {
+    let server = &mut coordinator.server;
+    server.query(&format!("DROP TABLE IF EXISTS pg_temp.{}", rowset.name)).await?;
+    let sql = format!(
+        "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS {} WITH NO DATA",
+        rowset.name,
+        rowset.shell_query.render(None)
+    );
+    let bind = request.bind.with_results(false);
+    run_bound(coordinator, &sql, &bind, request.types).await
+}
+
+/// Runs a statement with parameters whose rows nobody wants.
+pub async fn run_bound(participant: &mut Participant, sql: &str, bind: &Bind, types: &[u32]) -> Result<()> {
+    let server = &mut participant.server;
+    server.queue_parse("", sql, types, To::Nobody);
+    server.queue_bind(bind, b"", "", To::Nobody);
+    server.queue_execute(b"", 0, To::Nobody);
+    server.queue_sync();
+    let result = server.finish().await.map(|_| ());
+    participant.statements += 1;
+    result
+}
+
+/// Figures of the workers that a system view reads, into a temporary table on the coordinator.
+pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<()> {
+    txn.require_atomic().await?;
+    match figures {
+        Figures::ShardSizes => {
+            let map = txn.map();
+            let mut values = Vec::new();
+            for node in map.active_workers() {
+                let Some(sql) =
+                    crate::catalog::shards::sizes(&map, node.id, None, crate::catalog::shards::Measure::Total)
+                else {
+                    continue;
+                };
+                for row in txn.query(node.id, &sql).await? {
+                    if let [Some(shard), Some(size)] = row.as_slice() {
+                        values.push(format!("({shard}, {}, {size})", node.id));
+                    }
+                }
+            }
+            let mut sql =
+                "DROP TABLE IF EXISTS pg_temp.tenantry_shard_sizes; CREATE TEMPORARY TABLE tenantry_shard_sizes \
+                 (shardid bigint, nodeid int, size bigint) ON COMMIT DROP;"
+                    .to_owned();
+            if !values.is_empty() {
+                sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
+            }
+            txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
+        }
+    }
+}
+
+/// Signature, flags and extension length of binary COPY data. Source: PostgreSQL manual, COPY, "Binary Format".
+pub const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub const COPY_TRAILER: &[u8] = &[0xff, 0xff];

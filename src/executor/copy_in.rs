@@ -1,0 +1,352 @@
+//! COPY FROM STDIN into managed tables: rows are cut out of the stream, hashed and sent on, unchanged.
+//!
+//! ```text
+//!   CopyData ──> RowSplitter ──row──> buffer per shard group ──full──> COPY ... FROM STDIN on its node
+//! ```
+//!
+//! A node has one connection, so its shards take turns: each full buffer is a COPY of its own, all in one transaction.
+//! Memory is bounded by `copy_buffer_bytes`, whatever the client sends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::combine::{COPY_HEADER, COPY_TRAILER};
+use super::scatter::null_tenant;
+use super::{Client, Transaction, Values};
+use crate::backend::quote_ident;
+use crate::error::{PgError, Result, SqlState};
+use crate::planner::{CopyFormat, CopyIn, CopyOptions};
+use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, TableKind};
+use crate::sql::Operand;
+use crate::wire::copy_rows::{self, CopyTarget, CsvOptions, FieldValue, Header, RowSplitter};
+use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::{answer, frontend};
+
+/// A COPY under way.
+pub struct CopyRouter {
+    table: Arc<Table>,
+    columns: Vec<String>,
+    options: String,
+    binary: bool,
+    splitter: RowSplitter,
+    target: Where,
+    buffers: HashMap<Option<ShardGroupId>, BytesMut>,
+    buffered: usize,
+    limit: usize,
+    rows: u64,
+    /// The last value that only the coordinator could hash.
+    asked: Option<(Vec<u8>, i32)>,
+}
+
+enum Where {
+    Shards {
+        colocation: Arc<ColocationGroup>,
+        hash: HashType,
+        type_oid: u32,
+    },
+    /// Every node gets every row.
+    Everywhere(Vec<NodeId>),
+}
+
+impl CopyRouter {
+    /// `columns` are those of the data, in its order.
+    ///
+    /// Errors: 0A000 where copies of a reference table would differ, 22004 when the distribution column is missing.
+    pub fn new(txn: &Transaction, table: &Arc<Table>, columns: &[String], options: &CopyOptions) -> Result<Self> {
+        let map = txn.map();
+        let settings = &txn.executor.settings;
+        let (target, column) = match table.kind {
+            TableKind::Reference => {
+                let left_out = |c: &&crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
+                if let Some(column) = table.columns.iter().find(left_out) {
+                    return Err(PgError::unsupported(format!(
+                        "cannot COPY into reference table \"{}\" without a value for column \"{}\"",
+                        table.name, column.name
+                    ))
+                    .detail("Its default would differ from node to node.")
+                    .hint("Add the column to the data."));
+                }
+                let mut nodes = vec![NodeId::COORDINATOR];
+                nodes.extend(map.active_workers().map(|n| n.id));
+                (Where::Everywhere(nodes), 0)
+            }
+            TableKind::Distributed { column, hash } => {
+                let column = &table.columns[column];
+                let colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
+                let at = columns.iter().position(|c| *c == column.name).ok_or_else(|| {
+                    PgError::new(
+                        SqlState::NULL_VALUE_NOT_ALLOWED,
+                        "cannot perform an INSERT without a partition column value",
+                    )
+                })?;
+                (Where::Shards { colocation, hash, type_oid: column.type_oid }, at)
+            }
+        };
+        let copy_target = CopyTarget { table: table.name.clone(), columns: columns.to_vec(), column };
+        Ok(Self {
+            table: table.clone(),
+            columns: columns.to_vec(),
+            options: options.text.clone(),
+            binary: options.format == CopyFormat::Binary,
+            splitter: RowSplitter::new(split_format(options), copy_target, settings.copy_row_bytes),
+            target,
+            buffers: HashMap::new(),
+            buffered: 0,
+            limit: settings.copy_buffer_bytes,
+            rows: 0,
+            asked: None,
+        })
+    }
+
+    /// Takes the payload of one CopyData message.
+    pub async fn push(&mut self, txn: &mut Transaction, data: &[u8]) -> Result<()> {
+        self.splitter.push(data);
+        self.route(txn).await
+    }
+
+    /// The data is complete: sends what is left and waits for every node. Returns the number of rows.
+    pub async fn finish(mut self, txn: &mut Transaction) -> Result<u64> {
+        self.splitter.finish();
+        self.route(txn).await?;
+        let groups: Vec<_> = self.buffers.keys().copied().collect();
+        for group in groups {
+            self.send(txn, group).await?;
+        }
+        for participant in txn.participants() {
+            participant.server.finish_copy().await?;
+        }
+        Ok(self.rows)
+    }
+
+    async fn route(&mut self, txn: &mut Transaction) -> Result<()> {
+        while let Some(row) = self.splitter.next_row()? {
+            let group = match &self.target {
+                Where::Everywhere(_) => None,
+                Where::Shards { colocation, hash, type_oid } => {
+                    let known = match &row.value {
+                        FieldValue::Null => return Err(null_in_copy(&self.table)),
+                        FieldValue::Text(text) => std::str::from_utf8(text).ok().and_then(|t| hash.hash_text(t)),
+                        FieldValue::Binary(bytes) => hash.hash_binary(*type_oid, bytes),
+                    };
+                    let value = match known {
+                        Some(value) => value,
+                        None => ask(txn, &row.value, *hash, &mut self.asked).await?,
+                    };
+                    Some(colocation.group_of_hash(value).ok_or_else(super::stale_plan)?.id)
+                }
+            };
+            self.rows += 1;
+            self.buffered += row.bytes.len();
+            let buffer = self.buffers.entry(group).or_default();
+            buffer.extend_from_slice(row.bytes);
+            if buffer.len() >= CHUNK_LEN {
+                self.send(txn, group).await?;
+            } else if self.buffered > self.limit {
+                let largest = self.buffers.iter().max_by_key(|(_, b)| b.len()).map(|(g, _)| *g);
+                self.send(txn, largest.expect("something is buffered")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, txn: &mut Transaction, group: Option<ShardGroupId>) -> Result<()> {
+        let Some(data) = self.buffers.remove(&group) else { return Ok(()) };
+        self.buffered -= data.len();
+        let nodes = match (&self.target, group) {
+            (Where::Everywhere(nodes), _) => nodes.clone(),
+            (Where::Shards { colocation, .. }, Some(group)) => {
+                vec![colocation.group(group).ok_or_else(super::stale_plan)?.node]
+            }
+            (Where::Shards { .. }, None) => unreachable!("rows of shards have a group"),
+        };
+        if let Some(group) = group {
+            txn.await_holds(&[group]).await?;
+        }
+        let schema = match group {
+            None => format!("{}.", quote_ident(&self.table.schema)),
+            Some(group) => {
+                let mut schema = String::new();
+                crate::sql::push_shard_schema(&mut schema, &self.table.schema, group);
+                schema
+            }
+        };
+        let columns: Vec<_> = self.columns.iter().map(|c| quote_ident(c)).collect();
+        let table = quote_ident(&self.table.name);
+        let sql = format!("COPY {schema}{table} ({}) FROM STDIN {}", columns.join(", "), self.options);
+        for node in nodes {
+            let participant = txn.join(node).await?;
+            participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
+            let server = &mut participant.server;
+            // The shard before must be stored before this connection can begin another COPY.
+            let previous = server.finish_copy().await;
+            participant.statements += 1;
+            if let Err(error) = previous {
+                txn.failed = true;
+                return Err(error);
+            }
+            let server = &mut participant.server;
+            server.queue_query(&sql, To::Nobody);
+            if self.binary {
+                frontend::copy_data(COPY_HEADER, server.queue());
+            }
+            for chunk in data.chunks(COPY_DATA_LEN) {
+                frontend::copy_data(chunk, server.queue());
+            }
+            if self.binary {
+                frontend::copy_data(COPY_TRAILER, server.queue());
+            }
+            frontend::copy_done(server.queue());
+            server.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn ask(
+    txn: &mut Transaction,
+    value: &FieldValue<'_>,
+    hash: HashType,
+    asked: &mut Option<(Vec<u8>, i32)>,
+) -> Result<i32> {
+    let FieldValue::Text(text) = value else {
+        return Err(PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, "incorrect binary data format"));
+    };
+    if let Some((known, value)) = asked.as_ref().filter(|(known, _)| known[..] == **text) {
+        debug_assert_eq!(known[..], **text);
+        return Ok(*value);
+    }
+    let literal = std::str::from_utf8(text).map_err(|_| {
+        PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"")
+    })?;
+    let value = txn.ask_hash(&Operand::Literal(literal.into()), hash, Values::None).await?.ok_or_else(null_tenant)?;
+    *asked = Some((text.to_vec(), value));
+    Ok(value)
+}
+
+fn null_in_copy(table: &Table) -> PgError {
+    PgError::new(
+        SqlState::NULL_VALUE_NOT_ALLOWED,
+        format!("the partition column of table {}.{} cannot be NULL", table.schema, table.name),
+    )
+}
+
+fn split_format(options: &CopyOptions) -> copy_rows::CopyFormat {
+    let header = if options.header { Header::Skip } else { Header::Absent };
+    let null = options.null.clone().into_bytes();
+    match options.format {
+        CopyFormat::Text => copy_rows::CopyFormat::Text { delimiter: options.delimiter, null, header },
+        CopyFormat::Binary => copy_rows::CopyFormat::Binary,
+        CopyFormat::Csv => copy_rows::CopyFormat::Csv(CsvOptions {
+            delimiter: options.delimiter,
+            quote: options.quote,
+            escape: options.escape,
+            null,
+            header,
+            force_not_null: false,
+            force_null: false,
+        }),
+    }
+}
+
+impl Transaction {
+    /// Routes the rows of a `COPY ... TO STDOUT (FORMAT binary)` on one node into a managed table.
+    pub async fn copy_rows(
+        &mut self,
+        from: NodeId,
+        copy_out: &str,
+        into: &Arc<Table>,
+        columns: &[String],
+    ) -> Result<u64> {
+        route_rows(self, from, copy_out, into, columns).await
+    }
+}
+
+/// COPY FROM STDIN of a client. Returns the number of rows.
+///
+/// Errors: after one the client may go on sending; the session ignores what it sends.
+pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) -> Result<u64> {
+    let mut router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options)?;
+    answer::copy_in_response(plan.options.format == CopyFormat::Binary, plan.columns.len(), client.out());
+    client.flush().await?;
+    loop {
+        let Some(frame) = client.next_frame().await? else {
+            return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection"));
+        };
+        match frame.tag {
+            b'd' => router.push(txn, frame.payload()).await?,
+            b'c' => return router.finish(txn).await,
+            b'f' => {
+                let reason = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
+                let reason = String::from_utf8_lossy(reason);
+                return Err(PgError::new(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {reason}")));
+            }
+            // Drivers in the extended protocol send them along; they mean nothing here.
+            b'H' | b'S' => {}
+            tag => {
+                return Err(PgError::fatal(
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("unexpected message type 0x{tag:02X} during COPY from stdin"),
+                ));
+            }
+        }
+    }
+}
+
+/// Routes the rows of `COPY ... TO STDOUT (FORMAT binary)` on one node into a managed table.
+pub async fn route_rows(
+    txn: &mut Transaction,
+    from: NodeId,
+    copy_out: &str,
+    into: &Arc<Table>,
+    columns: &[String],
+) -> Result<u64> {
+    txn.require_atomic().await?;
+    let options = CopyOptions {
+        format: CopyFormat::Binary,
+        delimiter: b'\t',
+        null: String::new(),
+        header: false,
+        quote: b'"',
+        escape: b'"',
+        text: "(FORMAT binary)".to_owned(),
+    };
+    let mut router = CopyRouter::new(txn, into, columns, &options)?;
+    // Copies of a reference table: the node that the rows come from has them.
+    if let Where::Everywhere(nodes) = &mut router.target {
+        nodes.retain(|node| *node != from);
+    }
+    let mut source = txn.take(from).await?;
+    source.server.queue_query(copy_out, To::Nobody);
+    source.server.flush().await?;
+    let mut failure = None;
+    while source.server.owes() {
+        let (frame, verdict) = source.server.next_reply().await?;
+        match verdict {
+            Verdict::Error(_) => {
+                failure.get_or_insert(PgError::from_body(frame.payload()));
+            }
+            _ if frame.tag == b'd' && failure.is_none() => {
+                if let Err(error) = router.push(txn, frame.payload()).await {
+                    failure = Some(error);
+                }
+            }
+            _ => {}
+        }
+    }
+    source.statements += 1;
+    txn.put_back(source);
+    match failure {
+        None => router.finish(txn).await,
+        Some(error) => {
+            txn.failed = true;
+            Err(error)
+        }
+    }
+}
+
+/// A shard's rows go out when this much has come together.
+const CHUNK_LEN: usize = 128 * 1024;
+/// One CopyData message; Postgres takes any length, small ones keep its buffers small.
+const COPY_DATA_LEN: usize = 64 * 1024;

@@ -1,0 +1,111 @@
+//! COPY table TO STDOUT: shard after shard, as one stream.
+
+use super::combine::COPY_TRAILER;
+use super::relay::{Routed, in_the_users_terms};
+use super::{Client, Transaction};
+use crate::backend::{Server, quote_ident};
+use crate::error::{PgError, Result};
+use crate::planner::{CopyFormat, CopyOptions};
+use crate::shard_map::{ShardGroupId, Table};
+use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::{answer, frontend, rows};
+
+/// Streams a distributed table to the client. Returns the number of rows.
+pub async fn copy_table(
+    txn: &mut Transaction,
+    client: &mut Client,
+    table: &Table,
+    columns: &[String],
+    options: &CopyOptions,
+) -> Result<u64> {
+    let map = txn.map();
+    let colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
+    let binary = options.format == CopyFormat::Binary;
+    let quoted: Vec<_> = columns.iter().map(|c| quote_ident(c)).collect();
+    let mut count = 0;
+    for (at, group) in colocation.shard_groups.iter().enumerate() {
+        txn.await_holds(&[group.id]).await?;
+        let mut schema = String::new();
+        crate::sql::push_shard_schema(&mut schema, &table.schema, group.id);
+        let header = options.header && at == 0;
+        let sql = format!(
+            "COPY {schema}{} ({}) TO STDOUT {}",
+            quote_ident(&table.name),
+            quoted.join(", "),
+            if header { options.whole_text() } else { options.text.clone() }
+        );
+        let participant = txn.join(group.node).await?;
+        participant.groups.push(group.id);
+        let server = &mut participant.server;
+        server.queue_query(&sql, To::Nobody);
+        server.flush().await?;
+        let stream = Stream { first: at == 0, binary, columns: columns.len() };
+        let copied = one_shard(server, client, stream, group.id).await?;
+        participant.statements += 1;
+        match copied {
+            Ok(rows) => count += rows,
+            Err(error) => {
+                txn.failed = true;
+                return Err(error);
+            }
+        }
+    }
+    if binary {
+        frontend::copy_data(COPY_TRAILER, client.out());
+    }
+    frontend::copy_done(client.out());
+    Ok(count)
+}
+
+#[derive(Clone, Copy)]
+struct Stream {
+    first: bool,
+    binary: bool,
+    columns: usize,
+}
+
+/// The outer error is a connection's, the inner one the statement's.
+async fn one_shard(
+    server: &mut Server,
+    client: &mut Client,
+    stream: Stream,
+    group: ShardGroupId,
+) -> Result<Result<u64>> {
+    let (mut count, mut failure, mut first_message) = (0, None, true);
+    while server.owes() {
+        let (frame, verdict) = server.next_reply().await?;
+        match (verdict, frame.tag) {
+            (Verdict::Error(_), _) => {
+                let error = PgError::from_body(frame.payload());
+                failure.get_or_insert(in_the_users_terms(error, Routed { group: Some(group), ..Routed::default() }));
+            }
+            (_, b'H') if stream.first => answer::copy_out_response(stream.binary, stream.columns, client.out()),
+            (_, b'd') => {
+                let data = frame.payload();
+                let from = if stream.binary && !stream.first && first_message { BINARY_HEADER_LEN } else { 0 };
+                first_message = false;
+                let data = data.get(from..).unwrap_or(&[]);
+                let data = if stream.binary {
+                    data.strip_suffix(COPY_TRAILER).filter(|_| is_trailer(data)).unwrap_or(data)
+                } else {
+                    data
+                };
+                if !data.is_empty() {
+                    frontend::copy_data(data, client.out());
+                    client.flush_if_long().await?;
+                }
+            }
+            (_, b'C') => count += rows::tag_rows(frame.payload()),
+            _ => {}
+        }
+    }
+    Ok(failure.map_or(Ok(count), Err))
+}
+
+/// Postgres sends the trailer in a message of its own, behind the header when there are no rows.
+fn is_trailer(data: &[u8]) -> bool {
+    data.len() == COPY_TRAILER.len()
+        || data.len() == BINARY_HEADER_LEN + COPY_TRAILER.len() && data.starts_with(b"PGCOPY")
+}
+
+const BINARY_HEADER_LEN: usize = 19;

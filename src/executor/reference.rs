@@ -1,0 +1,81 @@
+//! Writes to reference tables: every node, all or nothing, and the same rows everywhere.
+
+use super::scatter::Request;
+use super::{Client, Relayed, Routed, Transaction, combine, relay};
+use crate::backend::{quote_ident, quote_literal};
+use crate::error::{PgError, Result, SqlState};
+use crate::planner::{ReferenceWrite, WriteCommand};
+use crate::shard_map::NodeId;
+use crate::wire::frontend::Target;
+use crate::wire::reply_queue::To;
+
+/// Runs the statement on the coordinator, whose answer goes to the client, then on every worker.
+/// The coordinator's row locks come first, so concurrent writers queue there and cannot cross each other.
+///
+/// Errors: 0A000 for a statement that would not do the same everywhere.
+pub async fn write(
+    txn: &mut Transaction,
+    client: &mut Client,
+    plan: &ReferenceWrite,
+    request: Request<'_>,
+) -> Result<Relayed> {
+    txn.require_atomic().await?;
+    refuse_if_nodes_would_differ(txn, plan).await?;
+    let sql = plan.query.render(None);
+    let participant = txn.join(NodeId::COORDINATOR).await?;
+    let server = &mut participant.server;
+    server.queue_parse("", &sql, request.types, To::Nobody);
+    server.queue_bind(request.bind, b"", "", To::Nobody);
+    if request.describe && plan.returns_rows {
+        server.queue_describe(Target::Portal(b""), To::Client);
+    }
+    server.queue_execute(b"", 0, To::Client);
+    server.queue_sync();
+    let relayed = relay(server, client, Routed { query: Some(&plan.query), ..Routed::default() }).await?;
+    participant.statements += 1;
+    if relayed.error.is_some() {
+        txn.failed = true;
+        return Ok(relayed);
+    }
+    let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
+    for node in workers {
+        let participant = txn.join(node).await?;
+        let written = combine::run_bound(participant, &sql, &request.bind.with_results(false), request.types).await;
+        if let Err(error) = written {
+            txn.failed = true;
+            return Err(error);
+        }
+    }
+    Ok(relayed)
+}
+
+async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWrite) -> Result<()> {
+    if !plan.functions.is_empty() {
+        let names: Vec<_> = plan.functions.iter().map(|f| quote_literal(f)).collect();
+        let sql = format!(
+            "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE proname IN ({}) AND provolatile <> 'i' \
+             AND prokind = 'f'",
+            names.join(", ")
+        );
+        if let Some(row) = txn.query(NodeId::COORDINATOR, &sql).await?.first() {
+            return Err(differs(plan, format!("Function \"{}\" is not immutable.", row[0].as_deref().unwrap_or(""))));
+        }
+    }
+    if plan.command == WriteCommand::Insert
+        && let Some(column) =
+            plan.table.columns.iter().find(|c| c.has_volatile_default && !plan.columns.contains(&c.name))
+    {
+        let column = quote_ident(&column.name);
+        return Err(differs(plan, format!("The default of column {column} may differ from node to node.")));
+    }
+    Ok(())
+}
+
+fn differs(plan: &ReferenceWrite, detail: String) -> PgError {
+    PgError::new(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("cannot write the same rows to every copy of reference table \"{}\"", plan.table.name),
+    )
+    .detail(detail)
+    .hint("Give the value as a constant or a parameter.")
+}

@@ -1,0 +1,293 @@
+//! Many shards, one answer: the same kind of statement on every concerned shard group.
+//!
+//! ```text
+//!   tasks ──by node──> one server each, all at work at once ──task by task──> Sink (client, or a COPY into a rowset)
+//! ```
+//!
+//! Each node's statements leave in as few writes as fit; its answers wait in the sockets' buffers until their turn, which
+//! bounds memory. Each task has its own Sync, so that one shard's error leaves the connection in step.
+
+use std::collections::BTreeMap;
+
+use super::relay::{Routed, in_the_users_terms};
+use super::{Client, Participant, Transaction};
+use crate::backend::Server;
+use crate::error::{PgError, Result, SqlState};
+use crate::planner::{Insert, Scatter};
+use crate::shard_map::{NodeId, ShardGroupId};
+use crate::sql::{Access, Spliced};
+use crate::wire::frontend::{self, Bind, Target};
+use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::{frame, rows};
+
+use super::route::{Hashed, Values};
+
+/// A statement's values and how its answer should look.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub bind: &'a Bind,
+    /// Parameter types, complete where the statement has parameters.
+    pub types: &'a [u32],
+    /// The client wants a RowDescription.
+    pub describe: bool,
+}
+
+impl<'a> Request<'a> {
+    pub fn values(&self) -> Values<'a> {
+        Values::Bind { bind: self.bind, types: self.types }
+    }
+}
+
+/// One shard group's statement.
+#[derive(Debug)]
+pub struct Task {
+    pub group: ShardGroupId,
+    pub node: NodeId,
+    pub sql: String,
+}
+
+/// What the shards' command tags say together: `UPDATE`, 12.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Count {
+    pub command: String,
+    pub rows: u64,
+}
+
+impl Count {
+    /// The tag of all shards together. Source: PostgreSQL manual, CommandComplete.
+    pub fn tag(&self) -> String {
+        let oid = if self.command == "INSERT" { " 0" } else { "" };
+        format!("{}{oid} {}", self.command, self.rows)
+    }
+}
+
+/// Where rows go.
+pub enum Sink<'a> {
+    Client(&'a mut Client),
+    /// Into an open COPY ... FROM STDIN (FORMAT binary): a binary DataRow's payload is a COPY tuple.
+    Copy {
+        server: &'a mut Server,
+        bytes_left: usize,
+    },
+}
+
+impl Sink<'_> {
+    async fn row(&mut self, frame: &[u8]) -> Result<()> {
+        match self {
+            Sink::Client(client) => {
+                client.out().extend_from_slice(frame);
+                client.flush_if_long().await
+            }
+            Sink::Copy { server, bytes_left } => {
+                let tuple = &frame[frame::HEADER_LEN..];
+                *bytes_left = bytes_left.checked_sub(tuple.len()).ok_or_else(too_large)?;
+                frontend::copy_data(tuple, server.queue());
+                if server.queue().len() >= COPY_WRITE_LEN { server.flush().await } else { Ok(()) }
+            }
+        }
+    }
+}
+
+/// The statement of a `Scatter` plan for each concerned shard group.
+pub fn tasks_of(
+    txn: &Transaction,
+    query: &Spliced,
+    groups: &[ShardGroupId],
+    plan_colocation: crate::shard_map::ColocationId,
+) -> Result<Vec<Task>> {
+    let map = txn.map();
+    let colocation = map.colocation(plan_colocation).ok_or_else(super::stale_plan)?;
+    groups
+        .iter()
+        .map(|id| {
+            let group = colocation.group(*id).ok_or_else(super::stale_plan)?;
+            Ok(Task { group: *id, node: group.node, sql: query.render(Some(*id)) })
+        })
+        .collect()
+}
+
+/// Runs a `Scatter` plan; returns the rows it read or wrote.
+pub async fn scatter(
+    txn: &mut Transaction,
+    client: &mut Client,
+    plan: &Scatter,
+    request: Request<'_>,
+) -> Result<Count> {
+    let map = txn.map();
+    let colocation = map.colocation(plan.colocation).ok_or_else(super::stale_plan)?;
+    let groups = request.values().groups(colocation, &plan.shards);
+    txn.await_holds(&groups).await?;
+    if plan.access == Access::Write && groups.len() > 1 {
+        txn.require_atomic().await?;
+    }
+    let tasks = tasks_of(txn, &plan.query, &groups, plan.colocation)?;
+    run_tasks(txn, tasks, request, Sink::Client(client)).await
+}
+
+/// Runs an `Insert` plan whose rows belong to several shard groups.
+pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, request: Request<'_>) -> Result<Count> {
+    let map = txn.map();
+    let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
+    let hash = colocation.hash.ok_or_else(super::stale_plan)?;
+    let mut rows_of: BTreeMap<ShardGroupId, Vec<&str>> = BTreeMap::new();
+    for row in &plan.rows {
+        let value = match request.values().hash(&row.tenant, hash) {
+            Hashed::Hash(value) => value,
+            Hashed::Null => return Err(null_tenant()),
+            Hashed::Unknown => txn.ask_hash(&row.tenant, hash, request.values()).await?.ok_or_else(null_tenant)?,
+        };
+        let group = colocation.group_of_hash(value).ok_or_else(super::stale_plan)?;
+        rows_of.entry(group.id).or_default().push(&row.text);
+    }
+    let groups: Vec<_> = rows_of.keys().copied().collect();
+    txn.await_holds(&groups).await?;
+    if groups.len() > 1 {
+        txn.require_atomic().await?;
+    }
+    let mut tasks = Vec::new();
+    for (id, rows) in &rows_of {
+        let group = colocation.group(*id).expect("found in it above");
+        let sql = if groups.len() == 1 {
+            plan.query.render(Some(*id))
+        } else {
+            format!("{} {} {}", plan.head.render(Some(*id)), rows.join(", "), plan.tail.render(Some(*id)))
+        };
+        tasks.push(Task { group: *id, node: group.node, sql });
+    }
+    run_tasks(txn, tasks, request, Sink::Client(client)).await
+}
+
+pub fn null_tenant() -> PgError {
+    PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, "cannot perform an INSERT with NULL in the partition column")
+}
+
+/// Runs the tasks, all nodes at work at once, and sends their rows to `sink` task by task.
+/// Returns the sum of the command tags' row counts.
+///
+/// Errors: the first shard's error, in the user's terms, after every answer that was under way is in.
+pub async fn run_tasks(
+    txn: &mut Transaction,
+    tasks: Vec<Task>,
+    request: Request<'_>,
+    mut sink: Sink<'_>,
+) -> Result<Count> {
+    let mut by_node: BTreeMap<NodeId, Vec<Task>> = BTreeMap::new();
+    for task in tasks {
+        by_node.entry(task.node).or_default().push(task);
+    }
+    let mut at_work = Vec::with_capacity(by_node.len());
+    for (node, tasks) in by_node {
+        at_work.push(Worker { participant: txn.take(node).await?, tasks, queued: 0 });
+    }
+    let mut describe = request.describe;
+    for worker in &mut at_work {
+        worker.queue_more(request, &mut describe);
+        worker.participant.server.flush().await?;
+    }
+    let (mut count, mut failure) = (Count::default(), None);
+    for worker in &mut at_work {
+        for at in 0..worker.tasks.len() {
+            if at == worker.queued {
+                if failure.is_some() {
+                    break;
+                }
+                worker.queue_more(request, &mut describe);
+                worker.participant.server.flush().await?;
+            }
+            let server = &mut worker.participant.server;
+            match read_answer(server, &mut sink, failure.is_some()).await? {
+                Ok(more) => {
+                    count.rows += more.rows;
+                    count.command = more.command;
+                }
+                Err(error) => {
+                    let routed = Routed { group: Some(worker.tasks[at].group), ..Routed::default() };
+                    failure.get_or_insert(in_the_users_terms(error, routed));
+                }
+            }
+            worker.participant.statements += 1;
+        }
+    }
+    for mut worker in at_work {
+        worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
+        txn.put_back(worker.participant);
+    }
+    match failure {
+        None => Ok(count),
+        Some(error) => {
+            txn.failed = true;
+            Err(error)
+        }
+    }
+}
+
+struct Worker {
+    participant: Participant,
+    tasks: Vec<Task>,
+    queued: usize,
+}
+
+impl Worker {
+    /// Queues statements as long as the write stays short: a server that cannot send its answer does not read either.
+    fn queue_more(&mut self, request: Request<'_>, describe: &mut bool) {
+        let server = &mut self.participant.server;
+        while self.queued < self.tasks.len() && (server.queue().len() < PIPELINE_LEN || !server.has_unsent()) {
+            server.queue_parse("", &self.tasks[self.queued].sql, request.types, To::Nobody);
+            server.queue_bind(request.bind, b"", "", To::Nobody);
+            if std::mem::take(describe) {
+                server.queue_describe(Target::Portal(b""), To::Client);
+            }
+            server.queue_execute(b"", 0, To::Client);
+            server.queue_sync();
+            self.queued += 1;
+        }
+    }
+}
+
+/// One task's answer up to its ReadyForQuery. The outer error is the connection's, the inner one the statement's.
+async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) -> Result<Result<Count>> {
+    let (mut count, mut error) = (Count::default(), None);
+    loop {
+        let (frame, verdict) = server.next_reply().await?;
+        match (verdict, frame.tag) {
+            (Verdict::Error(_), _) => {
+                let server_error = PgError::from_body(frame.payload());
+                if server.is_poisoned() {
+                    return Err(server_error);
+                }
+                error.get_or_insert(server_error);
+            }
+            (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
+                b'D' if !discard => sink.row(&frame.bytes).await?,
+                b'T' | b'n' if due.to == To::Client => {
+                    if let Sink::Client(client) = sink {
+                        client.out().extend_from_slice(&frame.bytes);
+                    }
+                }
+                b'C' => {
+                    count.rows += rows::tag_rows(frame.payload());
+                    count.command = rows::tag_command(frame.payload());
+                }
+                _ => {}
+            },
+            (Verdict::Async, b'N') => {
+                if let Sink::Client(client) = sink {
+                    client.out().extend_from_slice(&frame.bytes);
+                }
+            }
+            (Verdict::Ready(due), _) if due.reply == crate::wire::reply_queue::Reply::Sync => {
+                return Ok(error.map_or(Ok(count), Err));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn too_large() -> PgError {
+    PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the intermediate result is too large")
+        .hint("Restrict the query to fewer tenants, or raise executor.rowset_bytes.")
+}
+
+/// Statements queued for a server before its answers are read. Less than a socket buffer.
+const PIPELINE_LEN: usize = 32 * 1024;
+const COPY_WRITE_LEN: usize = 64 * 1024;

@@ -1,0 +1,47 @@
+//! Arguments as Postgres evaluated them. Field names are those of the SQL signatures.
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub struct CreateDistributedTable {
+    pub table_name: Option<u32>,
+    pub distribution_column: Option<String>,
+    pub distribution_type: Option<String>,
+    pub colocate_with: Option<String>,
+    pub shard_count: Option<i32>,
+}
+
+#[derive(Deserialize)]
+pub struct OneTable {
+    #[serde(alias = "relation_name", alias = "function_name")]
+    pub table_name: Option<u32>,
+}
+
+#[derive(Deserialize)]
+pub struct AddNode {
+    pub nodename: Option<String>,
+    pub nodeport: Option<i32>,
+    pub groupid: Option<i32>,
+    pub noderole: Option<String>,
+    pub nodecluster: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct NodeAddress {
+    pub nodename: Option<String>,
+    pub nodeport: Option<i32>,
+}
+
+#[derive(Deserialize)]
+pub struct CoordinatorHost {
+    pub host: Option<String>,
+    pub port: Option<i32>,
+}
+
+#[derive(Deserialize)]
+pub struct NodeProperty {
+    pub nodename: Option<String>,
+    pub nodeport: Option<i32>,
+    pub property: Option<String>,
+    pub value: Option<bool>,
+}

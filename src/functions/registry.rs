@@ -1,0 +1,163 @@
+//! Name -> arguments -> operation -> result.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::arguments::{AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable};
+use crate::catalog::Catalog;
+use crate::catalog::shards::Measure;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
+use crate::operations::create_distributed_table::{self, create_distributed_table};
+use crate::operations::nodes;
+use crate::operations::reference_table::create_reference_table;
+use crate::operations::sizes::table_size;
+use crate::planner::{Figures, Provided};
+use crate::shard_map::TableOid;
+
+/// What functions need besides the client's transaction.
+pub struct Environment {
+    pub catalog: Arc<Catalog>,
+    /// `citus.shard_count` as the session has it; 32 by default.
+    pub shard_count: u32,
+}
+
+/// Carries out one call. The result goes into `tenantry_result.<name>`: a scalar, an array of objects for rows, or null.
+///
+/// Errors: 42883 for a name that is not provided; whatever the operation reports.
+pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    txn.require_atomic().await?;
+    match name {
+        "create_distributed_table" => distribute(arguments, txn, env).await,
+        "create_reference_table" => {
+            let arguments: OneTable = read(name, arguments)?;
+            let table = required(arguments.table_name, "table_name")?;
+            create_reference_table(txn, TableOid(table)).await.map(|()| Value::Null)
+        }
+        // Shells are empty from the start.
+        "truncate_local_data_after_distributing_table" => Ok(Value::Null),
+        "citus_add_node" | "master_add_node" => add_node(name, arguments, txn, env).await,
+        "citus_remove_node" | "master_remove_node" => {
+            let NodeAddress { nodename, nodeport } = read(name, arguments)?;
+            let (host, port) = (required(nodename, "nodename")?, required(nodeport, "nodeport")?);
+            nodes::remove_node(txn, &host, port).await.map(|()| Value::Null)
+        }
+        "citus_set_coordinator_host" => {
+            let CoordinatorHost { host, port } = read(name, arguments)?;
+            let (host, port) = (required(host, "host")?, required(port, "port")?);
+            nodes::set_coordinator_host(txn, &host, port).await.map(|()| Value::Null)
+        }
+        "citus_set_node_property" | "master_set_node_property" => {
+            let NodeProperty { nodename, nodeport, property, value } = read(name, arguments)?;
+            let (host, port) = (required(nodename, "nodename")?, required(nodeport, "nodeport")?);
+            let (property, value) = (required(property, "property")?, required(value, "value")?);
+            nodes::set_node_property(txn, &host, port, &property, value).await.map(|()| Value::Null)
+        }
+        "citus_total_relation_size" => size(name, arguments, txn, Measure::Total).await,
+        "citus_relation_size" => size(name, arguments, txn, Measure::Relation).await,
+        "citus_table_size" => size(name, arguments, txn, Measure::Table).await,
+        _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
+    }
+}
+
+/// Every name that the planner is to look out for.
+pub fn provided() -> Provided {
+    Provided {
+        functions: HashSet::from([
+            "create_distributed_table",
+            "create_reference_table",
+            "truncate_local_data_after_distributing_table",
+            "citus_add_node",
+            "master_add_node",
+            "citus_remove_node",
+            "master_remove_node",
+            "citus_set_coordinator_host",
+            "citus_set_node_property",
+            "master_set_node_property",
+            "citus_total_relation_size",
+            "citus_relation_size",
+            "citus_table_size",
+            "citus_drain_node",
+            "master_drain_node",
+            "citus_move_shard_placement",
+            "master_move_shard_placement",
+            "rebalance_table_shards",
+            "get_rebalance_table_shards_plan",
+            "citus_rebalance_start",
+            "citus_rebalance_status",
+            "citus_rebalance_wait",
+            "citus_rebalance_stop",
+            "tenantry_cluster_edit",
+            "tenantry_cluster_status",
+        ]),
+        inline: HashSet::from([
+            "citus_version",
+            "citus_is_coordinator",
+            "citus_coordinator_nodeid",
+            "citus_get_active_worker_nodes",
+            "master_get_active_worker_nodes",
+            "column_to_column_name",
+            "column_name_to_column",
+            "shard_name",
+            "get_shard_id_for_distribution_column",
+        ]),
+        views: HashMap::from([
+            ("pg_dist_node", None),
+            ("pg_dist_partition", None),
+            ("pg_dist_shard", None),
+            ("pg_dist_placement", None),
+            ("pg_dist_shard_placement", None),
+            ("pg_dist_colocation", None),
+            ("citus_nodes", None),
+            ("citus_tables", Some(Figures::ShardSizes)),
+            ("citus_shards", Some(Figures::ShardSizes)),
+        ]),
+    }
+}
+
+async fn distribute(arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    let arguments: CreateDistributedTable = read("create_distributed_table", arguments)?;
+    let request = create_distributed_table::Request {
+        table: TableOid(required(arguments.table_name, "table_name")?),
+        column: arguments.distribution_column,
+        method: required(arguments.distribution_type, "distribution_type")?,
+        colocate_with: required(arguments.colocate_with, "colocate_with")?,
+        shard_count: arguments.shard_count,
+        shard_count_default: env.shard_count,
+    };
+    create_distributed_table(txn, request).await.map(|()| Value::Null)
+}
+
+async fn add_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    let arguments: AddNode = read(name, arguments)?;
+    let request = nodes::AddNode {
+        host: required(arguments.nodename, "nodename")?,
+        port: required(arguments.nodeport, "nodeport")?,
+        group_id: required(arguments.groupid, "groupid")?,
+        role: required(arguments.noderole, "noderole")?,
+        cluster: required(arguments.nodecluster, "nodecluster")?,
+    };
+    nodes::add_node(txn, &env.catalog, request).await.map(|id| json!(id))
+}
+
+async fn size(name: &str, arguments: Value, txn: &mut Transaction, measure: Measure) -> Result<Value> {
+    let arguments: OneTable = read(name, arguments)?;
+    let table = required(arguments.table_name, "relation_name")?;
+    table_size(txn, TableOid(table), measure).await.map(|size| json!(size))
+}
+
+/// Postgres has typed the arguments already; what doesn't fit here is our own mistake.
+fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
+    serde_json::from_value(arguments).map_err(|e| {
+        PgError::new(SqlState::INTERNAL_ERROR, format!("arguments of {name} do not fit its signature"))
+            .detail(e.to_string())
+    })
+}
+
+fn required<T>(argument: Option<T>, name: &str) -> Result<T> {
+    argument
+        .ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null")))
+}

@@ -1,0 +1,343 @@
+//! Makes a local table a distributed one: shards on the workers, rows moved into them, an empty shell left behind.
+//!
+//! Everything happens in the client's transaction. Nothing runs before all checks have passed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::table_checks::{self, Intent};
+use super::table_definition::{ColumnDefinition, TableDefinition};
+use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
+use crate::catalog::{nodes, shards, tables};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
+use crate::executor::copy_in::route_rows;
+use crate::shard_map::{
+    ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, hash,
+};
+
+/// `SELECT create_distributed_table(...)`.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub table: TableOid,
+    pub column: Option<String>,
+    /// `hash`, `range` or `append`.
+    pub method: String,
+    /// `default`, `none` or a table's name.
+    pub colocate_with: String,
+    /// As given in the call.
+    pub shard_count: Option<i32>,
+    /// `citus.shard_count` of the session.
+    pub shard_count_default: u32,
+}
+
+pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -> Result<()> {
+    check_request(&request)?;
+    let definition = lock_and_read(txn, request.table).await?;
+    let map = txn.map();
+    refuse_distributed(&map, &definition)?;
+    let (column, hash) = distribution_column(&definition, request.column.as_deref().unwrap_or_default())?;
+    let column_name = column.name.clone();
+    table_checks::check_kind(&definition)?;
+    let (colocation, is_new) = colocation(txn, &map, &definition, column, &request).await?;
+    let intent = Intent::Distributed { column: &column_name, colocation };
+    // Of a new group nobody is a member yet, and a foreign key to an older one is refused with the right words.
+    table_checks::check(&definition, &map, intent)?;
+    let attnum = column.attnum;
+
+    let groups = if is_new {
+        let count = wanted_shard_count(&request);
+        let groups = place(txn, &map, count).await?;
+        txn.query(NodeId::COORDINATOR, &shards::insert_groups(colocation, &groups)).await?;
+        groups
+    } else {
+        map.colocation(colocation).map(|c| c.shard_groups.clone()).unwrap_or_default()
+    };
+    check_schema_name(&definition.schema, &groups)?;
+    let ids: Vec<ShardId> = if is_new {
+        groups.iter().map(|g| ShardId(g.id.0)).collect()
+    } else {
+        next_ids(txn, groups.len()).await?.into_iter().map(ShardId).collect()
+    };
+    let rows: Vec<_> = ids.into_iter().zip(groups.iter().map(|g| Some(g.id))).collect();
+    txn.query(NodeId::COORDINATOR, &tables::insert_distributed(request.table, attnum, colocation)).await?;
+    txn.query(NodeId::COORDINATOR, &shards::insert_shards(request.table, &rows)).await?;
+    let schema_exists = map.tables_of(colocation).iter().any(|t| t.schema == definition.schema);
+    let map = txn.reload_map().await?;
+    let table = map.table_by_oid(request.table).cloned().ok_or_else(|| {
+        PgError::new(SqlState::INTERNAL_ERROR, format!("table {} is not in the catalog", definition.printed))
+    })?;
+    debug_assert!(matches!(table.kind, TableKind::Distributed { hash: h, .. } if h == hash));
+    create_shards(txn, &map, &definition, &table, &groups, schema_exists).await?;
+    seal_shell(txn, &definition).await
+}
+
+fn check_request(request: &Request) -> Result<()> {
+    if request.column.is_none() {
+        return Err(PgError::unsupported("single-shard tables (a NULL distribution column) are not supported yet")
+            .hint(
+                "Give a distribution column, or use create_reference_table() for small tables that all tenants share.",
+            ));
+    }
+    if request.method != "hash" {
+        return Err(PgError::unsupported(format!("distribution type {} is not supported", request.method))
+            .hint("Use distribution type hash."));
+    }
+    if let Some(count) = request.shard_count
+        && !(1..=SHARD_COUNT_MAX).contains(&count)
+    {
+        return Err(PgError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("{count} is outside the valid range for parameter \"shard_count\" (1 .. {SHARD_COUNT_MAX})"),
+        ));
+    }
+    let names_a_table = !matches!(request.colocate_with.to_ascii_lowercase().as_str(), "default" | "none");
+    if names_a_table && request.shard_count.is_some() {
+        return Err(PgError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            "Cannot use colocate_with with a table and shard_count at the same time",
+        ));
+    }
+    Ok(())
+}
+
+/// Keeps writers of the table, of nodes and of colocation groups out, then reads what is true now.
+pub(super) async fn lock_and_read(txn: &mut Transaction, table: TableOid) -> Result<TableDefinition> {
+    let definition = TableDefinition::read(txn, table).await?;
+    txn.query(NodeId::COORDINATOR, nodes::lock_against_changes()).await?;
+    txn.query(NodeId::COORDINATOR, tables::lock()).await?;
+    if matches!(definition.kind, 'r' | 'p') {
+        let name = qualified(&definition.schema, &definition.name);
+        txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE")).await?;
+    }
+    txn.reload_map().await?;
+    TableDefinition::read(txn, table).await
+}
+
+pub(super) fn refuse_distributed(map: &ShardMap, definition: &TableDefinition) -> Result<()> {
+    match map.table_by_oid(definition.oid()) {
+        None => Ok(()),
+        Some(_) => Err(PgError::new(
+            SqlState::INVALID_TABLE_DEFINITION,
+            format!("table \"{}\" is already distributed", definition.name),
+        )),
+    }
+}
+
+fn distribution_column<'a>(definition: &'a TableDefinition, name: &str) -> Result<(&'a ColumnDefinition, HashType)> {
+    // As everywhere in SQL functions that take a column's name: folded unless it is in double quotes.
+    let folded = match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => name.to_lowercase(),
+    };
+    let column = definition.column(name).or_else(|| definition.column(&folded)).ok_or_else(|| {
+        PgError::new(
+            SqlState::UNDEFINED_COLUMN,
+            format!("column \"{name}\" of relation \"{}\" does not exist", definition.name),
+        )
+    })?;
+    if column.is_generated {
+        return Err(PgError::unsupported(format!("cannot distribute relation: {}", definition.name))
+            .detail("Distribution column must not use GENERATED ALWAYS AS (...) STORED."));
+    }
+    if !column.is_hashable {
+        return Err(PgError::new(
+            SqlState::UNDEFINED_OBJECT,
+            format!("could not identify a hash function for type {}", column.type_name),
+        )
+        .detail("Partition column types must have a hash function defined to use hash partitioning."));
+    }
+    if !column.is_deterministic {
+        return Err(PgError::unsupported(
+            "Hash distributed partition columns may not use a non deterministic collation",
+        ));
+    }
+    let hash = HashType::from_oid(column.base_oid).ok_or_else(|| {
+        PgError::unsupported(format!("cannot distribute by a column of type {} yet", column.type_name))
+            .hint("Choose an integer, text, uuid, date, timestamp or numeric column.")
+    })?;
+    Ok((column, hash))
+}
+
+/// The colocation group to join, or a fresh one (then true).
+async fn colocation(
+    txn: &mut Transaction,
+    map: &ShardMap,
+    definition: &TableDefinition,
+    column: &ColumnDefinition,
+    request: &Request,
+) -> Result<(ColocationId, bool)> {
+    let count = wanted_shard_count(request);
+    let fresh = tables::insert_colocation(count, column.type_oid, column.collation_oid);
+    match request.colocate_with.to_ascii_lowercase().as_str() {
+        "default" => {
+            let known = tables::find_colocation(count, column.type_oid, column.collation_oid);
+            if let Some(id) = number(txn, &known).await? {
+                return Ok((ColocationId(id as u32), false));
+            }
+        }
+        "none" => {}
+        _ => return colocate_with(txn, map, definition, column, &request.colocate_with).await.map(|id| (id, false)),
+    }
+    refuse_without_workers(map)?;
+    let id = number(txn, &fresh).await?.unwrap_or_default();
+    Ok((ColocationId(id as u32), true))
+}
+
+async fn colocate_with(
+    txn: &mut Transaction,
+    map: &ShardMap,
+    definition: &TableDefinition,
+    column: &ColumnDefinition,
+    other: &str,
+) -> Result<ColocationId> {
+    // Resolved by the client's own search_path; Postgres says when there is no such relation.
+    let oid = number(txn, &format!("SELECT {}::pg_catalog.regclass::pg_catalog.oid", literal(other))).await?;
+    let target = oid.and_then(|oid| map.table_by_oid(TableOid(oid as u32)));
+    let refuse = |detail: String| {
+        PgError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("cannot colocate tables {other} and {}", definition.name),
+        )
+        .detail(detail)
+    };
+    let Some(target) = target else {
+        return Err(PgError::new(SqlState::INVALID_TABLE_DEFINITION, format!("relation {other} is not distributed")));
+    };
+    if target.is_reference() {
+        return Err(refuse("Replication models don't match for the tables.".to_owned())
+            .hint("A reference table is on every node; colocate with a distributed table."));
+    }
+    let rows = txn.query(NodeId::COORDINATOR, &tables::colocation(target.colocation)).await?;
+    let cell = |i: usize| rows.first().and_then(|r| r.get(i).cloned().flatten()).unwrap_or_default();
+    if cell(1) != column.type_oid.to_string() {
+        return Err(refuse(format!("Distribution column types don't match for {other} and {}.", definition.name)));
+    }
+    if cell(2) != column.collation_oid.to_string() {
+        return Err(refuse(format!("Distribution column collations don't match for {other} and {}.", definition.name)));
+    }
+    Ok(target.colocation)
+}
+
+fn wanted_shard_count(request: &Request) -> u32 {
+    request.shard_count.map_or(request.shard_count_default, |count| count as u32).max(1)
+}
+
+fn refuse_without_workers(map: &ShardMap) -> Result<()> {
+    if map.active_workers().any(|n| n.should_have_shards) {
+        return Ok(());
+    }
+    Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "no worker nodes are available for placing shards")
+        .hint("Add more worker nodes."))
+}
+
+/// Intervals of equal size, dealt out to the workers in order of their addresses.
+async fn place(txn: &mut Transaction, map: &ShardMap, count: u32) -> Result<Vec<ShardGroup>> {
+    let mut workers: Vec<_> = map.active_workers().filter(|n| n.should_have_shards).collect();
+    workers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+    let ids = next_ids(txn, count as usize).await?;
+    let intervals = hash::intervals(count).into_iter().zip(ids);
+    Ok(intervals
+        .zip(workers.iter().cycle())
+        .map(|(((min, max), id), worker)| ShardGroup { id: ShardGroupId(id), min, max, node: worker.id })
+        .collect())
+}
+
+pub(super) async fn next_ids(txn: &mut Transaction, count: usize) -> Result<Vec<u64>> {
+    let rows = txn.query(NodeId::COORDINATOR, &shards::next_ids(count)).await?;
+    Ok(rows.into_iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect())
+}
+
+/// The first cell of the first row as a number.
+pub(super) async fn number(txn: &mut Transaction, sql: &str) -> Result<Option<i64>> {
+    let rows = txn.query(NodeId::COORDINATOR, sql).await?;
+    Ok(rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()))
+}
+
+fn check_schema_name(schema: &str, groups: &[ShardGroup]) -> Result<()> {
+    let longest = groups.iter().map(|g| shard_schema(schema, g.id).len()).max().unwrap_or(0);
+    if longest <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(PgError::unsupported(format!("cannot distribute tables of schema \"{schema}\": its name is too long"))
+        .detail(format!(
+            "The shards' schemas carry a number behind it, {longest} bytes in all; Postgres allows {NAME_BYTES_MAX}."
+        ))
+        .hint("Rename the schema."))
+}
+
+/// One text per node and stage, so that a stage costs one round trip, not one per shard.
+async fn create_shards(
+    txn: &mut Transaction,
+    map: &ShardMap,
+    definition: &TableDefinition,
+    table: &Arc<Table>,
+    groups: &[ShardGroup],
+    schema_exists: bool,
+) -> Result<()> {
+    let mut first: HashMap<NodeId, String> = HashMap::new();
+    let mut last: HashMap<NodeId, String> = HashMap::new();
+    for group in groups {
+        let stages = definition.for_shard(map, group.id)?;
+        let text = first.entry(group.node).or_default();
+        if !schema_exists {
+            text.push_str(&definition.shard_schema(group.id));
+        }
+        text.push_str(&stages.table);
+        let text = last.entry(group.node).or_default();
+        text.push_str(&stages.keys_and_indexes);
+        text.push_str(&stages.foreign_keys);
+        text.push_str(&stages.rest);
+    }
+    txn.query_each(first.into_iter().collect()).await?;
+    move_rows(txn, definition, table).await?;
+    last.retain(|_, text| !text.is_empty());
+    txn.query_each(last.into_iter().collect()).await
+}
+
+/// Copies what the local table holds; afterwards it is empty.
+async fn move_rows(txn: &mut Transaction, definition: &TableDefinition, table: &Arc<Table>) -> Result<()> {
+    let shell = qualified(&definition.schema, &definition.name);
+    if !has_rows(txn, &shell).await? {
+        return Ok(());
+    }
+    txn.notice(notice("Copying data from local table..."));
+    copy_all(txn, definition, table).await?;
+    // Deferred checks would fire on rows that are gone, and TRUNCATE refuses while they wait.
+    txn.query(NodeId::COORDINATOR, "SET CONSTRAINTS ALL IMMEDIATE").await?;
+    txn.query(NodeId::COORDINATOR, &format!("TRUNCATE ONLY {shell}")).await?;
+    txn.notice(notice("copying the data has completed"));
+    Ok(())
+}
+
+pub(super) async fn has_rows(txn: &mut Transaction, table: &str) -> Result<bool> {
+    let sql = format!("SELECT EXISTS (SELECT FROM ONLY {table})::pg_catalog.int4");
+    Ok(number(txn, &sql).await? == Some(1))
+}
+
+/// Sends every row of the coordinator's table to where it belongs.
+pub(super) async fn copy_all(txn: &mut Transaction, definition: &TableDefinition, table: &Arc<Table>) -> Result<u64> {
+    let columns = definition.stored_columns();
+    let list: Vec<String> = columns.iter().map(|c| identifier(c)).collect();
+    let name = qualified(&definition.schema, &definition.name);
+    let copy_out = format!("COPY (SELECT {} FROM ONLY {name}) TO STDOUT (FORMAT binary)", list.join(", "));
+    route_rows(txn, NodeId::COORDINATOR, &copy_out, table, &columns).await
+}
+
+/// From now on nobody writes into the shell, not even a proxy that has not heard of it yet.
+async fn seal_shell(txn: &mut Transaction, definition: &TableDefinition) -> Result<()> {
+    let shell = qualified(&definition.schema, &definition.name);
+    let sql = format!(
+        "CREATE TRIGGER tenantry_shell BEFORE INSERT OR UPDATE OR DELETE ON {shell} FOR EACH STATEMENT \
+         WHEN (pg_catalog.pg_trigger_depth() = 0) EXECUTE FUNCTION tenantry.refuse_shell_write()"
+    );
+    txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
+}
+
+/// What a client sees as `NOTICE: message`.
+pub(super) fn notice(message: &str) -> PgError {
+    PgError::new(SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE"), message)
+}
+
+const SHARD_COUNT_MAX: i32 = 64000;
+const NAME_BYTES_MAX: usize = 63;

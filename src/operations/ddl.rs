@@ -1,0 +1,372 @@
+//! Schema changes: the shell first, because Postgres itself checks and locks there; then every shard with the same text.
+//!
+//! What the statement made of the shell is checked before any shard hears of it, so that a change which shards cannot
+//! follow (a unique key without the distribution column, a serial column) is refused and undone with the transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::table_checks::{self, Intent};
+use super::table_definition::TableDefinition;
+use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
+use crate::catalog::tables;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
+use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
+use crate::shard_map::{ColocationId, NodeId, ShardMap, Table, TableKind, TableOid};
+use crate::sql::Spliced;
+
+/// Runs a schema change in the client's transaction.
+pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
+    if !matches!(ddl.action, DdlAction::DropIndex { concurrently: true, .. }) {
+        txn.require_atomic().await?;
+    }
+    match &ddl.action {
+        DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
+        DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
+        DdlAction::DropIndex { names, concurrently, if_exists, cascade } => {
+            let owners = index_owners(txn, names).await?;
+            if *concurrently && !owners.is_empty() {
+                return Err(refuse_concurrently());
+            }
+            drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
+        }
+        DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
+        DdlAction::DropTable { .. } => {
+            txn.query_for_client(ddl.query.text()).await?;
+            sweep(txn).await
+        }
+        DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
+        DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
+    }
+}
+
+/// Runs a statement on the coordinator and on every active worker: roles, schemas, extensions, types, functions.
+pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) -> Result<()> {
+    txn.require_atomic().await?;
+    let text = statement.query.render(None);
+    let sets_password = text.to_ascii_lowercase().contains("password");
+    let before = if sets_password { verifiers(txn).await? } else { BTreeSet::new() };
+    txn.query(NodeId::COORDINATOR, &text).await?;
+    let mut each = text;
+    if sets_password {
+        // Each server would salt a password in its own way; a login passed through needs one verifier everywhere.
+        for (role, verifier) in verifiers(txn).await?.difference(&before) {
+            each.push_str(&format!(";\nALTER ROLE {} PASSWORD {}", identifier(role), literal(verifier)));
+        }
+    }
+    let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
+    txn.query_each(workers.into_iter().map(|node| (node, each.clone())).collect()).await?;
+    sweep(txn).await
+}
+
+/// VACUUM, ANALYZE and the like: per node the statements to run one by one, outside a transaction, the coordinator's
+/// shell first.
+pub fn maintenance(map: &ShardMap, ddl: &Ddl) -> Result<Vec<(NodeId, Vec<String>)>> {
+    let mut work: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+    work.insert(NodeId::COORDINATOR, vec![ddl.query.text().to_string()]);
+    for (node, text) in shard_texts(map, &ddl.tables, &ddl.query)? {
+        work.entry(node).or_default().push(text);
+    }
+    Ok(work.into_iter().collect())
+}
+
+/// Removes the shards, copies and rows of every table whose shell is gone, whatever statement took it away.
+pub async fn sweep(txn: &mut Transaction) -> Result<()> {
+    let gone = txn
+        .query(
+            NodeId::COORDINATOR,
+            "SELECT t.logicalrelid::pg_catalog.int8 FROM tenantry.distributed_table t \
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.logicalrelid)",
+        )
+        .await?;
+    let gone: Vec<TableOid> = gone.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok().map(TableOid)).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let map = txn.map();
+    let dropped: Vec<_> = gone.iter().filter_map(|oid| map.table_by_oid(*oid).cloned()).collect();
+    for oid in &gone {
+        txn.query(NodeId::COORDINATOR, &tables::delete(*oid)).await?;
+    }
+    let colocations: BTreeSet<ColocationId> = dropped.iter().map(|t| t.colocation).collect();
+    for colocation in &colocations {
+        txn.query(NodeId::COORDINATOR, &tables::delete_empty_colocation(*colocation)).await?;
+    }
+    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    let mut schemas_done = BTreeSet::new();
+    for table in &dropped {
+        if table.is_reference() {
+            let name = qualified(&table.schema, &table.name);
+            for node in map.active_workers() {
+                work.entry(node.id).or_default().push_str(&forget_copy(table, &name));
+            }
+            continue;
+        }
+        let Some(colocation) = map.colocation(table.colocation) else { continue };
+        let schema_empty = !map
+            .tables_of(table.colocation)
+            .iter()
+            .any(|other| other.schema == table.schema && !gone.contains(&other.oid));
+        if schema_empty && !schemas_done.insert((table.colocation, table.schema.clone())) {
+            continue;
+        }
+        for group in &colocation.shard_groups {
+            let schema = shard_schema(&table.schema, group.id);
+            work.entry(group.node).or_default().push_str(&if schema_empty {
+                format!("DROP SCHEMA {} CASCADE;\n", identifier(&schema))
+            } else {
+                format!("DROP TABLE {} CASCADE;\n", qualified(&schema, &table.name))
+            });
+        }
+    }
+    txn.query_each(work.into_iter().collect()).await?;
+    txn.reload_map().await?;
+    Ok(())
+}
+
+/// The copy may be gone already, with its schema: then nothing is said about it.
+fn forget_copy(table: &Table, name: &str) -> String {
+    format!(
+        "DELETE FROM tenantry.reference_copy WHERE schema = {} AND name = {};\n\
+         DO $tenantry$ BEGIN IF pg_catalog.to_regclass({}) IS NOT NULL THEN DROP TABLE {name} CASCADE; END IF; \
+         END $tenantry$;\n",
+        literal(&table.schema),
+        literal(&table.name),
+        literal(name)
+    )
+}
+
+/// Refuses what a statement on a local table may have done to distributed ones: a foreign key or a view that would only
+/// ever see an empty shell. For statements that ran on the coordinator alone and may have changed its schema.
+pub async fn refuse_leaning_on_shells(txn: &mut Transaction) -> Result<()> {
+    let rows = txn
+        .query(
+            NodeId::COORDINATOR,
+            "SELECT t.logicalrelid::pg_catalog.int8 FROM tenantry.distributed_table t WHERE t.partmethod = 'h' AND (EXISTS ( \
+                 SELECT FROM pg_catalog.pg_constraint k WHERE k.confrelid = t.logicalrelid AND k.contype = 'f' \
+                 AND k.conrelid NOT IN (SELECT m.logicalrelid FROM tenantry.distributed_table m WHERE m.partmethod = 'h')) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid \
+                 WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refobjid = t.logicalrelid \
+                 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND w.ev_class <> t.logicalrelid))",
+        )
+        .await?;
+    let map = txn.map();
+    for oid in rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()) {
+        let Some(table) = map.table_by_oid(TableOid(oid)) else { continue };
+        let Some(column) = table.distribution_column() else { continue };
+        let definition = TableDefinition::read(txn, table.oid).await?;
+        let intent = Intent::Distributed { column: &column.name, colocation: table.colocation };
+        table_checks::check(&definition, &map, intent)?;
+    }
+    Ok(())
+}
+
+async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
+    let before = txn.map();
+    // ALTER TABLE and CREATE INDEX change the first table; others that they name are what a foreign key refers to.
+    let changed = match ddl.action {
+        DdlAction::AlterTable | DdlAction::CreateIndex { .. } => &ddl.tables[..ddl.tables.len().min(1)],
+        _ => &ddl.tables[..],
+    };
+    refuse_mixed(changed)?;
+    txn.query_for_client(ddl.query.text()).await?;
+    if let Err(error) = txn.reload_map().await {
+        // The distribution column is gone: the catalog no longer fits its table.
+        return Err(if error.code() == SqlState::DATA_CORRUPTED { touches_partition_column() } else { error });
+    }
+    let after = txn.map();
+    for table in &ddl.tables {
+        check_change(txn, &before, &after, table).await?;
+    }
+    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    // The old map: the shards still have the names that the statement was written for.
+    for (node, text) in shard_texts(&before, changed, &ddl.query)? {
+        let all = work.entry(node).or_default();
+        all.push_str(text.trim_end().trim_end_matches(';'));
+        all.push_str(";\n");
+    }
+    txn.query_each(work.into_iter().collect()).await
+}
+
+/// What became of a table, seen on its shell.
+async fn check_change(txn: &mut Transaction, before: &ShardMap, after: &ShardMap, table: &Arc<Table>) -> Result<()> {
+    let definition = TableDefinition::read(txn, table.oid).await?;
+    let Some(now) = after.table_by_oid(table.oid) else { return Ok(()) };
+    if now.schema != table.schema {
+        return Err(PgError::unsupported(
+            "moving a distributed or reference table to another schema is not supported yet",
+        )
+        .hint("Create a table in the other schema and INSERT ... SELECT into it."));
+    }
+    if definition.has_triggers {
+        let kind = if table.is_reference() { "reference" } else { "distributed" };
+        return Err(PgError::unsupported(format!("triggers are not supported on {kind} tables")));
+    }
+    match (&table.kind, &now.kind) {
+        (TableKind::Distributed { column: old, .. }, TableKind::Distributed { column: new, .. }) => {
+            if table.columns[*old].type_oid != now.columns[*new].type_oid {
+                return Err(touches_partition_column());
+            }
+            let column = &now.columns[*new].name;
+            table_checks::check(&definition, after, Intent::Distributed { column, colocation: now.colocation })
+        }
+        _ => {
+            table_checks::check(&definition, after, Intent::Reference)?;
+            check_reference_defaults(before, now)
+        }
+    }
+}
+
+/// A new column's default would be evaluated on each node, each time with another result.
+fn check_reference_defaults(before: &ShardMap, now: &Table) -> Result<()> {
+    let old = before.table_by_oid(now.oid);
+    let added = now.columns.iter().find(|c| c.has_volatile_default && old.is_some_and(|t| !t.has_column(&c.name)));
+    match added {
+        None => Ok(()),
+        Some(column) => Err(PgError::unsupported(format!(
+            "cannot add column \"{}\" with a default that is not immutable to a reference table",
+            column.name
+        ))
+        .detail("Each node would compute other values for the rows that are there.")
+        .hint("Add the column without a default, fill it by UPDATE with constants, then set the default.")),
+    }
+}
+
+fn touches_partition_column() -> PgError {
+    PgError::unsupported("cannot execute ALTER TABLE command involving partition column")
+}
+
+/// One text cannot be spliced for shards that are cut differently.
+fn refuse_mixed(tables: &[Arc<Table>]) -> Result<()> {
+    let distributed: BTreeSet<_> = tables.iter().filter(|t| !t.is_reference()).map(|t| t.colocation).collect();
+    let references = tables.iter().any(|t| t.is_reference());
+    if distributed.len() + usize::from(references) <= 1 {
+        return Ok(());
+    }
+    Err(PgError::unsupported("cannot change tables of different colocation groups in one statement")
+        .hint("Use one statement for each table."))
+}
+
+/// The statement for every shard group (distributed tables) or every worker (reference tables).
+fn shard_texts(map: &ShardMap, tables: &[Arc<Table>], query: &Spliced) -> Result<Vec<(NodeId, String)>> {
+    let Some(distributed) = tables.iter().find(|t| !t.is_reference()) else {
+        if tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        return Ok(map.active_workers().map(|node| (node.id, query.render(None))).collect());
+    };
+    if !query.depends_on_shard() {
+        return Err(PgError::unsupported("the statement names no distributed table that it could be run for"));
+    }
+    let colocation = map.colocation(distributed.colocation).ok_or_else(|| {
+        PgError::new(SqlState::DATA_CORRUPTED, format!("colocation group {} does not exist", distributed.colocation))
+    })?;
+    Ok(colocation.shard_groups.iter().map(|group| (group.node, query.render(Some(group.id)))).collect())
+}
+
+/// On each node one TRUNCATE for all its shards and copies, so that foreign keys between them are no obstacle.
+async fn truncate(txn: &mut Transaction, ddl: &Ddl, cascade: bool, restart_identity: bool) -> Result<()> {
+    txn.query_for_client(ddl.query.text()).await?;
+    let map = txn.map();
+    let mut names: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+    for table in &ddl.tables {
+        for (node, name) in places(&map, table, &table.name) {
+            names.entry(node).or_default().push(name);
+        }
+    }
+    let options =
+        format!("{}{}", if restart_identity { " RESTART IDENTITY" } else { "" }, if cascade { " CASCADE" } else { "" });
+    let work = names.into_iter().map(|(node, names)| (node, format!("TRUNCATE {}{options}", names.join(", "))));
+    txn.query_each(work.collect()).await
+}
+
+/// Every place of an object called `name` that stands beside a table, the coordinator left out.
+fn places(map: &ShardMap, table: &Table, name: &str) -> Vec<(NodeId, String)> {
+    if table.is_reference() {
+        return map.active_workers().map(|node| (node.id, qualified(&table.schema, name))).collect();
+    }
+    let groups = map.colocation(table.colocation).map(|c| c.shard_groups.as_slice()).unwrap_or_default();
+    groups.iter().map(|g| (g.node, qualified(&shard_schema(&table.schema, g.id), name))).collect()
+}
+
+async fn drop_indexes(
+    txn: &mut Transaction,
+    ddl: &Ddl,
+    owners: &[(Arc<Table>, String)],
+    if_exists: bool,
+    cascade: bool,
+) -> Result<()> {
+    txn.query_for_client(ddl.query.text()).await?;
+    let map = txn.map();
+    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    for (table, index) in owners {
+        for (node, name) in places(&map, table, index) {
+            let exists = if if_exists { "IF EXISTS " } else { "" };
+            let behaviour = if cascade { " CASCADE" } else { "" };
+            work.entry(node).or_default().push_str(&format!("DROP INDEX {exists}{name}{behaviour};\n"));
+        }
+    }
+    txn.query_each(work.into_iter().collect()).await
+}
+
+async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> Result<()> {
+    let owner = index_owner(txn, name).await?;
+    let text = ddl.query.text().clone();
+    txn.query(NodeId::COORDINATOR, &text).await?;
+    let Some((table, index)) = owner else { return Ok(()) };
+    let (start, end) = (name.at as usize, (name.at + name.len) as usize);
+    let (Some(head), Some(tail)) = (text.get(..start), text.get(end..)) else {
+        return Err(PgError::new(SqlState::INTERNAL_ERROR, "an index's name lies outside its statement"));
+    };
+    let tail = tail.trim_end().trim_end_matches(';');
+    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    for (node, place) in places(&txn.map(), &table, &index) {
+        work.entry(node).or_default().push_str(&format!("{head}{place}{tail};\n"));
+    }
+    txn.query_each(work.into_iter().collect()).await
+}
+
+/// Of which managed tables the named indexes are; local ones are left out. Afterwards nobody could say.
+async fn index_owners(txn: &mut Transaction, names: &[QualifiedName]) -> Result<Vec<(Arc<Table>, String)>> {
+    let mut owners = Vec::new();
+    for name in names {
+        owners.extend(index_owner(txn, name).await?);
+    }
+    Ok(owners)
+}
+
+fn refuse_concurrently() -> PgError {
+    PgError::unsupported("CONCURRENTLY is not supported on distributed and reference tables yet")
+        .hint("Leave out CONCURRENTLY; writes to the table wait while the index changes.")
+}
+
+/// The managed table that an index belongs to, and the index's own name; none when it is a local table's or nobody's.
+async fn index_owner(txn: &mut Transaction, name: &QualifiedName) -> Result<Option<(Arc<Table>, String)>> {
+    let written = match &name.schema {
+        Some(schema) => qualified(schema, &name.name),
+        None => identifier(&name.name),
+    };
+    let sql = format!(
+        "SELECT i.indrelid::pg_catalog.int8, c.relname FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indexrelid = pg_catalog.to_regclass({})",
+        literal(&written)
+    );
+    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+    let Some([Some(oid), Some(index)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+    let table = oid.parse().ok().and_then(|oid| txn.map().table_by_oid(TableOid(oid)).cloned());
+    Ok(table.map(|table| (table, index.clone())))
+}
+
+/// Roles and their stored passwords. Only a superuser may see them, and only a superuser's passwords reach workers.
+async fn verifiers(txn: &mut Transaction) -> Result<BTreeSet<(String, String)>> {
+    let sql = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL";
+    let rows = txn.query(NodeId::COORDINATOR, sql).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| match <[Option<String>; 2]>::try_from(row) {
+            Ok([Some(role), Some(verifier)]) => Some((role, verifier)),
+            _ => None,
+        })
+        .collect())
+}

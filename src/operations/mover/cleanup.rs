@@ -1,0 +1,87 @@
+//! Leaves nothing of a move behind. Every step can be repeated; what is gone already is fine.
+
+use std::time::Duration;
+
+use super::MoverEnvironment;
+use super::cutover::has_schema;
+use super::session::{self, Session, with_short_locks};
+use super::state::{Move, MoveState};
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, literal};
+use crate::error::{PgError, Result, SqlState};
+
+/// Removes what only served the move, and its losing side: the source's after the switch, the target's before it.
+///
+/// Errors leave the row as it is, for the next repair.
+pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move) -> Result<()> {
+    let source = session::connect(environment, mv.source).await?;
+    let target = session::connect(environment, mv.target).await?;
+    let name = identifier(&mv.name());
+    drop_slot(&source, mv).await?;
+    drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
+    drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    drop_objects(environment, &target, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    if mv.state == MoveState::Switched {
+        for (schema, fenced) in mv.fences() {
+            drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced)))
+                .await?;
+            if is_marked(&target, mv, &schema).await? {
+                let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(&schema));
+                target.batch_execute(&sql).await.map_err(pg_error)?;
+            }
+        }
+        return mv.advance(catalog, MoveState::Done, "Completed").await;
+    }
+    for table in &mv.full_identity {
+        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        if source.query_one(sql, &[table]).await.map_err(pg_error)?.get(0) {
+            drop_objects(environment, &source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
+        }
+    }
+    for schema in mv.shard_schemas() {
+        if is_marked(&target, mv, &schema).await? {
+            drop_objects(environment, &target, &format!("DROP SCHEMA {} CASCADE", identifier(&schema))).await?;
+        }
+    }
+    mv.advance(catalog, MoveState::Failed, "Failed").await
+}
+
+/// Only schemas that this move created.
+async fn is_marked(session: &Session, mv: &Move, schema: &str) -> Result<bool> {
+    if !has_schema(session, schema).await? {
+        return Ok(false);
+    }
+    let sql =
+        "SELECT obj_description(oid, 'pg_namespace') IS NOT DISTINCT FROM $2 FROM pg_namespace WHERE nspname = $1";
+    Ok(session.query_one(sql, &[&schema, &mv.mark()]).await.map_err(pg_error)?.get(0))
+}
+
+async fn drop_objects(environment: &MoverEnvironment, session: &Session, statement: &str) -> Result<()> {
+    let settings = &environment.settings;
+    with_short_locks(session, statement, settings.lock_timeout, settings.lock_patience).await
+}
+
+/// A slot that a dead proxy left may still have its sender.
+async fn drop_slot(source: &Session, mv: &Move) -> Result<()> {
+    let name = literal(&mv.name());
+    let end_sender = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+         WHERE slot_name = {name} AND active_pid IS NOT NULL"
+    );
+    let drop = format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {name}");
+    for _ in 0..SLOT_ATTEMPTS {
+        // A sender whose connection was just closed goes by itself; only a stuck one has to be told.
+        match source.batch_execute(&drop).await.map_err(pg_error) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.code() == SqlState::UNDEFINED_OBJECT => return Ok(()),
+            Err(error) if error.code() == SqlState::OBJECT_IN_USE => {}
+            Err(error) => return Err(error),
+        }
+        source.batch_execute(&end_sender).await.map_err(pg_error)?;
+        tokio::time::sleep(SLOT_PAUSE).await;
+    }
+    Err(PgError::new(SqlState::OBJECT_IN_USE, format!("could not drop replication slot {name}: it stays in use")))
+}
+
+const SLOT_ATTEMPTS: usize = 100;
+const SLOT_PAUSE: Duration = Duration::from_millis(20);

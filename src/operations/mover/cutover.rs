@@ -1,0 +1,213 @@
+//! The moment of the move: hold, fence, last changes, flip, release.
+//!
+//! ```text
+//!   hold ─ LOCK tables, last marker, RENAME schemas; COMMIT ─ marker on the target ─ sequences ─ flip ─ refresh ─ release
+//!          └ no lock in time: release, wait a little, again     └ not in time: rename back, release, again
+//! ```
+//!
+//! After the rename no client can write to (or read from) the source any more, whatever map it has; transactions
+//! that were open on the tables had ended, because the lock waited for them. The flip is one catalog transaction.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::SimpleQueryMessage;
+
+use super::marker::Marker;
+use super::session::{Session, is_lock_failure};
+use super::snapshot::SourceTable;
+use super::state::{Move, MoveState, taken_over};
+use super::stream::Apply;
+use super::{MoverEnvironment, StopPoint};
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, literal};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::HoldGuard;
+
+/// How the cutover went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cutover {
+    /// Time for which statements waited, in the attempt that succeeded.
+    pub hold: Duration,
+    pub attempts: u32,
+}
+
+/// The sessions of a cutover.
+pub struct Sides<'a> {
+    pub catalog: &'a Session,
+    pub source: &'a Session,
+    pub target: &'a Session,
+}
+
+/// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
+///
+/// Errors: 55P03 when the locks could not be had before `cutover_patience` was over; the source is as before then.
+pub async fn cut_over(
+    environment: &MoverEnvironment,
+    sides: Sides<'_>,
+    mv: &mut Move,
+    tables: &[SourceTable],
+    marker: &mut Marker,
+    apply: &mut Apply,
+    guard: &mut Option<HoldGuard>,
+) -> Result<Cutover> {
+    let settings = &environment.settings;
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    let sequences = sequences(sides.source, mv).await?;
+    for attempts in 1.. {
+        marker.catch_up(apply, settings.near, settings.catch_up_patience).await?;
+        let held_at = Instant::now();
+        *guard = Some(environment.holds.begin(mv.group));
+        let (id, fence) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
+        let (fenced, applied) = apply.run_while(sides.source.simple_query(&fence)).await;
+        applied?;
+        match fenced.map_err(pg_error) {
+            Err(error) if is_lock_failure(&error) => {
+                sides.source.batch_execute("ROLLBACK").await.map_err(pg_error)?;
+                *guard = None;
+                if start.elapsed() > settings.cutover_patience {
+                    return Err(error.hint("Transactions on this shard were open for too long; try again later."));
+                }
+            }
+            Err(error) => return Err(error),
+            Ok(answer) => {
+                environment.stop_at(StopPoint::Fenced)?;
+                let arrived = tokio::time::timeout(settings.fence_patience, apply.run_until_marker(id)).await;
+                // A cancelled Apply is of no more use: the move fails, its repair renames back.
+                arrived.map_err(|_| {
+                    PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target node in time")
+                })??;
+                environment.stop_at(StopPoint::FenceApplied)?;
+                carry_sequences(sides.target, &answer).await?;
+                flip(sides.catalog, mv).await?;
+                environment.catalog.refresh().await?;
+                *guard = None;
+                return Ok(Cutover { hold: held_at.elapsed(), attempts });
+            }
+        }
+        // Clients catch their breath, transactions come to their end.
+        let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
+        applied?;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+    unreachable!("the loop has no other end")
+}
+
+/// One transaction, flushed at its end even where commits are not.
+fn fence(
+    mv: &Move,
+    tables: &[SourceTable],
+    marker: &mut Marker,
+    sequences: &[(String, String)],
+    lock_timeout: Duration,
+) -> (i64, String) {
+    let (id, insert) = marker.statement(FENCE);
+    let mut statements = vec![
+        "BEGIN".to_owned(),
+        format!("SET LOCAL lock_timeout TO {}", lock_timeout.as_millis().max(1)),
+        "SET LOCAL synchronous_commit TO on".to_owned(),
+    ];
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    if !names.is_empty() {
+        statements.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")));
+    }
+    statements.push(insert);
+    for (schema, sequence) in sequences {
+        let name = format!("{}.{}", identifier(schema), identifier(sequence));
+        statements.push(format!("SELECT {}, last_value, is_called FROM {name}", literal(&name)));
+    }
+    for (schema, fenced) in mv.fences() {
+        statements.push(format!("ALTER SCHEMA {} RENAME TO {}", identifier(&schema), identifier(&fenced)));
+    }
+    statements.push("COMMIT".to_owned());
+    (id, statements.join("; "))
+}
+
+/// Gives the source's schemas their names back, where they were fenced. Repeatable.
+pub async fn unfence(source: &Session, mv: &Move) -> Result<()> {
+    for (schema, fenced) in mv.fences() {
+        if has_schema(source, &fenced).await? {
+            let sql = format!("ALTER SCHEMA {} RENAME TO {}", identifier(&fenced), identifier(&schema));
+            source.batch_execute(&sql).await.map_err(pg_error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Was the fence the last thing that happened on the source, and has it reached the target, with all before it?
+pub async fn is_fence_applied(source: &Session, target: &Session, mv: &Move) -> Result<bool> {
+    for (_, fenced) in mv.fences() {
+        if !has_schema(source, &fenced).await? {
+            return Ok(false);
+        }
+    }
+    let sql = format!("SELECT max(id) FROM {} WHERE purpose = $1", mv.marker());
+    let last: Option<i64> = source.query_one(&sql, &[&FENCE]).await.map_err(pg_error)?.get(0);
+    let Some(last) = last else { return Ok(false) };
+    let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE id = $1)", mv.marker());
+    Ok(target.query_one(&sql, &[&last]).await.map_err(pg_error)?.get(0))
+}
+
+/// The one catalog transaction that makes the target true.
+///
+/// Errors: 55000 when the row or the placement is not as this move left it.
+pub async fn flip(catalog: &Session, mv: &mut Move) -> Result<()> {
+    let sql = "WITH moved AS (
+                   UPDATE tenantry.shard_move SET state = 'switched', phase = 'Completing'
+                   WHERE moveid = $1 AND state = 'caught_up' RETURNING moveid)
+               UPDATE tenantry.shard_group g SET nodeid = $4 FROM moved WHERE g.id = $2 AND g.nodeid = $3";
+    let (group, source, target) = (mv.group.0 as i64, mv.source.0 as i32, mv.target.0 as i32);
+    let flipped = catalog.execute(sql, &[&mv.id, &group, &source, &target]).await.map_err(pg_error)?;
+    if flipped != 1 {
+        return Err(taken_over(mv.id));
+    }
+    mv.state = MoveState::Switched;
+    Ok(())
+}
+
+/// Sequences of the source's shard schemas, under the names they have now.
+async fn sequences(source: &Session, mv: &Move) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT schemaname::text, sequencename::text FROM pg_sequences WHERE schemaname = ANY ($1)";
+    let rows = source.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// For a repair: the sequences of fenced schemas, put on the target.
+pub async fn carry_fenced_sequences(source: &Session, target: &Session, mv: &Move) -> Result<()> {
+    for (schema, fenced) in mv.fences() {
+        let sql = "SELECT sequencename::text FROM pg_sequences WHERE schemaname = $1";
+        for row in source.query(sql, &[&fenced]).await.map_err(pg_error)? {
+            let (of, name) = (identifier(&schema), identifier(row.get(0)));
+            let sql = format!(
+                "SELECT {}, last_value, is_called FROM {}.{name}",
+                literal(&format!("{of}.{name}")),
+                identifier(&fenced)
+            );
+            carry_sequences(target, &source.simple_query(&sql).await.map_err(pg_error)?).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn carry_sequences(target: &Session, answer: &[SimpleQueryMessage]) -> Result<()> {
+    let mut statements = Vec::new();
+    for message in answer {
+        if let SimpleQueryMessage::Row(row) = message
+            && let (Some(name), Some(value), Some(is_called)) = (row.get(0), row.get(1), row.get(2))
+        {
+            statements.push(format!("SELECT setval({}, {value}, {})", literal(name), literal(is_called)));
+        }
+    }
+    if statements.is_empty() {
+        return Ok(());
+    }
+    target.batch_execute(&statements.join("; ")).await.map_err(pg_error)
+}
+
+pub async fn has_schema(session: &Session, name: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+    Ok(session.query_one(sql, &[&name]).await.map_err(pg_error)?.get(0))
+}
+
+/// The purpose of the marker that goes with a fence.
+const FENCE: &str = "fence";

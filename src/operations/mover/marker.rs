@@ -1,0 +1,58 @@
+//! Ping rows that travel through the stream: what is seen on the target has everything before it on the target too.
+
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use super::state::Move;
+use super::stream::Apply;
+use crate::catalog::pg_error;
+use crate::catalog::quote::literal;
+use crate::error::{PgError, Result, SqlState};
+
+/// Writes markers on the source; the only one to do so.
+pub struct Marker {
+    source: Session,
+    table: String,
+    last: i64,
+}
+
+impl Marker {
+    pub fn new(source: Session, mv: &Move) -> Self {
+        Self { source, table: mv.marker(), last: 0 }
+    }
+
+    /// Commits the next marker and answers its id. Flushed, so that it doesn't wait for anybody else's commit.
+    pub async fn insert(&mut self, purpose: &str) -> Result<i64> {
+        let (id, sql) = self.statement(purpose);
+        self.source.batch_execute(&sql).await.map_err(pg_error)?;
+        Ok(id)
+    }
+
+    /// The next marker's id and the statement that inserts it, for a transaction that does more.
+    pub fn statement(&mut self, purpose: &str) -> (i64, String) {
+        self.last += 1;
+        (self.last, format!("INSERT INTO {} VALUES ({}, {})", self.table, self.last, literal(purpose)))
+    }
+
+    /// Runs the stream until a marker needs at most `near` from commit to commit.
+    ///
+    /// Errors: 55000 when that is never so within `patience`: the source writes faster than the target can follow.
+    pub async fn catch_up(&mut self, apply: &mut Apply, near: Duration, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let id = self.insert("ping").await?;
+            let sent = Instant::now();
+            apply.run_until_marker(id).await?;
+            if sent.elapsed() <= near {
+                return Ok(());
+            }
+            if start.elapsed() > patience {
+                return Err(PgError::new(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "the target node does not catch up with the writes on the source node",
+                )
+                .hint("Try again when less is written to this shard."));
+            }
+        }
+    }
+}

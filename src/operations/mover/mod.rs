@@ -1,0 +1,397 @@
+//! Moves a shard group to another node while clients read and write it.
+//!
+//! ```text
+//!   planned ──> target_created ──> copied ──────────> caught_up ─────────> switched ──> done
+//!      │ target.rs     │ snapshot.rs    │ stream.rs       │ cutover.rs        │ cleanup.rs
+//!      │               │ slot, COPY     │ indexes, keys,  │ hold, fence,      │
+//!      └───────────────┴────────────────┴─ verify.rs ─────┘ flip              └ drop the source's remains
+//!            any failure or crash: rename back, drop the target ──> failed
+//! ```
+//!
+//! The row in `tenantry.shard_move` is written before anything is created and names everything that can be left over.
+//! A failure is repaired by the same code as a crash: `repair` looks at the row and at both nodes, and either undoes the
+//! move or, when the fence and all before it are on the target, finishes it.
+
+mod cleanup;
+mod cutover;
+mod definition;
+mod lock;
+mod marker;
+mod session;
+mod snapshot;
+mod state;
+mod stream;
+mod target;
+mod verify;
+mod xid_snapshot;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::catalog::Catalog;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::{HoldGuard, Holds};
+use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
+use cutover::{Cutover, Sides};
+use marker::Marker;
+use session::Session;
+use state::Move;
+use stream::Apply;
+
+pub use lock::share_statement;
+pub use state::MoveState;
+
+/// What moves need from the rest of the proxy.
+pub struct MoverEnvironment {
+    pub catalog: Arc<Catalog>,
+    pub holds: Arc<Holds>,
+    pub settings: MoverSettings,
+    /// For tests: end here as a crash would, with everything left as it is.
+    pub stop_at: Option<StopPoint>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MoverSettings {
+    /// Longest wait for table locks in one attempt; others queue behind a waiting lock for as long. Default: 200ms.
+    pub lock_timeout: Duration,
+    /// Attempts at locks outside the cutover go on for this time. Default: 60s.
+    pub lock_patience: Duration,
+    /// Longest wait for other moves and schema changes of the colocation group. Default: 10min.
+    pub group_patience: Duration,
+    /// Attempts at the cutover go on for this time. Default: 5min.
+    pub cutover_patience: Duration,
+    /// A cutover starts when a change needs at most this time to be committed on the target. Default: 20ms.
+    pub near: Duration,
+    /// Longest wait for that. Default: 10min.
+    pub catch_up_patience: Duration,
+    /// Longest time from the fence to the last change's arrival before the move is undone. Default: 5s.
+    pub fence_patience: Duration,
+    /// Compare both sides before the cutover. Default: yes.
+    pub verify: bool,
+}
+
+impl Default for MoverSettings {
+    fn default() -> Self {
+        Self {
+            lock_timeout: Duration::from_millis(200),
+            lock_patience: Duration::from_secs(60),
+            group_patience: Duration::from_secs(600),
+            cutover_patience: Duration::from_secs(300),
+            near: Duration::from_millis(20),
+            catch_up_patience: Duration::from_secs(600),
+            fence_patience: Duration::from_secs(5),
+            verify: true,
+        }
+    }
+}
+
+/// Points of a move at which a test may crash it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopPoint {
+    Planned,
+    TargetCreated,
+    /// Publication and slot exist, nothing is copied.
+    SlotCreated,
+    Copied,
+    IndexesBuilt,
+    CaughtUp,
+    /// The source's schemas are renamed.
+    Fenced,
+    /// ... and all changes are on the target.
+    FenceApplied,
+    Switched,
+}
+
+impl MoverEnvironment {
+    pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>) -> Self {
+        Self { catalog, holds, settings: MoverSettings::default(), stop_at: None }
+    }
+
+    fn stop_at(&self, point: StopPoint) -> Result<()> {
+        if self.stop_at == Some(point) { Err(PgError::fatal(STOPPED, "stopped for a test")) } else { Ok(()) }
+    }
+}
+
+/// What a test's stop looks like: no error of a server's has it here.
+const STOPPED: SqlState = SqlState::ADMIN_SHUTDOWN;
+
+/// Something worth saying while an operation runs; never an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    pub is_warning: bool,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl Notice {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { is_warning: false, message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { is_warning: true, ..Self::new(message) }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Where notices go.
+pub type Notify<'a> = dyn Fn(Notice) + Send + Sync + 'a;
+
+/// Which shard group goes where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoveRequest {
+    pub group: ShardGroupId,
+    pub source: NodeId,
+    pub target: NodeId,
+}
+
+/// How a move went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoveReport {
+    pub move_id: i64,
+    pub rows_copied: u64,
+    pub bytes_copied: u64,
+    /// Rows inserted, updated and deleted by clients meanwhile.
+    pub rows_applied: u64,
+    /// Time for which new statements on the shard group waited.
+    pub hold: Duration,
+    /// Attempts at the cutover; all but the last failed to get their locks in time.
+    pub attempts: u32,
+}
+
+/// Moves the group; None when it is on the target already (a warning says so).
+///
+/// Returns once the source's remains are gone, or are left to `recover`. Must not be cancelled by a client going away:
+/// run it in a task of its own. Errors: those of Citus's `citus_move_shard_placement`; whatever goes wrong on the way,
+/// after everything is as it was before.
+pub async fn move_shard_group(
+    environment: &MoverEnvironment,
+    request: MoveRequest,
+    notify: &Notify<'_>,
+) -> Result<Option<MoveReport>> {
+    let map = environment.catalog.refresh().await?;
+    let (colocation, _) = check(&map, request)?;
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
+    // What was true before the lock may not be now. Unfinished moves of the group have no owner any more.
+    for abandoned in Move::unfinished(&catalog).await?.into_iter().filter(|mv| mv.colocation == colocation) {
+        repair(environment, &catalog, abandoned).await?;
+    }
+    let map = environment.catalog.refresh().await?;
+    let (colocation, is_there) = check(&map, request)?;
+    if is_there {
+        notify(already_there(&map, request));
+        return Ok(None);
+    }
+    let schemas = schemas(&map, colocation);
+    let mut mv = Move::plan(&catalog, colocation, request.group, (request.source, request.target), schemas).await?;
+    let mut guard = None;
+    match run(environment, &catalog, &mut mv, &mut guard, notify).await {
+        Ok(report) => Ok(Some(report)),
+        Err(error) if environment.stop_at.is_some() && error.code() == STOPPED => Err(error),
+        Err(error) => {
+            let error = error_with_move(error, &mv);
+            tracing::warn!(shard_group = %mv.group, move_id = mv.id, %error, "shard move failed");
+            // The lock's session may be the one that broke; its end is waited for, so the row's state is final then.
+            drop(catalog);
+            if let Err(repair_error) = repair_failed(environment, &mv, &error).await {
+                tracing::warn!(move_id = mv.id, error = %repair_error, "could not clean up after a shard move, will retry");
+            }
+            drop(guard);
+            Err(error)
+        }
+    }
+}
+
+/// Repairs every move whose owner is gone: finishes what is past the point of no return, undoes the rest.
+///
+/// Returns the number of repaired moves. For the start of a proxy and the maintenance job; safe to run anywhere, at any
+/// time, because a living move has its colocation group's lock.
+pub async fn recover(environment: &MoverEnvironment) -> Result<usize> {
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    let (mut repaired, mut failure) = (0, None);
+    for mv in Move::unfinished(&catalog).await? {
+        if !lock::try_acquire(&catalog, mv.colocation).await? {
+            continue;
+        }
+        let (id, colocation) = (mv.id, mv.colocation);
+        match repair(environment, &catalog, mv).await {
+            Ok(()) => repaired += 1,
+            Err(error) => {
+                tracing::warn!(move_id = id, %error, "could not repair a shard move, will retry");
+                failure = Some(error);
+            }
+        }
+        lock::release(&catalog, colocation).await?;
+    }
+    failure.map_or(Ok(repaired), Err)
+}
+
+/// All states, one after the other.
+async fn run(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &mut Move,
+    guard: &mut Option<HoldGuard>,
+    notify: &Notify<'_>,
+) -> Result<MoveReport> {
+    environment.stop_at(StopPoint::Planned)?;
+    let source = session::connect(environment, mv.source).await?;
+    let target = session::connect_as_replica(environment, mv.target).await?;
+    snapshot::check_source(&source).await?;
+    let tables = snapshot::tables(&source, mv).await?;
+    let definition = definition::read(&source, mv).await?;
+    target::create(&target, mv, &definition).await?;
+    mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
+    environment.stop_at(StopPoint::TargetCreated)?;
+
+    snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
+    let (replication, slot) = snapshot::create_slot(environment, mv).await?;
+    environment.stop_at(StopPoint::SlotCreated)?;
+    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
+    let copied = snapshot::copy(environment, catalog, mv, &tables, &slot.snapshot).await?;
+    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
+    environment.stop_at(StopPoint::Copied)?;
+
+    target::build_keys_and_indexes(&target, &definition).await?;
+    environment.stop_at(StopPoint::IndexesBuilt)?;
+    mv.note_phase(catalog, "Catching Up", 0).await?;
+    let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
+    let mut apply = Apply::new(stream, target.clone(), mv, slot.consistent_point);
+    let mut marker = Marker::new(source.clone(), mv);
+    let settings = &environment.settings;
+    marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+    mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
+    target::finish(environment, &target, mv, &definition, &mut apply).await?;
+    if settings.verify {
+        mv.note_phase(catalog, "Final Catchup", 0).await?;
+        marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+        verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
+    }
+    mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
+    environment.stop_at(StopPoint::CaughtUp)?;
+
+    let sides = Sides { catalog, source: &source, target: &target };
+    let Cutover { hold, attempts } =
+        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
+    let report = MoveReport {
+        move_id: mv.id,
+        rows_copied: copied.rows,
+        bytes_copied: copied.bytes,
+        rows_applied: apply.rows(),
+        hold,
+        attempts,
+    };
+    environment.stop_at(StopPoint::Switched)?;
+    drop(apply);
+    // The move has happened; what follows may be done later.
+    let cleaned = async {
+        mv.note_report(catalog, &report).await?;
+        cleanup::clean_up(environment, catalog, mv).await
+    };
+    if let Err(error) = cleaned.await {
+        tracing::warn!(move_id = mv.id, %error, "could not drop what a shard move left, will retry");
+    }
+    Ok(report)
+}
+
+async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    lock::acquire(&catalog, mv.colocation, environment.settings.lock_patience).await?;
+    let mv = mv.reload(&catalog).await?;
+    mv.note_error(&catalog, error).await?;
+    repair(environment, &catalog, mv).await
+}
+
+/// Finishes or undoes a move that nobody works on. `catalog` has the colocation group's lock.
+async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> Result<()> {
+    let mut mv = mv.reload(catalog).await?;
+    match mv.state {
+        MoveState::Done | MoveState::Failed => return Ok(()),
+        MoveState::Switched => {}
+        MoveState::CaughtUp => {
+            let source = session::connect(environment, mv.source).await?;
+            let target = session::connect(environment, mv.target).await?;
+            if cutover::is_fence_applied(&source, &target, &mv).await? {
+                cutover::carry_fenced_sequences(&source, &target, &mv).await?;
+                cutover::flip(catalog, &mut mv).await?;
+                environment.catalog.refresh().await?;
+            } else {
+                cutover::unfence(&source, &mv).await?;
+            }
+        }
+        MoveState::Planned | MoveState::TargetCreated | MoveState::Copied => {}
+    }
+    cleanup::clean_up(environment, catalog, &mut mv).await
+}
+
+/// The group's colocation group, and whether it is on the target already.
+fn check(map: &ShardMap, request: MoveRequest) -> Result<(ColocationId, bool)> {
+    let MoveRequest { group, source, target } = request;
+    let found = map.colocations().find_map(|c| c.group(group).map(|g| (c.id, g.node)));
+    let Some((colocation, node)) = found else {
+        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find valid entry for shard {group}")));
+    };
+    if source == target {
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "cannot move shard to the same node"));
+    }
+    let Some(target_node) = map.active_workers().find(|n| n.id == target) else {
+        return Err(PgError::unsupported("Moving shards to a non-existing node is not supported")
+            .hint("Add the target node via SELECT citus_add_node(...);"));
+    };
+    if !target_node.should_have_shards {
+        return Err(PgError::unsupported("Moving shards to a node that shouldn't have a shard is not supported").hint(
+            format!(
+                "Allow shards on the target node via SELECT * FROM citus_set_node_property('{}', {}, \
+                 'shouldhaveshards', true);",
+                target_node.host, target_node.port
+            ),
+        ));
+    }
+    if node == target {
+        return Ok((colocation, true));
+    }
+    if node != source {
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("could not find placement matching \"{}\"", address(map.node(source))),
+        )
+        .detail(format!("Shard group {group} is on node {}.", address(map.node(node))))
+        .hint("Confirm the placement still exists and try again."));
+    }
+    Ok((colocation, false))
+}
+
+fn already_there(map: &ShardMap, request: MoveRequest) -> Notice {
+    Notice::warning(format!("shard is already present on node {}", address(map.node(request.target))))
+        .detail("Move may have already completed.")
+}
+
+fn address(node: Option<&Node>) -> String {
+    node.map_or("?".to_owned(), |n| format!("{}:{}", n.host, n.port))
+}
+
+/// Schemas of the colocation group's tables.
+fn schemas(map: &ShardMap, colocation: ColocationId) -> Vec<String> {
+    let mut schemas: Vec<String> = map.tables_of(colocation).iter().map(|t| t.schema.clone()).collect();
+    schemas.sort();
+    schemas.dedup();
+    schemas
+}
+
+fn error_with_move(error: PgError, mv: &Move) -> PgError {
+    error.field(b'W', format!("moving shard group {} from node {} to node {}", mv.group, mv.source, mv.target))
+}

@@ -1,0 +1,93 @@
+//! Connections of a move: its own, never pooled, because they carry settings, snapshots and locks of the move.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::MoverEnvironment;
+use crate::backend::replication::PLAIN_FORMS;
+use crate::backend::{Identity, Secret, ServerAddress};
+use crate::catalog::{Address, connect as control_connection, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
+
+/// A control connection to one server. Closed on drop.
+pub type Session = Arc<Client>;
+
+/// Connects and sets what makes text forms exact, names unambiguous and commits durable.
+///
+/// Errors: 08006 when the node cannot be reached, the server's own when it refuses.
+pub async fn connect(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
+    let settings = environment.catalog.settings();
+    let client = control_connection(settings, &address(environment, node)?).await?;
+    let forms: String = PLAIN_FORMS.iter().map(|(name, value)| format!("SET {name} TO '{value}'; ")).collect();
+    client.batch_execute(&format!("{forms}{SETTINGS}")).await.map_err(pg_error)?;
+    Ok(Arc::new(client))
+}
+
+/// A connection that writes rows as they are: no triggers, no foreign key checks.
+pub async fn connect_as_replica(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
+    let session = connect(environment, node).await?;
+    session.batch_execute("SET session_replication_role TO replica").await.map_err(pg_error)?;
+    Ok(session)
+}
+
+/// Where and as whom a replication connection to `node` logs in.
+pub fn replication_login(environment: &MoverEnvironment, node: NodeId) -> Result<(ServerAddress, Identity)> {
+    let settings = environment.catalog.settings();
+    let Address { host, port } = address(environment, node)?;
+    let secret = settings.password.clone().map_or(Secret::None, Secret::Password);
+    let identity = Identity { user: settings.user.clone(), database: settings.dbname.clone(), secret };
+    Ok((ServerAddress { host, port }, identity))
+}
+
+/// Runs statements that need strong locks on tables in use: each attempt waits for at most `lock_timeout`, so that
+/// nobody queues behind it for longer. All statements, or none.
+///
+/// Errors: 55P03 when no attempt got its locks before `patience` was over.
+pub async fn with_short_locks(
+    session: &Client,
+    statements: &str,
+    lock_timeout: Duration,
+    patience: Duration,
+) -> Result<()> {
+    let text = format!("BEGIN; SET LOCAL lock_timeout TO {}; {statements}; COMMIT", lock_timeout.as_millis().max(1));
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let error = match session.batch_execute(&text).await.map_err(pg_error) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.code() != SqlState::CONNECTION_FAILURE {
+            session.batch_execute("ROLLBACK").await.map_err(pg_error)?;
+        }
+        if !is_lock_failure(&error) || start.elapsed() > patience {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Somebody else had the lock: worth another try.
+pub fn is_lock_failure(error: &PgError) -> bool {
+    matches!(error.code(), SqlState::LOCK_NOT_AVAILABLE | SqlState::DEADLOCK_DETECTED)
+}
+
+fn address(environment: &MoverEnvironment, node: NodeId) -> Result<Address> {
+    if node.is_coordinator() {
+        return Ok(environment.catalog.settings().coordinator());
+    }
+    let map = environment.catalog.map();
+    let row = map.node(node).ok_or_else(|| {
+        PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find the node with node id {node}"))
+    })?;
+    Ok(Address { host: row.host.clone(), port: row.port })
+}
+
+const SETTINGS: &str = "SET search_path TO pg_catalog; SET synchronous_commit TO on; SET statement_timeout TO 0; \
+     SET lock_timeout TO 0; SET idle_in_transaction_session_timeout TO 0; SET client_min_messages TO warning; \
+     SET check_function_bodies TO off; SET default_transaction_isolation TO 'read committed'; \
+     SET default_transaction_read_only TO off; SET row_security TO off";

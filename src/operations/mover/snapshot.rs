@@ -1,0 +1,196 @@
+//! The source's side of a move: its tables, publication, slot, and the copy out of the slot's snapshot.
+//!
+//! ```text
+//!   source ──COPY (SELECT ...) TO STDOUT──> here, frame by frame ──COPY ... FROM STDIN──> target
+//! ```
+//!
+//! Memory is flat: each side waits for the other.
+
+use futures_util::{SinkExt, StreamExt, pin_mut};
+
+use super::session::{self, Session, with_short_locks};
+use super::state::Move;
+use super::{MoverEnvironment, Notice, Notify};
+use crate::backend::replication::{CreatedSlot, ReplicationConnection};
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, literal, qualified};
+use crate::error::{PgError, Result, SqlState};
+
+/// One table of the shard group, as it stands on the source.
+#[derive(Debug, Clone)]
+pub struct SourceTable {
+    /// With the shard schema, quoted.
+    pub name: String,
+    /// All columns, quoted.
+    pub columns: Vec<String>,
+    /// Columns that can be written: not the generated ones.
+    pub stored: Vec<String>,
+    /// Every type has the same oid on every server, so the binary form means the same everywhere.
+    is_binary: bool,
+    has_replica_identity: bool,
+    pub bytes: i64,
+}
+
+/// The group's tables with rows of their own, partitions included, in order of creation.
+///
+/// Errors: 0A000 for an unlogged table: its changes are in no stream.
+pub async fn tables(source: &Session, mv: &Move) -> Result<Vec<SourceTable>> {
+    let sql = "SELECT n.nspname::text, c.relname::text, c.relpersistence = 'u',
+            ARRAY(SELECT a.attname::text FROM pg_attribute a
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+            ARRAY(SELECT a.attname::text FROM pg_attribute a
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                  ORDER BY a.attnum),
+            NOT EXISTS (SELECT FROM pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384),
+            c.relreplident = 'f' OR EXISTS (
+                SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END),
+            pg_table_size(c.oid)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = ANY ($1) AND c.relkind = 'r' ORDER BY c.oid";
+    let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
+    let mut tables = Vec::new();
+    for row in source.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)? {
+        let name: String = row.get(1);
+        if row.get(2) {
+            return Err(PgError::unsupported(format!("cannot move a shard of the unlogged table \"{name}\""))
+                .detail("Changes of unlogged tables are not replicated.")
+                .hint(format!("Run ALTER TABLE {} SET LOGGED first.", identifier(&name))));
+        }
+        tables.push(SourceTable {
+            name: qualified(row.get(0), &name),
+            columns: quote(row.get(3)),
+            stored: quote(row.get(4)),
+            is_binary: row.get(5),
+            has_replica_identity: row.get(6),
+            bytes: row.get(7),
+        });
+    }
+    Ok(tables)
+}
+
+/// Marker table and publication on the source; tables without a replica identity get a full one for the move.
+///
+/// A full identity makes UPDATE and DELETE log the whole old row, which is slower but refuses nothing.
+pub async fn prepare(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    source: &Session,
+    mv: &mut Move,
+    tables: &[SourceTable],
+    notify: &Notify<'_>,
+) -> Result<()> {
+    let settings = &environment.settings;
+    let without: Vec<String> = tables.iter().filter(|t| !t.has_replica_identity).map(|t| t.name.clone()).collect();
+    if !without.is_empty() {
+        mv.remember_full_identity(catalog, without.clone()).await?;
+        for table in &without {
+            notify(Notice::new(format!(
+                "table {table} has no replica identity, its whole rows are logged for the move"
+            )));
+            let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
+            with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await?;
+        }
+    }
+    let name = identifier(&mv.name());
+    let marker = mv.marker();
+    let published: Vec<&str> = tables.iter().map(|t| t.name.as_str()).chain([marker.as_str()]).collect();
+    let sql = format!(
+        "CREATE SCHEMA {name}; {}; CREATE PUBLICATION {name} FOR TABLE {}",
+        marker_table(mv),
+        published.join(", ")
+    );
+    with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await
+}
+
+/// The marker table's definition, alike on source and target.
+pub fn marker_table(mv: &Move) -> String {
+    format!("CREATE TABLE {} (id bigint PRIMARY KEY, purpose text NOT NULL)", mv.marker())
+}
+
+/// Creates the slot. Its snapshot lives as long as nothing else is done on the connection.
+pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(ReplicationConnection, CreatedSlot)> {
+    let (address, identity) = session::replication_login(environment, mv.source)?;
+    let deadline = environment.catalog.settings().connect_timeout;
+    let mut connection = ReplicationConnection::connect(&address, &identity, deadline).await?;
+    let slot = connection.create_slot(&mv.name()).await?;
+    Ok((connection, slot))
+}
+
+/// What a copy has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// Copies every table out of the exported snapshot. The move's row has the totals after each table.
+pub async fn copy(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &Move,
+    tables: &[SourceTable],
+    snapshot: &str,
+) -> Result<Copied> {
+    let source = session::connect(environment, mv.source).await?;
+    let target = session::connect_as_replica(environment, mv.target).await?;
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(snapshot));
+    source.batch_execute(&begin).await.map_err(pg_error)?;
+    let mut done = Copied::default();
+    for table in tables {
+        let copied = copy_table(&source, &target, table).await?;
+        done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
+        mv.note_copied(catalog, done).await?;
+    }
+    source.batch_execute("COMMIT").await.map_err(pg_error)?;
+    Ok(done)
+}
+
+async fn copy_table(source: &Session, target: &Session, table: &SourceTable) -> Result<Copied> {
+    let columns = table.stored.join(", ");
+    let format = if table.is_binary { "binary" } else { "text" };
+    // ONLY: a table that others inherit from has rows of its own.
+    let rows = source
+        .copy_out(&format!("COPY (SELECT {columns} FROM ONLY {}) TO STDOUT (FORMAT {format})", table.name))
+        .await
+        .map_err(pg_error)?;
+    let sink = target
+        .copy_in::<_, bytes::Bytes>(&format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.name))
+        .await
+        .map_err(pg_error)?;
+    pin_mut!(rows, sink);
+    let mut bytes = 0;
+    while let Some(frame) = rows.next().await {
+        let frame = frame.map_err(pg_error)?;
+        bytes += frame.len() as u64;
+        sink.feed(frame).await.map_err(pg_error)?;
+    }
+    let rows = sink.finish().await.map_err(pg_error)?;
+    Ok(Copied { rows, bytes })
+}
+
+/// Has the server room for one more slot and the right `wal_level`? Asked before anything is created.
+pub async fn check_source(source: &Session) -> Result<()> {
+    let sql = "SELECT current_setting('wal_level'), current_setting('max_replication_slots')::bigint
+               - (SELECT count(*) FROM pg_replication_slots)";
+    let row = source.query_one(sql, &[]).await.map_err(pg_error)?;
+    let (wal_level, free): (String, i64) = (row.get(0), row.get(1));
+    if wal_level != "logical" {
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "logical decoding requires wal_level >= logical on the source node",
+        )
+        .detail(format!("Its wal_level is {wal_level}."))
+        .hint("Set wal_level = logical on every worker and restart it."));
+    }
+    if free < 1 {
+        return Err(PgError::new(
+            SqlState::INSUFFICIENT_RESOURCES,
+            "all replication slots of the source node are in use",
+        )
+        .hint("Free one or increase max_replication_slots."));
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! A move's row in `tenantry.shard_move`: its state, and the names of everything it makes.
+
+use tokio_postgres::Row;
+
+use super::MoveReport;
+use super::session::Session;
+use super::snapshot::Copied;
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, shard_schema};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
+
+/// What is finished. Each is a point that a crash can be repaired from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MoveState {
+    Planned,
+    TargetCreated,
+    Copied,
+    CaughtUp,
+    /// The placement has moved; the source's remains are still there.
+    Switched,
+    Done,
+    Failed,
+}
+
+impl MoveState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MoveState::Planned => "planned",
+            MoveState::TargetCreated => "target_created",
+            MoveState::Copied => "copied",
+            MoveState::CaughtUp => "caught_up",
+            MoveState::Switched => "switched",
+            MoveState::Done => "done",
+            MoveState::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        use MoveState::*;
+        [Planned, TargetCreated, Copied, CaughtUp, Switched, Done, Failed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| PgError::new(SqlState::DATA_CORRUPTED, format!("unknown state \"{text}\" of a shard move")))
+    }
+}
+
+/// One move of one shard group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    pub id: i64,
+    pub colocation: ColocationId,
+    pub group: ShardGroupId,
+    pub source: NodeId,
+    pub target: NodeId,
+    pub state: MoveState,
+    /// Schemas of the moved tables, without the group's suffix, sorted.
+    pub schemas: Vec<String>,
+    /// Source tables, quoted with their shard schema, that got REPLICA IDENTITY FULL for the move.
+    pub full_identity: Vec<String>,
+}
+
+impl Move {
+    /// Writes and commits the row, before anything is created anywhere.
+    ///
+    /// Errors: 55006 when the group is being moved already.
+    pub async fn plan(
+        catalog: &Session,
+        colocation: ColocationId,
+        group: ShardGroupId,
+        (source, target): (NodeId, NodeId),
+        schemas: Vec<String>,
+    ) -> Result<Self> {
+        let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas)
+                   VALUES ($1, $2, $3, $4, $5) RETURNING moveid";
+        let row = catalog
+            .query_one(
+                sql,
+                &[&(colocation.0 as i32), &(group.0 as i64), &(source.0 as i32), &(target.0 as i32), &schemas],
+            )
+            .await
+            .map_err(|error| match pg_error(error) {
+                error if error.code() == SqlState::UNIQUE_VIOLATION => {
+                    PgError::new(SqlState::OBJECT_IN_USE, format!("shard group {group} is being moved already"))
+                        .hint("Wait for the running move, or see tenantry.shard_move.")
+                }
+                error => error,
+            })?;
+        let state = MoveState::Planned;
+        Ok(Self { id: row.get(0), colocation, group, source, target, state, schemas, full_identity: Vec::new() })
+    }
+
+    /// Every move that is neither done nor failed.
+    pub async fn unfinished(catalog: &Session) -> Result<Vec<Self>> {
+        let sql = format!("{SELECT} WHERE state NOT IN ('done', 'failed') ORDER BY moveid");
+        catalog.query(&sql, &[]).await.map_err(pg_error)?.iter().map(Self::read).collect()
+    }
+
+    /// The row as it is now.
+    pub async fn reload(&self, catalog: &Session) -> Result<Self> {
+        let row = catalog.query_one(&format!("{SELECT} WHERE moveid = $1"), &[&self.id]).await.map_err(pg_error)?;
+        Self::read(&row)
+    }
+
+    /// Stores the next state; the move's own steps go forward only.
+    pub async fn advance(&mut self, catalog: &Session, next: MoveState, phase: &str) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET state = $2, phase = $3,
+                   finished_at = CASE WHEN $2 IN ('done', 'failed') THEN now() END WHERE moveid = $1 AND state = $4";
+        let changed =
+            catalog.execute(sql, &[&self.id, &next.as_str(), &phase, &self.state.as_str()]).await.map_err(pg_error)?;
+        if changed != 1 {
+            return Err(taken_over(self.id));
+        }
+        self.state = next;
+        Ok(())
+    }
+
+    /// Remembers tables whose replica identity is about to change, so that it can be changed back.
+    pub async fn remember_full_identity(&mut self, catalog: &Session, tables: Vec<String>) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET full_identity = $2 WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &tables]).await.map_err(pg_error)?;
+        self.full_identity = tables;
+        Ok(())
+    }
+
+    /// For those who watch: what is going on. `bytes_total` 0 leaves it as it is.
+    pub async fn note_phase(&self, catalog: &Session, phase: &str, bytes_total: i64) -> Result<()> {
+        let sql =
+            "UPDATE tenantry.shard_move SET phase = $2, bytes_total = coalesce(nullif($3::bigint, 0), bytes_total)
+                   WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &phase, &bytes_total]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_copied(&self, catalog: &Session, copied: Copied) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET rows_copied = $2, bytes_copied = $3 WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &(copied.rows as i64), &(copied.bytes as i64)]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_report(&self, catalog: &Session, report: &MoveReport) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET rows_applied = $2, hold_microseconds = $3, attempts = $4
+                   WHERE moveid = $1";
+        let (rows, hold) = (report.rows_applied as i64, report.hold.as_micros() as i64);
+        catalog.execute(sql, &[&self.id, &rows, &hold, &(report.attempts as i32)]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    pub async fn note_error(&self, catalog: &Session, error: &PgError) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET error = $2 WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id, &error.to_string()]).await.map_err(pg_error)?;
+        Ok(())
+    }
+
+    /// The slot, the publication and the schema with marker and progress are all called this.
+    pub fn name(&self) -> String {
+        format!("tenantry_move_{}", self.id)
+    }
+
+    /// The shard group's schemas, unquoted.
+    pub fn shard_schemas(&self) -> Vec<String> {
+        self.schemas.iter().map(|schema| shard_schema(schema, self.group)).collect()
+    }
+
+    /// (shard schema, what it is called on the source once fenced), unquoted.
+    ///
+    /// The second has no part of the first: with a long schema name it would not fit into 63 bytes.
+    pub fn fences(&self) -> Vec<(String, String)> {
+        let fenced = |i: usize| format!("tenantry_moved_{}_{i}", self.id);
+        self.shard_schemas().into_iter().enumerate().map(|(i, schema)| (schema, fenced(i))).collect()
+    }
+
+    /// The comment by which a target schema is known to be this move's.
+    pub fn mark(&self) -> String {
+        format!("tenantry move {}", self.id)
+    }
+
+    /// The marker table, quoted.
+    pub fn marker(&self) -> String {
+        format!("{}.marker", identifier(&self.name()))
+    }
+
+    fn read(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.get(0),
+            colocation: ColocationId(row.get::<_, i32>(1) as u32),
+            group: ShardGroupId(row.get::<_, i64>(2) as u64),
+            source: NodeId(row.get::<_, i32>(3) as u32),
+            target: NodeId(row.get::<_, i32>(4) as u32),
+            state: MoveState::parse(row.get(5))?,
+            schemas: row.get(6),
+            full_identity: row.get(7),
+        })
+    }
+}
+
+/// The row is not as this move left it: another proxy took it for dead and repaired it.
+pub fn taken_over(id: i64) -> PgError {
+    PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("shard move {id} was taken over by a repair"))
+        .hint("Run the move again.")
+}
+
+const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, target_node, state, schemas, \
+                      full_identity FROM tenantry.shard_move";

@@ -1,0 +1,300 @@
+//! Moves between real servers, with writers at work, and crashes at every point.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Instant;
+
+use super::*;
+use crate::catalog::{Settings as CatalogSettings, connect};
+use crate::dev_cluster;
+use crate::shard_map::ShardId;
+use tokio_postgres::Client;
+
+const GROUP: ShardGroupId = ShardGroupId(102008);
+const SOURCE: NodeId = NodeId(1);
+const TARGET: NodeId = NodeId(2);
+
+/// A coordinator and two workers; the one shard group stands on the first.
+struct Stage {
+    cluster: Option<dev_cluster::DevCluster>,
+    environment: MoverEnvironment,
+    workers: Vec<Client>,
+    coordinator: Client,
+}
+
+impl Stage {
+    async fn set(base_port: u16, tables: &str) -> Stage {
+        let settings = dev_cluster::Settings {
+            base_port,
+            workers: 2,
+            max_connections: 50,
+            shared_buffers_mib: 16,
+            ..dev_cluster::Settings::default()
+        };
+        let cluster = tokio::task::spawn_blocking(|| dev_cluster::DevCluster::start(settings)).await.unwrap().unwrap();
+        let settings = CatalogSettings { port: base_port + 1, ..CatalogSettings::default() };
+        let catalog = Catalog::open(settings.clone()).await.unwrap();
+        let coordinator = connect(&settings, &settings.coordinator()).await.unwrap();
+        let mut workers = Vec::new();
+        for address in cluster.workers() {
+            let address = crate::catalog::Address { host: address.ip().to_string(), port: address.port() };
+            coordinator
+                .batch_execute(&format!(
+                    "INSERT INTO tenantry.node (nodename, nodeport) VALUES ('{}', {})",
+                    address.host, address.port
+                ))
+                .await
+                .unwrap();
+            workers.push(connect(&settings, &address).await.unwrap());
+        }
+        coordinator
+            .batch_execute(
+                "CREATE TABLE public.orders (tenant bigint, id bigint, PRIMARY KEY (tenant, id));
+                 INSERT INTO tenantry.colocation (shardcount, distributioncolumntype) VALUES (1, 20);
+                 INSERT INTO tenantry.distributed_table (logicalrelid, partmethod, partkey, colocationid)
+                     VALUES ('public.orders'::regclass, 'h', 1, 1);
+                 INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
+                 INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
+            )
+            .await
+            .unwrap();
+        catalog.refresh().await.unwrap();
+        workers[0]
+            .batch_execute(&format!("CREATE SCHEMA public_102008; SET search_path TO public_102008; {tables}"))
+            .await
+            .unwrap();
+        workers[1].batch_execute("SET search_path TO public_102008").await.unwrap();
+        let environment = MoverEnvironment::new(catalog, Arc::new(Holds::default()));
+        Stage { cluster: Some(cluster), environment, workers, coordinator }
+    }
+
+    async fn move_to(&self, source: NodeId, target: NodeId) -> Result<Option<MoveReport>> {
+        move_shard_group(&self.environment, MoveRequest { group: GROUP, source, target }, &|notice| {
+            println!("notice: {notice:?}")
+        })
+        .await
+    }
+
+    async fn node_of_group(&self) -> NodeId {
+        let sql = "SELECT nodeid FROM tenantry.shard_group WHERE id = 102008";
+        NodeId(self.coordinator.query_one(sql, &[]).await.unwrap().get::<_, i32>(0) as u32)
+    }
+
+    /// A number from the worker with this node id.
+    async fn number(&self, node: NodeId, sql: &str) -> i64 {
+        self.workers[node.0 as usize - 1].query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Everything that a move may leave, on both workers.
+    async fn leftovers(&self) -> Vec<String> {
+        let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+             UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+             UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry%'
+             UNION ALL SELECT 'mark ' || nspname FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') LIKE 'tenantry move%'
+             UNION ALL SELECT 'identity ' || relname FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'public_%' AND relreplident = 'f'";
+        let mut found: Vec<String> = Vec::new();
+        for worker in &self.workers {
+            found.extend(worker.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
+        }
+        let holders = "SELECT count(*) FROM pg_namespace WHERE nspname = 'public_102008'";
+        let home = self.node_of_group().await;
+        for node in [SOURCE, TARGET] {
+            let count = self.number(node, holders).await;
+            if count != i64::from(node == home) {
+                found.push(format!("{count} shard schemas on node {node}"));
+            }
+        }
+        found
+    }
+
+    async fn strike(mut self) {
+        let cluster = self.cluster.take();
+        tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+    }
+}
+
+const TABLES: &str = "
+    CREATE SEQUENCE ticket;
+    CREATE TABLE orders (tenant bigint, id bigint, n bigint NOT NULL DEFAULT 0, note text, big text,
+        doubled bigint GENERATED ALWAYS AS (n * 2) STORED, PRIMARY KEY (tenant, id));
+    CREATE INDEX orders_note ON orders (note);
+    CREATE TABLE items (tenant bigint, order_id bigint, line int, price numeric(10,2), at timestamptz DEFAULT now(),
+        data jsonb, PRIMARY KEY (tenant, order_id, line),
+        FOREIGN KEY (tenant, order_id) REFERENCES orders (tenant, id) ON DELETE CASCADE);
+    CREATE TABLE events (tenant bigint, kind char(3), body json, ok bool);
+    INSERT INTO orders SELECT t, i, 0, 'note ' || i, repeat(md5(i::text), 400) FROM generate_series(1, 8) t, generate_series(1, 50) i;
+    INSERT INTO items SELECT t, i, 1, i * 1.5, now(), '{\"a\": 1}' FROM generate_series(1, 8) t, generate_series(1, 50) i;
+    INSERT INTO events SELECT t, 'x', '{\"k\": 1}', t % 2 = 0 FROM generate_series(1, 8) t";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_a_shard_group_moves_under_writers() {
+    let stage = Arc::new(Stage::set(25000, TABLES).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let acknowledged: Arc<Vec<AtomicI64>> = Arc::new((0..8).map(|_| AtomicI64::new(0)).collect());
+    let longest = Arc::new(AtomicI64::new(0));
+    let writers: Vec<_> = (1..=8i64)
+        .map(|tenant| {
+            let (stage, stop, acknowledged, longest) =
+                (stage.clone(), stop.clone(), acknowledged.clone(), longest.clone());
+            tokio::spawn(
+                async move { write(&stage, tenant, &stop, &acknowledged[tenant as usize - 1], &longest).await },
+            )
+        })
+        .collect();
+    for (source, target) in [(SOURCE, TARGET), (TARGET, SOURCE), (SOURCE, TARGET)] {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let report = stage.move_to(source, target).await.unwrap().unwrap();
+        println!("{report:?}");
+        assert!(report.hold < Duration::from_millis(500), "{report:?}");
+        assert_eq!(stage.node_of_group().await, target);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    println!("longest wait {} us, {:?}", longest.load(Ordering::SeqCst), acknowledged);
+    for (tenant, count) in (1i64..).zip(acknowledged.iter()) {
+        let count = count.load(Ordering::SeqCst);
+        assert!(count > 10);
+        let sql = format!("SELECT n FROM orders WHERE tenant = {tenant} AND id = 1");
+        assert_eq!(stage.number(TARGET, &sql).await, count, "every acknowledged increment is there, once");
+        let sql = format!("SELECT count(*) FROM items WHERE tenant = {tenant} AND line > 1");
+        assert_eq!(stage.number(TARGET, &sql).await, count);
+        let sql = format!("SELECT count(*) FROM orders WHERE tenant = {tenant} AND length(big) <> 12800");
+        assert_eq!(stage.number(TARGET, &sql).await, 0, "values out of line survive updates that do not touch them");
+        let sql = format!("SELECT count(*) FROM events WHERE tenant = {tenant}");
+        assert_eq!(stage.number(TARGET, &sql).await, 1, "tables without a key move too");
+    }
+    assert_eq!(stage.number(TARGET, "SELECT nextval('ticket')").await, stage_tickets(&acknowledged) + 1);
+    let keys = "SELECT count(*) FROM pg_constraint WHERE connamespace = 'public_102008'::regnamespace AND convalidated";
+    assert_eq!(stage.number(TARGET, keys).await, 3, "two primary keys and a foreign key");
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    Arc::into_inner(stage).unwrap().strike().await;
+}
+
+fn stage_tickets(acknowledged: &[AtomicI64]) -> i64 {
+    acknowledged.iter().map(|a| a.load(Ordering::SeqCst)).sum()
+}
+
+/// One client as the proxy would serve it: waits at the hold, follows the placement, runs again what the fence refused.
+async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &AtomicI64, longest: &AtomicI64) {
+    let settings = stage.environment.catalog.settings().clone();
+    let mut servers = Vec::new();
+    for address in stage.cluster.as_ref().unwrap().workers() {
+        let address = crate::catalog::Address { host: address.ip().to_string(), port: address.port() };
+        let server = connect(&settings, &address).await.unwrap();
+        server.batch_execute("SET search_path TO public_102008; SET synchronous_commit TO off").await.unwrap();
+        servers.push(server);
+    }
+    let mut line = 1;
+    while !stop.load(Ordering::SeqCst) {
+        line += 1;
+        let sql = format!(
+            "BEGIN; UPDATE orders SET n = n + 1, note = 'now {line}' WHERE tenant = {tenant} AND id = 1;
+             INSERT INTO items VALUES ({tenant}, 1, {line}, {line}, DEFAULT, '{{}}');
+             UPDATE events SET ok = NOT ok WHERE tenant = {tenant}; SELECT nextval('ticket'); COMMIT"
+        );
+        let start = Instant::now();
+        loop {
+            stage.environment.holds.wait(GROUP, Duration::from_secs(10)).await;
+            let map = stage.environment.catalog.map();
+            let node = map.colocation(ColocationId(1)).unwrap().group(GROUP).unwrap().node;
+            let server = &servers[node.0 as usize - 1];
+            match server.batch_execute(&sql).await {
+                Ok(()) => break,
+                Err(error) => {
+                    let error = crate::catalog::pg_error(error);
+                    server.batch_execute("ROLLBACK").await.unwrap();
+                    assert!(
+                        matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME),
+                        "tenant {tenant}: {error}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+        longest.fetch_max(start.elapsed().as_micros() as i64, Ordering::SeqCst);
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
+    let mut stage = Stage::set(25010, TABLES).await;
+    use StopPoint::*;
+    for point in [Planned, TargetCreated, SlotCreated, Copied, IndexesBuilt, CaughtUp, Fenced, FenceApplied, Switched] {
+        let source = stage.node_of_group().await;
+        let target = if source == SOURCE { TARGET } else { SOURCE };
+        stage.environment.stop_at = Some(point);
+        let stopped = stage.move_to(source, target).await.unwrap_err();
+        assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        stage.environment.stop_at = None;
+        assert_eq!(recover(&stage.environment).await.unwrap(), 1, "{point:?}");
+        let is_moved = matches!(point, FenceApplied | Switched);
+        let home = if is_moved { target } else { source };
+        assert_eq!(stage.node_of_group().await, home, "{point:?}");
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "{point:?}");
+        assert_eq!(stage.number(home, "SELECT count(*) FROM orders").await, 400, "{point:?}");
+        assert_eq!(recover(&stage.environment).await.unwrap(), 0, "{point:?}");
+    }
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
+    let mut stage = Stage::set(25020, TABLES).await;
+    stage.environment.settings.lock_timeout = Duration::from_millis(50);
+    let settings = stage.environment.catalog.settings().clone();
+    let address = crate::catalog::Address { host: "127.0.0.1".into(), port: 25022 };
+    let idle = connect(&settings, &address).await.unwrap();
+    let stage = Arc::new(stage);
+    let moving = {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.move_to(SOURCE, TARGET).await })
+    };
+    // Opened once the slot exists, else the slot would wait for it.
+    while stage.number(SOURCE, "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL").await
+        == 0
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    idle.batch_execute("BEGIN; UPDATE public_102008.orders SET n = 77 WHERE tenant = 1 AND id = 2").await.unwrap();
+    let start = Instant::now();
+    let mut longest = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(2) {
+        let one = Instant::now();
+        stage.environment.holds.wait(GROUP, Duration::from_secs(10)).await;
+        stage.number(SOURCE, "SELECT count(*) FROM orders WHERE tenant = 2").await;
+        longest = longest.max(one.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(longest < Duration::from_millis(200), "{longest:?}");
+    idle.batch_execute("COMMIT").await.unwrap();
+    let report = moving.await.unwrap().unwrap().unwrap();
+    assert!(report.attempts > 1, "{report:?}");
+    assert_eq!(stage.number(TARGET, "SELECT n FROM orders WHERE tenant = 1 AND id = 2").await, 77);
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    Arc::into_inner(stage).unwrap().strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_move_leaves_the_source_as_it_was_and_can_be_repeated() {
+    let stage = Stage::set(25030, TABLES).await;
+    // A schema of the group's name is in the way: not ours, so it must survive.
+    stage.workers[1].batch_execute("CREATE SCHEMA public_102008").await.unwrap();
+    let error = stage.move_to(SOURCE, TARGET).await.unwrap_err();
+    assert!(error.message().contains("already exists"), "{error}");
+    assert_eq!(stage.number(TARGET, "SELECT count(*) FROM pg_namespace WHERE nspname = 'public_102008'").await, 1);
+    stage.workers[1].batch_execute("DROP SCHEMA public_102008").await.unwrap();
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    assert!(stage.move_to(SOURCE, TARGET).await.unwrap().is_some());
+    assert!(stage.move_to(SOURCE, TARGET).await.unwrap().is_none(), "already there");
+    let same = stage.move_to(SOURCE, SOURCE).await.unwrap_err();
+    assert_eq!(
+        (same.code(), same.message()),
+        (SqlState::INVALID_PARAMETER_VALUE, "cannot move shard to the same node")
+    );
+    assert!(stage.environment.catalog.map().group_of_shard(ShardId(102008)).is_some());
+    stage.strike().await;
+}

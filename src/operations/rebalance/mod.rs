@@ -1,0 +1,13 @@
+//! Which shard groups to move so that the nodes carry alike.
+//!
+//! ```text
+//!   ShardMap + Costs + Options ──plan──> [ShardMove, ...] ──run──> mover, one after the other
+//!        ▲ call: arguments of the SQL functions
+//! ```
+
+pub mod call;
+mod plan;
+mod run;
+
+pub use plan::{Costs, Options, RebalanceStrategy, ShardMove, plan};
+pub use run::{costs, rebalance};

@@ -1,0 +1,233 @@
+//! INSERT into distributed tables, and INSERT into others from distributed ones.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::PgError;
+use crate::shard_map::Table;
+use crate::sql::facts::Family;
+use crate::sql::restriction::all_follow;
+use crate::sql::scope::Meaning;
+use crate::sql::tree::{self, Body, Expr, ValuesRow};
+use crate::sql::{Access, Operand, Spliced};
+
+use super::modify::refuse_tenant_change;
+use super::statement::{Pieces, Statement};
+use super::{Insert, InsertRow, InsertSelect, Mode, Plan, Scatter, pull, query, unsupported};
+
+pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
+    refuse_tenant_change(statement)?;
+    let Some(target) = statement.relations.iter().find(|r| r.name == insert.table) else {
+        return Err(unsupported::cannot_analyse("an INSERT without a target"));
+    };
+    match &target.meaning {
+        Meaning::Reference(_) => Err(unsupported::reference_from_distributed()),
+        Meaning::Local | Meaning::View(_) => match statement.locks_rows() {
+            true => Err(unsupported::locks_many()),
+            false if statement.relations.iter().filter(|r| r.is_target).count() > 1 => Err(unsupported::write_in_cte()),
+            false => pull::plan(statement),
+        },
+        Meaning::Distributed(table) => {
+            let position = tenant_position(table, insert)?;
+            match &insert.source {
+                None => Err(unsupported::tenant_missing(table)),
+                Some(source) => match &source.body {
+                    Body::Values(rows) if is_simple_values(statement, source) => {
+                        values(statement, insert, table, rows, position)
+                    }
+                    _ => select(statement, insert, table, source, position),
+                },
+            }
+        }
+    }
+}
+
+/// Where the tenant's value stands in a row.
+fn tenant_position(table: &Table, insert: &tree::Insert) -> Result<usize, PgError> {
+    let column = table.distribution_column().map_or("", |c| &c.name);
+    let position = match &insert.columns {
+        Some(names) if !names.is_empty() => names.iter().position(|n| n.value == column),
+        Some(_) => table.columns.iter().position(|c| c.name == column),
+        None => return Err(unsupported::cannot_analyse("a target that is not a plain column")),
+    };
+    position.ok_or_else(|| unsupported::tenant_missing(table))
+}
+
+fn is_simple_values(statement: &Statement<'_>, source: &tree::Query) -> bool {
+    statement.tree.with.is_empty() && source.with.is_empty() && !source.is_limited && source.order_by.is_empty()
+}
+
+fn values(
+    statement: &Statement<'_>,
+    insert: &tree::Insert,
+    table: &Arc<Table>,
+    rows: &[ValuesRow],
+    position: usize,
+) -> Result<Plan, PgError> {
+    // Subqueries in values would read one shard only.
+    if statement.relations.len() > 1 {
+        return match statement.plan_router() {
+            Some(router) => Ok(router),
+            None => Err(PgError::unsupported("subqueries are not supported within INSERT queries")
+                .hint("Try rewriting your queries with 'INSERT INTO ... SELECT' syntax.")),
+        };
+    }
+    let family = table.distribution_column().map_or(Family::Unsafe, Family::of_column);
+    let mut planned = Vec::with_capacity(rows.len());
+    for row in rows {
+        let tenant = match row.values.get(position) {
+            // Too few values: Postgres says so, whichever shard is asked.
+            None if insert.columns.as_ref().is_some_and(|c| !c.is_empty()) => Operand::Null,
+            None | Some(Expr::Default) => return Err(unsupported::tenant_missing(table)),
+            Some(Expr::Null) => return Err(unsupported::tenant_null()),
+            Some(value) => match tenant(family, value) {
+                Some(Operand::Null) => return Err(unsupported::tenant_null()),
+                Some(operand) => operand,
+                None => return Err(unsupported::tenant_computed(table)),
+            },
+        };
+        planned.push(InsertRow { text: statement.slice(&row.at).into(), tenant });
+    }
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return Err(unsupported::cannot_analyse("VALUES without rows"));
+    };
+    let part = |range: Range<u32>| {
+        let mut pieces = Pieces::new(statement.text, statement.shard_splices());
+        pieces.copy(&range);
+        pieces.finish()
+    };
+    let end = statement.tokens.iter().rev().find(|t| !t.is_punct(b';')).map_or(last.at.end, |t| t.end);
+    Ok(Plan::Insert(Insert {
+        table: table.clone(),
+        rows: planned,
+        query: statement.sharded(),
+        head: part(0..first.at.start),
+        tail: if end > last.at.end { part(last.at.end..end) } else { Spliced::verbatim("") },
+        returns_rows: insert.returning.is_some(),
+    }))
+}
+
+/// The tenant's value; unlike in a condition, text that is no integer is an error which the executor finds.
+fn tenant(family: Family, value: &Expr) -> Option<Operand> {
+    match value {
+        Expr::String(s) => Some(Operand::Literal(s.as_str().into())),
+        // An assignment rounds: 5.5 becomes 6, so only whole numbers are certain.
+        Expr::Number(n) if family == Family::Text => Some(Operand::Literal(n.as_str().into())).filter(|_| canonical(n)),
+        value => match family.constant(value)? {
+            Operand::Null if !matches!(value, Expr::Null) && !matches!(value, Expr::Cast(..)) => None,
+            operand => Some(operand),
+        },
+    }
+}
+
+/// Printed as it is written.
+fn canonical(number: &str) -> bool {
+    number.bytes().all(|b| b.is_ascii_digit()) && (number == "0" || !number.starts_with('0')) && number.len() < 10
+}
+
+fn select(
+    statement: &Statement<'_>,
+    insert: &tree::Insert,
+    table: &Arc<Table>,
+    source: &tree::Query,
+    position: usize,
+) -> Result<Plan, PgError> {
+    if statement.locks_rows() {
+        return Err(unsupported::locks_many());
+    }
+    if statement.relations.iter().filter(|r| r.is_target).count() > 1 && statement.router_operands().is_none() {
+        return Err(unsupported::write_in_cte());
+    }
+    if let Some(router) = statement.plan_router() {
+        return Ok(router);
+    }
+    if let Some(scatter) = pushdown(statement, insert, table, position) {
+        return Ok(scatter);
+    }
+    if insert.on_conflict.is_some() {
+        return Err(unsupported::insert_select("ON CONFLICT"));
+    }
+    if insert.returning.is_some() {
+        return Err(unsupported::insert_select("RETURNING"));
+    }
+    if !statement.tree.with.is_empty() {
+        return Err(unsupported::insert_select("WITH in front of INSERT"));
+    }
+    let text = source_text(statement, insert, source)?;
+    let tokens = crate::sql::lexer::lex(text, statement.ctx.standard_conforming_strings)?;
+    let inner = query::plan_statement(text, &tokens, statement.ctx, Mode::Any)?;
+    let columns = match &insert.columns {
+        Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
+        _ => table.columns.iter().filter(|c| !c.is_generated).map(|c| c.name.clone()).collect(),
+    };
+    Ok(Plan::InsertSelect(InsertSelect {
+        table: table.clone(),
+        columns,
+        source: Box::new(inner),
+        source_text: text.into(),
+    }))
+}
+
+/// Each shard inserts what it selects: the tenant's column of the source is the target's.
+fn pushdown(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>, position: usize) -> Option<Plan> {
+    let colocation = statement.colocation()?;
+    if statement.has_local() || statement.calls().iter().any(|n| super::functions::is_volatile(n)) {
+        return None;
+    }
+    // What a shard selects must be all that belongs there: no aggregate over other tenants, no LIMIT.
+    let Some(Body::Select(select)) = insert.source.as_ref().map(|q| &q.body) else { return None };
+    let source = insert.source.as_ref()?;
+    let [node] = &statement.root.nested[..] else { return None };
+    let [scope] = &node.scopes[..] else { return None };
+    let output = node.outputs.columns.get(position).filter(|o| o.is_anchor && node.outputs.complete)?;
+    let inner = *output.inner.as_ref()?.first()?;
+    let grouped = !select.group_by.is_empty() || select.having.is_some();
+    let rows_only = select.items.iter().all(|i| match i {
+        tree::Item::Expr { expr, .. } => grouped || query::is_row_expression(expr),
+        _ => true,
+    });
+    let target = statement.relations.iter().position(|r| r.is_target)?;
+    let builder = statement.builder.borrow();
+    let follows = all_follow(&builder, &statement.root, scope, inner, Some(target));
+    if source.is_limited || select.into || select.has_grouping_sets || !rows_only || !follows {
+        return None;
+    }
+    drop(builder);
+    Some(Plan::Scatter(Scatter {
+        colocation: if table.colocation == colocation { colocation } else { return None },
+        shards: statement.shards(scope, inner),
+        query: statement.sharded(),
+        access: Access::Write,
+        returns_rows: insert.returning.is_some(),
+    }))
+}
+
+/// The text of the source query: from its first token to the end (nothing follows, that was checked).
+fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert, source: &tree::Query) -> Result<&'t str, PgError> {
+    let after = insert
+        .columns
+        .iter()
+        .flatten()
+        .chain(&insert.alias)
+        .chain(&insert.table)
+        .map(|n| n.end())
+        .max()
+        .unwrap_or(insert.at);
+    let mut tokens = statement.tokens.iter().filter(|t| t.start >= after);
+    // Behind the column list stands its parenthesis; OVERRIDING ... VALUE may follow.
+    let has_list = insert.columns.as_ref().is_some_and(|c| !c.is_empty());
+    if has_list {
+        tokens.next();
+    }
+    let mut start = tokens.next();
+    if start.is_some_and(|t| crate::sql::lexer::is_keyword(statement.text, t, "overriding")) {
+        tokens.next();
+        tokens.next();
+        start = tokens.next();
+    }
+    let _ = source;
+    match start {
+        Some(token) => Ok(&statement.text[token.start as usize..]),
+        None => Err(unsupported::cannot_analyse("INSERT without a source")),
+    }
+}

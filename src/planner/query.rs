@@ -1,0 +1,164 @@
+//! Chooses the plan of a statement that names relations: which shards, and who does what.
+//!
+//!   one tenant? ──> router      all follow one column? ──> scatter, combine      else, reading ──> pull
+
+use crate::error::PgError;
+use crate::sql::lexer::Token;
+use crate::sql::parse::{ParseFailure, parse};
+use crate::sql::scope::Meaning;
+use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
+use crate::sql::{Access, Spliced};
+
+use super::names::{coordinator, names_managed_table};
+use super::statement::{Statement, has_call, meaning};
+use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
+use super::{combine, insert, modify, pull};
+
+/// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
+pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
+    let tree = match parse(text, tokens) {
+        Ok(tree) => tree,
+        Err(ParseFailure::TooComplex(error)) if names_managed_table(text, tokens, ctx).is_some() => return Err(error),
+        Err(ParseFailure::NotUnderstood(construct)) if names_managed_table(text, tokens, ctx).is_some() => {
+            return Err(unsupported::cannot_analyse(&construct));
+        }
+        Err(_) => return Ok(unread(text, tokens).into()),
+    };
+    let meaning = |name: &[Name]| meaning(ctx, name);
+    Statement::new(text, tokens, ctx, mode, &tree, &meaning).plan()
+}
+
+/// Nothing managed is named: the coordinator reads it, nobody here can.
+fn unread(text: &str, tokens: &[Token]) -> Coordinator {
+    let reads = tokens
+        .first()
+        .is_some_and(|t| ["select", "values", "table"].iter().any(|k| crate::sql::lexer::is_keyword(text, t, k)));
+    Coordinator {
+        access: if reads { Access::Read } else { Access::Write },
+        returns_rows: reads || tokens.iter().any(|t| crate::sql::lexer::is_keyword(text, t, "returning")),
+        ..coordinator(text)
+    }
+}
+
+impl Statement<'_> {
+    fn plan(&self) -> Result<Plan, PgError> {
+        if self.distributed().next().is_none() {
+            return self.plan_undistributed();
+        }
+        self.refuse_effects()?;
+        if let Body::Insert(i) = &self.tree.body {
+            return insert::plan(self, i);
+        }
+        if let Some(router) = self.plan_router() {
+            modify::refuse_tenant_change(self)?;
+            return Ok(router);
+        }
+        match &self.tree.body {
+            Body::Insert(_) | Body::Update(_) | Body::Delete(_) | Body::Merge(_) => modify::plan(self),
+            Body::Select(_) | Body::Query(_) | Body::Set { .. } | Body::Values(_) => self.plan_select(),
+        }
+    }
+
+    pub fn plan_router(&self) -> Option<Plan> {
+        let operands = self.router_operands()?;
+        // Tried already, and the operands lie in several shard groups.
+        if self.mode == Mode::ManyShards {
+            return None;
+        }
+        if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
+            return None;
+        }
+        Some(Plan::Router(Router {
+            colocation: self.colocation()?,
+            operands,
+            query: self.sharded(),
+            access: self.access(),
+            locks_rows: self.locks_rows(),
+            returns_rows: self.returns_rows(),
+        }))
+    }
+
+    fn plan_undistributed(&self) -> Result<Plan, PgError> {
+        if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
+            return modify::plan_reference(self);
+        }
+        let calls = self.calls();
+        let into = matches!(&self.tree.body, Body::Select(s) if s.into);
+        Ok(Coordinator {
+            query: Spliced::new(self.text, self.coordinator_splices()),
+            access: if into { Access::Write } else { self.access() },
+            returns_rows: self.returns_rows(),
+            pins: calls.iter().any(|name| functions::binds_session(name)) || into,
+            changes_schema: into,
+            needs: self.needs(),
+            ..coordinator("")
+        }
+        .into())
+    }
+
+    /// Effects that must not happen on a shard, or on several.
+    fn refuse_effects(&self) -> Result<(), PgError> {
+        for name in self.calls() {
+            if functions::binds_session(&name) {
+                return Err(unsupported::session_function(&name));
+            }
+            if functions::uses_sequence(&name) {
+                return Err(unsupported::sequence_function(&name));
+            }
+        }
+        if matches!(&self.tree.body, Body::Select(s) if s.into) {
+            return Err(unsupported::select_into());
+        }
+        Ok(())
+    }
+
+    fn plan_select(&self) -> Result<Plan, PgError> {
+        if self.locks_rows() {
+            return Err(unsupported::locks_many());
+        }
+        if self.relations.iter().any(|r| r.is_target) {
+            return Err(unsupported::write_in_cte());
+        }
+        if let (Body::Select(select), Some(scope)) = (&self.tree.body, self.scope())
+            && let Some(anchor) = self.pushdown_anchor(scope)
+        {
+            let shards = self.shards(scope, anchor);
+            if self.is_plain(select)
+                && let Some(colocation) = self.colocation()
+            {
+                return Ok(Plan::Scatter(Scatter {
+                    colocation,
+                    shards,
+                    query: self.sharded(),
+                    access: Access::Read,
+                    returns_rows: true,
+                }));
+            }
+            if let Some(plan) = combine::plan(self, select, scope, anchor, &shards) {
+                return Ok(plan);
+            }
+        }
+        pull::plan(self)
+    }
+
+    /// Rows of the shards, put one behind the other, are the result.
+    fn is_plain(&self, s: &Select) -> bool {
+        let q = self.tree;
+        !q.is_limited
+            && q.order_by.is_empty()
+            && matches!(s.distinct, Distinct::No)
+            && s.group_by.is_empty()
+            && !s.has_grouping_sets
+            && s.having.is_none()
+            && !s.into
+            && s.items.iter().all(|i| match i {
+                Item::Expr { expr, .. } => is_row_expression(expr),
+                _ => true,
+            })
+    }
+}
+
+/// No aggregate and no window function: the value depends on one row (subqueries are judged by themselves).
+pub(super) fn is_row_expression(e: &Expr) -> bool {
+    !has_call(e, &|c| c.over.is_some() || !c.name.last().is_some_and(|n| functions::is_scalar(&n.value)))
+}

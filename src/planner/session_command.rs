@@ -1,0 +1,66 @@
+//! Plans SET, RESET, SHOW, DISCARD, PREPARE, EXECUTE, DEALLOCATE.
+
+use crate::error::PgError;
+use crate::sql::Access;
+use crate::sql::set_statement::SessionStatement;
+
+use super::names::coordinator;
+use super::transaction::refuse_snapshot;
+use super::{Coordinator, Plan, SessionCommand, TransactionCommand};
+
+/// `text`: the statement, without comments around it.
+pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Plan, PgError> {
+    Ok(Plan::Session(match statement {
+        SessionStatement::Set { name, local, values } => {
+            check_setting(&name, &values)?;
+            SessionCommand::Set { name, local, text: text.to_owned() }
+        }
+        SessionStatement::SetForTransaction { takes_snapshot: true } => return Err(refuse_snapshot()),
+        SessionStatement::SetForTransaction { takes_snapshot: false } => {
+            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+        }
+        SessionStatement::Reset { name } => SessionCommand::Reset { name, text: text.to_owned() },
+        SessionStatement::ResetAll => SessionCommand::ResetAll,
+        SessionStatement::Show => {
+            return Ok(Coordinator { access: Access::Read, returns_rows: true, ..coordinator(text) }.into());
+        }
+        SessionStatement::DiscardAll => SessionCommand::DiscardAll,
+        SessionStatement::DiscardSome => {
+            return Ok(Coordinator { access: Access::Read, ..coordinator(text) }.into());
+        }
+        SessionStatement::Prepare { name, types, body } => SessionCommand::Prepare { name, types, body },
+        SessionStatement::Execute { name, arguments } => SessionCommand::Execute { name, arguments },
+        SessionStatement::Deallocate { name } => SessionCommand::Deallocate { name },
+    }))
+}
+
+/// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
+/// different statements. Errors: 0A000.
+fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
+    let Some(value) = values.first() else { return Ok(()) };
+    match name {
+        "standard_conforming_strings" if !is_on(value) => {
+            Err(PgError::unsupported("cannot turn standard_conforming_strings off")
+                .hint("Write backslash escapes as E'...'."))
+        }
+        "client_encoding" if !is_safe_encoding(value) => {
+            Err(PgError::unsupported(format!("client encoding \"{value}\" is not supported"))
+                .detail("Its characters may contain bytes that look like quotes or backslashes.")
+                .hint("Set client_encoding to UTF8."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Postgres takes any unique beginning of true, yes, on.
+fn is_on(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    value == "1" || value == "on" || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
+}
+
+/// Encodings in which every byte below 0x80 is that ASCII character.
+fn is_safe_encoding(value: &str) -> bool {
+    let name: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    matches!(name.as_str(), "utf8" | "unicode" | "sqlascii")
+        || ["latin", "win125", "windows125", "iso8859", "win1", "koi8"].iter().any(|family| name.starts_with(family))
+}

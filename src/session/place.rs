@@ -1,0 +1,179 @@
+//! Where a plan runs: on one server with the client's own messages, or as something of the proxy's own.
+
+use std::rc::Rc;
+
+use super::prepared::Statement;
+use super::run::Session;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::scatter::Request;
+use crate::executor::{Hashed, Kind, combine};
+use crate::planner::{self, Context, Mode, Plan};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
+use crate::sql::{Operand, Spliced};
+
+/// Where it runs.
+pub enum Place {
+    Server {
+        node: NodeId,
+        group: Option<ShardGroupId>,
+        query: Spliced,
+        /// The text is the same for every client: the server may keep it prepared.
+        shared: bool,
+    },
+    /// Many servers, or none.
+    Virtual(Rc<Plan>),
+}
+
+impl Session {
+    pub fn context_of<T>(&self, with: impl FnOnce(&Context<'_>) -> T) -> T {
+        let map = self.map();
+        with(&Context {
+            map: &map,
+            search_path: &self.search_path,
+            standard_conforming_strings: true,
+            provided: &self.thread.shared.provided,
+        })
+    }
+
+    pub fn plan(&self, text: &str) -> Result<Rc<Plan>> {
+        self.context_of(|context| self.thread.plans.plan(text, context))
+    }
+
+    fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
+        self.context_of(|context| planner::plan(text, context, Mode::ManyShards)).map(Rc::new)
+    }
+
+    /// Decides with the statement's values. After this the shard groups are not held, and rowsets are gathered.
+    pub async fn place(
+        &mut self,
+        plan: &Rc<Plan>,
+        text: &str,
+        request: Request<'_>,
+        statement: Option<&Statement>,
+    ) -> Result<Place> {
+        match &**plan {
+            Plan::Router(router) => match self.target(router.colocation, &router.operands, request, statement).await? {
+                Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
+                None => {
+                    let many = self.plan_for_many_shards(text)?;
+                    if matches!(&*many, Plan::Router(_)) {
+                        return Err(PgError::unsupported("cannot run this statement for several tenants at once")
+                            .hint("Run it once for each tenant."));
+                    }
+                    Box::pin(self.place(&many, text, request, statement)).await
+                }
+            },
+            Plan::Insert(insert) => {
+                let operands: Vec<_> = insert.rows.iter().map(|r| r.tenant.clone()).collect();
+                if self.has_null(&operands, insert.table.colocation, request) {
+                    return Err(crate::executor::scatter::null_tenant());
+                }
+                match self.target(insert.table.colocation, &operands, request, statement).await? {
+                    Some(group) => self.server_of(insert.table.colocation, group, &insert.query, true).await,
+                    None => Ok(Place::Virtual(plan.clone())),
+                }
+            }
+            Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema => {
+                for figures in &c.needs {
+                    combine::gather_figures(self.txn(), *figures).await?;
+                }
+                if c.pins {
+                    self.txn().pins = true;
+                }
+                Ok(Place::Server {
+                    node: NodeId::COORDINATOR,
+                    group: None,
+                    query: c.query.clone(),
+                    shared: c.needs.is_empty(),
+                })
+            }
+            Plan::Combine(c) => {
+                let combine = c.clone();
+                combine::gather(self.txn(), &combine, request).await?;
+                Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query: combine.query, shared: false })
+            }
+            _ => Ok(Place::Virtual(plan.clone())),
+        }
+    }
+
+    fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {
+        let map = self.map();
+        let hash = map.colocation(colocation).and_then(|c| c.hash);
+        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash) == Hashed::Null))
+    }
+
+    /// The one shard group that the operands lie in; `None` when they lie in several.
+    async fn target(
+        &mut self,
+        colocation: ColocationId,
+        operands: &[Operand],
+        request: Request<'_>,
+        statement: Option<&Statement>,
+    ) -> Result<Option<ShardGroupId>> {
+        let map = self.map();
+        let colocation = map.colocation(colocation).ok_or_else(gone)?;
+        let hash = colocation.hash.ok_or_else(gone)?;
+        let mut target = None;
+        for operand in operands {
+            let mut hashed = request.values().hash(operand, hash);
+            let described;
+            if hashed == Hashed::Unknown
+                && let (Operand::Param(_), Some(statement)) = (operand, statement)
+            {
+                // A binary value whose type the client left open: ask what the statement takes.
+                described = self.describe(statement).await?;
+                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash);
+            }
+            let value = match hashed {
+                Hashed::Hash(value) => value,
+                Hashed::Null => continue,
+                Hashed::Unknown => match self.txn().ask_hash(operand, hash, request.values()).await? {
+                    Some(value) => value,
+                    None => continue,
+                },
+            };
+            let group = colocation.group_of_hash(value).ok_or_else(gone)?.id;
+            if target.replace(group).is_some_and(|other| other != group) {
+                return Ok(None);
+            }
+        }
+        // Only NULLs: no row can match, any group says so.
+        Ok(target.or_else(|| colocation.shard_groups.first().map(|g| g.id)))
+    }
+
+    async fn server_of(
+        &mut self,
+        colocation: ColocationId,
+        group: ShardGroupId,
+        query: &Spliced,
+        shared: bool,
+    ) -> Result<Place> {
+        if self.thread.shared.holds.is_held(group) {
+            self.txn().await_holds(&[group]).await?;
+        }
+        // The map is read after the hold: it may have ended because the group is elsewhere now.
+        let map = self.map();
+        let node = map.colocation(colocation).and_then(|c| c.group(group)).ok_or_else(gone)?.node;
+        Ok(Place::Server { node, group: Some(group), query: query.clone(), shared })
+    }
+
+    /// A second server in what is not yet a transaction: from here on both are one.
+    pub async fn join_for(&mut self, node: NodeId) -> Result<()> {
+        let txn = self.txn();
+        if txn.kind == Kind::Auto && txn.participant(node).is_none() && !txn.participants().is_empty() {
+            txn.require_atomic().await?;
+        }
+        txn.join(node).await.map(|_| ())
+    }
+}
+
+/// The statement could not be brought to where the shard is now.
+pub fn moved() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "a shard was moved while the transaction used its node")
+        .hint("Retry the transaction.")
+}
+
+fn gone() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "the placement of a table changed while the statement was planned")
+        .hint("Retry the query.")
+}

@@ -1,0 +1,272 @@
+//! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::place::Place;
+use super::run::Session;
+use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::scatter::Request;
+use crate::executor::{Routed, relay};
+use crate::planner::{FunctionCall, Plan, SessionCommand};
+use crate::shard_map::NodeId;
+use crate::sql::{Splice, Spliced, With};
+use crate::wire::answer;
+use crate::wire::frontend::{Bind, Target};
+use crate::wire::reply_queue::To;
+
+/// A parsed statement.
+pub struct Statement {
+    /// Same for the same text and types, in every session of this thread.
+    pub id: u64,
+    pub text: Rc<str>,
+    /// As the client gave them; 0 where it left one open.
+    pub types: Vec<u32>,
+    pub plan: Rc<Plan>,
+    map_version: u64,
+    description: RefCell<Option<Rc<Description>>>,
+}
+
+impl Statement {
+    pub fn returns_rows(&self) -> bool {
+        match &*self.plan {
+            Plan::Scatter(s) => s.returns_rows,
+            Plan::Insert(i) => i.returns_rows,
+            Plan::ReferenceWrite(w) => w.returns_rows,
+            Plan::FunctionCall(_) | Plan::Explain(_) => true,
+            Plan::Session(SessionCommand::Execute { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Session {
+    pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {
+        let tokens = crate::sql::lexer::lex(text, true)?;
+        let parts = crate::sql::statements::split(text, &tokens);
+        if parts.len() > 1 {
+            return Err(PgError::new(
+                SqlState::SYNTAX_ERROR,
+                "cannot insert multiple commands into a prepared statement",
+            ));
+        }
+        let text = parts.first().map_or("", |r| &text[r.text.clone()]);
+        let plan = self.plan(text)?;
+        Ok(Statement {
+            id: self.thread.plans.statement_id(text, &types),
+            text: text.into(),
+            types,
+            plan,
+            map_version: self.map().version(),
+            description: RefCell::new(None),
+        })
+    }
+
+    pub fn statement(&self, name: &[u8]) -> Result<Rc<Statement>> {
+        self.statements.get(name).cloned().ok_or_else(|| no_statement(name))
+    }
+
+    /// The statement with a plan for the map as it is now.
+    pub fn current(&self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
+        let version = self.map().version();
+        if statement.map_version == version {
+            return Ok(statement);
+        }
+        Ok(Rc::new(Statement {
+            id: statement.id,
+            text: statement.text.clone(),
+            types: statement.types.clone(),
+            plan: self.plan(&statement.text)?,
+            map_version: version,
+            description: RefCell::new(statement.description.borrow().clone()),
+        }))
+    }
+
+    /// What the statement takes and gives, as the coordinator says; asked for once.
+    pub async fn describe(&mut self, statement: &Statement) -> Result<Rc<Description>> {
+        if let Some(known) = statement.description.borrow().clone() {
+            return Ok(known);
+        }
+        let description = Rc::new(self.ask_description(statement).await?);
+        *statement.description.borrow_mut() = Some(description.clone());
+        Ok(description)
+    }
+
+    async fn ask_description(&mut self, statement: &Statement) -> Result<Description> {
+        let nothing = Description { parameters: Vec::new(), fields: None };
+        let text = match &*statement.plan {
+            Plan::Empty | Plan::Transaction(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Ddl(_) => {
+                return Ok(nothing);
+            }
+            Plan::Session(SessionCommand::Execute { name, .. }) => {
+                let target = self.statement(name.as_bytes())?;
+                let fields = Box::pin(self.describe(&target)).await?.fields.clone();
+                return Ok(Description { fields, ..nothing });
+            }
+            Plan::Session(_) => return Ok(nothing),
+            Plan::Explain(_) => "EXPLAIN SELECT 1".to_owned(),
+            Plan::Coordinator(c) => c.query.render(None),
+            Plan::FunctionCall(call) => describing(call),
+            _ => statement.text.to_string(),
+        };
+        self.settle_for(NodeId::COORDINATOR).await?;
+        let in_transaction = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
+        if in_transaction {
+            let participant = self.txn().join(NodeId::COORDINATOR).await?;
+            // Its own Sync must not end what the client's messages began there.
+            let result = participant.server.describe(&text, &statement.types).await;
+            participant.is_unsynced = false;
+            return result;
+        }
+        let mut server = self.coordinator_for_a_moment().await?;
+        server.describe(&text, &statement.types).await
+    }
+
+    async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {
+        let executor = &self.thread.executor;
+        let mut server = executor.pools.checkout(&executor.coordinator, &self.identity).await?;
+        let wanted = self.transaction.as_ref().map_or(&self.settings, |t| &t.settings);
+        if let Some(sql) = server.settings.statements_to(wanted) {
+            if let Err(error) = server.query(&sql).await {
+                server.poison();
+                return Err(error);
+            }
+            server.settings = wanted.clone();
+        }
+        Ok(server)
+    }
+
+    /// PREPARE name (types) AS body.
+    pub async fn prepare(&mut self, name: &str, types: &[String], body: &str) -> Result<()> {
+        let key = Bytes::copy_from_slice(name.as_bytes());
+        if self.statements.contains_key(&key) {
+            return Err(PgError::new(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            ));
+        }
+        let mut oids = Vec::new();
+        if !types.is_empty() {
+            let asked: Vec<_> =
+                types.iter().map(|t| format!("{}::pg_catalog.regtype::oid", quote_literal(t))).collect();
+            let rows = self.txn().query(NodeId::COORDINATOR, &format!("SELECT {}", asked.join(", "))).await?;
+            oids.extend(rows.iter().flatten().map(|v| v.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)));
+        }
+        let mut statement = self.new_statement(body, oids)?;
+        let description = self.describe(&statement).await?;
+        statement.types = description.parameters.clone();
+        statement.id = self.thread.plans.statement_id(&statement.text, &statement.types);
+        self.statements.insert(key, Rc::new(statement));
+        answer::command_complete("PREPARE", self.client.out());
+        Ok(())
+    }
+
+    /// EXECUTE name (arguments): the same path as Bind and Execute, with text values.
+    pub async fn execute_prepared(&mut self, name: &str, arguments: &[String], describe: bool) -> Result<()> {
+        let statement = self.statement(name.as_bytes())?;
+        let statement = self.current(statement)?;
+        if arguments.len() != statement.types.len() {
+            return Err(PgError::new(
+                SqlState::SYNTAX_ERROR,
+                format!("wrong number of parameters for prepared statement \"{name}\""),
+            )
+            .detail(format!("Expected {} parameters but got {}.", statement.types.len(), arguments.len())));
+        }
+        let values = self.evaluate(arguments, &statement.types).await?;
+        let values: Vec<_> = values.iter().map(Option::as_deref).collect();
+        let bind = Bind::text(&values);
+        let request = Request { bind: &bind, types: &statement.types, describe };
+        let (node, group, query, shared) =
+            match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
+                Place::Server { node, group, query, shared } => (node, group, query, shared),
+                Place::Virtual(plan) => return Box::pin(self.run_virtual(&plan, &statement.text, request)).await,
+            };
+        let returns_rows = self.describe(&statement).await?.fields.is_some();
+        self.join_for(node).await?;
+        let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
+        participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
+        let server = &mut participant.server;
+        let key = StatementKey { statement: statement.id, group: group.map_or(0, |g| g.0) };
+        let server_name = if shared {
+            server.ensure_prepared(key, &statement.types, || query.render(group));
+            key.name()
+        } else {
+            server.queue_parse("", &query.render(group), &statement.types, To::Nobody);
+            String::new()
+        };
+        server.queue_bind(&bind, b"", &server_name, To::Nobody);
+        if describe && returns_rows {
+            server.queue_describe(Target::Portal(b""), To::Client);
+        }
+        server.queue_execute(b"", 0, To::Client);
+        server.queue_sync();
+        let routed = Routed { group, query: Some(&query), repeat_from: None };
+        let relayed = relay(server, &mut self.client, routed).await?;
+        self.note_relayed(node, &relayed);
+        Ok(())
+    }
+
+    /// Argument expressions as text values of the parameter types. Plain constants need no server.
+    async fn evaluate(&mut self, arguments: &[String], types: &[u32]) -> Result<Vec<Option<String>>> {
+        if let Some(constants) = arguments.iter().map(|a| plain_constant(a)).collect::<Option<Vec<_>>>() {
+            return Ok(constants.into_iter().map(Some).collect());
+        }
+        let asked: Vec<_> = types.iter().map(|t| format!("pg_catalog.format_type({t}, NULL)")).collect();
+        let names = self.txn().query(NodeId::COORDINATOR, &format!("SELECT {}", asked.join(", "))).await?;
+        let casts = arguments
+            .iter()
+            .zip(names.iter().flatten())
+            .map(|(argument, name)| format!("(({argument})::{})::text", name.as_deref().unwrap_or("text")));
+        let sql = format!("SELECT {}", casts.collect::<Vec<_>>().join(", "));
+        let rows = self.txn().query(NodeId::COORDINATOR, &sql).await?;
+        Ok(rows.into_iter().next().unwrap_or_default())
+    }
+
+    pub fn deallocate(&mut self, name: Option<&str>) -> Result<()> {
+        match name {
+            None => {
+                self.statements.clear();
+                answer::command_complete("DEALLOCATE ALL", self.client.out());
+            }
+            Some(name) => {
+                self.statements.remove(name.as_bytes()).ok_or_else(|| no_statement(name.as_bytes()))?;
+                answer::command_complete("DEALLOCATE", self.client.out());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Digits, or a quoted string without anything to unescape.
+fn plain_constant(argument: &str) -> Option<String> {
+    let text = argument.trim();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(text.to_owned());
+    }
+    let inner = text.strip_prefix('\'')?.strip_suffix('\'')?;
+    (!inner.contains(['\'', '\\'])).then(|| inner.to_owned())
+}
+
+/// The statement with every provided function in the form that only describes.
+fn describing(call: &FunctionCall) -> String {
+    let names = call.calls.iter().map(|c| Splice {
+        at: c.name_at.start,
+        len: c.name_at.end - c.name_at.start,
+        with: With::Fixed(format!("tenantry_describe.{}", c.name).into()),
+    });
+    Spliced::new(call.text.clone(), names.chain(call.splices.iter().cloned()).collect()).render(None)
+}
+
+fn no_statement(name: &[u8]) -> PgError {
+    let name = String::from_utf8_lossy(name);
+    let message = if name.is_empty() {
+        "unnamed prepared statement does not exist".to_owned()
+    } else {
+        format!("prepared statement \"{name}\" does not exist")
+    };
+    PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}

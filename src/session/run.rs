@@ -1,0 +1,329 @@
+//! One client's session: its state, and the loop over its frames.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::cancel_keys::CancelKey;
+use super::extended_query::Portal;
+use super::plan_cache::PlanCache;
+use super::prepared::Statement;
+use super::startup::{self, Wish};
+use super::{Shared, login};
+use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
+use crate::error::{PgError, Result, Severity, SqlState};
+use crate::executor::{Client, Executor, Kind, Origin, Transaction};
+use crate::shard_map::{NodeId, ShardMap};
+use crate::wire::answer::{self, Status};
+use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
+
+/// What the sessions of one data thread share.
+pub struct Thread {
+    pub shared: Arc<Shared>,
+    pub executor: Rc<Executor>,
+    pub plans: PlanCache,
+}
+
+pub struct Session {
+    pub thread: Rc<Thread>,
+    pub client: Client,
+    pub identity: Rc<Identity>,
+    pub cancel: CancelKey,
+    pub settings: SessionSettings,
+    /// Schemas of search_path, `"$user"` replaced.
+    pub search_path: Vec<String>,
+    /// search_path was set inside the transaction: read it again when that has ended.
+    pub search_path_is_local: bool,
+    pub statements: HashMap<Bytes, Rc<Statement>>,
+    pub portals: HashMap<Bytes, Portal>,
+    pub transaction: Option<Transaction>,
+    /// The coordinator connection that this session keeps, because it left something there.
+    pub pinned: Option<PooledServer>,
+    /// After an error in the extended protocol.
+    pub skip_until_sync: bool,
+    pub batch: super::extended_query::Batch,
+    /// Frames to be run again before new ones are read.
+    pub replay: VecDeque<Frame>,
+}
+
+/// Serves one connection from its first byte to its last.
+pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: CancellationToken) -> Result<()> {
+    socket.set_nodelay(true)?;
+    let peer = socket.peer_addr()?.ip();
+    let deadline = tokio::time::Instant::now() + thread.shared.login.timeout;
+    let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut socket)).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => return refuse(socket, error).await,
+        Err(_) => return Ok(()),
+    };
+    let startup = match wish {
+        Wish::Nothing => return Ok(()),
+        Wish::Cancel { pid, key } => {
+            if let Some(handle) = thread.shared.cancel_keys.find(pid, &key) {
+                handle.cancel().await;
+            }
+            return Ok(());
+        }
+        Wish::Session(startup) => startup,
+    };
+    let mut client = Client::new(socket, rest);
+    if startup.negotiate {
+        negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
+    }
+    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer);
+    let identity = match tokio::time::timeout_at(deadline, identity).await {
+        Ok(Ok(Some(identity))) => Rc::new(identity),
+        Ok(Ok(None)) | Err(_) => return Ok(()),
+        Ok(Err(error)) => {
+            answer::error(&as_fatal(error), client.out());
+            return client.flush().await;
+        }
+    };
+    let cancel = thread.shared.cancel_keys.register(startup.minor);
+    let mut session = Session {
+        thread,
+        client,
+        identity,
+        cancel,
+        settings: SessionSettings::default(),
+        search_path: Vec::new(),
+        search_path_is_local: false,
+        statements: HashMap::new(),
+        portals: HashMap::new(),
+        transaction: None,
+        pinned: None,
+        skip_until_sync: false,
+        batch: Default::default(),
+        replay: VecDeque::new(),
+    };
+    if let Err(error) = session.open(&startup).await {
+        answer::error(&as_fatal(error), session.client.out());
+        return session.client.flush().await;
+    }
+    let ended = session.run(stop).await;
+    if let Err(error) = &ended {
+        // Best effort: the client may be what was lost.
+        answer::error(&as_fatal(error.clone()), session.client.out());
+        let _ = tokio::time::timeout(LAST_WORDS, session.client.flush()).await;
+    }
+    if let Some(pinned) = &mut session.pinned {
+        pinned.poison();
+    }
+    ended
+}
+
+async fn refuse(mut socket: TcpStream, error: PgError) -> Result<()> {
+    let mut out = BytesMut::new();
+    answer::error(&error, &mut out);
+    Ok(socket.write_all(&out).await?)
+}
+
+fn as_fatal(error: PgError) -> PgError {
+    error.with_severity(Severity::Fatal)
+}
+
+impl Session {
+    /// Settings of the startup packet, and the greeting with the parameters that a server reports under them.
+    async fn open(&mut self, startup: &SessionStartup) -> Result<()> {
+        let mut wanted = Vec::new();
+        for (name, value) in &startup.parameters {
+            match name.as_str() {
+                "options" => wanted.extend(login::read_options(value)?),
+                "replication" if matches!(value.as_str(), "false" | "off" | "no" | "0") => {}
+                "replication" => {
+                    return Err(PgError::unsupported("replication connections are not supported")
+                        .hint("Connect to a node directly."));
+                }
+                _ => wanted.push((name.clone(), value.clone())),
+            }
+        }
+        for (name, value) in wanted {
+            let name = name.to_ascii_lowercase();
+            super::settings::refuse_unsafe(&name, &value)?;
+            if name == "client_encoding" {
+                // Connections speak UTF8 from the start; what else is asked for was checked to be safe.
+                if super::settings::is_utf8(&value) {
+                    continue;
+                }
+            }
+            self.settings.set(&name, set_statement(&name, &value));
+        }
+        let parameters = {
+            let txn = self.txn();
+            let coordinator = txn.join(NodeId::COORDINATOR).await?;
+            coordinator.server.parameters().to_vec()
+        };
+        self.read_search_path().await?;
+        self.end_auto();
+        answer::authentication_ok(self.client.out());
+        for (name, value) in &parameters {
+            answer::parameter_status(name, value, self.client.out());
+        }
+        answer::backend_key_data(self.cancel.pid, &self.cancel.key, self.client.out());
+        answer::ready(Status::Idle, self.client.out());
+        self.client.flush().await
+    }
+
+    async fn run(&mut self, stop: CancellationToken) -> Result<()> {
+        loop {
+            let frame = match self.replay.pop_front() {
+                Some(frame) => frame,
+                None => match self.client.buffered_frame()? {
+                    Some(frame) => frame,
+                    None => {
+                        self.client.flush().await?;
+                        let idle = self.transaction.is_none() && !self.batch.is_open();
+                        tokio::select! {
+                            frame = self.client.next_frame() => match frame? {
+                                Some(frame) => frame,
+                                None => return Ok(()),
+                            },
+                            () = stop.cancelled(), if idle => {
+                                return Err(PgError::fatal(
+                                    SqlState::ADMIN_SHUTDOWN,
+                                    "terminating connection due to administrator command",
+                                ));
+                            }
+                        }
+                    }
+                },
+            };
+            match frame.tag {
+                b'X' => return Ok(()),
+                b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
+                // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
+                b'd' | b'c' | b'f' | b'Q' => {}
+                b'F' => self.refuse_function_call().await?,
+                _ => self.extended_message(frame).await?,
+            }
+        }
+    }
+
+    async fn refuse_function_call(&mut self) -> Result<()> {
+        let error =
+            PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
+        self.fail(error)?;
+        self.ready().await
+    }
+
+    /// The current transaction; one for single statements when there is none.
+    pub fn txn(&mut self) -> &mut Transaction {
+        if self.transaction.is_none() {
+            self.begin(Kind::Auto, "");
+        }
+        self.transaction.as_mut().expect("begun just now")
+    }
+
+    pub fn begin(&mut self, kind: Kind, options: &str) {
+        let origin = Origin {
+            executor: &self.thread.executor,
+            identity: &self.identity,
+            settings: &self.settings,
+            cancel: &self.cancel.handle,
+        };
+        self.transaction = Some(Transaction::new(kind, origin, options, self.pinned.take()));
+    }
+
+    /// Drops a transaction object that has ended, keeping what outlives it.
+    pub fn close_transaction(&mut self) {
+        if let Some(txn) = self.transaction.take() {
+            self.settings = txn.settings.clone();
+            self.pinned = txn.into_pinned();
+        }
+    }
+
+    /// Ends what ran without a transaction block, without looking at errors.
+    pub fn end_auto(&mut self) {
+        if self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Auto) {
+            self.txn().finish_auto();
+            self.close_transaction();
+        }
+    }
+
+    /// Ends the statement or message that has just run, unless the client's own transaction goes on.
+    pub async fn end_unit(&mut self, succeeded: bool) -> Result<()> {
+        let Some(txn) = &mut self.transaction else { return Ok(()) };
+        let result = match txn.kind {
+            Kind::Explicit => return Ok(()),
+            Kind::Auto => {
+                let schema_changed = txn.schema_changed;
+                txn.finish_auto();
+                if schema_changed { txn.executor.catalog.refresh().await.map(|_| ()) } else { Ok(()) }
+            }
+            Kind::Implicit if succeeded && !txn.failed => txn.commit().await,
+            Kind::Implicit => txn.rollback().await,
+        };
+        self.close_transaction();
+        self.after_transaction().await?;
+        result
+    }
+
+    /// Session state that a SET LOCAL or a rolled back SET may have changed.
+    pub async fn after_transaction(&mut self) -> Result<()> {
+        self.portals.clear();
+        if std::mem::take(&mut self.search_path_is_local) {
+            self.read_search_path().await?;
+            self.end_auto();
+        }
+        Ok(())
+    }
+
+    pub fn status(&self) -> Status {
+        self.transaction.as_ref().map_or(Status::Idle, Transaction::status)
+    }
+
+    pub fn map(&self) -> Arc<ShardMap> {
+        match &self.transaction {
+            Some(txn) => txn.map(),
+            None => self.thread.shared.catalog.map(),
+        }
+    }
+
+    /// Tells the client about an error; the transaction has failed. FATAL ends the session.
+    pub fn fail(&mut self, error: PgError) -> Result<()> {
+        if error.severity() == Severity::Fatal && error.code() == SqlState::PROTOCOL_VIOLATION {
+            return Err(error);
+        }
+        if let Some(txn) = &mut self.transaction {
+            txn.failed = true;
+        }
+        // A node's FATAL ends its connection and our statement, not the client's session.
+        answer::error(&error.with_severity(Severity::Error), self.client.out());
+        Ok(())
+    }
+
+    /// The client's turn.
+    pub async fn ready(&mut self) -> Result<()> {
+        self.put_notices();
+        answer::ready(self.status(), self.client.out());
+        Ok(())
+    }
+
+    pub fn put_notices(&mut self) {
+        if let Some(txn) = &mut self.transaction {
+            for (severity, notice) in txn.take_notices() {
+                answer::notice(severity, &notice, self.client.out());
+            }
+        }
+    }
+
+    /// 25P02 while the transaction has failed.
+    pub fn refuse_if_failed(&self) -> Result<()> {
+        if self.status() == Status::Failed {
+            return Err(PgError::new(
+                SqlState::IN_FAILED_SQL_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        Ok(())
+    }
+}
+
+const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -1,0 +1,210 @@
+//! SET, RESET, DISCARD: the client's settings follow the client, not a connection.
+
+use super::run::Session;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::{Kind, Routed, relay};
+use crate::planner::SessionCommand;
+use crate::shard_map::NodeId;
+use crate::wire::answer;
+use crate::wire::reply_queue::To;
+
+impl Session {
+    pub async fn session_command(&mut self, command: &SessionCommand, text: &str, describe: bool) -> Result<()> {
+        match command {
+            SessionCommand::Set { name, local, text } => self.set(name, *local, text).await,
+            SessionCommand::Reset { name, text } => {
+                if !self.run_on_every_server(text).await? {
+                    return Ok(());
+                }
+                let name = name.clone();
+                self.change_settings(|settings| settings.reset(&name));
+                self.after_setting(&name).await
+            }
+            SessionCommand::ResetAll => {
+                if !self.run_on_every_server("RESET ALL").await? {
+                    return Ok(());
+                }
+                self.change_settings(|settings| settings.reset_all());
+                self.after_setting("search_path").await
+            }
+            SessionCommand::DiscardAll => self.discard_all().await,
+            SessionCommand::Prepare { name, types, body } => {
+                let body = text[body.start as usize..body.end as usize].to_owned();
+                self.prepare(name, types, &body).await
+            }
+            SessionCommand::Execute { name, arguments } => self.execute_prepared(name, arguments, describe).await,
+            SessionCommand::Deallocate { name } => self.deallocate(name.as_deref()),
+        }
+    }
+
+    async fn set(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
+        if !self.run_on_every_server(text).await? {
+            return Ok(());
+        }
+        if local {
+            if self.txn().kind != Kind::Auto {
+                self.txn().remember(text);
+                self.search_path_is_local |= is_path(name);
+            }
+        } else {
+            let (name, text) = (name.to_owned(), text.to_owned());
+            self.change_settings(|settings| settings.set(&name, text));
+        }
+        self.after_setting(name).await
+    }
+
+    /// The coordinator says whether it is right, and its answer goes to the client; the others follow.
+    /// False when it was refused.
+    async fn run_on_every_server(&mut self, sql: &str) -> Result<bool> {
+        self.txn();
+        let txn = self.transaction.as_mut().expect("there is one now");
+        let participant = txn.join(NodeId::COORDINATOR).await?;
+        participant.server.queue_query(sql, To::Client);
+        let relayed = relay(&mut participant.server, &mut self.client, Routed::default()).await?;
+        self.note_relayed(NodeId::COORDINATOR, &relayed);
+        if relayed.error.is_some() {
+            return Ok(false);
+        }
+        let txn = self.txn();
+        let others: Vec<_> = txn.participants().iter().map(|p| p.node).filter(|n| !n.is_coordinator()).collect();
+        txn.query_each(others.into_iter().map(|node| (node, sql.to_owned())).collect()).await?;
+        Ok(true)
+    }
+
+    fn change_settings(&mut self, change: impl FnOnce(&mut crate::backend::SessionSettings)) {
+        let txn = self.transaction.as_mut().expect("SET has joined the coordinator");
+        change(&mut txn.settings);
+        txn.settings_are_carried();
+    }
+
+    async fn after_setting(&mut self, name: &str) -> Result<()> {
+        if is_path(name) {
+            if self.status() != answer::Status::Idle {
+                // A rollback takes it back.
+                self.search_path_is_local = true;
+            }
+            self.read_search_path().await?;
+        }
+        Ok(())
+    }
+
+    /// The schemas that names are looked for in, with the settings as they are now.
+    pub async fn read_search_path(&mut self) -> Result<()> {
+        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user";
+        let rows = self.txn().query(NodeId::COORDINATOR, sql).await?;
+        let Some([Some(path), Some(user)]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
+        self.search_path = split_path(path, user);
+        Ok(())
+    }
+
+    async fn discard_all(&mut self) -> Result<()> {
+        if self.status() != answer::Status::Idle {
+            return Err(PgError::new(
+                SqlState::ACTIVE_SQL_TRANSACTION,
+                "DISCARD ALL cannot run inside a transaction block",
+            ));
+        }
+        self.statements.clear();
+        self.portals.clear();
+        self.end_auto();
+        if let Some(mut pinned) = self.pinned.take() {
+            // What it kept is discarded with it.
+            pinned.poison();
+        }
+        self.settings = Default::default();
+        self.read_search_path().await?;
+        answer::command_complete("DISCARD ALL", self.client.out());
+        Ok(())
+    }
+}
+
+fn is_path(name: &str) -> bool {
+    matches!(name, "search_path" | "role" | "session_authorization")
+}
+
+/// Reads a search_path as Postgres prints it: names separated by commas, quoted where needed.
+fn split_path(path: &str, user: &str) -> Vec<String> {
+    let mut schemas = Vec::new();
+    let mut rest = path.trim_start();
+    while !rest.is_empty() {
+        let (name, quoted, after) = match rest.strip_prefix('"') {
+            Some(inner) => {
+                let mut name = String::new();
+                let mut letters = inner.char_indices().peekable();
+                let mut end = inner.len();
+                while let Some((at, letter)) = letters.next() {
+                    match letter {
+                        '"' if letters.peek().is_some_and(|(_, l)| *l == '"') => {
+                            letters.next();
+                            name.push('"');
+                        }
+                        '"' => {
+                            end = at + 1;
+                            break;
+                        }
+                        l => name.push(l),
+                    }
+                }
+                (name, true, &inner[end..])
+            }
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim().to_ascii_lowercase(), false, &rest[end..])
+            }
+        };
+        let name = if quoted && name == "$user" { user.to_owned() } else { name };
+        if !name.is_empty() && name != "pg_catalog" {
+            schemas.push(name);
+        }
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    schemas
+}
+
+/// Settings under which the text of statements would mean something else than the proxy reads.
+///
+/// Errors: 0A000.
+pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
+    let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
+    if name == "standard_conforming_strings" && off {
+        return Err(
+            PgError::unsupported("standard_conforming_strings cannot be turned off").hint("Write escapes as E'...'.")
+        );
+    }
+    if name == "client_encoding" && !is_ascii_safe(value) {
+        return Err(PgError::unsupported(format!("client_encoding \"{value}\" is not supported"))
+            .detail("Bytes of its characters can look like quotes.")
+            .hint("Use UTF8."));
+    }
+    Ok(())
+}
+
+pub fn is_utf8(encoding: &str) -> bool {
+    let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+    matches!(plain.to_ascii_lowercase().as_str(), "utf8" | "unicode")
+}
+
+/// UTF8 only: text is hashed and analysed as such, and a single-byte encoding would hash tenant names differently.
+fn is_ascii_safe(encoding: &str) -> bool {
+    is_utf8(encoding) || encoding.eq_ignore_ascii_case("auto") || encoding.eq_ignore_ascii_case("sql_ascii")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_path_is_read_as_postgres_prints_it() {
+        assert_eq!(split_path("\"$user\", public", "ann"), ["ann", "public"]);
+        assert_eq!(split_path("\"My \"\"S\", x,pg_catalog, public", "ann"), ["My \"S", "x", "public"]);
+        assert!(split_path("", "ann").is_empty());
+        assert!(split_path("\"\"", "ann").is_empty());
+    }
+
+    #[test]
+    fn encodings_with_quotes_inside_characters_are_refused() {
+        assert!(refuse_unsafe("client_encoding", "utf-8").is_ok());
+        assert_eq!(refuse_unsafe("client_encoding", "SJIS").unwrap_err().code(), SqlState::FEATURE_NOT_SUPPORTED);
+        assert!(refuse_unsafe("standard_conforming_strings", "off").is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! The simple query protocol: one text, one or several statements.
+
+use super::place::Place;
+use super::run::Session;
+use crate::backend::Frame;
+use crate::error::{PgError, Result};
+use crate::executor::scatter::Request;
+use crate::executor::{Kind, Relayed, Retry, Routed, relay};
+use crate::planner::Plan;
+use crate::sql::{lexer, statements};
+use crate::wire::answer;
+use crate::wire::frontend::{self, Bind};
+use crate::wire::reply_queue::To;
+
+impl Session {
+    pub async fn simple_query(&mut self, frame: Frame) -> Result<()> {
+        if self.batch.is_open() {
+            // A Query without a Sync before it ends the extended protocol's implicit transaction.
+            self.sync().await?;
+        }
+        match self.simple_query_text(&frame).await {
+            Ok(()) => {}
+            Err(error) => self.fail_unit(error).await?,
+        }
+        self.ready().await
+    }
+
+    /// An error that ends the unit: what the proxy began by itself is rolled back.
+    pub async fn fail_unit(&mut self, error: PgError) -> Result<()> {
+        self.put_notices();
+        self.fail(error)?;
+        self.end_unit(false).await
+    }
+
+    async fn simple_query_text(&mut self, frame: &Frame) -> Result<()> {
+        let text = frontend::read_query(frame.payload())?;
+        let tokens = lexer::lex(text, true)?;
+        let mut parts = statements::split(text, &tokens);
+        if parts.is_empty() {
+            answer::empty_query(self.client.out());
+            return Ok(());
+        }
+        if parts.len() == 1 {
+            let range = parts.remove(0);
+            return self.simple_statement_with_retry(&text[range.text]).await;
+        }
+        // Several statements are one transaction, unless they say otherwise.
+        for range in parts {
+            if self.transaction.is_none() {
+                self.begin(Kind::Implicit, "");
+            }
+            let statement = &text[range.text];
+            if !self.simple_statement_with_retry(statement).await.map(|()| self.is_alive())? {
+                break;
+            }
+        }
+        let succeeded = self.is_alive();
+        self.end_unit(succeeded).await
+    }
+
+    fn is_alive(&self) -> bool {
+        self.transaction.as_ref().is_none_or(|t| !t.failed)
+    }
+
+    /// Runs a statement again when the map was old: the client sees a delay.
+    async fn simple_statement_with_retry(&mut self, text: &str) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
+        loop {
+            let mark = self.client.mark();
+            let version = self.map().version();
+            let outcome = self.simple_statement(text).await;
+            let again = match &outcome {
+                Ok(Some(retry)) => Some(*retry),
+                Ok(None) => return self.end_single().await,
+                Err(error) if self.is_fenced(error) && self.client.rewind(mark) => Some(Retry::Fenced),
+                Err(_) => None,
+            };
+            let Some(retry) = again else { return outcome.map(|_| ()) };
+            if !self.prepare_retry(retry, version, deadline).await? {
+                return match outcome {
+                    Err(error) => Err(error),
+                    Ok(_) => Err(super::place::moved()),
+                };
+            }
+        }
+    }
+
+    async fn end_single(&mut self) -> Result<()> {
+        self.put_notices();
+        match &self.transaction {
+            Some(txn) if txn.is_single => self.end_unit(true).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
+        let plan = self.plan(text)?;
+        if !matches!(&*plan, Plan::Transaction(_)) {
+            self.refuse_if_failed()?;
+        }
+        let bind = Bind::text(&[]);
+        let request = Request { bind: &bind, types: &[], describe: true };
+        match self.place(&plan, text, request, None).await? {
+            Place::Server { node, group, query, .. } => {
+                self.join_for(node).await?;
+                let sql = query.render(group);
+                let repeat_from = self.repeat_from(node);
+                let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
+                participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
+                participant.server.queue_query(&sql, To::Client);
+                let routed = Routed { group, query: Some(&query), repeat_from };
+                let relayed = self.relay_with_copy(node, routed).await?;
+                self.note_relayed(node, &relayed);
+                Ok(relayed.retry)
+            }
+            Place::Virtual(plan) => self.run_virtual(&plan, text, request).await.map(|()| None),
+        }
+    }
+
+    /// Relays what one server answers, feeding it the client's COPY data where it asks for some.
+    pub async fn relay_with_copy(&mut self, node: crate::shard_map::NodeId, routed: Routed<'_>) -> Result<Relayed> {
+        loop {
+            let txn = self.transaction.as_mut().expect("a server takes part");
+            let participant = txn.participant(node).expect("it takes part");
+            let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
+            if !relayed.copy_in {
+                return Ok(relayed);
+            }
+            let ends_sync = participant.server.forget_sync();
+            self.batch.sync_is_swallowed |= ends_sync;
+            loop {
+                let Some(frame) = self.client.next_frame().await? else {
+                    participant.server.poison();
+                    return Err(PgError::fatal(
+                        crate::error::SqlState::CONNECTION_FAILURE,
+                        "unexpected EOF on client connection with an open transaction",
+                    ));
+                };
+                participant.server.queue().extend_from_slice(&frame.bytes);
+                if matches!(frame.tag, b'c' | b'f') {
+                    break;
+                }
+                if participant.server.queue().len() > COPY_WRITE_LEN {
+                    participant.server.flush().await?;
+                }
+            }
+        }
+    }
+
+    /// Where the answer may be taken back to, when the statement can be repeated on another server.
+    pub fn repeat_from(&self, node: crate::shard_map::NodeId) -> Option<crate::executor::Mark> {
+        let txn = self.transaction.as_ref()?;
+        (txn.is_single || txn.is_fresh(node)).then(|| self.client.mark())
+    }
+
+    pub fn note_relayed(&mut self, node: crate::shard_map::NodeId, relayed: &Relayed) {
+        let Some(txn) = &mut self.transaction else { return };
+        if relayed.error.is_some() {
+            txn.failed = true;
+        }
+        if relayed.retry.is_none()
+            && let Some(participant) = txn.participant(node)
+        {
+            participant.statements += 1;
+        }
+    }
+
+    /// Gets ready to run the unit again. False when it cannot be.
+    pub async fn prepare_retry(&mut self, retry: Retry, version: u64, deadline: tokio::time::Instant) -> Result<bool> {
+        match &mut self.transaction {
+            None => {}
+            Some(txn) if txn.is_single => {
+                txn.rollback().await?;
+                self.close_transaction();
+            }
+            Some(txn) => {
+                // The servers that did nothing yet leave; the others keep what they have done.
+                let fresh: Vec<_> = txn.participants().iter().filter(|p| p.statements == 0).map(|p| p.node).collect();
+                if fresh.is_empty() {
+                    return Ok(false);
+                }
+                for node in fresh {
+                    txn.leave(node).await?;
+                }
+                txn.failed = false;
+            }
+        }
+        if retry == Retry::StalePlan {
+            return Ok(true);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(false);
+        }
+        let catalog = &self.thread.shared.catalog;
+        if catalog.refresh().await?.version() == version {
+            // Fenced, but not switched yet: the mover is between the two.
+            let soon = tokio::time::Instant::now() + RETRY_PAUSE;
+            catalog.changed_since(version, soon.min(deadline)).await;
+        }
+        Ok(true)
+    }
+
+    /// Is this a node's word that a shard is not there (any more)?
+    pub fn is_fenced(&self, error: &PgError) -> bool {
+        crate::executor::names_moved_shard(error, &self.map())
+    }
+}
+
+const COPY_WRITE_LEN: usize = 64 * 1024;
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);

@@ -1,0 +1,341 @@
+//! Plans that are not one server's: the only `match plan` over all kinds.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::run::Session;
+use crate::backend::quote_literal;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::scatter::{self, Request};
+use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay};
+use crate::functions;
+use crate::operations::ddl;
+use crate::planner::{
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Rowset, Shards,
+};
+use crate::shard_map::NodeId;
+use crate::sql::{Access, Splice, Spliced, With};
+use crate::wire::answer;
+use crate::wire::frontend::Target;
+use crate::wire::reply_queue::To;
+
+impl Session {
+    /// Runs a plan and answers with rows (described if `request.describe`) and a command tag.
+    ///
+    /// Errors: as values, for the caller to report; the client's answer so far stands.
+    pub async fn run_virtual(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<()> {
+        match plan {
+            Plan::Empty => answer::empty_query(self.client.out()),
+            Plan::Scatter(plan) => {
+                self.txn();
+                let txn = self.transaction.as_mut().expect("there is one now");
+                let describe = request.describe && plan.returns_rows;
+                let count = scatter::scatter(txn, &mut self.client, plan, Request { describe, ..request }).await?;
+                answer::command_complete(&count.tag(), self.client.out());
+            }
+            Plan::Insert(plan) => {
+                self.txn();
+                let txn = self.transaction.as_mut().expect("there is one now");
+                let describe = request.describe && plan.returns_rows;
+                let count = scatter::insert(txn, &mut self.client, plan, Request { describe, ..request }).await?;
+                answer::command_complete(&count.tag(), self.client.out());
+            }
+            Plan::InsertSelect(plan) => {
+                let rows = self.insert_select(plan, request).await?;
+                answer::command_complete(&format!("INSERT 0 {rows}"), self.client.out());
+            }
+            Plan::ReferenceWrite(plan) => {
+                self.txn();
+                let txn = self.transaction.as_mut().expect("there is one now");
+                reference::write(txn, &mut self.client, plan, request).await?;
+            }
+            Plan::CopyIn(plan) => {
+                self.txn().require_atomic().await?;
+                let txn = self.transaction.as_mut().expect("there is one now");
+                let rows = copy_in::copy_in(txn, &mut self.client, plan).await?;
+                answer::command_complete(&format!("COPY {rows}"), self.client.out());
+            }
+            Plan::CopyOut(plan) => self.copy_out(plan, text, request).await?,
+            Plan::Ddl(plan) => self.ddl(plan).await?,
+            Plan::FunctionCall(call) => self.function_call(call, request).await?,
+            Plan::Transaction(command) => self.transaction_command(command).await?,
+            Plan::Session(command) => self.session_command(command, text, request.describe).await?,
+            Plan::Coordinator(plan) => self.coordinator_statement(plan).await?,
+            Plan::Explain(plan) => self.explain(plan, request),
+            Plan::Router(_) | Plan::Combine(_) => {
+                return Err(PgError::new(SqlState::INTERNAL_ERROR, "a statement of one server was not placed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, plan: &Plan, request: Request<'_>) {
+        use crate::wire::rows::Field;
+        if request.describe {
+            let field = Field { name: "QUERY PLAN".to_owned(), type_oid: 25, type_modifier: -1 };
+            answer::row_description(&[field], self.client.out());
+        }
+        answer::text_row(&[Some(&plan.to_string())], self.client.out());
+        answer::command_complete("EXPLAIN", self.client.out());
+    }
+
+    /// A statement that may change names or roles: the coordinator alone, or every node.
+    async fn coordinator_statement(&mut self, plan: &Coordinator) -> Result<()> {
+        if plan.on_all_nodes {
+            self.txn().require_atomic().await?;
+            let txn = self.transaction.as_mut().expect("there is one now");
+            ddl::run_on_all_nodes(txn, plan).await?;
+            let tag = txn.client_tag().to_owned();
+            txn.schema_changed = true;
+            answer::command_complete(&tag, self.client.out());
+            return Ok(());
+        }
+        let leans = !plan.outside_transaction && !plan.pins;
+        let txn = self.txn();
+        if leans {
+            txn.require_atomic().await?;
+        }
+        txn.schema_changed = true;
+        txn.pins |= plan.pins;
+        let sql = plan.query.render(None);
+        let participant = txn.join(NodeId::COORDINATOR).await?;
+        participant.server.queue_query(&sql, To::Client);
+        self.relay_own(Routed { query: Some(&plan.query), ..Routed::default() }).await?;
+        if leans && self.transaction.as_ref().is_some_and(|t| !t.failed) {
+            let txn = self.transaction.as_mut().expect("checked");
+            ddl::sweep(txn).await?;
+            ddl::refuse_leaning_on_shells(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// Relays what was queued on the coordinator.
+    async fn relay_own(&mut self, routed: Routed<'_>) -> Result<()> {
+        let txn = self.transaction.as_mut().expect("the coordinator takes part");
+        let participant = txn.participant(NodeId::COORDINATOR).expect("it takes part");
+        let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
+        self.note_relayed(NodeId::COORDINATOR, &relayed);
+        Ok(())
+    }
+
+    async fn ddl(&mut self, plan: &Ddl) -> Result<()> {
+        if plan.action == DdlAction::Maintenance {
+            return self.maintenance(plan).await;
+        }
+        self.txn().require_atomic().await?;
+        let txn = self.transaction.as_mut().expect("there is one now");
+        ddl::run(txn, plan).await?;
+        txn.schema_changed = true;
+        let tag = txn.client_tag().to_owned();
+        answer::command_complete(&tag, self.client.out());
+        Ok(())
+    }
+
+    /// VACUUM and ANALYZE: each shard by itself, outside a transaction.
+    async fn maintenance(&mut self, plan: &Ddl) -> Result<()> {
+        if self.txn().kind != Kind::Auto {
+            return Err(PgError::new(
+                SqlState::ACTIVE_SQL_TRANSACTION,
+                "VACUUM and ANALYZE of distributed tables cannot run inside a transaction block",
+            ));
+        }
+        let txn = self.transaction.as_mut().expect("there is one now");
+        let mut tag = String::new();
+        for (node, texts) in ddl::maintenance(&txn.map(), plan)? {
+            for sql in texts {
+                txn.query(node, &sql).await?;
+            }
+            if let Some(participant) = txn.participant(node) {
+                participant.server.last_tag().clone_into(&mut tag);
+            }
+        }
+        answer::command_complete(&tag, self.client.out());
+        Ok(())
+    }
+
+    /// Calls of provided functions: Postgres evaluates the arguments, we act, Postgres runs the statement with the
+    /// results in the calls' places.
+    async fn function_call(&mut self, call: &FunctionCall, request: Request<'_>) -> Result<()> {
+        let moves = call.calls.iter().any(|c| functions::runs_by_itself(&c.name));
+        if moves {
+            let name = &call.calls[0].name;
+            if self.txn().kind != Kind::Auto {
+                return Err(PgError::new(
+                    SqlState::ACTIVE_SQL_TRANSACTION,
+                    format!("{name} cannot run inside a transaction block"),
+                ));
+            }
+        } else {
+            self.txn().require_atomic().await?;
+        }
+        let mut splices: Vec<Splice> = call.splices.clone();
+        for c in &call.calls {
+            let arguments = &call.text[c.arguments_at.start as usize..c.arguments_at.end as usize];
+            let sql = format!("SELECT tenantry_arguments.{}({arguments})", c.name);
+            let evaluated = self.evaluate_arguments(&sql, request).await.map_err(|e| without_our_schema(e, &c.name))?;
+            let result = self.call_function(&c.name, evaluated, moves).await?;
+            splices.push(Splice {
+                at: c.name_at.start,
+                len: c.arguments_at.end + 1 - c.name_at.start,
+                with: With::Fixed(
+                    format!("tenantry_result.{}({}::pg_catalog.jsonb)", c.name, quote_literal(&result.to_string()))
+                        .into(),
+                ),
+            });
+        }
+        for view in &call.needs {
+            combine::gather_figures(self.txn(), *view).await?;
+        }
+        self.put_notices();
+        let query = Spliced::new(call.text.clone(), splices);
+        let participant = self.txn().join(NodeId::COORDINATOR).await?;
+        let server = &mut participant.server;
+        server.queue_parse("", &query.render(None), request.types, To::Nobody);
+        server.queue_bind(request.bind, b"", "", To::Nobody);
+        if request.describe {
+            server.queue_describe(Target::Portal(b""), To::Client);
+        }
+        server.queue_execute(b"", 0, To::Client);
+        server.queue_sync();
+        self.relay_own(Routed { query: Some(&query), ..Routed::default() }).await
+    }
+
+    async fn evaluate_arguments(&mut self, sql: &str, request: Request<'_>) -> Result<Value> {
+        let participant = self.txn().join(NodeId::COORDINATOR).await?;
+        let server = &mut participant.server;
+        server.queue_parse("", sql, request.types, To::Nobody);
+        server.queue_bind(&request.bind.with_results(false), b"", "", To::Nobody);
+        server.queue_execute(b"", 0, To::Nobody);
+        server.queue_sync();
+        let rows = server.finish().await?;
+        let json = rows.first().and_then(|r| r.first()).and_then(Option::as_deref).unwrap_or("null");
+        serde_json::from_str(json)
+            .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, "the arguments are not JSON").detail(e.to_string()))
+    }
+
+    async fn call_function(&mut self, name: &str, arguments: Value, by_itself: bool) -> Result<Value> {
+        let shared = self.thread.shared.clone();
+        if by_itself {
+            // Long work runs where it does not keep the other clients of this thread waiting, and goes on when this
+            // client goes away.
+            let name = name.to_owned();
+            let catalog = shared.catalog.clone();
+            let holds: Arc<_> = shared.holds.clone();
+            let run =
+                shared.control.spawn(async move { functions::call_by_itself(&name, arguments, catalog, holds).await });
+            let (value, notices) =
+                run.await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))??;
+            for notice in notices {
+                answer::notice(notice.level, &notice.message, self.client.out());
+            }
+            return Ok(value);
+        }
+        let shard_count = self
+            .txn()
+            .query(NodeId::COORDINATOR, "SELECT pg_catalog.current_setting('citus.shard_count', true)")
+            .await?;
+        let shard_count = shard_count.first().and_then(|r| r[0].as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
+        let env = functions::Environment { catalog: shared.catalog.clone(), shard_count };
+        functions::call(name, arguments, self.txn(), &env).await
+    }
+
+    /// INSERT ... SELECT: the rows are computed into a table of the target's columns, then routed one by one.
+    async fn insert_select(&mut self, plan: &InsertSelect, request: Request<'_>) -> Result<u64> {
+        let source = self.gathered(&plan.source, &plan.source_text, request).await?;
+        let columns: Vec<_> = plan.columns.iter().map(|c| crate::backend::quote_ident(c)).collect();
+        let columns = columns.join(", ");
+        let shell = format!(
+            "{}.{}",
+            crate::backend::quote_ident(&plan.table.schema),
+            crate::backend::quote_ident(&plan.table.name)
+        );
+        let create = format!(
+            "DROP TABLE IF EXISTS pg_temp.tenantry_source; CREATE TEMPORARY TABLE tenantry_source ON COMMIT DROP AS \
+             SELECT {columns} FROM {shell} WITH NO DATA"
+        );
+        let txn = self.txn();
+        txn.query(NodeId::COORDINATOR, &create).await?;
+        let fill = format!("INSERT INTO pg_temp.tenantry_source {}", source.render(None));
+        let participant = txn.join(NodeId::COORDINATOR).await?;
+        let filled = combine::run_bound(participant, &fill, &request.bind.with_results(false), request.types).await;
+        if let Err(error) = filled {
+            txn.failed = true;
+            return Err(error);
+        }
+        let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
+        copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &plan.columns).await
+    }
+
+    /// Makes a query's rows something that the coordinator can read; gives the query that reads them.
+    async fn gathered(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<Spliced> {
+        self.txn().require_atomic().await?;
+        let rowset = |colocation, shards, query: &Spliced| Rowset {
+            name: "tenantry_gathered".to_owned(),
+            colocation,
+            shards,
+            query: query.clone(),
+            shell_query: Spliced::verbatim(text),
+        };
+        let combine = match plan {
+            Plan::Coordinator(c) => return Ok(c.query.clone()),
+            Plan::Combine(c) => c.clone(),
+            Plan::Scatter(s) if s.access == Access::Read => Combine {
+                rowsets: vec![rowset(s.colocation, s.shards.clone(), &s.query)],
+                query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
+            },
+            Plan::Router(r) if r.access == Access::Read => Combine {
+                rowsets: vec![rowset(r.colocation, Shards::Holding(r.operands.clone()), &r.query)],
+                query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
+            },
+            _ => {
+                return Err(PgError::unsupported("cannot use the rows of this statement in another one")
+                    .hint("Run it by itself."));
+            }
+        };
+        combine::gather(self.txn(), &combine, request).await?;
+        Ok(combine.query)
+    }
+
+    async fn copy_out(&mut self, plan: &CopyOut, text: &str, request: Request<'_>) -> Result<()> {
+        let _ = text;
+        match plan {
+            CopyOut::Table { table, columns, options } if !table.is_reference() => {
+                self.txn();
+                let txn = self.transaction.as_mut().expect("there is one now");
+                let rows = copy_out::copy_table(txn, &mut self.client, table, columns, options).await?;
+                answer::command_complete(&format!("COPY {rows}"), self.client.out());
+                Ok(())
+            }
+            CopyOut::Table { table, columns, options } => {
+                let columns: Vec<_> = columns.iter().map(|c| crate::backend::quote_ident(c)).collect();
+                let (schema, name) = (&table.schema, &table.name);
+                let (schema, name) = (crate::backend::quote_ident(schema), crate::backend::quote_ident(name));
+                let source = format!("{schema}.{name} ({})", columns.join(", "));
+                self.copy_from_coordinator(&source, options).await
+            }
+            CopyOut::Query { source, text, options } => {
+                let query = self.gathered(source, text, request).await?;
+                self.copy_from_coordinator(&format!("({})", query.render(None)), options).await
+            }
+        }
+    }
+
+    async fn copy_from_coordinator(&mut self, source: &str, options: &CopyOptions) -> Result<()> {
+        let sql = format!("COPY {source} TO STDOUT {}", options.whole_text());
+        let participant = self.txn().join(NodeId::COORDINATOR).await?;
+        participant.server.queue_query(&sql, To::Client);
+        self.relay_own(Routed::default()).await
+    }
+}
+
+/// An error about our stand-in function, in terms of the function that the user called.
+fn without_our_schema(error: PgError, name: &str) -> PgError {
+    let ours = format!("tenantry_arguments.{name}");
+    error.map_fields(|key, value| match key {
+        b'M' | b'D' | b'H' => value.replace(&ours, name),
+        // A position in our text would point anywhere in the user's.
+        b'P' => "1".to_owned(),
+        _ => value,
+    })
+}

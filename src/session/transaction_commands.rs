@@ -1,0 +1,135 @@
+//! BEGIN, COMMIT, ROLLBACK, savepoints: the client's transaction over however many servers take part.
+
+use super::run::Session;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Kind;
+use crate::planner::TransactionCommand;
+use crate::shard_map::NodeId;
+use crate::wire::answer;
+
+impl Session {
+    pub async fn transaction_command(&mut self, command: &TransactionCommand) -> Result<()> {
+        let explicit = self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Explicit);
+        match command {
+            TransactionCommand::Begin { options } => self.begin_command(options).await,
+            TransactionCommand::Commit { chain } => self.end_command("COMMIT", *chain).await,
+            TransactionCommand::Rollback { chain } => self.end_command("ROLLBACK", *chain).await,
+            TransactionCommand::SetForTransaction { text } => {
+                self.refuse_if_failed()?;
+                let txn = self.txn();
+                txn.join(NodeId::COORDINATOR).await?;
+                if explicit || txn.kind == Kind::Implicit {
+                    txn.run_everywhere(text).await?;
+                } else {
+                    self.warn("SET TRANSACTION can only be used in transaction blocks");
+                }
+                let tag = if text.to_ascii_uppercase().contains("CONSTRAINTS") { "SET CONSTRAINTS" } else { "SET" };
+                answer::command_complete(tag, self.client.out());
+                Ok(())
+            }
+            _ if !explicit && !self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Implicit && !t.is_single) => {
+                let what = match command {
+                    TransactionCommand::Savepoint { .. } => "SAVEPOINT",
+                    TransactionCommand::Release { .. } => "RELEASE SAVEPOINT",
+                    _ => "ROLLBACK TO SAVEPOINT",
+                };
+                Err(PgError::new(
+                    SqlState::NO_ACTIVE_SQL_TRANSACTION,
+                    format!("{what} can only be used in transaction blocks"),
+                ))
+            }
+            TransactionCommand::Savepoint { name } => {
+                self.refuse_if_failed()?;
+                self.txn().savepoint(name, &format!("SAVEPOINT {}", quoted(name))).await?;
+                answer::command_complete("SAVEPOINT", self.client.out());
+                Ok(())
+            }
+            TransactionCommand::Release { name } => {
+                self.refuse_if_failed()?;
+                self.txn().release_savepoint(name, &format!("RELEASE SAVEPOINT {}", quoted(name))).await?;
+                answer::command_complete("RELEASE", self.client.out());
+                Ok(())
+            }
+            TransactionCommand::RollbackTo { name } => {
+                self.txn().rollback_to(name, &format!("ROLLBACK TO SAVEPOINT {}", quoted(name))).await?;
+                answer::command_complete("ROLLBACK", self.client.out());
+                Ok(())
+            }
+        }
+    }
+
+    async fn begin_command(&mut self, options: &str) -> Result<()> {
+        match &mut self.transaction {
+            Some(txn) if txn.kind == Kind::Explicit => {
+                self.refuse_if_failed()?;
+                self.warn_with(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
+            }
+            // Inside a multi-statement text BEGIN makes the block that is under way the client's own.
+            Some(txn) if txn.kind == Kind::Implicit && !txn.is_single => txn.kind = Kind::Explicit,
+            Some(_) => {
+                self.end_servers().await?;
+                self.end_unit(true).await?;
+                self.begin(Kind::Explicit, options);
+            }
+            None => self.begin(Kind::Explicit, options),
+        }
+        answer::command_complete("BEGIN", self.client.out());
+        Ok(())
+    }
+
+    async fn end_command(&mut self, tag: &str, chain: bool) -> Result<()> {
+        let Some(txn) = self.transaction.as_mut().filter(|t| t.kind != Kind::Auto && !t.is_single) else {
+            if chain {
+                return Err(PgError::new(
+                    SqlState::NO_ACTIVE_SQL_TRANSACTION,
+                    format!("{tag} AND CHAIN can only be used in transaction blocks"),
+                ));
+            }
+            self.end_servers().await?;
+            self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+            answer::command_complete(tag, self.client.out());
+            return Ok(());
+        };
+        let options = txn.options().to_owned();
+        let was_explicit = txn.kind == Kind::Explicit;
+        let commits = tag == "COMMIT" && !txn.failed;
+        let result = {
+            self.end_servers().await?;
+            let txn = self.transaction.as_mut().expect("checked above");
+            if commits { txn.commit().await } else { txn.rollback().await }
+        };
+        self.close_transaction();
+        self.after_transaction().await?;
+        result?;
+        if chain && was_explicit {
+            self.begin(Kind::Explicit, &options);
+        }
+        answer::command_complete(if commits { "COMMIT" } else { "ROLLBACK" }, self.client.out());
+        Ok(())
+    }
+
+    /// Brings every server that got messages of the extended protocol to the end of them.
+    async fn end_servers(&mut self) -> Result<()> {
+        if let Some(txn) = &mut self.transaction {
+            for participant in txn.participants().iter_mut().filter(|p| p.is_unsynced) {
+                participant.server.queue_sync();
+                participant.is_unsynced = false;
+                // Its answers have been relayed; a failed one is known already.
+                let _ = participant.server.finish().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, message);
+    }
+
+    fn warn_with(&mut self, code: SqlState, message: &str) {
+        answer::notice("WARNING", &PgError::new(code, message), self.client.out());
+    }
+}
+
+fn quoted(name: &str) -> String {
+    crate::backend::quote_ident(name)
+}

@@ -1,0 +1,983 @@
+//! Which relation a name means: scopes, FROM trees, CTEs. Builds what `restriction` reasons over.
+//!
+//!   Query ──build──> Node tree (relations, join facts, subqueries) + outputs
+//!
+//! Names that cannot be resolved for certain (columns of local tables and functions are unknown here) give no facts.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Operand;
+use super::facts::{Fact, Family, Var, values_of};
+use super::tree::*;
+use crate::shard_map::Table;
+
+/// What a relation's name means to the planner.
+#[derive(Debug, Clone)]
+pub enum Meaning {
+    Distributed(Arc<Table>),
+    Reference(Arc<Table>),
+    /// A system view that Tenantry provides.
+    View(String),
+    Local,
+}
+
+/// One occurrence of a relation in the statement.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    pub name: Vec<Name>,
+    pub meaning: Meaning,
+    pub has_alias: bool,
+    /// INSERT, UPDATE, DELETE or MERGE writes it.
+    pub is_target: bool,
+    /// Schema parts in column references, dot included: `public.` of `public.orders.id`.
+    pub schema_prefixes: Vec<(u32, u32)>,
+    /// The distribution column.
+    pub key: Option<Var>,
+}
+
+/// A FROM tree with its facts.
+pub enum Node {
+    Relation(usize),
+    /// Nothing is known of its rows.
+    Opaque(Vec<Subquery>),
+    Derived {
+        rte: usize,
+        query: Box<QueryNode>,
+        /// Our column and what it is inside; only where a filter may be moved inside.
+        renames: Vec<(Var, Var)>,
+    },
+    Cte {
+        rte: usize,
+        cte: usize,
+        renames: Vec<(Var, Var)>,
+    },
+    Join {
+        left: Box<Node>,
+        right: Box<Node>,
+        kind: JoinKind,
+        facts: Vec<Fact>,
+        subqueries: Vec<Subquery>,
+        /// FULL JOIN USING: (merged, left, right).
+        merged: Vec<(Var, Var, Var)>,
+        /// Relation occurrences `left.0..left.1` stand on the left; the same for the right.
+        left_rtes: (usize, usize),
+        right_rtes: (usize, usize),
+    },
+    /// Comma list or several items: all of them.
+    Product(Vec<Node>),
+}
+
+/// A subquery inside an expression, and facts that hold where it is looked at.
+pub struct Subquery {
+    pub query: QueryNode,
+    /// `x IN (SELECT y ...)`: x = y.
+    pub facts: Vec<Fact>,
+}
+
+/// One SELECT, UPDATE, DELETE: rows of `from` that satisfy `facts`.
+pub struct ScopeNode {
+    pub from: Node,
+    pub facts: Vec<Fact>,
+    pub subqueries: Vec<Subquery>,
+    pub exposed: Exposed,
+}
+
+pub struct QueryNode {
+    pub ctes: Vec<usize>,
+    /// Scopes whose rows make up the result (one, or the legs of set operations).
+    pub scopes: Vec<ScopeNode>,
+    /// Subqueries in LIMIT and the like.
+    pub subqueries: Vec<Subquery>,
+    pub nested: Vec<QueryNode>,
+    pub outputs: Outputs,
+    /// INSERT: the target and the values of its distribution column.
+    pub inserts: Vec<(usize, Option<Vec<Operand>>)>,
+}
+
+/// Output columns in order.
+#[derive(Clone, Default)]
+pub struct Outputs {
+    pub columns: Vec<Output>,
+    /// False: there may be more, names and positions are not known.
+    pub complete: bool,
+}
+
+#[derive(Clone)]
+pub struct Output {
+    pub name: String,
+    pub family: Family,
+    /// Inner columns (one for each leg) that a filter on this one may be moved to.
+    pub inner: Option<Vec<Var>>,
+    /// All rows have one of these.
+    pub guaranteed: Option<Vec<Operand>>,
+    /// Never NULL, and each leg's is the distribution column of a relation of that leg.
+    pub is_anchor: bool,
+}
+
+pub(super) struct Rte {
+    pub(super) name: Option<String>,
+    pub(super) schema: Option<String>,
+    pub(super) columns: Vec<(String, Var)>,
+    pub(super) complete: bool,
+    pub(super) relation: Option<usize>,
+}
+
+/// What names a FROM tree makes visible.
+#[derive(Clone, Default)]
+pub struct Exposed {
+    pub(super) rtes: Vec<usize>,
+    pub(super) merged: Vec<(String, Option<Var>)>,
+    /// A natural join over unknown columns: unqualified names are not resolved.
+    pub(super) opaque: bool,
+}
+
+pub struct CteInfo {
+    name: String,
+    pub outputs: Outputs,
+    pub node: Option<QueryNode>,
+    pub references: usize,
+    pub pushable: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct VarInfo {
+    pub rte: usize,
+    pub family: Family,
+}
+
+pub struct Builder<'a> {
+    meaning: &'a dyn Fn(&[Name]) -> Meaning,
+    pub relations: Vec<Relation>,
+    pub(super) rtes: Vec<Rte>,
+    pub vars: Vec<VarInfo>,
+    pub ctes: Vec<CteInfo>,
+    visible_ctes: Vec<usize>,
+    pub(super) scopes: Vec<Exposed>,
+    /// Scopes from here on are FROM items beside the one being read: only LATERAL sees them.
+    siblings_from: usize,
+    /// Guaranteed facts of FROM items already built in this statement, by occurrence.
+    guarantees: HashMap<usize, Vec<Fact>>,
+    pub(super) anchors: HashSet<Var>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(meaning: &'a dyn Fn(&[Name]) -> Meaning) -> Self {
+        Self {
+            meaning,
+            relations: Vec::new(),
+            rtes: Vec::new(),
+            vars: Vec::new(),
+            ctes: Vec::new(),
+            visible_ctes: Vec::new(),
+            scopes: Vec::new(),
+            siblings_from: 0,
+            guarantees: HashMap::new(),
+            anchors: HashSet::new(),
+        }
+    }
+
+    fn new_var(&mut self, rte: usize, family: Family) -> Var {
+        self.vars.push(VarInfo { rte, family });
+        (self.vars.len() - 1) as Var
+    }
+
+    pub fn family(&self, var: Var) -> Family {
+        self.vars[var as usize].family
+    }
+
+    // ---- queries
+
+    pub fn query(&mut self, q: &Query) -> QueryNode {
+        let visible = self.visible_ctes.len();
+        let mut node = QueryNode {
+            ctes: Vec::new(),
+            scopes: Vec::new(),
+            subqueries: Vec::new(),
+            nested: Vec::new(),
+            outputs: Outputs::default(),
+            inserts: Vec::new(),
+        };
+        self.with_list(q, &mut node);
+        self.body(&q.body, Some(q), &mut node);
+        for e in [&q.limit, &q.offset, &q.fetch].into_iter().flatten() {
+            let found = self.subqueries(e, &[]);
+            node.subqueries.extend(found);
+        }
+        if q.is_limited {
+            for output in &mut node.outputs.columns {
+                output.inner = None;
+            }
+        }
+        self.visible_ctes.truncate(visible);
+        node
+    }
+
+    fn with_list(&mut self, q: &Query, node: &mut QueryNode) {
+        let first = self.ctes.len();
+        if q.recursive {
+            for cte in &q.with {
+                let id = self.new_cte(cte);
+                self.visible_ctes.push(id);
+            }
+        }
+        for (i, cte) in q.with.iter().enumerate() {
+            let id = if q.recursive { first + i } else { self.new_cte(cte) };
+            node.ctes.push(id);
+            let pushable = !q.recursive && is_select(&cte.query.body);
+            let mut inner = match &cte.query.body {
+                Body::Set { op: SetOp::Union, left, right } if q.recursive && self.recursion_applies(cte) => {
+                    self.recursive_cte(id, cte, left, right)
+                }
+                _ => self.query(&cte.query),
+            };
+            rename(&mut inner.outputs, &cte.columns);
+            if !is_select(&cte.query.body) {
+                inner.outputs = Outputs::default();
+            }
+            self.ctes[id].outputs = inner.outputs.clone();
+            self.ctes[id].pushable = pushable;
+            self.ctes[id].node = Some(inner);
+            if !q.recursive {
+                self.visible_ctes.push(id);
+            }
+        }
+    }
+
+    fn new_cte(&mut self, cte: &Cte) -> usize {
+        self.ctes.push(CteInfo {
+            name: cte.name.value.clone(),
+            outputs: Outputs::default(),
+            node: None,
+            references: 0,
+            pushable: false,
+        });
+        self.ctes.len() - 1
+    }
+
+    fn recursion_applies(&self, cte: &Cte) -> bool {
+        cte.query.with.is_empty() && !cte.query.is_limited && cte.query.order_by.is_empty()
+    }
+
+    /// `base UNION [ALL] step`: what base guarantees is assumed of the step's input; it holds by induction when the
+    /// step guarantees it too. Otherwise nothing is assumed and the step is read again.
+    fn recursive_cte(&mut self, id: usize, cte: &Cte, left: &Body, right: &Body) -> QueryNode {
+        let empty = || QueryNode {
+            ctes: Vec::new(),
+            scopes: Vec::new(),
+            subqueries: Vec::new(),
+            nested: Vec::new(),
+            outputs: Outputs::default(),
+            inserts: Vec::new(),
+        };
+        let mut base = empty();
+        self.body(left, None, &mut base);
+        let mut assumed = base.outputs.clone();
+        rename(&mut assumed, &cte.columns);
+        for output in &mut assumed.columns {
+            output.inner = None;
+            output.is_anchor = false;
+        }
+        let relations = self.relations.len();
+        loop {
+            self.ctes[id].outputs = assumed.clone();
+            let mut step = empty();
+            self.body(right, None, &mut step);
+            let aligned = step.outputs.complete && step.outputs.columns.len() == assumed.columns.len();
+            let mut dropped = false;
+            for (i, output) in assumed.columns.iter_mut().enumerate() {
+                let Some(wanted) = &output.guaranteed else { continue };
+                let given = if aligned { step.outputs.columns[i].guaranteed.as_ref() } else { None };
+                if !given.is_some_and(|g| g.iter().all(|o| wanted.contains(o))) {
+                    output.guaranteed = None;
+                    dropped = true;
+                }
+            }
+            if !dropped {
+                base.scopes.append(&mut step.scopes);
+                base.nested.append(&mut step.nested);
+                base.subqueries.append(&mut step.subqueries);
+                base.ctes.append(&mut step.ctes);
+                base.outputs = assumed;
+                return base;
+            }
+            self.relations.truncate(relations);
+        }
+    }
+
+    fn body(&mut self, body: &Body, query: Option<&Query>, node: &mut QueryNode) {
+        match body {
+            Body::Select(s) => self.select(s, query, node),
+            Body::Query(q) => {
+                let inner = self.query(q);
+                node.outputs = inner.outputs.clone();
+                node.nested.push(inner);
+            }
+            Body::Set { op, left, right } => {
+                self.body(left, None, node);
+                let a = std::mem::take(&mut node.outputs);
+                self.body(right, None, node);
+                let b = std::mem::take(&mut node.outputs);
+                node.outputs = combine_outputs(*op, a, b);
+                // ORDER BY of a set operation names output columns only.
+            }
+            Body::Values(rows) => {
+                for row in rows {
+                    for e in &row.values {
+                        let found = self.subqueries(e, &[]);
+                        node.subqueries.extend(found);
+                    }
+                }
+            }
+            Body::Insert(i) => self.insert(i, node),
+            Body::Update(u) => {
+                let from: Vec<&From> = std::iter::once(&u.table).chain(&u.from).collect();
+                let rest: Vec<&Expr> = u.set.iter().map(|a| &a.value).chain(returned(&u.returning)).collect();
+                self.write(&from, u.filter.as_ref(), &rest, node);
+            }
+            Body::Delete(d) => {
+                let from: Vec<&From> = std::iter::once(&d.table).chain(&d.using).collect();
+                let rest: Vec<&Expr> = returned(&d.returning).collect();
+                self.write(&from, d.filter.as_ref(), &rest, node);
+            }
+            Body::Merge(m) => self.merge(m, node),
+        }
+    }
+
+    fn select(&mut self, s: &Select, query: Option<&Query>, node: &mut QueryNode) {
+        let (from, exposed) = self.from_list(&s.from.iter().collect::<Vec<_>>());
+        self.scopes.push(exposed.clone());
+        let mut facts = Vec::new();
+        let mut subqueries = Vec::new();
+        if let Some(filter) = &s.filter {
+            self.conjuncts(filter, &mut facts, &mut subqueries);
+        }
+        let mut known = facts.clone();
+        self.guaranteed(&from, &mut known);
+
+        let grouping = self.grouping(s);
+        let mut partitions: Vec<Option<Vec<Var>>> = Vec::new();
+        let mut rest: Vec<&Expr> = Vec::new();
+        for item in &s.items {
+            if let Item::Expr { expr, .. } = item {
+                rest.push(expr);
+            }
+            if let Item::QualifiedWildcard(name) = item {
+                self.note_prefix(name);
+            }
+        }
+        for e in &rest {
+            self.window_partitions(e, &mut partitions);
+        }
+        rest.extend(&s.group_by);
+        rest.extend(&s.having);
+        rest.extend(&s.windows);
+        if let Distinct::On(list) = &s.distinct {
+            rest.extend(list);
+        }
+        if let Some(q) = query {
+            rest.extend(&q.order_by);
+        }
+        for e in rest {
+            let found = self.subqueries(e, &[]);
+            subqueries.extend(found);
+        }
+
+        let distinct_on = match &s.distinct {
+            Distinct::On(list) => Some(list.iter().filter_map(|e| self.column(e)).collect::<Vec<_>>()),
+            _ => None,
+        };
+        let mut anchors = Vec::new();
+        self.anchor_vars(&from, &mut anchors);
+        let mut outputs = Outputs { columns: Vec::new(), complete: true };
+        for item in &s.items {
+            match item {
+                Item::Expr { expr, alias } => {
+                    let var = self.column(expr);
+                    let name = match (alias, expr) {
+                        (Some(a), _) => a.value.clone(),
+                        (None, Expr::Column(parts)) => parts.last().map_or(String::new(), |n| n.value.clone()),
+                        (None, Expr::Call(c)) => c.name.last().map_or(String::new(), |n| n.value.clone()),
+                        _ => String::new(),
+                    };
+                    outputs.columns.push(self.output(name, var, &known));
+                }
+                Item::Wildcard => self.expand(&exposed, &known, &mut outputs),
+                Item::QualifiedWildcard(name) => match self.find_rte(name) {
+                    Some(rte) => {
+                        for (name, var) in self.rtes[rte].columns.clone() {
+                            let output = self.output(name, Some(var), &known);
+                            outputs.columns.push(output);
+                        }
+                        outputs.complete &= self.rtes[rte].complete;
+                    }
+                    None => outputs.complete = false,
+                },
+            }
+        }
+        for output in &mut outputs.columns {
+            let var = output.inner.as_ref().and_then(|v| v.first().copied());
+            let pushable = var.is_some_and(|v| {
+                grouping.as_ref().is_none_or(|g| g.contains(&v))
+                    && distinct_on.as_ref().is_none_or(|d| d.contains(&v))
+                    && partitions.iter().all(|p| p.as_ref().is_some_and(|p| p.contains(&v)))
+            });
+            output.is_anchor = pushable && var.is_some_and(|v| anchors.contains(&v));
+            if !pushable {
+                output.inner = None;
+            }
+            if s.has_grouping_sets {
+                output.guaranteed = None;
+            }
+        }
+        self.scopes.pop();
+        node.outputs = outputs;
+        node.scopes.push(ScopeNode { from, facts, subqueries, exposed });
+    }
+
+    /// Columns of GROUP BY; `None`: the rows are not grouped.
+    fn grouping(&self, s: &Select) -> Option<Vec<Var>> {
+        if s.has_grouping_sets {
+            return Some(Vec::new());
+        }
+        if s.group_by.is_empty() && s.having.is_none() {
+            return None;
+        }
+        let mut vars = Vec::new();
+        for e in &s.group_by {
+            let by_position = match e {
+                Expr::Number(n) => n.parse::<usize>().ok().and_then(|n| s.items.get(n.wrapping_sub(1))),
+                // An input column comes before an output name.
+                Expr::Column(parts) if parts.len() == 1 && self.column(e).is_none() => {
+                    s.items.iter().find(|i| matches!(i, Item::Expr { alias: Some(a), .. } if a.value == parts[0].value))
+                }
+                _ => None,
+            };
+            let has_star = s.items.iter().any(|i| !matches!(i, Item::Expr { .. }));
+            let meant = match by_position {
+                Some(Item::Expr { expr, .. }) if !has_star => Some(expr),
+                Some(_) => None,
+                None => Some(e),
+            };
+            vars.extend(meant.and_then(|e| self.column(e)));
+        }
+        Some(vars)
+    }
+
+    fn window_partitions(&self, e: &Expr, out: &mut Vec<Option<Vec<Var>>>) {
+        e.walk(&mut |e| {
+            if let Expr::Call(c) = e
+                && let Some(w) = &c.over
+            {
+                let vars = w.partition_by.iter().filter_map(|e| self.column(e)).collect();
+                out.push((!w.is_named).then_some(vars));
+            }
+            true
+        });
+    }
+
+    fn output(&self, name: String, var: Option<Var>, known: &[Fact]) -> Output {
+        Output {
+            name,
+            family: var.map_or(Family::Unsafe, |v| self.family(v)),
+            guaranteed: var.and_then(|v| values_of(known, v)),
+            inner: var.map(|v| vec![v]),
+            is_anchor: false,
+        }
+    }
+
+    fn expand(&self, exposed: &Exposed, known: &[Fact], outputs: &mut Outputs) {
+        for (name, var) in &exposed.merged {
+            outputs.columns.push(self.output(name.clone(), *var, known));
+        }
+        for &rte in &exposed.rtes {
+            for (name, var) in &self.rtes[rte].columns {
+                if !exposed.merged.iter().any(|(m, _)| m == name) {
+                    outputs.columns.push(self.output(name.clone(), Some(*var), known));
+                }
+            }
+            outputs.complete &= self.rtes[rte].complete;
+        }
+        // Columns merged by USING come first, and where unknown ones stand nobody can say.
+        outputs.complete &= !exposed.opaque;
+    }
+
+    fn insert(&mut self, i: &Insert, node: &mut QueryNode) {
+        let relation = self.relation(&i.table, i.alias.is_some());
+        self.relations[relation].is_target = true;
+        let mut tenant = None;
+        if let Meaning::Distributed(table) = self.relations[relation].meaning.clone()
+            && let Some(column) = table.distribution_column()
+        {
+            let position = match &i.columns {
+                Some(names) if !names.is_empty() => names.iter().position(|n| n.value == column.name),
+                Some(_) => table.columns.iter().position(|c| c.name == column.name),
+                None => None,
+            };
+            let family = Family::of_column(column);
+            if let (Some(position), Some(source)) = (position, &i.source) {
+                tenant = match &source.body {
+                    Body::Values(rows) => rows
+                        .iter()
+                        .map(|r| r.values.get(position).and_then(|e| family.constant(e)))
+                        .collect::<Option<Vec<_>>>(),
+                    _ => None,
+                };
+                let inner = self.query(source);
+                if !matches!(source.body, Body::Values(_)) && inner.outputs.complete {
+                    let output = inner.outputs.columns.get(position);
+                    tenant = output.filter(|o| o.family == family).and_then(|o| o.guaranteed.clone());
+                }
+                node.nested.push(inner);
+            } else if let Some(source) = &i.source {
+                let inner = self.query(source);
+                node.nested.push(inner);
+            }
+        } else if let Some(source) = &i.source {
+            let inner = self.query(source);
+            node.nested.push(inner);
+        }
+        node.inserts.push((relation, tenant));
+
+        let rte = self.relation_rte(relation, &i.table, i.alias.as_ref().map(|a| a.value.clone()), &[]);
+        // `excluded` has the target's columns; facts about it would say nothing about rows.
+        self.rtes.push(Rte {
+            name: Some("excluded".into()),
+            schema: None,
+            columns: Vec::new(),
+            complete: false,
+            relation: None,
+        });
+        let excluded = self.rtes.len() - 1;
+        self.scopes.push(Exposed { rtes: vec![rte, excluded], ..Exposed::default() });
+        let conflict = i.on_conflict.iter().flat_map(|c| c.set.iter().map(|a| &a.value).chain(&c.filter));
+        for e in conflict.chain(returned(&i.returning)) {
+            let found = self.subqueries(e, &[]);
+            node.subqueries.extend(found);
+        }
+        self.scopes.pop();
+    }
+
+    fn write(&mut self, from: &[&From], filter: Option<&Expr>, rest: &[&Expr], node: &mut QueryNode) {
+        let target = self.relations.len();
+        let (from, exposed) = self.from_list(from);
+        if let Some(relation) = self.relations.get_mut(target) {
+            relation.is_target = true;
+        }
+        self.scopes.push(exposed.clone());
+        let (mut facts, mut subqueries) = (Vec::new(), Vec::new());
+        if let Some(filter) = filter {
+            self.conjuncts(filter, &mut facts, &mut subqueries);
+        }
+        for e in rest {
+            let found = self.subqueries(e, &[]);
+            subqueries.extend(found);
+        }
+        self.scopes.pop();
+        node.scopes.push(ScopeNode { from, facts, subqueries, exposed });
+    }
+
+    fn merge(&mut self, m: &Merge, node: &mut QueryNode) {
+        let target = self.relations.len();
+        let start = self.rtes.len();
+        let (right, right_exposed) = self.from(&m.table);
+        if let Some(relation) = self.relations.get_mut(target) {
+            relation.is_target = true;
+        }
+        let middle = self.rtes.len();
+        let (left, left_exposed) = self.from(&m.source);
+        let end = self.rtes.len();
+        let mut exposed = right_exposed;
+        exposed.rtes.extend(left_exposed.rtes);
+        self.scopes.push(exposed);
+        let (mut facts, mut subqueries) = (Vec::new(), Vec::new());
+        self.conjuncts(&m.on, &mut facts, &mut subqueries);
+        let mut outer = Vec::new();
+        for e in m.set.iter().map(|a| &a.value).chain(&m.predicates).chain(m.inserts.iter().flat_map(|i| &i.1)) {
+            let found = self.subqueries(e, &[]);
+            outer.extend(found);
+        }
+        // What is inserted must belong to the tenant as well.
+        let relation = &self.relations[target];
+        if let (Meaning::Distributed(table), Some(key)) = (&relation.meaning, relation.key) {
+            let column = table.distribution_column().map(|c| c.name.clone()).unwrap_or_default();
+            let family = self.family(key);
+            let mut source_facts = Vec::new();
+            self.guaranteed(&left, &mut source_facts);
+            for (columns, values) in &m.inserts {
+                let position = if columns.is_empty() {
+                    table.columns.iter().position(|c| c.name == column)
+                } else {
+                    columns.iter().position(|c| c.value == column)
+                };
+                let value = position.and_then(|p| values.get(p));
+                let tenant = value.and_then(|e| match self.column(e) {
+                    Some(var) if self.family(var) == family => values_of(&source_facts, var),
+                    _ => family.constant(e).map(|o| vec![o]),
+                });
+                node.inserts.push((target, tenant));
+            }
+        }
+        self.scopes.pop();
+        let from = Node::Join {
+            left: Box::new(left),
+            right: Box::new(right),
+            kind: if m.by_source { JoinKind::Full } else { JoinKind::Left },
+            facts,
+            subqueries,
+            merged: Vec::new(),
+            left_rtes: (middle, end),
+            right_rtes: (start, middle),
+        };
+        node.scopes.push(ScopeNode { from, facts: Vec::new(), subqueries: outer, exposed: Exposed::default() });
+    }
+
+    // ---- FROM
+
+    fn from_list(&mut self, items: &[&From]) -> (Node, Exposed) {
+        let mut nodes = Vec::new();
+        let mut exposed = Exposed::default();
+        // LATERAL items see the ones before them.
+        let outer_siblings = std::mem::replace(&mut self.siblings_from, self.scopes.len());
+        self.scopes.push(Exposed::default());
+        let depth = self.scopes.len() - 1;
+        for item in items {
+            let (node, e) = self.from(item);
+            nodes.push(node);
+            exposed.rtes.extend(e.rtes);
+            exposed.merged.extend(e.merged);
+            exposed.opaque |= e.opaque;
+            self.scopes[depth] = exposed.clone();
+        }
+        self.scopes.pop();
+        self.siblings_from = outer_siblings;
+        (Node::Product(nodes), exposed)
+    }
+
+    fn from(&mut self, from: &From) -> (Node, Exposed) {
+        match from {
+            From::Table { name, alias, parts } => self.table(name, alias.as_ref(), parts),
+            From::Derived { query, alias, lateral } => {
+                let siblings = if *lateral { Vec::new() } else { self.scopes.split_off(self.siblings_from) };
+                let node = self.query(query);
+                self.scopes.extend(siblings);
+                let outputs = node.outputs.clone();
+                let (rte, renames) = self.outputs_rte(&outputs, alias.as_ref());
+                let exposed = Exposed { rtes: vec![rte], ..Exposed::default() };
+                (Node::Derived { rte, query: Box::new(node), renames }, exposed)
+            }
+            From::Function { parts, alias } => {
+                let mut subqueries = Vec::new();
+                for e in parts {
+                    let found = self.subqueries(e, &[]);
+                    subqueries.extend(found);
+                }
+                self.rtes.push(Rte {
+                    name: alias.as_ref().map(|a| a.name.value.clone()),
+                    schema: None,
+                    columns: Vec::new(),
+                    complete: false,
+                    relation: None,
+                });
+                let exposed = Exposed { rtes: vec![self.rtes.len() - 1], ..Exposed::default() };
+                (Node::Opaque(subqueries), exposed)
+            }
+            From::Join { left, right, kind, on } => self.join(left, right, *kind, on),
+            From::Aliased { inner, alias } => {
+                let (node, inner) = self.from(inner);
+                let mut outputs = Outputs { columns: Vec::new(), complete: true };
+                self.expand(&inner, &[], &mut outputs);
+                rename(&mut outputs, &alias.columns);
+                outputs.complete &= outputs.columns.iter().all(|o| o.inner.is_some());
+                let columns =
+                    outputs.columns.into_iter().filter_map(|o| Some((o.name, o.inner?.first().copied()?))).collect();
+                self.rtes.push(Rte {
+                    name: Some(alias.name.value.clone()),
+                    schema: None,
+                    columns,
+                    complete: outputs.complete,
+                    relation: None,
+                });
+                (node, Exposed { rtes: vec![self.rtes.len() - 1], ..Exposed::default() })
+            }
+        }
+    }
+
+    fn table(&mut self, name: &[Name], alias: Option<&Alias>, parts: &[Expr]) -> (Node, Exposed) {
+        let mut subqueries = Vec::new();
+        for e in parts {
+            let found = self.subqueries(e, &[]);
+            subqueries.extend(found);
+        }
+        if let [only] = name
+            && let Some(&cte) = self.visible_ctes.iter().rev().find(|&&c| self.ctes[c].name == only.value)
+        {
+            self.ctes[cte].references += 1;
+            let mut outputs = self.ctes[cte].outputs.clone();
+            if !self.ctes[cte].pushable {
+                for output in &mut outputs.columns {
+                    output.inner = None;
+                    output.is_anchor = false;
+                }
+            }
+            let named = Alias { name: alias.map_or(only, |a| &a.name).clone(), columns: Vec::new() };
+            if let Some(alias) = alias {
+                rename(&mut outputs, &alias.columns);
+            }
+            let (rte, renames) = self.outputs_rte(&outputs, Some(&named));
+            return (Node::Cte { rte, cte, renames }, Exposed { rtes: vec![rte], ..Exposed::default() });
+        }
+        let relation = self.relation(name, alias.is_some());
+        let columns = alias.map_or(&[][..], |a| &a.columns);
+        let rte = self.relation_rte(relation, name, alias.map(|a| a.name.value.clone()), columns);
+        let node = if subqueries.is_empty() {
+            Node::Relation(relation)
+        } else {
+            Node::Product(vec![Node::Relation(relation), Node::Opaque(subqueries)])
+        };
+        (node, Exposed { rtes: vec![rte], ..Exposed::default() })
+    }
+
+    fn relation(&mut self, name: &[Name], has_alias: bool) -> usize {
+        self.relations.push(Relation {
+            name: name.to_vec(),
+            meaning: (self.meaning)(name),
+            has_alias,
+            is_target: false,
+            schema_prefixes: Vec::new(),
+            key: None,
+        });
+        self.relations.len() - 1
+    }
+
+    fn relation_rte(&mut self, relation: usize, name: &[Name], alias: Option<String>, renamed: &[Name]) -> usize {
+        let rte = self.rtes.len();
+        let last = name.last().map(|n| n.value.clone());
+        let mut entry = Rte {
+            schema: None,
+            columns: Vec::new(),
+            complete: false,
+            relation: Some(relation),
+            name: alias.clone().or(last),
+        };
+        let meaning = self.relations[relation].meaning.clone();
+        if let Meaning::Distributed(table) | Meaning::Reference(table) = &meaning {
+            let key = table.distribution_column().map(|c| c.name.clone());
+            entry.complete = true;
+            if alias.is_none() {
+                entry.schema = Some(table.schema.clone());
+            }
+            for (i, column) in table.columns.iter().enumerate() {
+                let var = self.new_var(rte, Family::of_column(column));
+                if key.as_ref() == Some(&column.name) {
+                    self.relations[relation].key = Some(var);
+                    self.anchors.insert(var);
+                }
+                let name = renamed.get(i).map_or(&column.name, |n| &n.value);
+                entry.columns.push((name.clone(), var));
+            }
+        }
+        self.rtes.push(entry);
+        rte
+    }
+
+    /// A FROM item made of a query's outputs.
+    fn outputs_rte(&mut self, outputs: &Outputs, alias: Option<&Alias>) -> (usize, Vec<(Var, Var)>) {
+        let rte = self.rtes.len();
+        let mut outputs = outputs.clone();
+        if let Some(alias) = alias {
+            rename(&mut outputs, &alias.columns);
+        }
+        let (mut columns, mut renames, mut guarantees) = (Vec::new(), Vec::new(), Vec::new());
+        for output in outputs.columns {
+            let var = self.new_var(rte, output.family);
+            for inner in output.inner.into_iter().flatten() {
+                renames.push((var, inner));
+            }
+            if let Some(values) = output.guaranteed {
+                guarantees.push(Fact::In(var, Rc::from(values)));
+            }
+            if output.is_anchor {
+                self.anchors.insert(var);
+            }
+            columns.push((output.name, var));
+        }
+        let complete = outputs.complete && columns.iter().all(|(n, _)| !n.is_empty());
+        let columns = columns.into_iter().filter(|(n, _)| !n.is_empty()).collect();
+        self.rtes.push(Rte {
+            name: alias.map(|a| a.name.value.clone()),
+            schema: None,
+            columns,
+            complete,
+            relation: None,
+        });
+        self.guarantees.insert(rte, guarantees);
+        (rte, renames)
+    }
+
+    fn join(&mut self, left: &From, right: &From, kind: JoinKind, on: &On) -> (Node, Exposed) {
+        let start = self.rtes.len();
+        let (left, left_exposed) = self.from(left);
+        let middle = self.rtes.len();
+        self.scopes.push(left_exposed.clone());
+        let (right, right_exposed) = self.from(right);
+        self.scopes.pop();
+        let end = self.rtes.len();
+        let (mut facts, mut subqueries, mut full) = (Vec::new(), Vec::new(), Vec::new());
+        let mut exposed = Exposed {
+            rtes: left_exposed.rtes.iter().chain(&right_exposed.rtes).copied().collect(),
+            merged: Vec::new(),
+            opaque: left_exposed.opaque || right_exposed.opaque,
+        };
+        let shared: Vec<String> = match on {
+            On::Using(names) => names.iter().map(|n| n.value.clone()).collect(),
+            On::Natural => {
+                let (l, l_complete) = self.exposed_names(&left_exposed);
+                let (r, r_complete) = self.exposed_names(&right_exposed);
+                if l_complete && r_complete {
+                    l.into_iter().filter(|n| r.contains(n)).collect()
+                } else {
+                    exposed.opaque = true;
+                    Vec::new()
+                }
+            }
+            _ => Vec::new(),
+        };
+        for name in shared {
+            let l = self.resolve_in(&left_exposed, &name).flatten();
+            let r = self.resolve_in(&right_exposed, &name).flatten();
+            let mut merged = match kind {
+                JoinKind::Inner | JoinKind::Left => l,
+                JoinKind::Right => r,
+                JoinKind::Full => None,
+            };
+            if let (Some(l), Some(r)) = (l, r)
+                && self.family(l) == self.family(r)
+                && self.family(l) != Family::Unsafe
+            {
+                facts.push(Fact::Eq(l, r));
+                if kind == JoinKind::Full {
+                    // Its occurrence lies outside both sides: facts about it demand neither.
+                    let var = self.new_var(usize::MAX, self.family(l));
+                    full.push((var, l, r));
+                    merged = Some(var);
+                }
+            }
+            exposed.merged.push((name, merged));
+        }
+        for (name, var) in left_exposed.merged.into_iter().chain(right_exposed.merged) {
+            if !exposed.merged.iter().any(|(n, _)| *n == name) {
+                exposed.merged.push((name, var));
+            }
+        }
+        if let On::Expr(e) = on {
+            self.scopes.push(exposed.clone());
+            self.conjuncts(e, &mut facts, &mut subqueries);
+            self.scopes.pop();
+        }
+        let node = Node::Join {
+            left: Box::new(left),
+            right: Box::new(right),
+            kind,
+            facts,
+            subqueries,
+            merged: full,
+            left_rtes: (start, middle),
+            right_rtes: (middle, end),
+        };
+        (node, exposed)
+    }
+
+    fn exposed_names(&self, exposed: &Exposed) -> (Vec<String>, bool) {
+        let mut names: Vec<String> = exposed.merged.iter().map(|(n, _)| n.clone()).collect();
+        let mut complete = !exposed.opaque;
+        for &rte in &exposed.rtes {
+            complete &= self.rtes[rte].complete;
+            for (name, _) in &self.rtes[rte].columns {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        (names, complete)
+    }
+
+    /// Facts that every row of the tree satisfies.
+    pub fn guaranteed(&self, node: &Node, out: &mut Vec<Fact>) {
+        match node {
+            Node::Relation(_) | Node::Opaque(_) => {}
+            Node::Derived { rte, .. } | Node::Cte { rte, .. } => {
+                if let Some(facts) = self.guarantees.get(rte) {
+                    out.extend(facts.iter().cloned());
+                }
+            }
+            Node::Product(nodes) => nodes.iter().for_each(|n| self.guaranteed(n, out)),
+            Node::Join { left, right, kind, facts, .. } => {
+                if matches!(kind, JoinKind::Inner | JoinKind::Left) {
+                    self.guaranteed(left, out);
+                }
+                if matches!(kind, JoinKind::Inner | JoinKind::Right) {
+                    self.guaranteed(right, out);
+                }
+                if *kind == JoinKind::Inner {
+                    out.extend(facts.iter().cloned());
+                }
+            }
+        }
+    }
+}
+
+fn is_select(body: &Body) -> bool {
+    matches!(body, Body::Select(_) | Body::Query(_) | Body::Set { .. } | Body::Values(_))
+}
+
+fn returned(items: &Option<Vec<Item>>) -> impl Iterator<Item = &Expr> {
+    items.iter().flatten().filter_map(|i| match i {
+        Item::Expr { expr, .. } => Some(expr),
+        _ => None,
+    })
+}
+
+/// A column alias list renames the first columns. Positions must be known.
+fn rename(outputs: &mut Outputs, names: &[Name]) {
+    if names.is_empty() {
+        return;
+    }
+    if !outputs.complete {
+        *outputs = Outputs::default();
+        return;
+    }
+    for (output, name) in outputs.columns.iter_mut().zip(names) {
+        output.name = name.value.clone();
+    }
+}
+
+fn combine_outputs(op: SetOp, a: Outputs, b: Outputs) -> Outputs {
+    if !a.complete || !b.complete || a.columns.len() != b.columns.len() {
+        return Outputs::default();
+    }
+    let columns = a.columns.into_iter().zip(b.columns).map(|(a, b)| {
+        let alike = a.family == b.family && a.family != Family::Unsafe;
+        let inner = match (a.inner, b.inner) {
+            (Some(mut x), Some(y)) if alike => {
+                x.extend(y);
+                Some(x)
+            }
+            _ => None,
+        };
+        let guaranteed = match (op, a.guaranteed, b.guaranteed) {
+            (SetOp::Union, Some(mut x), Some(y)) if alike => {
+                x.extend(y.into_iter().filter(|o| !x.contains(o)).collect::<Vec<_>>());
+                Some(x)
+            }
+            (SetOp::Except | SetOp::Intersect, Some(x), _) => Some(x),
+            (SetOp::Intersect, None, Some(y)) if alike => Some(y),
+            _ => None,
+        };
+        let is_anchor = inner.is_some() && a.is_anchor && b.is_anchor;
+        let family = if alike { a.family } else { Family::Unsafe };
+        Output { name: a.name, family, inner, guaranteed, is_anchor }
+    });
+    Outputs { columns: columns.collect(), complete: true }
+}

@@ -1,0 +1,182 @@
+//! Reads what changes or shows a session: SET, RESET, SHOW, DISCARD, PREPARE, EXECUTE, DEALLOCATE.
+
+use std::ops::Range;
+
+use crate::error::PgError;
+
+use super::Cursor;
+use super::lexer::{TokenKind, string_value};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionStatement {
+    /// `values`: each item of the list, quotes undone, words in lower case; empty for DEFAULT.
+    Set {
+        name: String,
+        local: bool,
+        values: Vec<String>,
+    },
+    /// SET TRANSACTION modes, SET CONSTRAINTS.
+    SetForTransaction {
+        takes_snapshot: bool,
+    },
+    Reset {
+        name: String,
+    },
+    ResetAll,
+    Show,
+    DiscardAll,
+    /// DISCARD PLANS, SEQUENCES or TEMP.
+    DiscardSome,
+    /// `body`: byte range of the statement behind AS.
+    Prepare {
+        name: String,
+        types: Vec<String>,
+        body: Range<u32>,
+    },
+    Execute {
+        name: String,
+        arguments: Vec<String>,
+    },
+    /// None: ALL.
+    Deallocate {
+        name: Option<String>,
+    },
+}
+
+/// None when the leading word is another. Errors: 42601.
+pub fn read_session_statement(cursor: Cursor<'_>) -> Option<Result<SessionStatement, PgError>> {
+    let mut c = cursor;
+    let verb = c.take_any(&["set", "reset", "show", "discard", "prepare", "execute", "deallocate"])?;
+    Some(match verb {
+        "set" => read_set(c),
+        "reset" => read_reset(c),
+        "show" => Ok(SessionStatement::Show),
+        "discard" if c.take("all") => c.expect_end().map(|()| SessionStatement::DiscardAll),
+        "discard" => Ok(SessionStatement::DiscardSome),
+        "prepare" => read_prepare(c),
+        "execute" => read_execute(c),
+        _ => read_deallocate(c),
+    })
+}
+
+fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    if c.take("constraints") {
+        return Ok(SessionStatement::SetForTransaction { takes_snapshot: false });
+    }
+    if c.take_all(&["session", "characteristics", "as", "transaction"]) {
+        return Ok(set("session_characteristics", false, vec![c.rest_text().to_ascii_lowercase()]));
+    }
+    if c.take_all(&["session", "authorization"]) {
+        return Ok(set("session_authorization", false, read_values(&c)?));
+    }
+    // `SET local = 1` sets a parameter called local.
+    let has_scope =
+        !matches!(c.peek_at(1).map(|t| t.kind), Some(TokenKind::Operator | TokenKind::Punct(_))) && !c.is_at(1, "to");
+    let scope = if has_scope { c.take_any(&["local", "session"]) } else { None };
+    let local = scope == Some("local");
+    if c.take_all(&["session", "authorization"]) {
+        return Ok(set("session_authorization", local, read_values(&c)?));
+    }
+    if c.is("transaction") && !c.is_at(1, "to") && c.peek_at(1).is_some_and(|t| t.kind == TokenKind::Word) {
+        return Ok(SessionStatement::SetForTransaction { takes_snapshot: c.is_at(1, "snapshot") });
+    }
+    for (words, name) in [
+        (&["time", "zone"][..], "timezone"),
+        (&["names"], "client_encoding"),
+        (&["role"], "role"),
+        (&["schema"], "search_path"),
+        (&["xml", "option"], "xmloption"),
+    ] {
+        let mut special = c;
+        if special.take_all(words) && !special.is("to") && !special.is_operator("=") && !special.is_punct(b'.') {
+            return Ok(set(name, local, read_values(&special)?));
+        }
+    }
+    let name = read_parameter_name(&mut c)?;
+    if !c.take("to") && !c.take_operator("=") {
+        return Err(c.syntax_error());
+    }
+    if c.at_end() {
+        return Err(c.syntax_error());
+    }
+    Ok(set(&name, local, read_values(&c)?))
+}
+
+fn set(name: &str, local: bool, values: Vec<String>) -> SessionStatement {
+    SessionStatement::Set { name: name.to_owned(), local, values }
+}
+
+/// `a.b.c`, each part folded; Postgres compares parameter names without case.
+fn read_parameter_name(c: &mut Cursor<'_>) -> Result<String, PgError> {
+    let parts = c.dotted_name()?;
+    Ok(parts.iter().map(|p| p.0.to_ascii_lowercase()).collect::<Vec<_>>().join("."))
+}
+
+fn read_values(c: &Cursor<'_>) -> Result<Vec<String>, PgError> {
+    if c.is("default") && c.peek_at(1).is_none() {
+        return Ok(Vec::new());
+    }
+    let pieces = c.split_commas()?;
+    Ok(pieces
+        .iter()
+        .map(|piece| match piece.rest() {
+            [one] => string_value(c.text(), one).unwrap_or_else(|| super::lexer::fold(c.text(), one).into_owned()),
+            _ => piece.rest_text().to_owned(),
+        })
+        .collect())
+}
+
+fn read_reset(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    if c.take("all") {
+        c.expect_end()?;
+        return Ok(SessionStatement::ResetAll);
+    }
+    let name = if c.take_all(&["time", "zone"]) {
+        "timezone".to_owned()
+    } else if c.take_all(&["session", "authorization"]) {
+        "session_authorization".to_owned()
+    } else if c.take_all(&["transaction", "isolation", "level"]) {
+        "transaction_isolation".to_owned()
+    } else {
+        read_parameter_name(&mut c)?
+    };
+    c.expect_end()?;
+    Ok(SessionStatement::Reset { name })
+}
+
+fn read_prepare(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    let name = c.identifier()?;
+    let types = read_list(&mut c)?;
+    c.expect("as")?;
+    if c.at_end() {
+        return Err(c.syntax_error());
+    }
+    let body = c.rest_range();
+    Ok(SessionStatement::Prepare { name, types, body: body.start as u32..body.end as u32 })
+}
+
+fn read_execute(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    let name = c.identifier()?;
+    let arguments = read_list(&mut c)?;
+    c.expect_end()?;
+    Ok(SessionStatement::Execute { name, arguments })
+}
+
+/// `(a, b)` as texts; nothing when there are no parentheses.
+fn read_list(c: &mut Cursor<'_>) -> Result<Vec<String>, PgError> {
+    match c.parenthesized()? {
+        Some(inner) if !inner.at_end() => {
+            Ok(inner.split_commas()?.iter().map(|piece| piece.rest_text().to_owned()).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn read_deallocate(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    if c.peek_at(1).is_some() {
+        c.take("prepare");
+    }
+    let name = if c.take("all") { None } else { Some(c.identifier()?) };
+    c.expect_end()?;
+    Ok(SessionStatement::Deallocate { name })
+}
