@@ -81,6 +81,8 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
     let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, stop)?;
     tracing::info!(address = %settings.listen, threads = settings.data_threads, "serving clients");
     tokio::select! {
+        // In this order: once stopped, threads may end.
+        biased;
         () = stop.cancelled() => {}
         () = deal(listener, queues) => {}
         name = threads.first_to_end() => {

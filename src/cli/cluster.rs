@@ -41,7 +41,10 @@ impl Cluster {
 async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
     let connection = proxy.connect().await?;
     let asked = connection
-        .ask(&format!("INSERT INTO tenantry.cluster_request (workers) VALUES ({workers}) RETURNING id"))
+        .ask(&format!(
+            "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
+             SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
+        ))
         .await?;
     let id = asked.number().ok_or_else(|| unreadable("id"))?;
     let start = Instant::now();
@@ -126,10 +129,12 @@ impl Request {
         })
     }
 
-    /// `Pending 3/5`: three of five servers take part. Later states have all of them.
+    /// `Pending 3/5`: three of five servers take part. Later states have all of them, and so has a smaller size.
     fn status(&self) -> String {
         match self.servers {
-            Some((ready, wanted)) if self.state == "Pending" => format!("{} {ready}/{wanted}", self.state),
+            Some((ready, wanted)) if self.state == "Pending" && ready < wanted => {
+                format!("{} {ready}/{wanted}", self.state)
+            }
             _ => self.state.clone(),
         }
     }

@@ -49,7 +49,7 @@ impl Dev {
         let settings = self.proxy_settings()?;
         logging::start(&settings.log)?;
         let stop = signals::stop_token()?;
-        println!("starting a coordinator and {} workers ...", self.workers);
+        println!("starting servers ...");
         let cluster = DevCluster::start(dev_cluster::Settings {
             data: self.data.clone(),
             base_port: self.port,
@@ -185,15 +185,13 @@ impl Provisioner for DevProvisioner {
     async fn remove_worker(&mut self, address: &Address) -> Result<()> {
         let port = address.port;
         self.blocking(move |cluster| {
-            // Ports say who is who, so only the last can go without renaming the others.
-            if cluster.workers().last().is_some_and(|last| last.port() == port) {
-                return cluster.remove_last_worker();
+            match cluster.workers().iter().position(|worker| worker.port() == port) {
+                // Somebody else's server: it is not ours to end.
+                None => Ok(()),
+                Some(index) if index + 1 == cluster.workers().len() => cluster.remove_last_worker(),
+                // Ports follow the order of workers, so one among others keeps its place.
+                Some(index) => cluster.stop_worker(index),
             }
-            Err(PgError::new(
-                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("the worker on port {port} is not the last one of this cluster"),
-            )
-            .hint("Workers leave in the opposite order of their coming."))
         })
         .await
     }

@@ -25,7 +25,7 @@ mod tests;
 use crate::error::{PgError, Result, SqlState};
 use binaries::Binaries;
 use folder::Folder;
-use nursery::Nursery;
+pub use nursery::{Nursery, Signal};
 use os_user::OsUser;
 use server::{Server, Tuning};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
