@@ -1,6 +1,6 @@
 //! Routing as data: each line of `routing/*.txt` is `SQL => plan line`, or `SQL => error SQLSTATE message`.
 //!
-//! Tables: orders, line_items (tenant_id int8) and users (key id int4... see `map`) are colocated; accounts is keyed by
+//! Tables: orders, line_items (tenant_id int8), users (id int4) and shop."Carts" are colocated; accounts is keyed by
 //! text in another colocation group; countries is a reference table; anything else is local.
 
 use std::collections::{HashMap, HashSet};

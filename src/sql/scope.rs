@@ -589,12 +589,12 @@ impl<'a> Builder<'a> {
     fn merge(&mut self, m: &Merge, node: &mut QueryNode) {
         let target = self.relations.len();
         let start = self.rtes.len();
-        let (right, right_exposed) = self.from_item(&m.table);
+        let (right, right_exposed) = self.tree_of(&m.table);
         if let Some(relation) = self.relations.get_mut(target) {
             relation.is_target = true;
         }
         let middle = self.rtes.len();
-        let (left, left_exposed) = self.from_item(&m.source);
+        let (left, left_exposed) = self.tree_of(&m.source);
         let end = self.rtes.len();
         let mut exposed = right_exposed;
         exposed.rtes.extend(left_exposed.rtes);
@@ -651,7 +651,7 @@ impl<'a> Builder<'a> {
         self.scopes.push(Exposed::default());
         let depth = self.scopes.len() - 1;
         for item in items {
-            let (node, e) = self.from_item(item);
+            let (node, e) = self.tree_of(item);
             nodes.push(node);
             exposed.rtes.extend(e.rtes);
             exposed.merged.extend(e.merged);
@@ -663,7 +663,7 @@ impl<'a> Builder<'a> {
         (Node::Product(nodes), exposed)
     }
 
-    fn from_item(&mut self, from: &From) -> (Node, Exposed) {
+    fn tree_of(&mut self, from: &From) -> (Node, Exposed) {
         match from {
             From::Table { name, alias, parts } => self.table(name, alias.as_ref(), parts),
             From::Derived { query, alias, lateral } => {
@@ -693,7 +693,7 @@ impl<'a> Builder<'a> {
             }
             From::Join { left, right, kind, on } => self.join(left, right, *kind, on),
             From::Aliased { inner, alias } => {
-                let (node, inner) = self.from_item(inner);
+                let (node, inner) = self.tree_of(inner);
                 let mut outputs = Outputs { columns: Vec::new(), complete: true };
                 self.expand(&inner, &[], &mut outputs);
                 rename(&mut outputs, &alias.columns);
@@ -827,10 +827,10 @@ impl<'a> Builder<'a> {
 
     fn join(&mut self, left: &From, right: &From, kind: JoinKind, on: &On) -> (Node, Exposed) {
         let start = self.rtes.len();
-        let (left, left_exposed) = self.from_item(left);
+        let (left, left_exposed) = self.tree_of(left);
         let middle = self.rtes.len();
         self.scopes.push(left_exposed.clone());
-        let (right, right_exposed) = self.from_item(right);
+        let (right, right_exposed) = self.tree_of(right);
         self.scopes.pop();
         let end = self.rtes.len();
         let (mut facts, mut subqueries, mut full) = (Vec::new(), Vec::new(), Vec::new());
