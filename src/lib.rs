@@ -17,14 +17,18 @@
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
+pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod backend;
 pub mod catalog;
 pub mod cli;
+pub mod config;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
 pub mod functions;
+pub mod jobs;
 pub mod operations;
 pub mod planner;
 pub mod session;

@@ -25,7 +25,7 @@ mod tests;
 use crate::error::{PgError, Result, SqlState};
 use binaries::Binaries;
 use folder::Folder;
-use nursery::Nursery;
+pub use nursery::{Nursery, Signal};
 use os_user::OsUser;
 use server::{Server, Tuning};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -156,6 +156,14 @@ impl DevCluster {
         let address = worker.address();
         self.workers.push(worker);
         Ok(address)
+    }
+
+    /// Ends the worker that was added last and removes its data. No workers: nothing happens.
+    pub fn remove_last_worker(&mut self) -> Result<()> {
+        if let Some(worker) = self.workers.pop() {
+            worker.remove();
+        }
+        Ok(())
     }
 
     /// Stops a worker in good order (open transactions are rolled back, data is kept). Already stopped: nothing happens.

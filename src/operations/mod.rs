@@ -1,14 +1,14 @@
 //! What changes the cluster. Most operations run inside the client's own transaction, on coordinator and workers alike,
 //! and commit with everything else that the transaction did; moves and rebalances commit as they go.
 
+pub mod cluster_size;
 pub mod create_distributed_table;
 pub mod ddl;
 pub mod mover;
+mod node_objects;
 pub mod nodes;
 pub mod rebalance;
 pub mod reference_table;
 pub mod sizes;
 pub mod table_checks;
 pub mod table_definition;
-
-mod node_objects;

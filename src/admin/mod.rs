@@ -1,0 +1,16 @@
+//! What operators ask over HTTP: metrics, health, and the cluster as JSON.
+//!
+//! ```text
+//!   GET /metrics      Prometheus text
+//!       /healthz      200 while the process answers
+//!       /readyz       200 when the coordinator answers too, else 503 and why
+//!       /api/nodes    the shard map's nodes
+//!       /api/shards   its shard groups with their tables
+//! ```
+//!
+//! Nothing is changed from here, and nothing of tenants is shown. It has no login: keep it on a trusted address.
+
+mod http;
+pub mod metrics;
+
+pub use http::{State, serve};

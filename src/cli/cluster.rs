@@ -1,0 +1,195 @@
+//! `cluster edit` and `cluster list`: the control channel of a running cluster is a table, reached through its proxy.
+
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+
+use super::connection::{Connection, ProxyAddress};
+use super::show;
+use super::table::Table;
+use crate::error::{PgError, Result, SqlState};
+
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Add or remove workers; waits until it is done and prints each state on the way.
+    Edit {
+        /// How many workers the cluster shall have.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        workers: u16,
+        #[command(flatten)]
+        proxy: ProxyAddress,
+    },
+    /// Show the size and state of the cluster.
+    List {
+        #[command(flatten)]
+        proxy: ProxyAddress,
+        /// Print JSON, with the history of requests, instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Cluster {
+    pub async fn run(self) -> Result<()> {
+        match self {
+            Cluster::Edit { workers, proxy } => edit(&proxy, workers).await,
+            Cluster::List { proxy, json } => list(&proxy, json).await,
+        }
+    }
+}
+
+async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
+    let connection = proxy.connect().await?;
+    let asked = connection
+        .ask(&format!(
+            "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
+             SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
+        ))
+        .await?;
+    let id = asked.number().ok_or_else(|| unreadable("id"))?;
+    let start = Instant::now();
+    let mut told = String::new();
+    loop {
+        let request = Request::read(&connection, id).await?;
+        let line = request.to_line();
+        if line != told {
+            println!("{line}  [{:.1} s]", start.elapsed().as_secs_f64());
+            told = line;
+        }
+        match request.state.as_str() {
+            "Successful" => return Ok(()),
+            "Failed" => {
+                return Err(PgError::new(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("could not bring the cluster to {workers} workers"),
+                )
+                .detail(request.detail));
+            }
+            _ if !request.started && start.elapsed() > NOBODY_AFTER && nobody_works(&connection).await? => {
+                return Err(refuse_without_provisioner(&connection, id).await?);
+            }
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+async fn list(proxy: &ProxyAddress, json: bool) -> Result<()> {
+    let connection = proxy.connect().await?;
+    let requests = connection.ask(HISTORY).await?;
+    let nodes = connection.ask("SELECT count(*) FROM tenantry.node WHERE groupid <> 0").await?;
+    let workers = nodes.number().ok_or_else(|| unreadable("count"))?;
+    let newest = match requests.rows.is_empty() {
+        true => None,
+        false => Some(Request::from_row(&requests, 0)?),
+    };
+    if json {
+        let (state, status) = newest
+            .as_ref()
+            .map_or(("Successful", "Successful".to_owned()), |newest| (newest.state.as_str(), newest.status()));
+        let cluster = serde_json::json!({
+            "connection": proxy.connection_string(), "workers": workers, "state": state, "status": status,
+            "ready": newest.as_ref().and_then(|n| n.servers).map_or(workers + 1, |(ready, _)| ready),
+            "wanted": newest.as_ref().and_then(|n| n.servers).map_or(workers + 1, |(_, wanted)| wanted),
+            "requests": requests.to_json(),
+        });
+        println!("{:#}", serde_json::Value::from(vec![cluster]));
+        return Ok(());
+    }
+    let (status, detail) = newest.map_or(("Successful".to_owned(), String::new()), |n| (n.status(), n.detail));
+    let row = [proxy.connection_string(), workers.to_string(), status, detail];
+    let columns = ["cluster", "workers", "status", "detail"].map(str::to_owned).to_vec();
+    show::print(&Table { columns, rows: vec![row.map(Some).to_vec()] }, false);
+    Ok(())
+}
+
+/// A row of `tenantry.cluster_request`.
+struct Request {
+    state: String,
+    detail: String,
+    /// Taking part, and wanted.
+    servers: Option<(i64, i64)>,
+    started: bool,
+}
+
+impl Request {
+    async fn read(connection: &Connection, id: i64) -> Result<Self> {
+        let sql = format!(
+            "SELECT id, workers, state, detail, ready, wanted, started_at FROM tenantry.cluster_request WHERE id = {id}"
+        );
+        Self::from_row(&connection.ask(&sql).await?, 0)
+    }
+
+    fn from_row(table: &Table, row: usize) -> Result<Self> {
+        let number = |column| table.at(row, column).and_then(|text| text.parse().ok());
+        Ok(Self {
+            state: table.at(row, 2).ok_or_else(|| unreadable("state"))?.to_owned(),
+            detail: table.at(row, 3).unwrap_or_default().to_owned(),
+            servers: number(4).zip(number(5)),
+            started: table.at(row, 6).is_some(),
+        })
+    }
+
+    /// `Pending 3/5`: three of five servers take part. Later states have all of them, and so has a smaller size.
+    fn status(&self) -> String {
+        match self.servers {
+            Some((ready, wanted)) if self.state == "Pending" && ready < wanted => {
+                format!("{} {ready}/{wanted}", self.state)
+            }
+            _ => self.state.clone(),
+        }
+    }
+
+    fn to_line(&self) -> String {
+        let detail = if self.detail.is_empty() { String::new() } else { format!("  {}", self.detail) };
+        format!("{:<11}{detail}", self.status())
+    }
+}
+
+async fn nobody_works(connection: &Connection) -> Result<bool> {
+    let started = "SELECT count(*) FROM tenantry.cluster_request WHERE started_at IS NOT NULL AND finished_at IS NULL";
+    Ok(connection.ask(started).await?.number() == Some(0))
+}
+
+/// Takes the request back, so that it is not carried out some day by surprise.
+async fn refuse_without_provisioner(connection: &Connection, id: i64) -> Result<PgError> {
+    let why = "nobody took the request";
+    connection
+        .ask(&format!(
+            "UPDATE tenantry.cluster_request SET state = 'Failed', detail = '{why}', finished_at = now() \
+             WHERE id = {id} AND started_at IS NULL"
+        ))
+        .await?;
+    Ok(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("{why} within {} s", NOBODY_AFTER.as_secs()))
+        .detail(
+            "Servers are started and ended by \"tenantry dev\" only; this cluster's servers are run by somebody else.",
+        )
+        .hint("Start a server, then run SELECT citus_add_node(host, port) and SELECT rebalance_table_shards()."))
+}
+
+fn unreadable(what: &str) -> PgError {
+    PgError::new(SqlState::DATA_CORRUPTED, format!("the cluster's answer has no readable \"{what}\""))
+}
+
+const POLL: Duration = Duration::from_millis(100);
+const NOBODY_AFTER: Duration = Duration::from_secs(10);
+const HISTORY: &str = "
+    SELECT id, workers, state, detail, ready, wanted, started_at, created_at, finished_at
+    FROM tenantry.cluster_request ORDER BY id DESC LIMIT 20";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_counts_servers_while_they_are_started() {
+        let request = |state: &str, detail: &str| Request {
+            state: state.to_owned(),
+            detail: detail.to_owned(),
+            servers: Some((3, 5)),
+            started: true,
+        };
+        assert_eq!(request("Pending", "starting a server").to_line(), "Pending 3/5  starting a server");
+        assert_eq!(request("Progressing", "rebalancing shards").to_line(), "Progressing  rebalancing shards");
+        assert_eq!(request("Successful", "").status(), "Successful");
+    }
+}

@@ -1,0 +1,218 @@
+//! `tenantry dev`: throw-away servers, a proxy in front of them in this process, and the provisioner of its size.
+//!
+//! ```text
+//!   main thread      DevCluster::start ── nodes are registered by SQL ── waits for Ctrl-C ── stops proxy, then servers
+//!   proxy's threads  what `tenantry serve` runs, trusting loopback
+//!   provisioner      carries out `tenantry cluster edit`
+//! ```
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, ProxyAddress};
+use super::{Serve, internal, logging, signals, wait_for};
+use crate::catalog::Address;
+use crate::config::{Auth, ConfigFile, LogFormat, LogSettings, Settings};
+use crate::dev_cluster;
+use crate::dev_cluster::DevCluster;
+use crate::error::{PgError, Result, SqlState};
+use crate::operations::cluster_size;
+use crate::operations::cluster_size::Provisioner;
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Workers of a new cluster; a kept one comes back with those that it has.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    workers: u16,
+    /// The proxy's port P; the coordinator takes P+1 and the workers P+2 on.
+    #[arg(long, default_value_t = 7432)]
+    port: u16,
+    /// Keep data in this folder and start from it again. Without it data is thrown away at the end.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Serve metrics and health over HTTP on this port.
+    #[arg(long)]
+    admin_port: Option<u16>,
+    /// What is logged to the standard error stream: a level, or levels by module.
+    #[arg(long, default_value = "warn")]
+    log: String,
+}
+
+impl Dev {
+    pub fn run(self, serve: Serve) -> Result<()> {
+        let settings = self.proxy_settings()?;
+        logging::start(&settings.log)?;
+        let stop = signals::stop_token()?;
+        println!("starting servers ...");
+        let cluster = DevCluster::start(dev_cluster::Settings {
+            data: self.data.clone(),
+            base_port: self.port,
+            workers: usize::from(self.workers),
+            ..dev_cluster::Settings::default()
+        })?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        let cluster = Arc::new(Mutex::new(cluster));
+        let proxy = Proxy::start(serve, settings, &stop)?;
+        let ran = wait_for(self.attend(&proxy, &cluster, &stop));
+        stop.cancel();
+        let served = proxy.end();
+        // The servers stop when the last owner lets go of them.
+        drop(cluster);
+        ran.and(served)
+    }
+
+    fn proxy_settings(&self) -> Result<Settings> {
+        let mut file = ConfigFile::default();
+        file.listen.port = self.port;
+        file.listen.auth = Auth::TrustLoopback;
+        file.coordinator.port = self.port.checked_add(1).ok_or_else(|| {
+            PgError::new(SqlState::INVALID_PARAMETER_VALUE, "there is no port above 65535 for the coordinator")
+                .hint("Choose a lower port with --port.")
+        })?;
+        file.admin.port = self.admin_port;
+        let mut settings = Settings::from_file(file)?;
+        settings.log = LogSettings { format: LogFormat::Text, filter: self.log.clone() };
+        settings.stop_timeout = STOP_TIMEOUT;
+        Ok(settings)
+    }
+
+    /// Registers the nodes, says that the cluster is ready, and carries out changes of its size until `stop`.
+    async fn attend(&self, proxy: &Proxy, cluster: &Arc<Mutex<DevCluster>>, stop: &CancellationToken) -> Result<()> {
+        let address = ProxyAddress::dev(self.port);
+        let (workers, folder) = {
+            let cluster = lock(cluster);
+            (cluster.workers(), cluster.folder().to_path_buf())
+        };
+        let Some(ready) = stop.run_until_cancelled(register(&address, &workers, proxy)).await else { return Ok(()) };
+        ready?;
+        println!();
+        println!("  connect       psql {}", address.connection_string());
+        println!("  coordinator   127.0.0.1:{}", self.port + 1);
+        println!("  workers       {}", workers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "));
+        println!(
+            "  data          {}{}",
+            folder.display(),
+            if self.data.is_some() { "" } else { " (thrown away at the end)" }
+        );
+        if let Some(port) = self.admin_port {
+            println!("  metrics       http://127.0.0.1:{port}/metrics");
+        }
+        println!("  change size   tenantry cluster edit --workers {} --port {}", workers.len() + 2, self.port);
+        println!();
+        println!("ready: {}", address.connection_string());
+        let mut provisioner = DevProvisioner { cluster: cluster.clone() };
+        let login = address.login();
+        tokio::select! {
+            () = cluster_size::run(&mut provisioner, &login, stop) => Ok(()),
+            // Its error is told by whoever joins it.
+            () = proxy.ended() => Ok(()),
+        }
+    }
+}
+
+/// Adds the workers that are not part of the cluster yet, as a user would.
+///
+/// The coordinator is not registered: it is known already, and `pg_dist_node` shows the workers.
+async fn register(address: &ProxyAddress, workers: &[SocketAddr], proxy: &Proxy) -> Result<()> {
+    let connection = first_connection(address, proxy).await?;
+    let known = connection.ask("SELECT nodename, nodeport FROM pg_dist_node").await?;
+    for worker in workers {
+        let (host, port) = (worker.ip().to_string(), worker.port().to_string());
+        let is_known = (0..known.rows.len())
+            .any(|row| known.at(row, 0) == Some(host.as_str()) && known.at(row, 1) == Some(port.as_str()));
+        if !is_known {
+            connection.ask(&format!("SELECT citus_add_node('{host}', {port})")).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn first_connection(address: &ProxyAddress, proxy: &Proxy) -> Result<Connection> {
+    let start = Instant::now();
+    loop {
+        match address.connect().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if start.elapsed() > START_DEADLINE || proxy.thread.is_finished() => return Err(error),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// The proxy on a thread of its own.
+struct Proxy {
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Proxy {
+    fn start(serve: Serve, settings: Settings, stop: &CancellationToken) -> Result<Self> {
+        let stop = stop.clone();
+        let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || serve(settings, stop));
+        Ok(Self { thread: thread.map_err(|error| internal("start a thread", error))? })
+    }
+
+    async fn ended(&self) {
+        while !self.thread.is_finished() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(PgError::new(SqlState::INTERNAL_ERROR, "the proxy's thread panicked")))
+    }
+}
+
+/// Servers of this process's own cluster.
+struct DevProvisioner {
+    cluster: Arc<Mutex<DevCluster>>,
+}
+
+impl Provisioner for DevProvisioner {
+    async fn add_worker(&mut self) -> Result<Address> {
+        let address = self.blocking(DevCluster::add_worker).await?;
+        Ok(Address { host: address.ip().to_string(), port: address.port() })
+    }
+
+    async fn remove_worker(&mut self, address: &Address) -> Result<()> {
+        let port = address.port;
+        self.blocking(move |cluster| {
+            match cluster.workers().iter().position(|worker| worker.port() == port) {
+                // Somebody else's server: it is not ours to end.
+                None => Ok(()),
+                Some(index) if index + 1 == cluster.workers().len() => cluster.remove_last_worker(),
+                // Ports follow the order of workers, so one among others keeps its place.
+                Some(index) => cluster.stop_worker(index),
+            }
+        })
+        .await
+    }
+}
+
+impl DevProvisioner {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut DevCluster) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let cluster = self.cluster.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut lock(&cluster))).await;
+        done.map_err(|error| internal("run a blocking task", error))?
+    }
+}
+
+fn lock(cluster: &Mutex<DevCluster>) -> std::sync::MutexGuard<'_, DevCluster> {
+    // A panic in one call leaves the list of servers as it was, which is all that matters here.
+    cluster.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+const POLL: Duration = Duration::from_millis(20);
+const START_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);

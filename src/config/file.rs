@@ -1,0 +1,252 @@
+//! The configuration file as it is written. Unknown names are refused, so that a typing error is not a silent default.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::settings::LogFormat;
+use super::units::{Size, Time};
+use crate::backend::PoolSettings;
+use crate::catalog;
+use crate::error::{PgError, Result, SqlState};
+use crate::executor;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    pub listen: Listen,
+    pub coordinator: Coordinator,
+    pub pool: Pool,
+    pub execution: Execution,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// Who may connect, and where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Address that clients connect to. Default: 127.0.0.1. Reload: no.
+    pub address: IpAddr,
+    /// Its TCP port. Default: 7432. Reload: no.
+    pub port: u16,
+    /// How clients prove who they are. Default: scram. Reload: no.
+    pub auth: Auth,
+    /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: no.
+    pub login_timeout: Time,
+    /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: no.
+    pub stop_timeout: Time,
+    /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
+    pub threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auth {
+    /// SCRAM-SHA-256 with the roles and passwords of the coordinator.
+    Scram,
+    /// Clients on this machine's loopback addresses need no password; others as with `scram`.
+    TrustLoopback,
+}
+
+/// The Postgres that holds the catalog, and the login of the control channel, there and on the workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Coordinator {
+    /// Host name or address. Default: 127.0.0.1. Reload: no.
+    pub host: String,
+    /// TCP port. Default: 5432. Reload: no.
+    pub port: u16,
+    /// The one database that clients see; of the same name on every node. Default: postgres. Reload: no.
+    pub database: String,
+    /// A superuser of coordinator and workers. Default: postgres. Reload: no.
+    pub user: String,
+    /// Its password. Default: none, for servers that trust the proxy. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Longest wait for a login of the control channel. Unit: time. Default: 5s. Reload: no.
+    pub connect_timeout: Time,
+    /// Most control connections to one node. Default: 8. Reload: no.
+    pub connections_max: usize,
+}
+
+/// Connections to the servers that run clients' statements: one pool for each node, role and thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Most connections of one pool. Default: 32. Reload: no.
+    pub size: usize,
+    /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: no.
+    pub checkout_timeout: Time,
+    /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: no.
+    pub connect_timeout: Time,
+    /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: no.
+    pub idle_timeout: Time,
+}
+
+/// Bounds of running statements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Execution {
+    /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: no.
+    pub hold_timeout: Time,
+    /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: no.
+    pub copy_buffer: Size,
+    /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: no.
+    pub copy_row: Size,
+}
+
+/// Metrics and health over HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Address of the HTTP server. Default: 127.0.0.1. Reload: no.
+    pub address: IpAddr,
+    /// Its TCP port. Default: none, no HTTP server. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// What is written to the standard error stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// text, or json with one object a line. Default: text. Reload: no.
+    pub format: LogFormat,
+    /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: no.
+    pub filter: String,
+}
+
+impl ConfigFile {
+    /// Errors: F0000, with the line and what is wrong there as DETAIL.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            PgError::new(
+                SqlState::CONFIG_FILE_ERROR,
+                format!("could not read configuration file \"{}\": {error}", path.display()),
+            )
+        })?;
+        Self::parse(&text).map_err(|error| {
+            PgError::new(SqlState::CONFIG_FILE_ERROR, format!("configuration file \"{}\" is not valid", path.display()))
+                .detail(error.to_string().trim_end().to_owned())
+        })
+    }
+
+    pub(super) fn parse(text: &str) -> std::result::Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: LOOPBACK,
+            port: 7432,
+            auth: Auth::Scram,
+            login_timeout: Time(std::time::Duration::from_secs(60)),
+            stop_timeout: Time(std::time::Duration::from_secs(10)),
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Coordinator {
+    fn default() -> Self {
+        let of = catalog::Settings::default();
+        Self {
+            host: of.host,
+            port: of.port,
+            database: of.dbname,
+            user: of.user,
+            password: of.password,
+            connect_timeout: Time(of.connect_timeout),
+            connections_max: of.connections_max,
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let of = PoolSettings::default();
+        Self {
+            size: of.size,
+            checkout_timeout: Time(of.checkout_timeout),
+            connect_timeout: Time(of.connect_timeout),
+            idle_timeout: Time(of.idle_timeout),
+        }
+    }
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        let of = executor::Settings::default();
+        Self {
+            hold_timeout: Time(of.hold_timeout),
+            copy_buffer: Size(of.copy_buffer_bytes),
+            copy_row: Size(of.copy_row_bytes),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: LOOPBACK, port: None }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../config/tenantry.toml");
+
+    /// The example with its settings switched on: `#name = value` is a setting, `# text` is text.
+    fn example() -> String {
+        let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains(" = ");
+        let on = |line: &str| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line).to_owned();
+        EXAMPLE.lines().map(on).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_shows_every_setting_with_its_default() {
+        let mut shown: toml::Table = example().parse().expect("the example is TOML");
+        // These have no default that could be written; the example shows some value.
+        let coordinator = shown.get_mut("coordinator").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(coordinator.remove("password").is_some());
+        assert!(shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section").remove("port").is_some());
+        let defaults = toml::Table::try_from(ConfigFile::default()).expect("plain values");
+        assert_eq!(shown, defaults);
+        ConfigFile::parse(&example()).expect("every name in it is known");
+    }
+
+    #[test]
+    fn the_example_as_it_stands_changes_nothing() {
+        assert_eq!(ConfigFile::parse(EXAMPLE), Ok(ConfigFile::default()));
+    }
+
+    #[test]
+    fn the_example_tells_each_setting_in_the_words_of_this_file() {
+        let source = include_str!("file.rs");
+        let documented =
+            source.lines().filter_map(|line| line.trim().strip_prefix("/// ")).filter(|l| l.contains("Default: "));
+        for line in documented {
+            assert!(EXAMPLE.contains(&format!("# {line}")), "config/tenantry.toml lacks: # {line}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_refused_with_its_line() {
+        let error = ConfigFile::parse("[pool]\nsise = 3\n").expect_err("no such setting").to_string();
+        assert!(error.contains("line 2") && error.contains("unknown field `sise`"), "{error}");
+    }
+}

@@ -1,0 +1,14 @@
+//! What the proxy is told: a TOML file, read strictly, turned into each room's own settings.
+//!
+//! ```text
+//!   tenantry.toml ──file.rs──> ConfigFile (as written) ──settings.rs──> Settings (what it means)
+//! ```
+//!
+//! `config/tenantry.toml` shows every setting with its default; a test keeps it true.
+
+mod file;
+mod settings;
+mod units;
+
+pub use file::{Auth, ConfigFile};
+pub use settings::{LogFormat, LogSettings, Settings};

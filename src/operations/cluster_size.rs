@@ -1,0 +1,205 @@
+//! Brings the cluster to the number of workers that was asked for, one request of `tenantry.cluster_request` at a time.
+//!
+//! ```text
+//!   Pending      servers are started and added            3/5: three of five take part, the coordinator counted in
+//!   Progressing  shards are moved onto them, or off those that go
+//!   Successful | Failed
+//! ```
+//!
+//! What a request asks for is compared with the nodes there are, so one that was cut off goes on where it stopped.
+//! The cluster is changed by the same SQL that a user would type, through the proxy.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog;
+use crate::catalog::Address;
+use crate::catalog::quote::literal;
+use crate::error::{PgError, Result, SqlState};
+
+/// Starts and ends servers: processes of this machine, or another's virtual machines.
+pub trait Provisioner {
+    /// Starts one more server and answers where it listens, once it does.
+    fn add_worker(&mut self) -> impl Future<Output = Result<Address>>;
+
+    /// Ends a server that is no longer part of the cluster; its data is lost.
+    fn remove_worker(&mut self, address: &Address) -> impl Future<Output = Result<()>>;
+}
+
+/// Carries out requests, oldest first, until `stop`.
+///
+/// A request's own failure is written in its row. Not cancel safe: stop it by `stop`.
+pub async fn run(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        let worked = stop.run_until_cancelled(serve(provisioner, proxy)).await;
+        if let Some(Err(error)) = worked {
+            tracing::warn!(%error, "lost the connection for cluster requests, will reconnect");
+        }
+        stop.run_until_cancelled(tokio::time::sleep(RECONNECT_PAUSE)).await;
+    }
+}
+
+/// Works until the connection is lost.
+async fn serve(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config) -> Result<()> {
+    let (client, connection) = proxy.connect(NoTls).await.map_err(catalog::pg_error)?;
+    let connection = tokio::spawn(connection);
+    let sql = Sql { client };
+    loop {
+        while let Some(request) = sql.oldest_request().await? {
+            tracing::info!(request = request.id, workers = request.workers, "changing the number of workers");
+            if let Err(error) = carry_out(&request, provisioner, &sql).await {
+                if connection.is_finished() {
+                    // Nobody failed but the connection: the request stays open and goes on with the next one.
+                    return Err(error);
+                }
+                tracing::warn!(request = request.id, %error, "could not change the number of workers");
+                sql.finish(&request, State::Failed, &explain(&error)).await?;
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn carry_out(request: &Request, provisioner: &mut impl Provisioner, sql: &Sql) -> Result<()> {
+    let mut workers = sql.workers().await?;
+    let wanted = request.workers;
+    let servers = |workers: &[Address]| Servers { ready: workers.len() + 1, wanted: wanted + 1 };
+    sql.note(request, State::Pending, "", &servers(&workers)).await?;
+    while workers.len() < wanted {
+        sql.note(request, State::Pending, "starting a server", &servers(&workers)).await?;
+        let address = provisioner.add_worker().await?;
+        if let Err(error) = sql.run(&format!("SELECT citus_add_node({})", arguments(&address))).await {
+            if let Err(error) = provisioner.remove_worker(&address).await {
+                tracing::warn!(port = address.port, %error, "could not end a server that could not be added");
+            }
+            return Err(error);
+        }
+        workers.push(address);
+    }
+    let leaving = workers.split_off(wanted.min(workers.len()));
+    if leaving.len() > 1 {
+        // All at once, or the first to be drained would fill the next.
+        for address in &leaving {
+            let arguments = arguments(address);
+            sql.run(&format!("SELECT citus_set_node_property({arguments}, 'shouldhaveshards', false)")).await?;
+        }
+    }
+    let mut left = leaving.len();
+    for address in leaving.iter().rev() {
+        let detail = format!("moving shards off {}:{}", address.host, address.port);
+        sql.note(request, State::Progressing, &detail, &Servers { ready: wanted + 1 + left, wanted: wanted + 1 })
+            .await?;
+        let arguments = arguments(address);
+        sql.run(&format!("SELECT citus_drain_node({arguments})")).await?;
+        sql.run(&format!("SELECT citus_remove_node({arguments})")).await?;
+        provisioner.remove_worker(address).await?;
+        left -= 1;
+    }
+    if leaving.is_empty() {
+        // Also when nothing was added just now: an earlier run may have been cut off before this.
+        sql.note(request, State::Progressing, "rebalancing shards", &servers(&workers)).await?;
+        sql.run("SELECT rebalance_table_shards()").await?;
+    }
+    sql.note(request, State::Progressing, "", &servers(&workers)).await?;
+    sql.finish(request, State::Successful, "").await
+}
+
+struct Request {
+    id: i64,
+    workers: usize,
+}
+
+/// Servers that take part, of those that shall, the coordinator counted in.
+struct Servers {
+    ready: usize,
+    wanted: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Pending,
+    Progressing,
+    Successful,
+    Failed,
+}
+
+/// The statements of this job.
+struct Sql {
+    client: Client,
+}
+
+impl Sql {
+    async fn oldest_request(&self) -> Result<Option<Request>> {
+        let rows = self
+            .rows("SELECT id, workers FROM tenantry.cluster_request WHERE finished_at IS NULL ORDER BY id LIMIT 1")
+            .await?;
+        let Some([id, workers]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+        Ok(Some(Request { id: number(id)?, workers: number(workers)? }))
+    }
+
+    /// In the order in which they were added.
+    async fn workers(&self) -> Result<Vec<Address>> {
+        let rows = self.rows("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0 ORDER BY nodeid").await?;
+        rows.into_iter()
+            .map(|mut row| {
+                let port = number(&row.pop().unwrap_or_default())?;
+                Ok(Address { host: row.pop().unwrap_or_default(), port })
+            })
+            .collect()
+    }
+
+    async fn note(&self, request: &Request, state: State, detail: &str, servers: &Servers) -> Result<()> {
+        let (id, detail, Servers { ready, wanted }) = (request.id, literal(detail), servers);
+        self.run(&format!(
+            "UPDATE tenantry.cluster_request SET state = '{state:?}', detail = {detail}, ready = {ready}, \
+             wanted = {wanted}, started_at = coalesce(started_at, now()) WHERE id = {id}"
+        ))
+        .await
+    }
+
+    async fn finish(&self, request: &Request, state: State, detail: &str) -> Result<()> {
+        let (id, detail) = (request.id, literal(detail));
+        self.run(&format!(
+            "UPDATE tenantry.cluster_request SET state = '{state:?}', detail = {detail}, finished_at = now() \
+             WHERE id = {id}"
+        ))
+        .await
+    }
+
+    async fn run(&self, sql: &str) -> Result<()> {
+        self.client.simple_query(sql).await.map(|_| ()).map_err(catalog::pg_error)
+    }
+
+    async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        let messages = self.client.simple_query(sql).await.map_err(catalog::pg_error)?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
+            }
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+fn arguments(address: &Address) -> String {
+    format!("{}, {}", literal(&address.host), address.port)
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+    text.parse().map_err(|_| PgError::new(SqlState::DATA_CORRUPTED, format!("\"{text}\" is not the number expected")))
+}
+
+/// An error as one text for the request's row.
+fn explain(error: &PgError) -> String {
+    [Some(error.message()), error.detail_text(), error.hint_text()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" / ")
+}
+
+const POLL: Duration = Duration::from_millis(200);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,83 @@
+//! What operators type beside SQL: `tenantry dev`, `cluster`, `node`, `endpoint`, `check-config`, and the admin pages.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Command, Output};
+
+use support::Cluster;
+
+#[test]
+fn the_number_of_workers_follows_the_wish() {
+    let cluster = Cluster::start(1);
+    let said = tenantry(&cluster, "cluster edit --workers 2");
+    assert!(said.contains("Pending 2/3"), "it is shown how many servers take part: {said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("Successful")), "{said}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "2");
+    assert!(tenantry(&cluster, "node list").contains(&cluster.worker_port(1).to_string()));
+
+    let listed: serde_json::Value = serde_json::from_str(&tenantry(&cluster, "cluster list --json")).expect("JSON");
+    assert_eq!((&listed[0]["status"], &listed[0]["workers"]), (&"Successful".into(), &2.into()));
+
+    tenantry(&cluster, "cluster edit --workers 1");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");
+}
+
+#[test]
+fn a_taken_port_is_refused_by_name() {
+    let cluster = Cluster::start(1);
+    let output = run(&["dev", "--port", &cluster.port().to_string()]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.contains(&format!("port {} is in use", cluster.port())), "{complaint}");
+    // And the first one does not mind.
+    assert_eq!(cluster.psql("SELECT 1"), "1");
+}
+
+#[test]
+fn metrics_and_health_are_pages() {
+    let ports = support::ports::PortRange::reserve();
+    let port = ports.first.to_string();
+    let cluster = Cluster::start_with(1, &["--admin-port", &port]);
+    assert!(page(ports.first, "/healthz").ends_with("ok\n"));
+    assert!(page(ports.first, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(page(ports.first, "/metrics").starts_with("HTTP/1.1 200"));
+    let nodes = page(ports.first, "/api/nodes");
+    assert!(nodes.contains(&format!("\"port\":{}", cluster.worker_port(0))), "{nodes}");
+}
+
+#[test]
+fn the_example_configuration_is_valid() {
+    let output = run(&["check-config", "--config", "config/tenantry.toml"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn wrong_arguments_and_failures_have_different_exit_codes() {
+    assert_eq!(run(&["cluster", "shrink"]).status.code(), Some(64));
+    assert_eq!(run(&["check-config", "--config", "/nonexistent"]).status.code(), Some(1));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+/// What a command prints for this cluster; panics when it fails.
+fn tenantry(cluster: &Cluster, command: &str) -> String {
+    let port = cluster.port().to_string();
+    let output = run(&command.split(' ').chain(["--port", &port]).collect::<Vec<_>>());
+    assert!(output.status.success(), "tenantry {command} failed: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().expect("the built binary can be run")
+}
+
+fn page(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the admin server listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
