@@ -285,6 +285,14 @@ async fn run(
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
         verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
     }
+    // Schema changes wait for the group's lock; one that came past it would be lost with the source's tables.
+    if definition::read(&source, mv).await? != definition {
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("tables of shard group {} were changed while it was being moved", mv.group),
+        )
+        .hint("Run the move again."));
+    }
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 

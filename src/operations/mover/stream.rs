@@ -253,7 +253,9 @@ impl Apply {
             Message::Commit { end_lsn, .. } => {
                 self.in_source_transaction = false;
                 self.last_commit = self.last_commit.max(end_lsn);
-                if self.changes_in_batch >= BATCH_CHANGES_MAX {
+                // A marker is waited for.
+                let is_marked = self.marker_seen > self.marker_applied;
+                if is_marked || self.changes_in_batch >= BATCH_CHANGES_MAX {
                     self.commit().await?;
                 }
             }
@@ -582,6 +584,6 @@ impl ToSql for TextValue {
 const PIPELINE_MAX: usize = 256;
 const PIPELINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Changes in one target transaction, unless one source transaction has more.
-const BATCH_CHANGES_MAX: usize = 2000;
+const BATCH_CHANGES_MAX: usize = 1000;
 /// What alignment keeps in memory.
 const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -16,6 +16,25 @@ use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{MoveRequest, MoverEnvironment, Notice, Notify, move_shard_group};
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardId, ShardMap, TableOid};
 
+/// Carries out the function called `name`; `master_` forms are Citus's older names.
+///
+/// Errors: 42883 when it is none of these.
+pub async fn call(environment: &MoverEnvironment, name: &str, arguments: &Value, notify: &Notify<'_>) -> Result<Value> {
+    match name {
+        "citus_move_shard_placement" | "master_move_shard_placement" => {
+            citus_move_shard_placement(environment, arguments, notify).await
+        }
+        "rebalance_table_shards" => rebalance_table_shards(environment, arguments, notify).await,
+        "get_rebalance_table_shards_plan" => get_rebalance_table_shards_plan(environment, arguments, notify).await,
+        "citus_drain_node" | "master_drain_node" => citus_drain_node(environment, arguments, notify).await,
+        "citus_rebalance_start" => citus_rebalance_start(environment, arguments, notify).await,
+        "citus_rebalance_status" => citus_rebalance_status(environment, arguments, notify).await,
+        "citus_rebalance_wait" => citus_rebalance_wait(environment, arguments, notify).await,
+        "citus_rebalance_stop" => citus_rebalance_stop(environment, arguments, notify).await,
+        _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not move shards"))),
+    }
+}
+
 /// `citus_move_shard_placement`, by node names or by node ids. All colocated shards move with it.
 pub async fn citus_move_shard_placement(
     environment: &MoverEnvironment,
