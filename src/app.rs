@@ -25,6 +25,7 @@ use crate::config::Settings;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
+use crate::jobs;
 use crate::session;
 use crate::session::{CancelKeys, Shared};
 
@@ -71,8 +72,7 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         catalog: catalog.clone(),
     });
 
-    // Jobs, call site 1: what an earlier run left half done (two-phase transactions, moves) is resolved here.
-    // Jobs, call site 2: what runs by itself for as long as the proxy does (maintenance, cleanup) is spawned here.
+    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), stop.clone()));
 
     if let Some(address) = settings.admin {
         let http = tokio::net::TcpListener::from_std(listen(address)?).map_err(|error| internal("listen", error))?;

@@ -28,6 +28,7 @@ pub mod dev_cluster;
 pub mod error;
 pub mod executor;
 pub mod functions;
+pub mod jobs;
 pub mod operations;
 pub mod planner;
 pub mod session;

@@ -15,5 +15,5 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use by_itself::{Notice, call_by_itself, runs_by_itself};
+pub use by_itself::{call_by_itself, runs_by_itself};
 pub use registry::{Environment, call, provided};

@@ -5,11 +5,10 @@ pub mod cluster_size;
 pub mod create_distributed_table;
 pub mod ddl;
 pub mod mover;
+mod node_objects;
 pub mod nodes;
 pub mod rebalance;
 pub mod reference_table;
 pub mod sizes;
 pub mod table_checks;
 pub mod table_definition;
-
-mod node_objects;

@@ -35,7 +35,7 @@ pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<P
                     Body::Values(rows) if is_simple_values(statement, source) => {
                         values(statement, insert, table, rows, position)
                     }
-                    _ => select(statement, insert, table, source, position),
+                    _ => select(statement, insert, table, position),
                 },
             }
         }
@@ -96,7 +96,7 @@ fn values(
         pieces.copy(&range);
         pieces.finish()
     };
-    let end = statement.tokens.iter().rev().find(|t| !t.is_punct(b';')).map_or(last.at.end, |t| t.end);
+    let end = statement.end();
     Ok(Plan::Insert(Insert {
         table: table.clone(),
         rows: planned,
@@ -129,7 +129,6 @@ fn select(
     statement: &Statement<'_>,
     insert: &tree::Insert,
     table: &Arc<Table>,
-    source: &tree::Query,
     position: usize,
 ) -> Result<Plan, PgError> {
     if statement.locks_rows() {
@@ -153,7 +152,7 @@ fn select(
     if !statement.tree.with.is_empty() {
         return Err(unsupported::insert_select("WITH in front of INSERT"));
     }
-    let text = source_text(statement, insert, source)?;
+    let text = source_text(statement, insert)?;
     let tokens = crate::sql::lexer::lex(text, statement.ctx.standard_conforming_strings)?;
     let inner = query::plan_statement(text, &tokens, statement.ctx, Mode::Any)?;
     let columns = match &insert.columns {
@@ -203,7 +202,7 @@ fn pushdown(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>
 }
 
 /// The text of the source query: from its first token to the end (nothing follows, that was checked).
-fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert, source: &tree::Query) -> Result<&'t str, PgError> {
+fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert) -> Result<&'t str, PgError> {
     let after = insert
         .columns
         .iter()
@@ -225,9 +224,8 @@ fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert, source: &tr
         tokens.next();
         start = tokens.next();
     }
-    let _ = source;
     match start {
-        Some(token) => Ok(&statement.text[token.start as usize..]),
+        Some(token) => Ok(&statement.text[token.start as usize..statement.end() as usize]),
         None => Err(unsupported::cannot_analyse("INSERT without a source")),
     }
 }

@@ -1,6 +1,7 @@
 //! UPDATE, DELETE and MERGE beyond one tenant, and all writing of reference tables.
 
 use crate::error::PgError;
+use crate::shard_map::Table;
 use crate::sql::Access;
 use crate::sql::scope::Meaning;
 use crate::sql::tree::{Assignment, Body, Expr, Query};
@@ -102,10 +103,10 @@ fn assignments(query: &Query) -> Vec<&Assignment> {
 /// A write of a reference table, no distributed table near: every node runs it.
 pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError> {
     let targets: Vec<&Meaning> = statement.relations.iter().filter(|r| r.is_target).map(|r| &r.meaning).collect();
-    let (command, has_on_conflict, named) = match &statement.tree.body {
-        Body::Insert(i) => (WriteCommand::Insert, i.on_conflict.is_some(), i.columns.as_ref()),
-        Body::Update(_) => (WriteCommand::Update, false, None),
-        Body::Delete(_) => (WriteCommand::Delete, false, None),
+    let (command, has_on_conflict) = match &statement.tree.body {
+        Body::Insert(i) => (WriteCommand::Insert, i.on_conflict.is_some()),
+        Body::Update(_) => (WriteCommand::Update, false),
+        Body::Delete(_) => (WriteCommand::Delete, false),
         Body::Merge(_) => return Err(unsupported::merge()),
         _ => return Err(unsupported::reference_write_in_cte()),
     };
@@ -114,17 +115,30 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
     if command != WriteCommand::Insert && statement.has_local() {
         return Err(unsupported::reference_from_local());
     }
-    let columns = match named {
-        Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
-        _ => table.columns.iter().map(|c| c.name.clone()).collect(),
-    };
     Ok(Plan::ReferenceWrite(ReferenceWrite {
+        columns: given_columns(statement, table),
         table: table.clone(),
-        columns,
         query: statement.sharded(),
         command,
         functions: statement.calls(),
         has_on_conflict,
         returns_rows: statement.returns_rows(),
     }))
+}
+
+/// The columns that an INSERT gives values for; DEFAULT is no value.
+fn given_columns(statement: &Statement<'_>, table: &Table) -> Vec<String> {
+    let Body::Insert(insert) = &statement.tree.body else { return Vec::new() };
+    let listed: Vec<String> = match &insert.columns {
+        Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
+        _ => table.columns.iter().map(|c| c.name.clone()).collect(),
+    };
+    match insert.source.as_ref().map(|q| &q.body) {
+        None => Vec::new(),
+        Some(Body::Values(rows)) => {
+            let given = |n: &usize| rows.iter().all(|r| r.values.get(*n).is_some_and(|v| !matches!(v, Expr::Default)));
+            (0..listed.len()).filter(given).map(|n| listed[n].clone()).collect()
+        }
+        Some(_) => listed,
+    }
 }

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::PgError;
 use crate::shard_map::{ColocationId, Table};
 use crate::sql::facts::Var;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::restriction::{all_follow, restrictions, values_in_scope};
 use crate::sql::scope::{Builder, Meaning, QueryNode, Relation, ScopeNode};
-use crate::sql::tree::{Body, Expr, Item, Name, Query};
+use crate::sql::tree::{Body, Expr, Name, Query};
 use crate::sql::{Access, Operand, Splice, Spliced, With};
 
 use super::names::quote_identifier;
@@ -98,7 +97,8 @@ impl<'a> Statement<'a> {
         for (i, table) in self.distributed() {
             for operand in self.restrictions[i].as_ref()? {
                 let operand = fitting(operand, table);
-                if !operands.contains(&operand) {
+                // Equal ones are dropped from short lists; long ones are hashed one by one anyway.
+                if operands.len() > 100 || !operands.contains(&operand) {
                     operands.push(operand);
                 }
             }
@@ -231,6 +231,11 @@ impl<'a> Statement<'a> {
         })
     }
 
+    /// Where the statement ends, a semicolon left out.
+    pub fn end(&self) -> u32 {
+        self.tokens.iter().rev().find(|t| !t.is_punct(b';')).map_or(0, |t| t.end)
+    }
+
     pub fn slice(&self, range: &Range<u32>) -> &'a str {
         &self.text[range.start as usize..range.end as usize]
     }
@@ -286,14 +291,6 @@ impl<'s> Pieces<'s> {
     }
 }
 
-/// Every expression of a query and of what is nested in it, FROM included.
-pub(super) fn items_of(tree: &Query) -> Option<&[Item]> {
-    match &tree.body {
-        Body::Select(s) => Some(&s.items),
-        _ => None,
-    }
-}
-
 /// All calls in an expression, subqueries excluded.
 pub(super) fn has_call(e: &Expr, wanted: &dyn Fn(&crate::sql::tree::Call) -> bool) -> bool {
     let mut found = false;
@@ -304,16 +301,4 @@ pub(super) fn has_call(e: &Expr, wanted: &dyn Fn(&crate::sql::tree::Call) -> boo
         !found
     });
     found
-}
-
-/// Refuses what cannot be planned, naming the reason.
-pub(super) fn refuse(message: &str, detail: &str, hint: &str) -> PgError {
-    let mut error = PgError::unsupported(message);
-    if !detail.is_empty() {
-        error = error.detail(detail);
-    }
-    if !hint.is_empty() {
-        error = error.hint(hint);
-    }
-    error
 }

@@ -227,7 +227,15 @@ impl Session {
             let (value, notices) =
                 run.await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))??;
             for notice in notices {
-                answer::notice(notice.level, &notice.message, self.client.out());
+                let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
+                let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
+                if let Some(detail) = notice.detail {
+                    message = message.detail(detail);
+                }
+                if let Some(hint) = notice.hint {
+                    message = message.hint(hint);
+                }
+                answer::notice(level, &message, self.client.out());
             }
             return Ok(value);
         }

@@ -133,6 +133,12 @@ impl Rules<'_> {
         let word = self.tokens[at].text(self.text).to_ascii_lowercase();
         let previous_is = |rules: &Self, words: &[&str]| at > 0 && words.iter().any(|w| rules.is(at - 1, w));
         match word.as_str() {
+            "only" if self.punct(at + 1, b'(') => {
+                // ONLY (t): the name alone.
+                let end = self.skip_group(at + 1);
+                (at + 2..end.saturating_sub(1)).for_each(|i| self.keep(i));
+                Some(end)
+            }
             "only" if !previous_is(self, &["row", "rows"]) => Some(at + 1),
             "for" if self.is(at + 1, "no") && self.is(at + 2, "key") && self.is(at + 3, "update") => {
                 self.keep(at);

@@ -145,6 +145,8 @@ pub struct CteInfo {
 pub struct VarInfo {
     pub rte: usize,
     pub family: Family,
+    /// Of a table's column; 0 elsewhere.
+    pub type_oid: u32,
 }
 
 pub struct Builder<'a> {
@@ -179,12 +181,17 @@ impl<'a> Builder<'a> {
     }
 
     fn new_var(&mut self, rte: usize, family: Family) -> Var {
-        self.vars.push(VarInfo { rte, family });
+        self.vars.push(VarInfo { rte, family, type_oid: 0 });
         (self.vars.len() - 1) as Var
     }
 
     pub fn family(&self, var: Var) -> Family {
         self.vars[var as usize].family
+    }
+
+    /// The type of a table's column; `None` for columns of queries.
+    pub fn type_oid(&self, var: Var) -> Option<u32> {
+        Some(self.vars[var as usize].type_oid).filter(|&oid| oid != 0)
     }
 
     // ---- queries
@@ -208,6 +215,7 @@ impl<'a> Builder<'a> {
         if q.is_limited {
             for output in &mut node.outputs.columns {
                 output.inner = None;
+                output.is_anchor = false;
             }
         }
         self.visible_ctes.truncate(visible);
@@ -346,7 +354,7 @@ impl<'a> Builder<'a> {
     }
 
     fn select(&mut self, s: &Select, query: Option<&Query>, node: &mut QueryNode) {
-        let (from, exposed) = self.from_list(&s.from.iter().collect::<Vec<_>>());
+        let (from, exposed) = self.product(&s.from.iter().collect::<Vec<_>>());
         self.scopes.push(exposed.clone());
         let mut facts = Vec::new();
         let mut subqueries = Vec::new();
@@ -561,7 +569,7 @@ impl<'a> Builder<'a> {
 
     fn write(&mut self, from: &[&From], filter: Option<&Expr>, rest: &[&Expr], node: &mut QueryNode) {
         let target = self.relations.len();
-        let (from, exposed) = self.from_list(from);
+        let (from, exposed) = self.product(from);
         if let Some(relation) = self.relations.get_mut(target) {
             relation.is_target = true;
         }
@@ -581,12 +589,12 @@ impl<'a> Builder<'a> {
     fn merge(&mut self, m: &Merge, node: &mut QueryNode) {
         let target = self.relations.len();
         let start = self.rtes.len();
-        let (right, right_exposed) = self.from(&m.table);
+        let (right, right_exposed) = self.from_item(&m.table);
         if let Some(relation) = self.relations.get_mut(target) {
             relation.is_target = true;
         }
         let middle = self.rtes.len();
-        let (left, left_exposed) = self.from(&m.source);
+        let (left, left_exposed) = self.from_item(&m.source);
         let end = self.rtes.len();
         let mut exposed = right_exposed;
         exposed.rtes.extend(left_exposed.rtes);
@@ -635,7 +643,7 @@ impl<'a> Builder<'a> {
 
     // ---- FROM
 
-    fn from_list(&mut self, items: &[&From]) -> (Node, Exposed) {
+    fn product(&mut self, items: &[&From]) -> (Node, Exposed) {
         let mut nodes = Vec::new();
         let mut exposed = Exposed::default();
         // LATERAL items see the ones before them.
@@ -643,7 +651,7 @@ impl<'a> Builder<'a> {
         self.scopes.push(Exposed::default());
         let depth = self.scopes.len() - 1;
         for item in items {
-            let (node, e) = self.from(item);
+            let (node, e) = self.from_item(item);
             nodes.push(node);
             exposed.rtes.extend(e.rtes);
             exposed.merged.extend(e.merged);
@@ -655,7 +663,7 @@ impl<'a> Builder<'a> {
         (Node::Product(nodes), exposed)
     }
 
-    fn from(&mut self, from: &From) -> (Node, Exposed) {
+    fn from_item(&mut self, from: &From) -> (Node, Exposed) {
         match from {
             From::Table { name, alias, parts } => self.table(name, alias.as_ref(), parts),
             From::Derived { query, alias, lateral } => {
@@ -685,7 +693,7 @@ impl<'a> Builder<'a> {
             }
             From::Join { left, right, kind, on } => self.join(left, right, *kind, on),
             From::Aliased { inner, alias } => {
-                let (node, inner) = self.from(inner);
+                let (node, inner) = self.from_item(inner);
                 let mut outputs = Outputs { columns: Vec::new(), complete: true };
                 self.expand(&inner, &[], &mut outputs);
                 rename(&mut outputs, &alias.columns);
@@ -770,6 +778,7 @@ impl<'a> Builder<'a> {
             }
             for (i, column) in table.columns.iter().enumerate() {
                 let var = self.new_var(rte, Family::of_column(column));
+                self.vars[var as usize].type_oid = column.type_oid;
                 if key.as_ref() == Some(&column.name) {
                     self.relations[relation].key = Some(var);
                     self.anchors.insert(var);
@@ -818,10 +827,10 @@ impl<'a> Builder<'a> {
 
     fn join(&mut self, left: &From, right: &From, kind: JoinKind, on: &On) -> (Node, Exposed) {
         let start = self.rtes.len();
-        let (left, left_exposed) = self.from(left);
+        let (left, left_exposed) = self.from_item(left);
         let middle = self.rtes.len();
         self.scopes.push(left_exposed.clone());
-        let (right, right_exposed) = self.from(right);
+        let (right, right_exposed) = self.from_item(right);
         self.scopes.pop();
         let end = self.rtes.len();
         let (mut facts, mut subqueries, mut full) = (Vec::new(), Vec::new(), Vec::new());

@@ -26,7 +26,7 @@ mod verify;
 mod xid_snapshot;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,12 +55,15 @@ pub struct MoverEnvironment {
 
 #[derive(Debug, Clone)]
 pub struct MoverSettings {
-    /// Longest wait for table locks in one attempt; others queue behind a waiting lock for as long. Default: 200ms.
+    /// Longest wait for table locks in one attempt; others queue behind a waiting lock for as long. Below the servers'
+    /// `deadlock_timeout`, so that in a deadlock it is the move that gives way, never a client. Default: 200ms.
     pub lock_timeout: Duration,
     /// Attempts at locks outside the cutover go on for this time. Default: 60s.
     pub lock_patience: Duration,
     /// Longest wait for other moves and schema changes of the colocation group. Default: 10min.
     pub group_patience: Duration,
+    /// Longest wait for transactions that were open on the source before the move. Default: 10min.
+    pub slot_patience: Duration,
     /// Attempts at the cutover go on for this time. Default: 5min.
     pub cutover_patience: Duration,
     /// A cutover starts when a change needs at most this time to be committed on the target. Default: 20ms.
@@ -79,6 +82,7 @@ impl Default for MoverSettings {
             lock_timeout: Duration::from_millis(200),
             lock_patience: Duration::from_secs(60),
             group_patience: Duration::from_secs(600),
+            slot_patience: Duration::from_secs(600),
             cutover_patience: Duration::from_secs(300),
             near: Duration::from_millis(20),
             catch_up_patience: Duration::from_secs(600),

@@ -110,11 +110,18 @@ pub fn marker_table(mv: &Move) -> String {
 }
 
 /// Creates the slot. Its snapshot lives as long as nothing else is done on the connection.
+///
+/// Errors: 55P03 when transactions that were open before stay open for longer than `slot_patience`.
 pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(ReplicationConnection, CreatedSlot)> {
     let (address, identity) = session::replication_login(environment, mv.source)?;
     let deadline = environment.catalog.settings().connect_timeout;
     let mut connection = ReplicationConnection::connect(&address, &identity, deadline).await?;
-    let slot = connection.create_slot(&mv.name()).await?;
+    let created = tokio::time::timeout(environment.settings.slot_patience, connection.create_slot(&mv.name())).await;
+    let slot = created.map_err(|_| {
+        PgError::new(SqlState::LOCK_NOT_AVAILABLE, "transactions on the source node stay open for too long")
+            .detail("A move starts once every transaction that was open before it has ended.")
+            .hint("See pg_stat_activity and pg_prepared_xacts on the source node.")
+    })??;
     Ok((connection, slot))
 }
 

@@ -13,16 +13,16 @@ const GROUP: ShardGroupId = ShardGroupId(102008);
 const SOURCE: NodeId = NodeId(1);
 const TARGET: NodeId = NodeId(2);
 
-/// A coordinator and two workers; the one shard group stands on the first.
-struct Stage {
+/// A coordinator and two workers; the shard groups, from 102008 on, stand on the first.
+pub(crate) struct Stage {
     cluster: Option<dev_cluster::DevCluster>,
-    environment: MoverEnvironment,
+    pub environment: MoverEnvironment,
     workers: Vec<Client>,
     coordinator: Client,
 }
 
 impl Stage {
-    async fn set(base_port: u16, tables: &str) -> Stage {
+    pub async fn set(base_port: u16, groups: i64, tables: &str) -> Stage {
         let settings = dev_cluster::Settings {
             base_port,
             workers: 2,
@@ -47,21 +47,24 @@ impl Stage {
             workers.push(connect(&settings, &address).await.unwrap());
         }
         coordinator
-            .batch_execute(
+            .batch_execute(&format!(
                 "CREATE TABLE public.orders (tenant bigint, id bigint, PRIMARY KEY (tenant, id));
-                 INSERT INTO tenantry.colocation (shardcount, distributioncolumntype) VALUES (1, 20);
+                 INSERT INTO tenantry.colocation (shardcount, distributioncolumntype) VALUES (greatest({groups}, 1), 20);
                  INSERT INTO tenantry.distributed_table (logicalrelid, partmethod, partkey, colocationid)
                      VALUES ('public.orders'::regclass, 'h', 1, 1);
-                 INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-                 INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-            )
+                 INSERT INTO tenantry.shard_group
+                     SELECT 102008 + i, 1, i * 1000, i * 1000 + 999, 1 FROM generate_series(0, {groups} - 1) i;
+                 INSERT INTO tenantry.shard SELECT id, 'public.orders'::regclass, id FROM tenantry.shard_group",
+            ))
             .await
             .unwrap();
         catalog.refresh().await.unwrap();
-        workers[0]
-            .batch_execute(&format!("CREATE SCHEMA public_102008; SET search_path TO public_102008; {tables}"))
-            .await
-            .unwrap();
+        for group in (102008..102008 + groups).rev() {
+            workers[0]
+                .batch_execute(&format!("CREATE SCHEMA public_{group}; SET search_path TO public_{group}; {tables}"))
+                .await
+                .unwrap();
+        }
         workers[1].batch_execute("SET search_path TO public_102008").await.unwrap();
         let environment = MoverEnvironment::new(catalog, Arc::new(Holds::default()));
         Stage { cluster: Some(cluster), environment, workers, coordinator }
@@ -85,7 +88,7 @@ impl Stage {
     }
 
     /// Everything that a move may leave, on both workers.
-    async fn leftovers(&self) -> Vec<String> {
+    pub async fn leftovers(&self) -> Vec<String> {
         let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots
              UNION ALL SELECT 'publication ' || pubname FROM pg_publication
              UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry%'
@@ -106,7 +109,7 @@ impl Stage {
         found
     }
 
-    async fn strike(mut self) {
+    pub async fn strike(mut self) {
         let cluster = self.cluster.take();
         tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
     }
@@ -127,7 +130,7 @@ const TABLES: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_a_shard_group_moves_under_writers() {
-    let stage = Arc::new(Stage::set(25000, TABLES).await);
+    let stage = Arc::new(Stage::set(25000, 1, TABLES).await);
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged: Arc<Vec<AtomicI64>> = Arc::new((0..8).map(|_| AtomicI64::new(0)).collect());
     let longest = Arc::new(AtomicI64::new(0));
@@ -221,7 +224,7 @@ async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &Ato
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
-    let mut stage = Stage::set(25010, TABLES).await;
+    let mut stage = Stage::set(25010, 1, TABLES).await;
     use StopPoint::*;
     for point in [Planned, TargetCreated, SlotCreated, Copied, IndexesBuilt, CaughtUp, Fenced, FenceApplied, Switched] {
         let source = stage.node_of_group().await;
@@ -231,9 +234,13 @@ async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
         stage.environment.stop_at = None;
         assert_eq!(recover(&stage.environment).await.unwrap(), 1, "{point:?}");
-        let is_moved = matches!(point, FenceApplied | Switched);
-        let home = if is_moved { target } else { source };
-        assert_eq!(stage.node_of_group().await, home, "{point:?}");
+        let home = stage.node_of_group().await;
+        match point {
+            // The last changes may have arrived before the crash: then the move is finished.
+            Fenced => {}
+            FenceApplied | Switched => assert_eq!(home, target, "{point:?}"),
+            _ => assert_eq!(home, source, "{point:?}"),
+        }
         assert_eq!(stage.leftovers().await, Vec::<String>::new(), "{point:?}");
         assert_eq!(stage.number(home, "SELECT count(*) FROM orders").await, 400, "{point:?}");
         assert_eq!(recover(&stage.environment).await.unwrap(), 0, "{point:?}");
@@ -243,7 +250,7 @@ async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
-    let mut stage = Stage::set(25020, TABLES).await;
+    let mut stage = Stage::set(25020, 1, TABLES).await;
     stage.environment.settings.lock_timeout = Duration::from_millis(50);
     let settings = stage.environment.catalog.settings().clone();
     let address = crate::catalog::Address { host: "127.0.0.1".into(), port: 25022 };
@@ -280,7 +287,7 @@ async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_move_leaves_the_source_as_it_was_and_can_be_repeated() {
-    let stage = Stage::set(25030, TABLES).await;
+    let stage = Stage::set(25030, 1, TABLES).await;
     // A schema of the group's name is in the way: not ours, so it must survive.
     stage.workers[1].batch_execute("CREATE SCHEMA public_102008").await.unwrap();
     let error = stage.move_to(SOURCE, TARGET).await.unwrap_err();
@@ -297,4 +304,178 @@ async fn a_failed_move_leaves_the_source_as_it_was_and_can_be_repeated() {
     );
     assert!(stage.environment.catalog.map().group_of_shard(ShardId(102008)).is_some());
     stage.strike().await;
+}
+
+/// Everything that Postgres lets a shard have, or nearly.
+const RICH_TABLES: &str = r#"
+    CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.note := coalesce(NEW.note, ''stamped''); RETURN NEW; END';
+    CREATE TABLE kinds (id bigint GENERATED ALWAYS AS IDENTITY (START WITH 100) PRIMARY KEY, ref int REFERENCES public.ref,
+        note text, doc json, tags text[], mood public.mood, at interval, big text, CONSTRAINT short CHECK (length(note) < 99))
+        WITH (fillfactor = 80);
+    ALTER TABLE kinds ADD CONSTRAINT later CHECK (id > 0) NOT VALID;
+    ALTER TABLE kinds ALTER COLUMN big SET STORAGE EXTERNAL;
+    CREATE TRIGGER stamp BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION stamp();
+    CREATE INDEX kinds_partial ON kinds (note) WHERE ref IS NOT NULL;
+    CREATE STATISTICS kinds_stats ON note, ref FROM kinds;
+    CREATE VIEW noted AS SELECT id, note FROM kinds WHERE note IS NOT NULL;
+    ALTER TABLE kinds ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY mine ON kinds FOR SELECT TO reader USING (ref = 1);
+    GRANT SELECT ON kinds TO reader;
+    CREATE TABLE codes ("Code ""x""" text NOT NULL, value int, UNIQUE ("Code ""x"""));
+    ALTER TABLE codes REPLICA IDENTITY USING INDEX "codes_Code ""x""_key";
+    CREATE TABLE days (day date, n int, PRIMARY KEY (day)) PARTITION BY RANGE (day);
+    CREATE TABLE days_old PARTITION OF days FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+    CREATE TABLE days_rest PARTITION OF days DEFAULT;
+    CREATE INDEX days_n ON days (n);
+    CREATE TABLE bag (a int, b json, c float8);
+    INSERT INTO kinds (ref, note, doc, big) SELECT 1, 'n' || i, '{"b":  1}', repeat('x', 9000) FROM generate_series(1, 9) i;
+    INSERT INTO codes SELECT 'c' || i, i FROM generate_series(1, 9) i;
+    INSERT INTO days SELECT date '2020-12-28' + i, i FROM generate_series(1, 9) i;
+    INSERT INTO bag SELECT i % 2, '{"k":  [1]}', i / 3.0 FROM generate_series(1, 9) i; INSERT INTO bag SELECT * FROM bag"#;
+
+/// Each of these reaches the target through the stream.
+const CHANGES: &str = r#"
+    SET search_path TO public_102008;
+    INSERT INTO kinds (ref, doc, tags, mood, at, big) VALUES
+        (1, '[1,  2]', ARRAY['a,"b', NULL, '{}'], 'sad', '-1 day 02:03:04.5', repeat('y', 9000));
+    UPDATE kinds SET note = 'changed', mood = 'happy' WHERE id = 101;
+    UPDATE kinds SET big = repeat('z', 9000) WHERE id = 102;
+    DELETE FROM kinds WHERE id = 103;
+    UPDATE codes SET "Code ""x""" = 'other' WHERE value = 1;
+    DELETE FROM codes WHERE value = 2;
+    UPDATE days SET day = '2020-02-03' WHERE n = 9;
+    UPDATE bag SET c = 'NaN' WHERE a = 1;
+    DELETE FROM bag WHERE ctid = (SELECT min(ctid) FROM bag);
+    INSERT INTO bag VALUES (NULL, NULL, NULL), (NULL, NULL, '-0'), (NULL, NULL, 0);
+    DELETE FROM bag WHERE a IS NULL AND c IS NULL;
+    BEGIN; INSERT INTO codes VALUES ('gone', 1); SAVEPOINT s; INSERT INTO codes VALUES ('kept', 1); ROLLBACK TO s;
+    INSERT INTO codes VALUES ('stays', 5); COMMIT;
+    BEGIN; INSERT INTO codes SELECT 'bulk' || i, i FROM generate_series(1, 5000) i; COMMIT;
+    TRUNCATE days_rest; INSERT INTO days VALUES ('2030-01-01', 7)"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_table_and_of_change_arrives() {
+    let stage = Stage::set(25050, 0, "").await;
+    for worker in &stage.workers {
+        worker
+            .batch_execute(
+                "CREATE TABLE public.ref (id int PRIMARY KEY); INSERT INTO public.ref VALUES (1);
+                 CREATE TYPE public.mood AS ENUM ('happy', 'sad'); CREATE ROLE reader",
+            )
+            .await
+            .unwrap();
+    }
+    let schema = format!("CREATE SCHEMA public_102008; SET search_path TO public_102008; {RICH_TABLES}");
+    stage.workers[0].batch_execute(&schema).await.unwrap();
+    stage
+        .coordinator
+        .batch_execute(
+            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
+             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
+        )
+        .await
+        .unwrap();
+    stage.environment.catalog.refresh().await.unwrap();
+    let mv = Move {
+        id: 0,
+        colocation: ColocationId(1),
+        group: GROUP,
+        source: SOURCE,
+        target: TARGET,
+        state: MoveState::Planned,
+        schemas: vec!["public".into()],
+        full_identity: vec![],
+    };
+    let source = session::connect(&stage.environment, SOURCE).await.unwrap();
+    let before = definition::read(&source, &mv).await.unwrap();
+    // The foreign key has to wait for this, and with it the move, while changes are applied.
+    let target = session::connect(&stage.environment, TARGET).await.unwrap();
+    target.batch_execute("BEGIN; LOCK TABLE public.ref IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let stage = Arc::new(stage);
+    let moving = {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.move_to(SOURCE, TARGET).await })
+    };
+    let waiting = "SELECT count(*) FROM tenantry.shard_move WHERE phase = 'Creating Foreign Keys'";
+    while stage.coordinator.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(!moving.is_finished(), "{:?}", moving.await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for change in CHANGES.split("TRUNCATE") {
+        let change = if change.starts_with(" days") { format!("TRUNCATE{change}") } else { change.to_owned() };
+        stage.workers[0].batch_execute(&change).await.unwrap();
+    }
+    target.batch_execute("COMMIT").await.unwrap();
+    let report = moving.await.unwrap().unwrap().unwrap();
+    assert!(report.rows_applied > 5000, "{report:?}");
+    let after = definition::read(&target, &mv).await.unwrap();
+    let sorted = |mut statements: Vec<String>| {
+        statements.sort();
+        statements
+    };
+    assert_eq!(sorted(after.tables), sorted(before.tables));
+    assert_eq!(sorted(after.keys_and_indexes), sorted(before.keys_and_indexes));
+    assert_eq!(after.foreign_keys, before.foreign_keys);
+    assert_eq!(sorted(after.rest), sorted(before.rest));
+    assert_eq!(stage.number(TARGET, "SELECT count(*) FROM kinds WHERE note = 'stamped'").await, 1);
+    assert_eq!(stage.number(TARGET, "SELECT count(*) FROM codes").await, 8 + 2 + 5000);
+    let next = "INSERT INTO kinds DEFAULT VALUES RETURNING id";
+    assert_eq!(stage.number(TARGET, next).await, 110, "the identity column goes on where it was");
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    Arc::into_inner(stage).unwrap().strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_differs_is_never_switched_to() {
+    let mut stage = Stage::set(25060, 0, "").await;
+    stage.environment.settings.slot_patience = Duration::from_millis(300);
+    for worker in &stage.workers {
+        worker
+            .batch_execute("CREATE TABLE public.ref (id int PRIMARY KEY); INSERT INTO public.ref VALUES (1)")
+            .await
+            .unwrap();
+    }
+    stage.workers[0]
+        .batch_execute(
+            "CREATE SCHEMA public_102008; SET search_path TO public_102008;
+             CREATE TABLE orders (id int PRIMARY KEY, ref int REFERENCES public.ref, note text);
+             INSERT INTO orders SELECT i, 1, 'n' FROM generate_series(1, 20) i",
+        )
+        .await
+        .unwrap();
+    stage
+        .coordinator
+        .batch_execute(
+            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
+             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
+        )
+        .await
+        .unwrap();
+    let target = session::connect(&stage.environment, TARGET).await.unwrap();
+    target.batch_execute("BEGIN; LOCK TABLE public.ref IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let stage = Arc::new(stage);
+    let moving = {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.move_to(SOURCE, TARGET).await })
+    };
+    let waiting = "SELECT count(*) FROM tenantry.shard_move WHERE phase = 'Creating Foreign Keys'";
+    while stage.coordinator.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(!moving.is_finished(), "{:?}", moving.await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stage.workers[1].batch_execute("UPDATE public_102008.orders SET note = 'N' WHERE id = 7").await.unwrap();
+    target.batch_execute("COMMIT").await.unwrap();
+    let error = moving.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), SqlState::DATA_CORRUPTED, "{error}");
+    assert_eq!(stage.node_of_group().await, SOURCE);
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+
+    // Neither does a transaction that never ends keep a slot for ever.
+    stage.workers[0].batch_execute("BEGIN; UPDATE orders SET note = 'open' WHERE id = 1").await.unwrap();
+    let error = stage.move_to(SOURCE, TARGET).await.unwrap_err();
+    assert_eq!(error.code(), SqlState::LOCK_NOT_AVAILABLE, "{error}");
+    stage.workers[0].batch_execute("COMMIT").await.unwrap();
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    assert!(stage.move_to(SOURCE, TARGET).await.unwrap().is_some());
+    Arc::into_inner(stage).unwrap().strike().await;
 }

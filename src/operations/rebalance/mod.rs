@@ -9,5 +9,8 @@ pub mod call;
 mod plan;
 mod run;
 
+#[cfg(test)]
+mod tests;
+
 pub use plan::{Costs, Options, RebalanceStrategy, ShardMove, plan};
 pub use run::{costs, rebalance};

@@ -1,0 +1,39 @@
+//! What runs by itself, on the control runtime, for as long as the proxy does.
+//!
+//! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
+
+mod two_phase_recovery;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::executor::Holds;
+use crate::operations::mover::{self, MoverEnvironment};
+
+/// The steady loop: ends what crashed proxies left half done.
+pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationToken) {
+    let environment = MoverEnvironment::new(catalog.clone(), holds);
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match two_phase_recovery::recover(&catalog).await {
+            Ok(0) => {}
+            Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
+            Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),
+        }
+        match mover::recover(&environment).await {
+            Ok(0) => {}
+            Ok(repaired) => tracing::info!(repaired, "repaired moves that nobody was going to end"),
+            Err(error) => tracing::warn!(%error, "could not look for unfinished moves, will retry"),
+        }
+    }
+}
+
+const EVERY: Duration = Duration::from_secs(5);
