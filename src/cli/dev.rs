@@ -40,7 +40,9 @@ pub struct Dev {
     #[arg(long)]
     admin_port: Option<u16>,
     /// What is logged to the standard error stream: a level, or levels by module.
-    #[arg(long, default_value = "warn")]
+    ///
+    /// The default leaves out the connection pool, which complains of servers that were removed on purpose.
+    #[arg(long, default_value = "warn,deadpool=error")]
     log: String,
 }
 

@@ -87,13 +87,13 @@ impl Demo {
         let edit = cluster.edit(narrator, WORKERS_AFTER).await;
         tokio::time::sleep(LULL).await;
         let outcome = workload.stop().await;
-        edit?;
 
         narrator.chapter("What the clients saw");
         let after = Placements::read(&connection).await?;
         let moves = before.moved_to(&after);
         let rows_moved = after.rows_of(&moves).await?;
         report(narrator, &outcome, moves.len(), rows_moved);
+        edit?;
         narrator.ask(&connection, NODES).await?;
         narrator.ask(&connection, SHARDS).await?;
         let counted = narrator.ask(&connection, COUNT).await?.number();
