@@ -259,10 +259,10 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         assert_eq!((error.code().to_string().as_str(), error.message()), (code, message), "{text}");
     }
 
-    let name = QualifiedName { schema: None, name: "t_v_idx".into(), at: 12, len: 7 };
+    let name = QualifiedName { schema: None, name: "t_v_idx".into(), at: 12, len: 7, name_at: 12 };
     let rename = DdlAction::AlterIndex { name };
     cluster.ddl(rename, "t", "ALTER INDEX t_v_idx RENAME TO other").await.unwrap();
-    let name = QualifiedName { schema: Some("public".into()), name: "other".into(), at: 0, len: 0 };
+    let name = QualifiedName { schema: Some("public".into()), name: "other".into(), at: 0, len: 0, name_at: 0 };
     let drop = DdlAction::DropIndex { names: vec![name], concurrently: false, if_exists: false, cascade: false };
     cluster.ddl(drop, "t", "DROP INDEX public.other").await.unwrap();
     assert_eq!(
