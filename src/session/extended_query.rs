@@ -272,6 +272,7 @@ impl Session {
 
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
+        self.thread.metrics.statements.increment(1);
         match self.portals.get_mut(name) {
             None => Err(no_portal(name)),
             Some(Portal::OnServer { node }) => {
@@ -395,7 +396,8 @@ impl Session {
             finished?;
             return self.repeat(relayed.retry.expect("checked above")).await;
         }
-        if relayed.error.is_some() {
+        if let Some(code) = relayed.error {
+            self.thread.metrics.error(code);
             self.skip_until_sync = true;
             if relayed.failed_reply == Some(Reply::Prepare) {
                 for name in std::mem::take(&mut self.batch.parsed) {
