@@ -385,7 +385,7 @@ impl Session {
     }
 
     async fn after_relay(&mut self, node: NodeId, relayed: Relayed) -> Result<()> {
-        if relayed.retry.is_some() {
+        if let Some(retry) = relayed.retry {
             // The server skips until a Sync; then it can be used, or left, again.
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("it takes part");
             if participant.is_unsynced && !participant.server.owes() {
@@ -394,7 +394,7 @@ impl Session {
             let finished = participant.server.finish().await;
             participant.is_unsynced = false;
             finished?;
-            return self.repeat(relayed.retry.expect("checked above")).await;
+            return self.repeat(retry).await;
         }
         if let Some(code) = relayed.error {
             self.thread.metrics.error(code);
