@@ -283,10 +283,10 @@ fn copy_rows_are_cut_as_postgres_cuts_them() {
 
 type Values = Vec<Option<String>>;
 
-/// The second column of each row, or "message | context".
 /// A row's bytes and the wanted column's value.
 type SplitRow = (Vec<u8>, Option<String>);
 
+/// The second column of each row, or "message | context".
 fn split(format: &CopyFormat, data: &[u8]) -> Result<Vec<SplitRow>, String> {
     let target = CopyTarget { table: "t".into(), columns: vec!["c0".into(), "c1".into()], column: 1 };
     let mut splitter = RowSplitter::new(format.clone(), target, 1 << 20);
