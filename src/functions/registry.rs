@@ -6,11 +6,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::arguments::{AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable};
+use super::arguments::{
+    AddNode, ClusterSize, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable,
+};
 use crate::catalog::Catalog;
 use crate::catalog::shards::Measure;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
+use crate::operations::cluster_size::request_cluster_size;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
 use crate::operations::nodes;
 use crate::operations::reference_table::create_reference_table;
@@ -59,6 +62,10 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         "citus_total_relation_size" => size(name, arguments, txn, Measure::Total).await,
         "citus_relation_size" => size(name, arguments, txn, Measure::Relation).await,
         "citus_table_size" => size(name, arguments, txn, Measure::Table).await,
+        "tenantry_cluster_edit" => {
+            let workers = required(read::<ClusterSize>(name, arguments)?.workers, "workers")?;
+            request_cluster_size(txn, workers).await.map(|id| json!(id))
+        }
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }
 }
@@ -91,7 +98,6 @@ pub fn provided() -> Provided {
             "citus_rebalance_wait",
             "citus_rebalance_stop",
             "tenantry_cluster_edit",
-            "tenantry_cluster_status",
         ]),
         inline: HashSet::from([
             "citus_version",
@@ -103,6 +109,7 @@ pub fn provided() -> Provided {
             "column_name_to_column",
             "shard_name",
             "get_shard_id_for_distribution_column",
+            "tenantry_cluster_status",
         ]),
         views: HashMap::from([
             ("pg_dist_node", None),
