@@ -47,6 +47,6 @@ pub struct NodeProperty {
 }
 
 #[derive(Deserialize)]
-pub struct ClusterSize {
+pub struct ClusterEdit {
     pub workers: Option<i32>,
 }

@@ -18,8 +18,6 @@ use crate::catalog;
 use crate::catalog::Address;
 use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Transaction;
-use crate::shard_map::NodeId;
 
 /// Starts and ends servers: processes of this machine, or another's virtual machines.
 pub trait Provisioner {
@@ -28,21 +26,6 @@ pub trait Provisioner {
 
     /// Ends a server that is no longer part of the cluster; its data is lost.
     fn remove_worker(&mut self, address: &Address) -> impl Future<Output = Result<()>>;
-}
-
-/// `SELECT tenantry_cluster_edit(...)`: writes the request down, and answers its id. Whoever runs the servers does the rest.
-///
-/// Errors: 22023 for less than one worker.
-pub async fn request_cluster_size(txn: &mut Transaction, workers: i32) -> Result<i64> {
-    if workers < 1 {
-        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "a cluster has at least one worker"));
-    }
-    let sql = format!(
-        "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
-         SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
-    );
-    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-    number(rows.first().and_then(|row| row.first()?.as_deref()).unwrap_or_default())
 }
 
 /// Carries out requests, oldest first, until `stop`.
