@@ -337,7 +337,7 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
 
 fn too_large() -> PgError {
     PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the intermediate result is too large")
-        .hint("Restrict the query to fewer tenants, or raise executor.rowset_bytes.")
+        .hint("Restrict the query to fewer tenants or columns, or aggregate on the shards.")
 }
 
 /// Statements queued for a server before its answers are read. Less than a socket buffer.
