@@ -313,7 +313,7 @@ async fn drop_indexes(
 async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> Result<()> {
     let owner = index_owner(txn, name).await?;
     let text = ddl.query.text().clone();
-    txn.query(NodeId::COORDINATOR, &text).await?;
+    txn.query_for_client(&text).await?;
     let Some((table, index)) = owner else { return Ok(()) };
     let (start, end) = (name.at as usize, (name.at + name.len) as usize);
     let (Some(head), Some(tail)) = (text.get(..start), text.get(end..)) else {
