@@ -146,14 +146,6 @@ impl Server {
         self.replies.push(Reply::Query, to);
     }
 
-    /// Puts a query in front of everything queued; only while nothing of it has left.
-    pub fn queue_query_first(&mut self, sql: &str) {
-        let rest = self.write.split();
-        frontend::query(sql, &mut self.write);
-        self.write.unsplit(rest);
-        self.replies.push_front(Reply::Query, To::Nobody);
-    }
-
     pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
         frontend::parse(name.as_bytes(), sql, types, &mut self.write);
         self.replies.push(Reply::Parse, to);
@@ -192,16 +184,37 @@ impl Server {
         frontend::flush(&mut self.write);
     }
 
-    /// Makes `key` known to this connection, parsing it when it is not. The replies are nobody's.
-    pub fn ensure_prepared(&mut self, key: super::StatementKey, types: &[u32], sql: impl FnOnce() -> String) {
+    /// A statement of the proxy's own between the client's messages: no Sync, no rows, and the client's portals stay.
+    pub fn queue_between(&mut self, sql: &str) {
+        self.queue_parse("", sql, &[], To::Nobody);
+        // It ends with the transaction; closing it would look like an evicted statement.
+        let portal = format!("tenantry {sql}");
+        self.queue_bind(&Bind::text(&[]), portal.as_bytes(), "", To::Nobody);
+        self.queue_execute(portal.as_bytes(), 0, To::Nobody);
+    }
+
+    /// Does it ignore everything but a Sync, after an error?
+    pub fn skips(&self) -> bool {
+        self.replies.skips()
+    }
+
+    /// Makes `key` known to this connection. True when it had to be parsed: ParseComplete comes, for `to`.
+    pub fn ensure_prepared(
+        &mut self,
+        key: super::StatementKey,
+        types: &[u32],
+        to: To,
+        sql: impl FnOnce() -> String,
+    ) -> bool {
         if self.prepared.contains(key) {
-            return;
+            return false;
         }
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
         }
         frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
-        self.replies.push(Reply::Prepare, To::Nobody);
+        self.replies.push(Reply::Prepare, to);
+        true
     }
 
     /// Judges a frame and keeps status, parameters and bookkeeping current.
@@ -232,7 +245,7 @@ impl Server {
         Ok(verdict)
     }
 
-    /// Sends what is queued.
+    /// Sends what is queued. Reads meanwhile: a server that cannot get rid of its answers takes no more messages.
     ///
     /// Not cancel safe: a cancelled write leaves the position unknown, so the connection counts as broken meanwhile.
     pub async fn flush(&mut self) -> Result<()> {
@@ -240,9 +253,20 @@ impl Server {
             return Ok(());
         }
         let was_broken = std::mem::replace(&mut self.broken, true);
-        self.stream.write_all(&self.write).await.map_err(|e| self.lost(&e.to_string()))?;
+        let (mut reader, mut writer) = self.stream.split();
+        while !self.write.is_empty() {
+            let moved = tokio::select! {
+                biased;
+                sent = writer.write(&self.write) => sent.map(|n| { self.write.advance(n); n }),
+                received = reader.read_buf(&mut self.read) => received,
+            };
+            match moved {
+                Ok(0) => return Err(self.lost("server closed the connection unexpectedly")),
+                Ok(_) => {}
+                Err(e) => return Err(self.lost(&e.to_string())),
+            }
+        }
         self.broken = was_broken;
-        self.write.clear();
         Ok(())
     }
 

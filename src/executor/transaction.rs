@@ -46,6 +46,22 @@ pub struct Participant {
     settings_before: SessionSettings,
 }
 
+impl Participant {
+    /// Queues the Sync that ends what was queued since the last one. Outside a block that commits it, so where it
+    /// must not stay it is rolled back first.
+    pub fn end_messages(&mut self, succeeded: bool) {
+        if !std::mem::take(&mut self.is_unsynced) {
+            return;
+        }
+        if !succeeded && !self.began && !self.server.skips() {
+            // BEGIN makes a block of what has run, so that ROLLBACK has something to end and does not warn.
+            self.server.queue_between("BEGIN");
+            self.server.queue_between("ROLLBACK");
+        }
+        self.server.queue_sync();
+    }
+}
+
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
@@ -156,6 +172,11 @@ impl Transaction {
         &mut self.participants
     }
 
+    /// Has a server messages of the client since the last Sync?
+    pub fn is_unsynced(&self) -> bool {
+        self.participants.iter().any(|p| p.is_unsynced)
+    }
+
     pub fn participant(&mut self, node: NodeId) -> Option<&mut Participant> {
         self.participants.iter_mut().find(|p| p.node == node)
     }
@@ -226,9 +247,8 @@ impl Transaction {
         participant.settings_before = participant.server.settings.clone();
         if self.kind != Kind::Auto {
             begin(participant, &self.begin, &self.journal).await?;
-            if self.settings != self.settings_before {
-                carry_settings(&mut participant.server, &self.settings).await?;
-            }
+            // What was SET stands in the journal, between the savepoints that it was set between.
+            participant.server.settings = self.settings.clone();
         }
         Ok(participant)
     }
@@ -240,8 +260,9 @@ impl Transaction {
         }
         self.kind = Kind::Implicit;
         for participant in &mut self.participants {
-            if participant.server.has_unsent() && participant.statements == 0 {
-                participant.server.queue_query_first("BEGIN");
+            // What ran since the last Sync becomes the first part of the block.
+            if participant.is_unsynced && !participant.began {
+                participant.server.queue_between("BEGIN");
                 participant.began = true;
             }
         }
@@ -255,6 +276,7 @@ impl Transaction {
         if participant.began {
             participant.server.query("ROLLBACK").await?;
         }
+        participant.server.settings = participant.settings_before.clone();
         self.release(participant);
         Ok(())
     }
@@ -425,13 +447,17 @@ impl Transaction {
     /// A SET that every server has run: later ones get it when they join.
     pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
         self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.settings.set(name, sql.to_owned());
-        self.settings_are_carried();
+        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
         Ok(())
     }
 
-    /// The servers that take part carry `self.settings` now.
-    pub fn settings_are_carried(&mut self) {
+    /// Every server that takes part has run `sql`, a SET or RESET for the session.
+    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
+        change(&mut self.settings);
+        match self.kind {
+            Kind::Auto => self.settings_before = self.settings.clone(),
+            _ => self.remember(sql),
+        }
         for participant in &mut self.participants {
             participant.server.settings = self.settings.clone();
         }
@@ -441,13 +467,11 @@ impl Transaction {
     pub async fn rollback(&mut self) -> Result<()> {
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
-            if std::mem::take(&mut p.is_unsynced) {
-                p.server.queue_sync();
-            }
+            p.end_messages(false);
             let result = if p.began || p.server.status() != Status::Idle {
                 p.server.query("ROLLBACK").await.map(|_| ())
             } else {
-                Ok(())
+                p.server.finish().await.map(|_| ())
             };
             p.server.settings = p.settings_before.clone();
             if result.is_err() {

@@ -205,6 +205,7 @@ impl Session {
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
+                b'F' if self.skip_until_sync => {}
                 b'F' => self.refuse_function_call().await?,
                 _ => self.extended_message(frame).await?,
             }
@@ -214,6 +215,7 @@ impl Session {
     async fn refuse_function_call(&mut self) -> Result<()> {
         let error =
             PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
+        self.end_batch().await?;
         self.fail(error)?;
         self.ready().await
     }
