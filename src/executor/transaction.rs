@@ -181,15 +181,26 @@ impl Transaction {
         self.participants.iter_mut().find(|p| p.node == node)
     }
 
-    /// Takes a server out, to use several side by side; `put_back` follows on every way that is not an error of the
-    /// connection itself.
-    pub async fn take(&mut self, node: NodeId) -> Result<Participant> {
-        self.join(node).await?;
-        let at = self.participants.iter().position(|p| p.node == node).expect("just joined");
-        Ok(self.participants.remove(at))
+    /// Takes servers out, to use several side by side. `put_back` must follow on every way, errors included: a server
+    /// that is missing would be missing in ROLLBACK TO SAVEPOINT and COMMIT, and what it has done would be lost.
+    ///
+    /// Errors: those of `join`; then all are still in their places.
+    pub async fn take(&mut self, nodes: &[NodeId]) -> Result<Vec<Participant>> {
+        for node in nodes {
+            self.join(*node).await?;
+        }
+        let take = |node: &NodeId| {
+            let at = self.participants.iter().position(|p| p.node == *node).expect("joined above");
+            self.participants.remove(at)
+        };
+        Ok(nodes.iter().map(take).collect())
     }
 
-    pub fn put_back(&mut self, participant: Participant) {
+    /// Gives a server back. One whose answers were not all read is of no further use.
+    pub fn put_back(&mut self, mut participant: Participant) {
+        if participant.server.owes() {
+            participant.server.poison();
+        }
         self.participants.push(participant);
     }
 
