@@ -37,7 +37,10 @@ pub struct Server {
     status: Status,
     /// Empty means that the protocol position is known and quiet.
     replies: ReplyQueue,
+    /// Its position is not known, or it is gone: nothing is sent or read any more.
     broken: bool,
+    /// It works, but the next user must not have it.
+    retired: bool,
     /// Process id and secret for cancel requests.
     pub key: (u32, Bytes),
     /// ParameterStatus values, newest last.
@@ -57,6 +60,7 @@ impl Server {
             status: Status::Idle,
             replies: ReplyQueue::default(),
             broken: false,
+            retired: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
             prepared: Prepared::default(),
@@ -73,15 +77,21 @@ impl Server {
     /// May the next user have this connection?
     pub fn is_reusable(&self) -> bool {
         !self.broken
+            && !self.retired
             && self.replies.is_empty()
             && self.status == Status::Idle
             && self.read.is_empty()
             && self.write.is_empty()
     }
 
-    /// Never to be reused; closed on drop without another byte.
+    /// Never to be used again; closed on drop without another byte.
     pub fn poison(&mut self) {
         self.broken = true;
+    }
+
+    /// Never to be given to another user: it keeps something of this one. Until then it works.
+    pub fn retire(&mut self) {
+        self.retired = true;
     }
 
     pub fn is_poisoned(&self) -> bool {
@@ -225,7 +235,7 @@ impl Server {
             Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
                 Some(status) => {
                     self.status = status;
-                    self.broken |= self.prepared.is_uncertain();
+                    self.retired |= self.prepared.is_uncertain();
                 }
                 None => return Err(self.lost("server sent a broken ReadyForQuery")),
             },
@@ -252,7 +262,9 @@ impl Server {
         if self.write.is_empty() {
             return Ok(());
         }
-        let was_broken = std::mem::replace(&mut self.broken, true);
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(self.lost("it was lost before"));
+        }
         let (mut reader, mut writer) = self.stream.split();
         while !self.write.is_empty() {
             let moved = tokio::select! {
@@ -266,7 +278,7 @@ impl Server {
                 Err(e) => return Err(self.lost(&e.to_string())),
             }
         }
-        self.broken = was_broken;
+        self.broken = false;
         Ok(())
     }
 
@@ -281,6 +293,9 @@ impl Server {
 
     /// Waits for more bytes. Cancel safe: what was read stays in the buffer.
     pub async fn receive(&mut self) -> Result<()> {
+        if self.broken {
+            return Err(self.lost("it was lost before"));
+        }
         self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
         match self.stream.read_buf(&mut self.read).await {
             Ok(0) => Err(self.lost("server closed the connection unexpectedly")),

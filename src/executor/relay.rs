@@ -119,8 +119,13 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
 /// The rest of a frame too long to be held in memory.
 async fn stream_rest(server: &mut Server, client: &mut Client, mut rest: usize, forward: bool) -> Result<()> {
     while rest > 0 {
-        if server.received().is_empty() {
-            server.receive().await?;
+        if server.received().is_empty()
+            && let Err(lost) = server.receive().await
+        {
+            if forward {
+                client.tear();
+            }
+            return Err(lost);
         }
         let take = rest.min(server.received().len());
         if forward {

@@ -83,7 +83,7 @@ pub struct Transaction {
     notices: Vec<(&'static str, PgError)>,
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
-    pub pins: bool,
+    pins: bool,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
@@ -236,6 +236,9 @@ impl Transaction {
                 self.executor.pools.checkout(&address, &self.identity).await?
             }
         };
+        if self.pins && node.is_coordinator() {
+            server.retire();
+        }
         self.cancel.add(Arc::new(CancelTarget {
             address: server.address().clone(),
             pid: server.key.0,
@@ -272,9 +275,14 @@ impl Transaction {
         self.kind = Kind::Implicit;
         for participant in &mut self.participants {
             // What ran since the last Sync becomes the first part of the block.
-            if participant.is_unsynced && !participant.began {
-                participant.server.queue_between("BEGIN");
-                participant.began = true;
+            if participant.began {
+                continue;
+            }
+            participant.began = true;
+            match participant.is_unsynced {
+                true => participant.server.queue_between("BEGIN"),
+                // It has only answered a question of ours.
+                false => participant.server.queue_query("BEGIN", To::Nobody),
             }
         }
         Ok(())
@@ -284,12 +292,10 @@ impl Transaction {
     pub async fn leave(&mut self, node: NodeId) -> Result<()> {
         let Some(at) = self.participants.iter().position(|p| p.node == node) else { return Ok(()) };
         let mut participant = self.participants.swap_remove(at);
-        if participant.began {
-            participant.server.query("ROLLBACK").await?;
-        }
+        let ended = if participant.began { participant.server.query("ROLLBACK").await.map(|_| ()) } else { Ok(()) };
         participant.server.settings = participant.settings_before.clone();
         self.release(participant);
-        Ok(())
+        ended
     }
 
     /// Can the current statement be repeated on other servers? Only while `node` has done nothing for it yet.
@@ -517,10 +523,21 @@ impl Transaction {
             Err(_) => self.settings = self.settings_before.clone(),
         }
         if changed_catalog {
-            // Whoever is told that it is done must find it done.
-            self.executor.catalog.refresh().await?;
+            // Whoever is told that it is done must find it done. What was committed stays so in any case.
+            if let Err(error) = self.executor.catalog.refresh().await {
+                tracing::warn!(%error, "could not read the catalog after a change");
+            }
         }
         result
+    }
+
+    /// From here on the session keeps its coordinator connection, because it leaves something there: a temporary table,
+    /// a lock, LISTEN. However the session ends, nobody else gets that connection.
+    pub fn pin(&mut self) {
+        self.pins = true;
+        if let Some(participant) = self.participant(NodeId::COORDINATOR) {
+            participant.server.retire();
+        }
     }
 
     /// Gives the servers back after statements that ran by themselves.
@@ -536,11 +553,12 @@ impl Transaction {
     }
 
     fn release(&mut self, mut participant: Participant) {
-        if !self.cancel.remove(participant.server.key.0) {
+        let is_quiet = self.cancel.remove(participant.server.key.0);
+        if self.pins && participant.node.is_coordinator() {
+            // A cancel that is on its way still finds the session that it is meant for.
+            self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
+        } else if !is_quiet {
             participant.server.poison();
-        }
-        if self.pins && participant.node.is_coordinator() && !participant.server.is_poisoned() {
-            self.pinned = Some(participant.server);
         }
     }
 }
@@ -548,8 +566,10 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
-        for participant in self.participants.drain(..) {
-            self.cancel.remove(participant.server.key.0);
+        for mut participant in self.participants.drain(..) {
+            if !self.cancel.remove(participant.server.key.0) {
+                participant.server.poison();
+            }
         }
     }
 }

@@ -118,9 +118,6 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         answer::error(&as_fatal(error.clone()), session.client.out());
         let _ = tokio::time::timeout(LAST_WORDS, session.client.flush()).await;
     }
-    if let Some(pinned) = &mut session.pinned {
-        pinned.poison();
-    }
     ended
 }
 

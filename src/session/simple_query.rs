@@ -151,6 +151,11 @@ impl Session {
                         format!("unexpected message type 0x{:02X} during COPY from stdin", frame.tag),
                     ));
                 }
+                // Flush and Sync mean nothing here. They are not passed on: a server that has left the COPY by an error
+                // would answer the Sync.
+                if matches!(frame.tag, b'H' | b'S') {
+                    continue;
+                }
                 participant.server.queue().extend_from_slice(&frame.bytes);
                 if matches!(frame.tag, b'c' | b'f') {
                     break;
