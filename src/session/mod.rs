@@ -17,6 +17,7 @@ mod plan_cache;
 mod prepared;
 mod run;
 mod settings;
+mod shapes;
 mod simple_query;
 mod startup;
 mod statement_plans;
@@ -68,7 +69,12 @@ pub async fn run_data_thread(
         transaction_ids: shared.transaction_ids.clone(),
         settings: shared.executor.clone(),
     });
-    let thread = Rc::new(run::Thread { shared, executor, plans: plan_cache::PlanCache::default() });
+    let thread = Rc::new(run::Thread {
+        shared,
+        executor,
+        plans: plan_cache::PlanCache::default(),
+        shapes: shapes::Shapes::default(),
+    });
     let sessions = TaskTracker::new();
     let mut close_idle = tokio::time::interval(CLOSE_IDLE_EVERY);
     loop {

@@ -39,6 +39,13 @@ impl Session {
         self.context_of(|context| self.thread.plans.plan(text, context))
     }
 
+    /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
+    pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
+        let Some(route) = self.context_of(|context| self.thread.shapes.route(text, context)) else { return Ok(None) };
+        self.refuse_if_failed()?;
+        self.server_of(route.colocation, route.group, &route.query, true).await.map(Some)
+    }
+
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
         self.context_of(|context| planner::plan(text, context, Mode::ManyShards)).map(Rc::new)
     }

@@ -15,6 +15,7 @@ use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
 use super::plan_cache::PlanCache;
 use super::prepared::Statement;
+use super::shapes::Shapes;
 use super::startup::{self, Wish};
 use super::{Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
@@ -29,6 +30,7 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     pub executor: Rc<Executor>,
     pub plans: PlanCache,
+    pub shapes: Shapes,
 }
 
 pub struct Session {
