@@ -25,6 +25,7 @@ mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;
 pub use login::LoginSettings;
+pub use shapes::{Route, Shapes};
 
 use std::rc::Rc;
 use std::sync::Arc;

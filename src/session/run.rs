@@ -288,6 +288,18 @@ impl Session {
         }
     }
 
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.transaction {
+            Some(txn) => txn.with_map(read),
+            None => self.thread.shared.catalog.with_map(read),
+        }
+    }
+
+    pub fn map_version(&self) -> u64 {
+        self.with_map(ShardMap::version)
+    }
+
     /// Tells the client about an error; the transaction has failed. FATAL ends the session.
     pub fn fail(&mut self, error: PgError) -> Result<()> {
         if error.severity() == Severity::Fatal && error.code() == SqlState::PROTOCOL_VIOLATION {

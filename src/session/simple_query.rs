@@ -70,7 +70,7 @@ impl Session {
         let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
         loop {
             let mark = self.client.mark();
-            let version = self.map().version();
+            let version = self.map_version();
             let outcome = self.simple_statement(text).await;
             let again = match &outcome {
                 Ok(Some(retry)) => Some(*retry),
