@@ -74,7 +74,7 @@ fn map() -> ShardMap {
 
 fn provided() -> Provided {
     Provided {
-        inline: Default::default(),
+        inline: HashSet::from(["citus_version", "get_shard_id_for_distribution_column"]),
         functions: HashSet::from(["citus_add_node", "create_distributed_table"]),
         views: HashMap::from([("citus_tables", Some(Figures::ShardSizes)), ("pg_dist_node", None)]),
     }

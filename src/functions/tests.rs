@@ -462,3 +462,14 @@ async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
     assert_eq!(cluster.ask(NodeId(1), owners).await, ["app"]);
     cluster.servers.stop();
 }
+
+#[tokio::test]
+async fn a_new_size_of_the_cluster_is_written_down_for_whoever_runs_the_servers() {
+    let cluster = Cluster::start(24100, 1).await;
+    assert_eq!(cluster.call("tenantry_cluster_edit", "3").await.unwrap().as_deref(), Some("1"));
+    let asked = "SELECT workers || ' ' || state || ' ' || ready || '/' || wanted FROM tenantry.cluster_request";
+    assert_eq!(cluster.ask(NodeId::COORDINATOR, asked).await, ["3 Pending 1/4"]);
+    let none = cluster.call("tenantry_cluster_edit", "0").await.unwrap_err();
+    assert_eq!(none.code(), SqlState::INVALID_PARAMETER_VALUE);
+    cluster.servers.stop();
+}

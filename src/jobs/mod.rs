@@ -2,6 +2,7 @@
 //!
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
+mod rebalances;
 mod two_phase_recovery;
 
 use std::sync::Arc;
@@ -13,8 +14,14 @@ use crate::catalog::Catalog;
 use crate::executor::Holds;
 use crate::operations::mover::{self, MoverEnvironment};
 
-/// The steady loop: ends what crashed proxies left half done.
+/// All jobs, until `stop`.
 pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationToken) {
+    let rebalances = rebalances::run(MoverEnvironment::new(catalog.clone(), holds.clone()), stop.clone());
+    tokio::join!(maintain(catalog, holds, stop), rebalances);
+}
+
+/// The steady loop: ends what crashed proxies left half done.
+async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationToken) {
     let environment = MoverEnvironment::new(catalog.clone(), holds);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

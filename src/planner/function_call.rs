@@ -7,7 +7,7 @@ use crate::sql::scope::{Builder, Meaning};
 use crate::sql::tree::Name;
 use crate::sql::{Splice, With};
 
-use super::statement::{ends, meaning};
+use super::statement::{ends, inline_splices, meaning};
 use super::{Call, Context, FunctionCall, Plan};
 
 /// `None`: no provided function is called.
@@ -26,7 +26,9 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     if calls.is_empty() {
         return None;
     }
-    let (mut splices, mut needs) = (Vec::new(), Vec::new());
+    let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
+    // Arguments are evaluated by themselves, in a statement of their own.
+    splices.retain(|s| calls.iter().all(|c| s.at < c.name_at.start || s.at >= c.arguments_at.end));
     if let Ok(tree) = parse(text, tokens) {
         let meaning = |name: &[Name]| meaning(ctx, name);
         let mut builder = Builder::new(&meaning);

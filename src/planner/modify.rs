@@ -111,6 +111,9 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
         _ => return Err(unsupported::reference_write_in_cte()),
     };
     let [Meaning::Reference(table)] = targets[..] else { return Err(unsupported::reference_write_in_cte()) };
+    if statement.calls_inline() {
+        return Err(unsupported::lent_function());
+    }
     // The executor may compute the rows of INSERT ... SELECT on the coordinator first.
     if command != WriteCommand::Insert && statement.has_local() {
         return Err(unsupported::reference_from_local());

@@ -46,6 +46,9 @@ impl Statement<'_> {
             return self.plan_undistributed();
         }
         self.refuse_effects()?;
+        if self.calls_inline() {
+            return self.plan_with_inline();
+        }
         if let Body::Insert(i) = &self.tree.body {
             return insert::plan(self, i);
         }
@@ -57,6 +60,17 @@ impl Statement<'_> {
             Body::Insert(_) | Body::Update(_) | Body::Delete(_) | Body::Merge(_) => modify::plan(self),
             Body::Select(_) | Body::Query(_) | Body::Set { .. } | Body::Values(_) => self.plan_select(),
         }
+    }
+
+    /// Workers don't have the functions that Tenantry lends, so the rows go to them.
+    fn plan_with_inline(&self) -> Result<Plan, PgError> {
+        if self.locks_rows() {
+            return Err(unsupported::locks_many());
+        }
+        if self.relations.iter().any(|r| r.is_target && !matches!(r.meaning, Meaning::Local)) {
+            return Err(unsupported::lent_function());
+        }
+        pull::plan(self)
     }
 
     pub fn plan_router(&self) -> Option<Plan> {

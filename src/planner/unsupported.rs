@@ -50,6 +50,11 @@ pub(super) fn sequence_function(name: &str) -> PgError {
         .hint("Call it in a statement of its own and pass the value on.")
 }
 
+pub(super) fn lent_function() -> PgError {
+    PgError::unsupported("functions of the catalog cannot be called where distributed or reference tables are changed")
+        .hint("Call the function in a statement of its own and pass the value on.")
+}
+
 pub(super) fn select_into() -> PgError {
     PgError::unsupported("SELECT INTO from distributed tables is not supported")
         .hint("Create the table, then use INSERT ... SELECT.")

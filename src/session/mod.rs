@@ -12,6 +12,7 @@
 mod cancel_keys;
 mod extended_query;
 mod login;
+mod metrics;
 mod place;
 mod plan_cache;
 mod prepared;
@@ -75,6 +76,7 @@ pub async fn run_data_thread(
         executor,
         plans: plan_cache::PlanCache::default(),
         shapes: shapes::Shapes::default(),
+        metrics: metrics::Metrics::new(),
     });
     let sessions = TaskTracker::new();
     let mut close_idle = tokio::time::interval(CLOSE_IDLE_EVERY);
