@@ -1,9 +1,13 @@
 //! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::cancel::CancelTarget;
+use super::login::ServerAddress;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
@@ -49,6 +53,7 @@ pub struct Server {
     pub settings: SessionSettings,
     /// The last command tag that `finish` read.
     last_tag: String,
+    cancel_target: Option<Arc<CancelTarget>>,
 }
 
 impl Server {
@@ -66,7 +71,14 @@ impl Server {
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
             last_tag: String::new(),
+            cancel_target: None,
         }
+    }
+
+    /// What reaches this connection, at `address`, with a cancel request. Made once.
+    pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
+        let new = || Arc::new(CancelTarget { address: address.clone(), pid: self.key.0, key: self.key.1.clone() });
+        self.cancel_target.get_or_insert_with(new).clone()
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -336,8 +348,11 @@ impl Server {
         if !matches!(tag, b'S' | b'Z' | b'E') {
             return self.judge(tag, &[]);
         }
-        let payload = self.read[frame::HEADER_LEN..len].to_vec();
-        self.judge(tag, &payload)
+        // Put aside, because judging changes everything but the bytes judged.
+        let read = std::mem::take(&mut self.read);
+        let verdict = self.judge(tag, &read[frame::HEADER_LEN..len]);
+        self.read = read;
+        verdict
     }
 
     /// Is the reply that is due next one that the client asked for?

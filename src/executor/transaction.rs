@@ -3,6 +3,7 @@
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
 //! saved meanwhile) in the same write. How it ends on several servers at once stands in `two_phase.rs`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Executor;
-use super::cancel::{CancelHandle, CancelTarget};
+use super::cancel::CancelHandle;
 use super::route::Values;
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -74,7 +75,7 @@ pub struct Transaction {
     pub settings: SessionSettings,
     settings_before: SessionSettings,
     cancel: Arc<CancelHandle>,
-    begin: String,
+    begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
     journal: Vec<Entry>,
     participants: Vec<Participant>,
@@ -116,7 +117,10 @@ impl Transaction {
             settings: origin.settings.clone(),
             settings_before: origin.settings.clone(),
             cancel: origin.cancel.clone(),
-            begin: format!("BEGIN {options}").trim_end().to_owned(),
+            begin: match options.trim_end() {
+                "" => "BEGIN".into(),
+                options => format!("BEGIN {options}").into(),
+            },
             journal: Vec::new(),
             participants: Vec::new(),
             private_map: None,
@@ -131,6 +135,14 @@ impl Transaction {
     /// The map that statements of this transaction are planned with.
     pub fn map(&self) -> Arc<ShardMap> {
         self.private_map.clone().unwrap_or_else(|| self.executor.catalog.map())
+    }
+
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.private_map {
+            Some(map) => read(map),
+            None => self.executor.catalog.with_map(read),
+        }
     }
 
     /// Has this transaction changed the catalog?
@@ -213,12 +225,12 @@ impl Transaction {
         if node.is_coordinator() {
             return Ok(self.executor.coordinator.clone());
         }
-        let map = self.map();
-        let node = map.node(node).ok_or_else(|| {
+        let address =
+            |map: &ShardMap| map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port });
+        self.with_map(address).ok_or_else(|| {
             PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
                 .hint("Retry the query.")
-        })?;
-        Ok(ServerAddress { host: node.host.clone(), port: node.port })
+        })
     }
 
     /// The server of `node`, joining it when it does not take part yet.
@@ -239,11 +251,7 @@ impl Transaction {
         if self.pins && node.is_coordinator() {
             server.retire();
         }
-        self.cancel.add(Arc::new(CancelTarget {
-            address: server.address().clone(),
-            pid: server.key.0,
-            key: server.key.1.clone(),
-        }));
+        self.cancel.add(server.cancel_target());
         let participant = Participant {
             node,
             groups: Vec::new(),
@@ -542,7 +550,7 @@ impl Transaction {
 
     /// Gives the servers back after statements that ran by themselves.
     pub fn finish_auto(&mut self) {
-        for participant in self.participants.drain(..).collect::<Vec<_>>() {
+        for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
     }
@@ -583,8 +591,9 @@ async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> 
             server.poison();
         }
         result?;
-        server.settings = wanted.clone();
     }
+    // Equal or not: what is the same value is compared faster next time.
+    server.settings = wanted.clone();
     Ok(())
 }
 

@@ -78,6 +78,16 @@ impl Batch {
     pub fn is_open(&self) -> bool {
         self.start.is_some()
     }
+
+    /// Ready for what comes behind a Sync. Small buffers are kept for it.
+    fn end(&mut self) {
+        let (mut frames, mut parsed) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.parsed));
+        frames.clear();
+        parsed.clear();
+        frames.shrink_to(KEEP_FRAMES);
+        parsed.shrink_to(KEEP_FRAMES);
+        *self = Batch { frames, parsed, ..Batch::default() };
+    }
 }
 
 impl Session {
@@ -90,7 +100,7 @@ impl Session {
             self.batch.was_joined = self.has_joined();
             self.batch.start = Some(Start {
                 mark: self.client.mark(),
-                version: self.map().version(),
+                version: self.map_version(),
                 deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
             });
         }
@@ -335,12 +345,12 @@ impl Session {
     }
 
     /// Types that plans over many servers need: complete, asked for once where the client left them open.
-    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Vec<u32>> {
+    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Rc<[u32]>> {
         let known = statement.types.len() >= parameters as usize && statement.types.iter().all(|t| *t != 0);
         if parameters == 0 || known || matches!(&*statement.plan, Plan::Router(_) | Plan::Coordinator(_)) {
             return Ok(statement.types.clone());
         }
-        Ok(self.describe(statement).await?.parameters.clone())
+        Ok(self.describe(statement).await?.parameters.as_slice().into())
     }
 
     async fn describe_message(&mut self, frame: &Frame) -> Result<()> {
@@ -597,7 +607,7 @@ impl Session {
                 self.fail(error)?;
             }
         }
-        self.batch = Batch::default();
+        self.batch.end();
         Ok(())
     }
 
@@ -657,3 +667,4 @@ fn no_portal(name: &[u8]) -> PgError {
 const MAX_REPEATABLE_FRAMES: usize = 1000;
 const LONG_PIPELINE_LEN: usize = 64 * 1024;
 const MAX_ATTEMPTS: u32 = 1000;
+const KEEP_FRAMES: usize = 16;

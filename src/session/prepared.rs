@@ -18,19 +18,33 @@ use crate::wire::answer;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::To;
 
+/// What parsing gives: the same for every client that sends the text with these types.
+#[derive(Clone)]
+pub struct Parsed {
+    pub id: u64,
+    pub text: Rc<str>,
+    pub types: Rc<[u32]>,
+    pub plan: Rc<Plan>,
+}
+
 /// A parsed statement.
 pub struct Statement {
     /// Same for the same text and types, in every session of this thread.
     pub id: u64,
     pub text: Rc<str>,
     /// As the client gave them; 0 where it left one open.
-    pub types: Vec<u32>,
+    pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
 }
 
 impl Statement {
+    fn new(parsed: Parsed, map_version: u64) -> Self {
+        let Parsed { id, text, types, plan } = parsed;
+        Self { id, text, types, plan, map_version, description: RefCell::new(None) }
+    }
+
     pub fn returns_rows(&self) -> bool {
         match &*self.plan {
             Plan::Scatter(s) => s.returns_rows,
@@ -45,6 +59,11 @@ impl Statement {
 
 impl Session {
     pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {
+        let map_version = self.map_version();
+        if let Some(parsed) = self.context_of(|context| self.thread.plans.parsed(text, &types, context)) {
+            return Ok(Statement::new(parsed, map_version));
+        }
+        let whole = text;
         let tokens = crate::sql::lexer::lex(text, true)?;
         let parts = crate::sql::statements::split(text, &tokens);
         if parts.len() > 1 {
@@ -55,14 +74,10 @@ impl Session {
         }
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
-        Ok(Statement {
-            id: self.thread.plans.statement_id(text, &types),
-            text: text.into(),
-            types,
-            plan,
-            map_version: self.map().version(),
-            description: RefCell::new(None),
-        })
+        let parsed =
+            Parsed { id: self.thread.plans.statement_id(text, &types), text: text.into(), types: types.into(), plan };
+        self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
+        Ok(Statement::new(parsed, map_version))
     }
 
     pub fn statement(&self, name: &[u8]) -> Result<Rc<Statement>> {
@@ -71,7 +86,7 @@ impl Session {
 
     /// The statement with a plan for the map as it is now.
     pub fn current(&self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
-        let version = self.map().version();
+        let version = self.map_version();
         if statement.map_version == version {
             return Ok(statement);
         }
@@ -157,7 +172,7 @@ impl Session {
         }
         let mut statement = self.new_statement(body, oids)?;
         let description = self.describe(&statement).await?;
-        statement.types = description.parameters.clone();
+        statement.types = description.parameters.as_slice().into();
         statement.id = self.thread.plans.statement_id(&statement.text, &statement.types);
         self.statements.insert(key, Rc::new(statement));
         answer::command_complete("PREPARE", self.client.out());
