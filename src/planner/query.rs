@@ -9,6 +9,7 @@ use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
 use crate::sql::{Access, Spliced};
 
+use super::function_call::{inline_call, inline_splices};
 use super::names::{coordinator, names_managed_table};
 use super::statement::{Statement, has_call, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
@@ -22,7 +23,10 @@ pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mo
         Err(ParseFailure::NotUnderstood(construct)) if names_managed_table(text, tokens, ctx).is_some() => {
             return Err(unsupported::cannot_analyse(&construct));
         }
-        Err(_) => return Ok(unread(text, tokens).into()),
+        Err(_) => {
+            let query = Spliced::new(text, inline_splices(text, tokens, ctx));
+            return Ok(Coordinator { query, ..unread(text, tokens) }.into());
+        }
     };
     let meaning = |name: &[Name]| meaning(ctx, name);
     Statement::new(text, tokens, ctx, mode, &tree, &meaning).plan()
@@ -45,6 +49,7 @@ impl Statement<'_> {
         if self.distributed().next().is_none() {
             return self.plan_undistributed();
         }
+        self.refuse_inline_calls()?;
         self.refuse_effects()?;
         if let Body::Insert(i) = &self.tree.body {
             return insert::plan(self, i);
@@ -80,6 +85,7 @@ impl Statement<'_> {
 
     fn plan_undistributed(&self) -> Result<Plan, PgError> {
         if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
+            self.refuse_inline_calls()?;
             return modify::plan_reference(self);
         }
         let calls = self.calls();
@@ -94,6 +100,11 @@ impl Statement<'_> {
             ..coordinator("")
         }
         .into())
+    }
+
+    /// Inline functions are the coordinator's.
+    fn refuse_inline_calls(&self) -> Result<(), PgError> {
+        inline_call(self.text, self.tokens, self.ctx).map_or(Ok(()), |name| Err(unsupported::inline_function(&name)))
     }
 
     /// Effects that must not happen on a shard, or on several.

@@ -12,6 +12,7 @@ use crate::sql::scope::{Builder, Meaning, QueryNode, Relation, ScopeNode};
 use crate::sql::tree::{Body, Expr, Name, Query};
 use crate::sql::{Access, Operand, Splice, Spliced, With};
 
+use super::function_call::inline_splices;
 use super::names::quote_identifier;
 use super::{Context, Figures, Mode, Shards};
 
@@ -150,15 +151,14 @@ impl<'a> Statement<'a> {
         splices
     }
 
-    /// Names as the coordinator knows them: only views are elsewhere.
+    /// Names as the coordinator knows them: only views and inline functions are elsewhere.
     pub fn coordinator_splices(&self) -> Vec<Splice> {
         let views = self.relations.iter().filter(|r| matches!(r.meaning, Meaning::View(_)));
-        views
-            .map(|r| {
-                let (first, last) = ends(&r.name);
-                Splice { at: first.at, len: last.at - first.at, with: With::Fixed("tenantry.".into()) }
-            })
-            .collect()
+        let views = views.map(|r| {
+            let (first, last) = ends(&r.name);
+            Splice { at: first.at, len: last.at - first.at, with: With::Fixed("tenantry.".into()) }
+        });
+        views.chain(inline_splices(self.text, self.tokens, self.ctx)).collect()
     }
 
     pub fn sharded(&self) -> Spliced {
@@ -184,11 +184,9 @@ impl<'a> Statement<'a> {
     }
 
     pub fn access(&self) -> Access {
-        if self.writes() || self.calls().iter().any(|name| !super::functions::reads_only(name)) {
-            Access::Write
-        } else {
-            Access::Read
-        }
+        let reads =
+            |name: &String| super::functions::reads_only(name) || self.ctx.provided.inline.contains(name.as_str());
+        if self.writes() || !self.calls().iter().all(reads) { Access::Write } else { Access::Read }
     }
 
     pub fn returns_rows(&self) -> bool {

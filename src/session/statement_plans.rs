@@ -169,9 +169,9 @@ impl Session {
         } else {
             self.txn().require_atomic().await?;
         }
-        let mut splices: Vec<Splice> = call.splices.clone();
+        let mut splices: Vec<Splice> = call.outside().cloned().collect();
         for c in &call.calls {
-            let arguments = &call.text[c.arguments_at.start as usize..c.arguments_at.end as usize];
+            let arguments = call.arguments(c);
             let sql = format!("SELECT tenantry_arguments.{}({arguments})", c.name);
             let evaluated = self.evaluate_arguments(&sql, request).await.map_err(|e| without_our_schema(e, &c.name))?;
             let result = self.call_function(&c.name, evaluated, moves).await?;
