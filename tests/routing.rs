@@ -23,6 +23,7 @@ fn table(oid: u32, schema: &str, name: &str, key: Option<usize>, colocation: u32
             .map(|(name, type_oid)| Column {
                 name: name.to_string(),
                 type_oid: *type_oid,
+                type_modifier: -1,
                 is_generated: false,
                 has_volatile_default: false,
             })

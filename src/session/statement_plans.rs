@@ -271,6 +271,10 @@ impl Session {
             txn.failed = true;
             return Err(error);
         }
+        if plan.table.is_reference() {
+            let own = format!("INSERT INTO {shell} ({columns}) SELECT {columns} FROM pg_temp.tenantry_source");
+            txn.query(NodeId::COORDINATOR, &own).await?;
+        }
         let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
         copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &plan.columns).await
     }
