@@ -1,6 +1,7 @@
 //! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::borrow::Cow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -46,6 +47,9 @@ pub struct Server {
     pub settings: SessionSettings,
     /// The last command tag that `finish` read.
     last_tag: String,
+    /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
+    /// infers the types of such parameters.
+    pub knows_user_types: bool,
 }
 
 impl Server {
@@ -62,6 +66,7 @@ impl Server {
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
             last_tag: String::new(),
+            knows_user_types: false,
         }
     }
 
@@ -155,8 +160,17 @@ impl Server {
     }
 
     pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
-        frontend::parse(name.as_bytes(), sql, types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(name.as_bytes(), sql, &types, &mut self.write);
         self.replies.push(Reply::Parse, to);
+    }
+
+    fn types_here<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
+        let is_known = |oid: u32| self.knows_user_types || oid < FIRST_USER_OID;
+        if types.iter().all(|oid| is_known(*oid)) {
+            return Cow::Borrowed(types);
+        }
+        types.iter().map(|oid| if is_known(*oid) { *oid } else { 0 }).collect()
     }
 
     pub fn queue_bind(&mut self, bind: &Bind, portal: &[u8], statement: &str, to: To) {
@@ -200,7 +214,8 @@ impl Server {
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
         }
-        frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
         self.replies.push(Reply::Prepare, To::Nobody);
     }
 
@@ -374,3 +389,6 @@ const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
 
 const READ_LEN: usize = 8 * 1024;
 const READ_STREAMING_LEN: usize = 64 * 1024;
+
+/// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
+const FIRST_USER_OID: u32 = 16384;

@@ -232,6 +232,7 @@ impl Transaction {
                 self.executor.pools.checkout(&address, &self.identity).await?
             }
         };
+        server.knows_user_types = node.is_coordinator();
         self.cancel.add(Arc::new(CancelTarget {
             address: server.address().clone(),
             pid: server.key.0,
