@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::borrow::Cow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -54,6 +55,9 @@ pub struct Server {
     /// The last command tag that `finish` read.
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
+    /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
+    /// infers the types of such parameters.
+    pub knows_user_types: bool,
 }
 
 impl Server {
@@ -72,6 +76,7 @@ impl Server {
             settings: SessionSettings::default(),
             last_tag: String::new(),
             cancel_target: None,
+            knows_user_types: false,
         }
     }
 
@@ -169,8 +174,17 @@ impl Server {
     }
 
     pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
-        frontend::parse(name.as_bytes(), sql, types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(name.as_bytes(), sql, &types, &mut self.write);
         self.replies.push(Reply::Parse, to);
+    }
+
+    fn types_here<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
+        let is_known = |oid: u32| self.knows_user_types || oid < FIRST_USER_OID;
+        if types.iter().all(|oid| is_known(*oid)) {
+            return Cow::Borrowed(types);
+        }
+        types.iter().map(|oid| if is_known(*oid) { *oid } else { 0 }).collect()
     }
 
     pub fn queue_bind(&mut self, bind: &Bind, portal: &[u8], statement: &str, to: To) {
@@ -234,7 +248,8 @@ impl Server {
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
         }
-        frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
         self.replies.push(Reply::Prepare, to);
         true
     }
@@ -428,3 +443,6 @@ const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
 
 const READ_LEN: usize = 8 * 1024;
 const READ_STREAMING_LEN: usize = 64 * 1024;
+
+/// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
+const FIRST_USER_OID: u32 = 16384;

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use super::Executor;
 use super::cancel::CancelHandle;
-use super::route::Values;
+use super::route::{Use, Values};
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
@@ -160,6 +160,34 @@ impl Transaction {
         Ok(map)
     }
 
+    /// For who keeps nodes from being added, by a lock on a reference table: afterwards the map has all that were added
+    /// before. Asked outside the transaction, whose snapshot may be older than its lock.
+    ///
+    /// Errors: 40001 when only a newer snapshot could see the node.
+    pub async fn refresh_nodes(&mut self) -> Result<()> {
+        let active = {
+            let client = self.executor.catalog.client(NodeId::COORDINATOR).await?;
+            crate::catalog::nodes::active_workers(&**client).await?
+        };
+        let lacks = |map: &ShardMap| active.iter().any(|id| map.active_workers().all(|n| n.id != *id));
+        let differs = |map: &ShardMap| lacks(map) || map.active_workers().any(|n| !active.contains(&n.id));
+        if !differs(&self.map()) {
+            return Ok(());
+        }
+        let map = match self.private_map {
+            Some(_) => self.reload_map().await?,
+            None => self.executor.catalog.refresh().await?,
+        };
+        if lacks(&map) {
+            return Err(PgError::new(
+                SqlState::SERIALIZATION_FAILURE,
+                "a node was added that this transaction's snapshot does not have",
+            )
+            .hint("Retry the transaction."));
+        }
+        Ok(())
+    }
+
     pub fn notice(&mut self, notice: PgError) {
         self.notices.push(("NOTICE", notice));
     }
@@ -248,6 +276,7 @@ impl Transaction {
                 self.executor.pools.checkout(&address, &self.identity).await?
             }
         };
+        server.knows_user_types = node.is_coordinator();
         if self.pins && node.is_coordinator() {
             server.retire();
         }
@@ -335,9 +364,16 @@ impl Transaction {
     /// Postgres casts and hashes it. `None` for NULL.
     ///
     /// Errors: what the cast says, e.g. 22P02.
-    pub async fn ask_hash(&mut self, operand: &Operand, hash: HashType, values: Values<'_>) -> Result<Option<i32>> {
+    pub async fn ask_hash(
+        &mut self,
+        operand: &Operand,
+        hash: HashType,
+        used: Use,
+        values: Values<'_>,
+    ) -> Result<Option<i32>> {
         let function = hash_function(hash);
-        let cast = hash.sql_name();
+        // Where storing would fail because the value is too long, the cast cuts it, and the shard complains.
+        let cast = hash.sql_type(used.type_modifier());
         let (expression, bind, types) = match (operand, values) {
             (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
             (Operand::Param(n), Values::Bind { bind, types }) => {

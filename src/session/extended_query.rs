@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::{Frame, StatementKey};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed};
+use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
@@ -317,7 +317,7 @@ impl Session {
             Plan::Router(router) => {
                 let map = self.map();
                 let hash = map.colocation(router.colocation).and_then(|c| c.hash);
-                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h) != Hashed::Unknown);
+                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h, Use::Compared) != Hashed::Unknown);
                 router.operands.iter().all(hashes)
             }
             Plan::Coordinator(c) => c.needs.is_empty(),

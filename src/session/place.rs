@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Target, combine};
+use crate::executor::{Hashed, Kind, Target, Use, combine};
 use crate::planner::{self, Context, Mode, Plan};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -60,23 +60,26 @@ impl Session {
         statement: Option<&Statement>,
     ) -> Result<Place> {
         match &**plan {
-            Plan::Router(router) => match self.target(router.colocation, &router.operands, request, statement).await? {
-                Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
-                None => {
-                    let many = self.plan_for_many_shards(text)?;
-                    if matches!(&*many, Plan::Router(_)) {
-                        return Err(PgError::unsupported("cannot run this statement for several tenants at once")
-                            .hint("Run it once for each tenant."));
+            Plan::Router(router) => {
+                match self.target(router.colocation, &router.operands, Use::Compared, request, statement).await? {
+                    Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
+                    None => {
+                        let many = self.plan_for_many_shards(text)?;
+                        if matches!(&*many, Plan::Router(_)) {
+                            return Err(PgError::unsupported("cannot run this statement for several tenants at once")
+                                .hint("Run it once for each tenant."));
+                        }
+                        Box::pin(self.place(&many, text, request, statement)).await
                     }
-                    Box::pin(self.place(&many, text, request, statement)).await
                 }
-            },
+            }
             Plan::Insert(insert) => {
                 let operands: Vec<_> = insert.rows.iter().map(|r| r.tenant.clone()).collect();
                 if self.has_null(&operands, insert.table.colocation, request) {
                     return Err(crate::executor::scatter::null_tenant());
                 }
-                match self.target(insert.table.colocation, &operands, request, statement).await? {
+                let used = Use::stored_in(&insert.table);
+                match self.target(insert.table.colocation, &operands, used, request, statement).await? {
                     Some(group) => self.server_of(insert.table.colocation, group, &insert.query, true).await,
                     None => Ok(Place::Virtual(plan.clone())),
                 }
@@ -106,7 +109,7 @@ impl Session {
 
     fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {
         let hash = self.with_map(|map| map.colocation(colocation).and_then(|c| c.hash));
-        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash) == Hashed::Null))
+        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash, Use::Compared) == Hashed::Null))
     }
 
     /// The one shard group that the operands lie in; `None` when they lie in several.
@@ -114,6 +117,7 @@ impl Session {
         &mut self,
         colocation: ColocationId,
         operands: &[Operand],
+        used: Use,
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Option<ShardGroupId>> {
@@ -126,19 +130,19 @@ impl Session {
         let hash = colocation.hash.ok_or_else(gone)?;
         let mut target = None;
         for operand in operands {
-            let mut hashed = request.values().hash(operand, hash);
+            let mut hashed = request.values().hash(operand, hash, used);
             let described;
             if hashed == Hashed::Unknown
                 && let (Operand::Param(_), Some(statement)) = (operand, statement)
             {
                 // A binary value whose type the client left open: ask what the statement takes.
                 described = self.describe(statement).await?;
-                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash);
+                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash, used);
             }
             let value = match hashed {
                 Hashed::Hash(value) => value,
                 Hashed::Null => continue,
-                Hashed::Unknown => match self.txn().ask_hash(operand, hash, request.values()).await? {
+                Hashed::Unknown => match self.txn().ask_hash(operand, hash, used, request.values()).await? {
                     Some(value) => value,
                     None => continue,
                 },

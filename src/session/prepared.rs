@@ -143,6 +143,7 @@ impl Session {
     async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {
         let executor = &self.thread.executor;
         let mut server = executor.pools.checkout(&executor.coordinator, &self.identity).await?;
+        server.knows_user_types = true;
         let wanted = self.transaction.as_ref().map_or(&self.settings, |t| &t.settings);
         if let Some(sql) = server.settings.statements_to(wanted) {
             if let Err(error) = server.query(&sql).await {

@@ -123,6 +123,11 @@ impl Bind {
     /// A Bind with this one parameter as `$1`, in its own format, and text results.
     pub fn only_parameter(&self, n: u16) -> Result<Self> {
         let (binary, value) = self.parameter(n)?;
+        Ok(Self::one(binary, value))
+    }
+
+    /// A Bind with one parameter, and text results.
+    pub fn one(binary: bool, value: Option<&[u8]>) -> Self {
         let mut tail = BytesMut::new();
         tail.put_u16(1);
         tail.put_u16(binary as u16);
@@ -136,7 +141,7 @@ impl Bind {
         }
         tail.put_u16(0);
         let (portal, statement) = (Bytes::new(), Bytes::new());
-        Ok(Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 })
+        Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 }
     }
 
     /// Are all parameters in text format?

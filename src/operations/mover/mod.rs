@@ -41,7 +41,7 @@ use session::Session;
 use state::Move;
 use stream::Apply;
 
-pub use lock::share_statement;
+pub use lock::{share_statement, try_share_statement};
 pub use state::MoveState;
 
 /// What moves need from the rest of the proxy.
