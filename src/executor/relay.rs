@@ -36,6 +36,8 @@ pub struct Relayed {
     pub retry: Option<Retry>,
     /// What the error answered: a hidden Parse failed, for one.
     pub failed_reply: Option<Reply>,
+    /// How many ParseComplete went to the client.
+    pub parsed: usize,
     /// The server waits for COPY data of the client; call again when it is on its way.
     pub copy_in: bool,
 }
@@ -59,6 +61,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
         while server.owes() {
             if let Some(answer) = server.pop_simulated() {
                 if relayed.retry.is_none() {
+                    relayed.parsed += usize::from(answer.first() == Some(&b'1'));
                     client.out().extend_from_slice(&answer);
                 }
                 continue;
@@ -95,6 +98,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             };
             let forward = forward && relayed.retry.is_none();
             if forward {
+                relayed.parsed += usize::from(header.tag == b'1');
                 client.out().extend_from_slice(&server.received()[..take]);
             }
             server.consume(take);
@@ -115,8 +119,13 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
 /// The rest of a frame too long to be held in memory.
 async fn stream_rest(server: &mut Server, client: &mut Client, mut rest: usize, forward: bool) -> Result<()> {
     while rest > 0 {
-        if server.received().is_empty() {
-            server.receive().await?;
+        if server.received().is_empty()
+            && let Err(lost) = server.receive().await
+        {
+            if forward {
+                client.tear();
+            }
+            return Err(lost);
         }
         let take = rest.min(server.received().len());
         if forward {

@@ -78,7 +78,7 @@ impl Session {
                     combine::gather_figures(self.txn(), *figures).await?;
                 }
                 if c.pins {
-                    self.txn().pins = true;
+                    self.txn().pin();
                 }
                 Ok(Place::Server {
                     node: NodeId::COORDINATOR,

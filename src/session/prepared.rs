@@ -112,11 +112,11 @@ impl Session {
             Plan::FunctionCall(call) => describing(call),
             _ => statement.text.to_string(),
         };
-        self.settle_for(NodeId::COORDINATOR).await?;
         let in_transaction = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
         if in_transaction {
+            // The question's own Sync must not end what the client's messages began there.
+            self.pause().await?;
             let participant = self.txn().join(NodeId::COORDINATOR).await?;
-            // Its own Sync must not end what the client's messages began there.
             let result = participant.server.describe(&text, &statement.types).await;
             participant.is_unsynced = false;
             return result;
@@ -191,7 +191,7 @@ impl Session {
         let server = &mut participant.server;
         let key = StatementKey { statement: statement.id, group: group.map_or(0, |g| g.0) };
         let server_name = if shared {
-            server.ensure_prepared(key, &statement.types, || query.render(group));
+            server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
             key.name()
         } else {
             server.queue_parse("", &query.render(group), &statement.types, To::Nobody);

@@ -118,9 +118,6 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         answer::error(&as_fatal(error.clone()), session.client.out());
         let _ = tokio::time::timeout(LAST_WORDS, session.client.flush()).await;
     }
-    if let Some(pinned) = &mut session.pinned {
-        pinned.poison();
-    }
     ended
 }
 
@@ -205,6 +202,7 @@ impl Session {
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
+                b'F' if self.skip_until_sync => {}
                 b'F' => self.refuse_function_call().await?,
                 _ => self.extended_message(frame).await?,
             }
@@ -214,6 +212,7 @@ impl Session {
     async fn refuse_function_call(&mut self) -> Result<()> {
         let error =
             PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
+        self.end_batch().await?;
         self.fail(error)?;
         self.ready().await
     }

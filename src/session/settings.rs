@@ -17,14 +17,14 @@ impl Session {
                     return Ok(());
                 }
                 let name = name.clone();
-                self.change_settings(|settings| settings.reset(&name));
+                self.txn().note_settings(text, |settings| settings.reset(&name));
                 self.after_setting(&name).await
             }
             SessionCommand::ResetAll => {
                 if !self.run_on_every_server("RESET ALL").await? {
                     return Ok(());
                 }
-                self.change_settings(|settings| settings.reset_all());
+                self.txn().note_settings("RESET ALL", |settings| settings.reset_all());
                 self.after_setting("search_path").await
             }
             SessionCommand::DiscardAll => self.discard_all().await,
@@ -47,8 +47,7 @@ impl Session {
                 self.search_path_is_local |= is_path(name);
             }
         } else {
-            let (name, text) = (name.to_owned(), text.to_owned());
-            self.change_settings(|settings| settings.set(&name, text));
+            self.txn().note_settings(text, |settings| settings.set(name, text.to_owned()));
         }
         self.after_setting(name).await
     }
@@ -69,12 +68,6 @@ impl Session {
         let others: Vec<_> = txn.participants().iter().map(|p| p.node).filter(|n| !n.is_coordinator()).collect();
         txn.query_each(others.into_iter().map(|node| (node, sql.to_owned())).collect()).await?;
         Ok(true)
-    }
-
-    fn change_settings(&mut self, change: impl FnOnce(&mut crate::backend::SessionSettings)) {
-        let txn = self.transaction.as_mut().expect("SET has joined the coordinator");
-        change(&mut txn.settings);
-        txn.settings_are_carried();
     }
 
     async fn after_setting(&mut self, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::run::Session;
 use crate::backend::Frame;
-use crate::error::{PgError, Result};
+use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Relayed, Retry, Routed, relay};
 use crate::planner::Plan;
@@ -16,7 +16,11 @@ impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<()> {
         if self.batch.is_open() {
             // A Query without a Sync before it ends the extended protocol's implicit transaction.
-            self.sync().await?;
+            self.end_batch().await?;
+            if !self.replay.is_empty() {
+                self.replay.push_back(frame);
+                return Ok(());
+            }
         }
         match self.simple_query_text(&frame).await {
             Ok(()) => {}
@@ -68,15 +72,18 @@ impl Session {
         loop {
             let mark = self.client.mark();
             let version = self.map().version();
+            let was_joined = self.transaction.as_mut().is_some_and(|t| !t.is_single && !t.participants().is_empty());
             let outcome = self.simple_statement(text).await;
             let again = match &outcome {
                 Ok(Some(retry)) => Some(*retry),
                 Ok(None) => return self.end_single().await,
-                Err(error) if self.is_fenced(error) && self.client.rewind(mark) => Some(Retry::Fenced),
+                // Several servers may have done parts of it: it can be undone only where it was the first to use any.
+                Err(error) if !was_joined && self.is_fenced(error) && self.client.rewind(mark) => Some(Retry::Fenced),
                 Err(_) => None,
             };
+            let undo = if outcome.is_err() { Undo::Everything } else { Undo::Fresh };
             let Some(retry) = again else { return outcome.map(|_| ()) };
-            if !self.prepare_retry(retry, version, deadline).await? {
+            if !self.prepare_retry(retry, undo, version, deadline).await? {
                 return match outcome {
                     Err(error) => Err(error),
                     Ok(_) => Err(super::place::moved()),
@@ -133,10 +140,22 @@ impl Session {
                 let Some(frame) = self.client.next_frame().await? else {
                     participant.server.poison();
                     return Err(PgError::fatal(
-                        crate::error::SqlState::CONNECTION_FAILURE,
+                        SqlState::CONNECTION_FAILURE,
                         "unexpected EOF on client connection with an open transaction",
                     ));
                 };
+                if !matches!(frame.tag, b'd' | b'c' | b'f' | b'H' | b'S') {
+                    participant.server.poison();
+                    return Err(PgError::fatal(
+                        SqlState::PROTOCOL_VIOLATION,
+                        format!("unexpected message type 0x{:02X} during COPY from stdin", frame.tag),
+                    ));
+                }
+                // Flush and Sync mean nothing here. They are not passed on: a server that has left the COPY by an error
+                // would answer the Sync.
+                if matches!(frame.tag, b'H' | b'S') {
+                    continue;
+                }
                 participant.server.queue().extend_from_slice(&frame.bytes);
                 if matches!(frame.tag, b'c' | b'f') {
                     break;
@@ -170,17 +189,24 @@ impl Session {
     }
 
     /// Gets ready to run the unit again. False when it cannot be.
-    pub async fn prepare_retry(&mut self, retry: Retry, version: u64, deadline: tokio::time::Instant) -> Result<bool> {
+    pub async fn prepare_retry(
+        &mut self,
+        retry: Retry,
+        undo: Undo,
+        version: u64,
+        deadline: tokio::time::Instant,
+    ) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
         match &mut self.transaction {
             None => {}
-            Some(txn) if txn.is_single => {
+            Some(txn) if txn.is_single && !self.batch.has_checkpoint => {
                 txn.rollback().await?;
                 self.close_transaction();
             }
             Some(txn) => {
                 // The servers that did nothing yet leave; the others keep what they have done.
-                let fresh: Vec<_> = txn.participants().iter().filter(|p| p.statements == 0).map(|p| p.node).collect();
+                let leaves = |p: &&crate::executor::Participant| undo == Undo::Everything || p.statements == 0;
+                let fresh: Vec<_> = txn.participants().iter().filter(leaves).map(|p| p.node).collect();
                 if fresh.is_empty() {
                     return Ok(false);
                 }
@@ -209,6 +235,15 @@ impl Session {
     pub fn is_fenced(&self, error: &PgError) -> bool {
         crate::executor::names_moved_shard(error, &self.map())
     }
+}
+
+/// What is taken back before a statement is run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// What all servers of the transaction have done.
+    Everything,
+    /// Only servers that have done nothing yet leave.
+    Fresh,
 }
 
 const COPY_WRITE_LEN: usize = 64 * 1024;

@@ -97,7 +97,9 @@ impl Session {
             txn.require_atomic().await?;
         }
         txn.schema_changed = true;
-        txn.pins |= plan.pins;
+        if plan.pins {
+            txn.pin();
+        }
         let sql = plan.query.render(None);
         let participant = txn.join(NodeId::COORDINATOR).await?;
         participant.server.queue_query(&sql, To::Client);
