@@ -5,6 +5,7 @@ import decimal
 import sys
 import threading
 import time
+import traceback
 import uuid
 
 import psycopg
@@ -171,12 +172,13 @@ def notices_and_cancel():
 
 
 prepare()
+failed = []
 for part in (types_come_back_in_text_and_binary, cursors_of_the_server, pipelines, copies, transactions_and_errors,
              notices_and_cancel):
     try:
         part()
         print("ok", part.__name__)
-    except BaseException as error:
-        print("FAILED", part.__name__)
-        import traceback
+    except BaseException:
+        failed.append(part.__name__)
         traceback.print_exc()
+sys.exit(f"failed: {failed}" if failed else 0)

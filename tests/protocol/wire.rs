@@ -104,7 +104,12 @@ impl Wire {
                 Ok(0) => return None,
                 Ok(n) => self.buffer.extend(&piece[..n]),
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
-                Err(e) => panic!("no answer: {e}"),
+                Err(_) => {
+                    self.buffer.clear();
+                    self.buffer.extend(b"!\0\0\0\x04");
+                    let _ = self.stream.shutdown(Shutdown::Both);
+                    return Some(());
+                }
             }
         }
         Some(())
@@ -119,7 +124,7 @@ impl From<TcpStream> for Wire {
     }
 }
 
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
