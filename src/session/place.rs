@@ -60,7 +60,13 @@ impl Session {
                         return Err(PgError::unsupported("cannot run this statement for several tenants at once")
                             .hint("Run it once for each tenant."));
                     }
-                    Box::pin(self.place(&many, text, request, statement)).await
+                    match Box::pin(self.place(&many, text, request, statement)).await? {
+                        // Servers know the statement by its text for one tenant.
+                        Place::Server { node, group, query, .. } => {
+                            Ok(Place::Server { node, group, query, shared: false })
+                        }
+                        place => Ok(place),
+                    }
                 }
             },
             Plan::Insert(insert) => {
