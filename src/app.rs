@@ -72,7 +72,7 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         catalog: catalog.clone(),
     });
 
-    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), stop.clone()));
+    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), settings.jobs.clone(), stop.clone()));
 
     if let Some(address) = settings.admin {
         let http = tokio::net::TcpListener::from_std(listen(address)?).map_err(|error| internal("listen", error))?;

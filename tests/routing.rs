@@ -23,6 +23,7 @@ fn table(oid: u32, schema: &str, name: &str, key: Option<usize>, colocation: u32
             .map(|(name, type_oid)| Column {
                 name: name.to_string(),
                 type_oid: *type_oid,
+                type_modifier: -1,
                 is_generated: false,
                 has_volatile_default: false,
             })
@@ -74,7 +75,12 @@ fn map() -> ShardMap {
 
 fn provided() -> Provided {
     Provided {
-        inline: HashSet::from(["citus_version", "get_shard_id_for_distribution_column"]),
+        inline: HashSet::from([
+            "citus_version",
+            "citus_get_active_worker_nodes",
+            "shard_name",
+            "get_shard_id_for_distribution_column",
+        ]),
         functions: HashSet::from(["citus_add_node", "create_distributed_table"]),
         views: HashMap::from([("citus_tables", Some(Figures::ShardSizes)), ("pg_dist_node", None)]),
     }

@@ -22,6 +22,7 @@ fn table(oid: u32, name: &str, key: Option<usize>, columns: &[(&str, u32)]) -> T
     let column = |(name, type_oid): &(&str, u32)| Column {
         name: name.to_string(),
         type_oid: *type_oid,
+        type_modifier: -1,
         is_generated: false,
         has_volatile_default: false,
     };

@@ -1,9 +1,14 @@
 //! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
+use std::borrow::Cow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::cancel::CancelTarget;
+use super::login::ServerAddress;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
@@ -49,6 +54,10 @@ pub struct Server {
     pub settings: SessionSettings,
     /// The last command tag that `finish` read.
     last_tag: String,
+    cancel_target: Option<Arc<CancelTarget>>,
+    /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
+    /// infers the types of such parameters.
+    pub knows_user_types: bool,
 }
 
 impl Server {
@@ -66,7 +75,15 @@ impl Server {
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
             last_tag: String::new(),
+            cancel_target: None,
+            knows_user_types: false,
         }
+    }
+
+    /// What reaches this connection, at `address`, with a cancel request. Made once.
+    pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
+        let new = || Arc::new(CancelTarget { address: address.clone(), pid: self.key.0, key: self.key.1.clone() });
+        self.cancel_target.get_or_insert_with(new).clone()
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -157,8 +174,17 @@ impl Server {
     }
 
     pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
-        frontend::parse(name.as_bytes(), sql, types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(name.as_bytes(), sql, &types, &mut self.write);
         self.replies.push(Reply::Parse, to);
+    }
+
+    fn types_here<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
+        let is_known = |oid: u32| self.knows_user_types || oid < FIRST_USER_OID;
+        if types.iter().all(|oid| is_known(*oid)) {
+            return Cow::Borrowed(types);
+        }
+        types.iter().map(|oid| if is_known(*oid) { *oid } else { 0 }).collect()
     }
 
     pub fn queue_bind(&mut self, bind: &Bind, portal: &[u8], statement: &str, to: To) {
@@ -222,7 +248,8 @@ impl Server {
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
         }
-        frontend::parse(key.name().as_bytes(), &sql(), types, &mut self.write);
+        let types = self.types_here(types);
+        frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
         self.replies.push(Reply::Prepare, to);
         true
     }
@@ -336,8 +363,11 @@ impl Server {
         if !matches!(tag, b'S' | b'Z' | b'E') {
             return self.judge(tag, &[]);
         }
-        let payload = self.read[frame::HEADER_LEN..len].to_vec();
-        self.judge(tag, &payload)
+        // Put aside, because judging changes everything but the bytes judged.
+        let read = std::mem::take(&mut self.read);
+        let verdict = self.judge(tag, &read[frame::HEADER_LEN..len]);
+        self.read = read;
+        verdict
     }
 
     /// Is the reply that is due next one that the client asked for?
@@ -413,3 +443,6 @@ const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
 
 const READ_LEN: usize = 8 * 1024;
 const READ_STREAMING_LEN: usize = 64 * 1024;
+
+/// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
+const FIRST_USER_OID: u32 = 16384;

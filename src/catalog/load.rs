@@ -24,6 +24,12 @@ WITH managed AS MATERIALIZED (
 ), columns AS (
     SELECT a.attrelid, pg_catalog.json_agg(pg_catalog.json_build_object(
         'attnum', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::pg_catalog.int8,
+        'type_modifier', CASE WHEN a.atttypmod >= 0 THEN a.atttypmod ELSE coalesce((WITH RECURSIVE domain AS (
+                SELECT t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typtype = 'd'
+                UNION ALL
+                SELECT t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t JOIN domain ON t.oid = domain.typbasetype
+                WHERE t.typtype = 'd')
+            SELECT pg_catalog.max(typtypmod) FROM domain), -1) END,
         'is_generated', a.attgenerated <> '',
         'has_volatile_default', a.attidentity <> '' OR (a.attgenerated = '' AND EXISTS (
             SELECT FROM pg_catalog.pg_attrdef d
@@ -168,6 +174,7 @@ struct ColumnRow {
     attnum: i16,
     name: String,
     type_oid: u32,
+    type_modifier: i32,
     is_generated: bool,
     has_volatile_default: bool,
 }
@@ -209,6 +216,7 @@ impl ColumnRow {
         Column {
             name: self.name,
             type_oid: self.type_oid,
+            type_modifier: self.type_modifier,
             is_generated: self.is_generated,
             has_volatile_default: self.has_volatile_default,
         }
@@ -228,7 +236,7 @@ mod tests {
         "colocations": [{"id": 1, "hash_oid": 20, "shard_groups": [
             {"id": 102008, "min": -2147483648, "max": -1, "node": 8}, {"id": 102009, "min": 0, "max": 2147483647, "node": 8}]}],
         "tables": [{"oid": 99, "schema": "public", "name": "orders", "is_reference": false, "key": 3, "colocation": 1,
-            "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "is_generated": false, "has_volatile_default": false}],
+            "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "type_modifier": -1, "is_generated": false, "has_volatile_default": false}],
             "shards": [102008, 102009]}],
         "shadows": []}"#;
 

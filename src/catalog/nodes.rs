@@ -1,6 +1,10 @@
 //! Rows of `tenantry.node`, as statements for a client's transaction.
 
+use tokio_postgres::GenericClient;
+
+use super::pg_error;
 use super::quote::literal;
+use crate::error::Result;
 use crate::shard_map::NodeId;
 
 /// A node to be added.
@@ -64,4 +68,11 @@ pub fn set_coordinator(host: &str, port: u16) -> String {
          INSERT INTO tenantry.node (groupid, nodename, nodeport, shouldhaveshards) \
          SELECT 0, {host}, {port}, false WHERE NOT EXISTS (SELECT FROM changed)"
     )
+}
+
+/// Ids of the workers that take part, as committed now.
+pub async fn active_workers(client: &impl GenericClient) -> Result<Vec<NodeId>> {
+    let sql = "SELECT nodeid FROM tenantry.node WHERE isactive AND groupid <> 0";
+    let rows = client.query(sql, &[]).await.map_err(pg_error)?;
+    Ok(rows.iter().map(|row| NodeId(row.get::<_, i32>(0) as u32)).collect())
 }

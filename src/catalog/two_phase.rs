@@ -62,7 +62,13 @@ pub async fn decide(client: &impl GenericClient, txn: &str, decision: Decision, 
 /// is the decision to commit. Fails with 23505 when a recoverer has decided to abort.
 pub fn decide_commit(txn: &str, nodes: &[NodeId]) -> String {
     let nodes = nodes.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    format!("SELECT tenantry.decide_commit({}, '{{{nodes}}}')", literal(txn))
+    // The decision must outlive a crash even if the client does not mind losing its last commits.
+    format!(
+        "SELECT pg_catalog.set_config('synchronous_commit', 'on', true) \
+         WHERE pg_catalog.current_setting('synchronous_commit') = 'off'; \
+         SELECT tenantry.decide_commit({}, '{{{nodes}}}')",
+        literal(txn)
+    )
 }
 
 /// The decision, if one was made.

@@ -11,6 +11,7 @@ use crate::backend::PoolSettings;
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
+use crate::jobs;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,8 @@ pub struct Pool {
 pub struct Execution {
     /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: no.
     pub hold_timeout: Time,
+    /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: no.
+    pub recovery_patience: Time,
     /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: no.
     pub copy_buffer: Size,
     /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: no.
@@ -184,6 +187,7 @@ impl Default for Execution {
         let of = executor::Settings::default();
         Self {
             hold_timeout: Time(of.hold_timeout),
+            recovery_patience: Time(jobs::Settings::default().recovery_patience),
             copy_buffer: Size(of.copy_buffer_bytes),
             copy_row: Size(of.copy_row_bytes),
         }

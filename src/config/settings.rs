@@ -11,6 +11,7 @@ use crate::backend::PoolSettings;
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
+use crate::jobs;
 use crate::session::LoginSettings;
 
 /// Everything that a proxy is started with.
@@ -24,6 +25,7 @@ pub struct Settings {
     pub pool: PoolSettings,
     pub executor: executor::Settings,
     pub login: LoginSettings,
+    pub jobs: jobs::Settings,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
     /// How long sessions may go on when the proxy is stopped.
@@ -90,6 +92,7 @@ impl Settings {
                 timeout: listen.login_timeout.0,
                 mock_secret: rand::random(),
             },
+            jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,

@@ -14,13 +14,14 @@ use bytes::BytesMut;
 
 use super::combine::{COPY_HEADER, COPY_TRAILER};
 use super::scatter::null_tenant;
-use super::{Client, Transaction, Values};
+use super::{Client, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{CopyFormat, CopyIn, CopyOptions};
 use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, TableKind};
 use crate::sql::Operand;
 use crate::wire::copy_rows::{self, CopyTarget, CsvOptions, FieldValue, Header, RowSplitter};
+use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{answer, frontend};
 
@@ -44,7 +45,8 @@ enum Where {
     Shards {
         colocation: Arc<ColocationGroup>,
         hash: HashType,
-        type_oid: u32,
+        /// Of the distribution column.
+        used: Use,
     },
     /// Every node gets every row.
     Everywhere(Vec<NodeId>),
@@ -54,7 +56,18 @@ impl CopyRouter {
     /// `columns` are those of the data, in its order.
     ///
     /// Errors: 0A000 where copies of a reference table would differ, 22004 when the distribution column is missing.
-    pub fn new(txn: &Transaction, table: &Arc<Table>, columns: &[String], options: &CopyOptions) -> Result<Self> {
+    pub async fn new(
+        txn: &mut Transaction,
+        table: &Arc<Table>,
+        columns: &[String],
+        options: &CopyOptions,
+    ) -> Result<Self> {
+        if table.is_reference() {
+            // As a write of rows would, before the nodes are chosen: citus_add_node waits for this lock.
+            let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name));
+            txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+            txn.refresh_nodes().await?;
+        }
         let map = txn.map();
         let settings = &txn.executor.settings;
         let (target, column) = match table.kind {
@@ -81,7 +94,7 @@ impl CopyRouter {
                         "cannot perform an INSERT without a partition column value",
                     )
                 })?;
-                (Where::Shards { colocation, hash, type_oid: column.type_oid }, at)
+                (Where::Shards { colocation, hash, used: Use::stored_in(table) }, at)
             }
         };
         let copy_target = CopyTarget { table: table.name.clone(), columns: columns.to_vec(), column };
@@ -124,15 +137,19 @@ impl CopyRouter {
         while let Some(row) = self.splitter.next_row()? {
             let group = match &self.target {
                 Where::Everywhere(_) => None,
-                Where::Shards { colocation, hash, type_oid } => {
+                Where::Shards { colocation, hash, used } => {
+                    let typmod = used.type_modifier();
                     let known = match &row.value {
                         FieldValue::Null => return Err(null_in_copy(&self.table)),
-                        FieldValue::Text(text) => std::str::from_utf8(text).ok().and_then(|t| hash.hash_text(t)),
-                        FieldValue::Binary(bytes) => hash.hash_binary(*type_oid, bytes),
+                        FieldValue::Text(text) => {
+                            std::str::from_utf8(text).ok().and_then(|t| hash.hash_stored_text(t, typmod))
+                        }
+                        // A domain's values have the form of its base type's.
+                        FieldValue::Binary(bytes) => hash.hash_stored_binary(hash.oid(), bytes, typmod),
                     };
                     let value = match known {
                         Some(value) => value,
-                        None => ask(txn, &row.value, *hash, &mut self.asked).await?,
+                        None => ask(txn, &row.value, *hash, *used, &mut self.asked).await?,
                     };
                     Some(colocation.group_of_hash(value).ok_or_else(super::stale_plan)?.id)
                 }
@@ -209,20 +226,21 @@ async fn ask(
     txn: &mut Transaction,
     value: &FieldValue<'_>,
     hash: HashType,
+    used: Use,
     asked: &mut Option<(Vec<u8>, i32)>,
 ) -> Result<i32> {
-    let FieldValue::Text(text) = value else {
-        return Err(PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, "incorrect binary data format"));
+    let (is_binary, bytes): (bool, &[u8]) = match value {
+        FieldValue::Null => return Err(null_tenant()),
+        FieldValue::Text(text) => (false, text),
+        FieldValue::Binary(bytes) => (true, bytes),
     };
-    if let Some((known, value)) = asked.as_ref().filter(|(known, _)| known[..] == **text) {
-        debug_assert_eq!(known[..], **text);
+    if let Some((_, value)) = asked.as_ref().filter(|(known, _)| known[..] == *bytes) {
         return Ok(*value);
     }
-    let literal = std::str::from_utf8(text).map_err(|_| {
-        PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"")
-    })?;
-    let value = txn.ask_hash(&Operand::Literal(literal.into()), hash, Values::None).await?.ok_or_else(null_tenant)?;
-    *asked = Some((text.to_vec(), value));
+    let bind = Bind::one(is_binary, Some(bytes));
+    let values = Values::Bind { bind: &bind, types: &[hash.oid()] };
+    let value = txn.ask_hash(&Operand::Param(0), hash, used, values).await?.ok_or_else(null_tenant)?;
+    *asked = Some((bytes.to_vec(), value));
     Ok(value)
 }
 
@@ -268,7 +286,7 @@ impl Transaction {
 ///
 /// Errors: after one the client may go on sending; the session ignores what it sends.
 pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) -> Result<u64> {
-    let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options)?;
+    let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options).await?;
     let copied = take_rows(txn, client, plan, router).await;
     if copied.is_err() {
         end_copies(txn).await;
@@ -321,7 +339,7 @@ pub async fn route_rows(
         escape: b'"',
         text: "(FORMAT binary)".to_owned(),
     };
-    let mut router = CopyRouter::new(txn, into, columns, &options)?;
+    let mut router = CopyRouter::new(txn, into, columns, &options).await?;
     // Copies of a reference table: the node that the rows come from has them.
     if let Where::Everywhere(nodes) = &mut router.target {
         nodes.retain(|node| *node != from);

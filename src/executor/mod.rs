@@ -24,7 +24,7 @@ mod two_phase;
 pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
-pub use route::{Hashed, Target, Values};
+pub use route::{Hashed, Target, Use, Values};
 pub use transaction::{Kind, Origin, Participant, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 

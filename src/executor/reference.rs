@@ -38,6 +38,8 @@ pub async fn write(
         txn.failed = true;
         return Ok(relayed);
     }
+    // The write holds a lock that citus_add_node waits for: from here on no node comes.
+    txn.refresh_nodes().await?;
     let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
     for node in workers {
         let written = write_copy(txn, node, &sql, request).await;

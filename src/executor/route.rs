@@ -1,7 +1,7 @@
 //! From a plan's operands and a statement's values to shard groups. Pure.
 
 use crate::planner::Shards;
-use crate::shard_map::{ColocationGroup, HashType, ShardGroupId};
+use crate::shard_map::{ColocationGroup, HashType, ShardGroupId, Table};
 use crate::sql::Operand;
 use crate::wire::frontend::Bind;
 
@@ -36,12 +36,36 @@ pub enum Target {
     Unknown(usize),
 }
 
+/// What happens to a value: a comparison takes it as it is, an assignment to a column cuts or rounds it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Compared,
+    /// Stored in a column with this type modifier; -1: none.
+    Stored(i32),
+}
+
+impl Use {
+    /// For a value that becomes the distribution column's of a new row.
+    pub fn stored_in(table: &Table) -> Self {
+        Use::Stored(table.distribution_column().map_or(-1, |c| c.type_modifier))
+    }
+
+    pub fn type_modifier(self) -> i32 {
+        match self {
+            Use::Compared => -1,
+            Use::Stored(type_modifier) => type_modifier,
+        }
+    }
+}
+
 impl Values<'_> {
-    pub fn hash(&self, operand: &Operand, hash: HashType) -> Hashed {
+    /// The hash of what the operand becomes.
+    pub fn hash(&self, operand: &Operand, hash: HashType, used: Use) -> Hashed {
         let known = |hash: Option<i32>| hash.map_or(Hashed::Unknown, Hashed::Hash);
+        let typmod = used.type_modifier();
         match operand {
             Operand::Null => Hashed::Null,
-            Operand::Literal(text) => known(hash.hash_text(text)),
+            Operand::Literal(text) => known(hash.hash_stored_text(text, typmod)),
             Operand::Lifted { .. } => Hashed::Unknown,
             Operand::Param(n) => {
                 let Values::Bind { bind, types } = self else { return Hashed::Unknown };
@@ -50,9 +74,17 @@ impl Values<'_> {
                     Ok((_, None)) => Hashed::Null,
                     Ok((true, Some(bytes))) => match types.get(*n as usize) {
                         None | Some(0) => Hashed::Unknown,
-                        Some(oid) => known(hash.hash_binary(*oid, bytes)),
+                        Some(oid) => known(hash.hash_stored_binary(*oid, bytes, typmod)),
                     },
-                    Ok((false, Some(text))) => known(std::str::from_utf8(text).ok().and_then(|t| hash.hash_text(t))),
+                    Ok((false, Some(text))) => {
+                        let Ok(text) = std::str::from_utf8(text) else { return Hashed::Unknown };
+                        let stored = hash.hash_stored_text(text, typmod);
+                        known(match types.get(*n as usize) {
+                            None | Some(0) => stored,
+                            // The text is a value of the parameter's type first: '1 ' of char(n) is no '1 ' of text.
+                            Some(oid) => stored.and_then(|_| hash.hash_typed_text(*oid, text)),
+                        })
+                    }
                 }
             }
         }
@@ -62,7 +94,7 @@ impl Values<'_> {
         let Some(hash) = colocation.hash else { return Target::Many };
         let mut target = Target::Nowhere;
         for (index, operand) in operands.iter().enumerate() {
-            match self.hash(operand, hash) {
+            match self.hash(operand, hash, Use::Compared) {
                 Hashed::Null => {}
                 Hashed::Unknown => return Target::Unknown(index),
                 Hashed::Hash(h) => {
@@ -83,7 +115,7 @@ impl Values<'_> {
         let (Shards::Holding(operands), Some(hash)) = (shards, colocation.hash) else { return all() };
         let mut wanted = Vec::new();
         for operand in operands {
-            match self.hash(operand, hash) {
+            match self.hash(operand, hash, Use::Compared) {
                 Hashed::Null => {}
                 Hashed::Unknown => return all(),
                 Hashed::Hash(h) => wanted.extend(colocation.group_of_hash(h).map(|g| g.id)),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::relay::{Routed, in_the_users_terms};
-use super::{Client, Participant, Transaction};
+use super::{Client, Participant, Transaction, Use};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Insert, Scatter};
@@ -159,11 +159,14 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
     let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
     let hash = colocation.hash.ok_or_else(super::stale_plan)?;
     let mut rows_of: BTreeMap<ShardGroupId, Vec<usize>> = BTreeMap::new();
+    let used = Use::stored_in(&plan.table);
     for (at, row) in plan.rows.iter().enumerate() {
-        let value = match request.values().hash(&row.tenant, hash) {
+        let value = match request.values().hash(&row.tenant, hash, used) {
             Hashed::Hash(value) => value,
             Hashed::Null => return Err(null_tenant()),
-            Hashed::Unknown => txn.ask_hash(&row.tenant, hash, request.values()).await?.ok_or_else(null_tenant)?,
+            Hashed::Unknown => {
+                txn.ask_hash(&row.tenant, hash, used, request.values()).await?.ok_or_else(null_tenant)?
+            }
         };
         let group = colocation.group_of_hash(value).ok_or_else(super::stale_plan)?;
         rows_of.entry(group.id).or_default().push(at);

@@ -3,6 +3,7 @@
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
 //! saved meanwhile) in the same write. How it ends on several servers at once stands in `two_phase.rs`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Executor;
-use super::cancel::{CancelHandle, CancelTarget};
-use super::route::Values;
+use super::cancel::CancelHandle;
+use super::route::{Use, Values};
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
@@ -74,7 +75,7 @@ pub struct Transaction {
     pub settings: SessionSettings,
     settings_before: SessionSettings,
     cancel: Arc<CancelHandle>,
-    begin: String,
+    begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
     journal: Vec<Entry>,
     participants: Vec<Participant>,
@@ -116,7 +117,10 @@ impl Transaction {
             settings: origin.settings.clone(),
             settings_before: origin.settings.clone(),
             cancel: origin.cancel.clone(),
-            begin: format!("BEGIN {options}").trim_end().to_owned(),
+            begin: match options.trim_end() {
+                "" => "BEGIN".into(),
+                options => format!("BEGIN {options}").into(),
+            },
             journal: Vec::new(),
             participants: Vec::new(),
             private_map: None,
@@ -133,6 +137,14 @@ impl Transaction {
         self.private_map.clone().unwrap_or_else(|| self.executor.catalog.map())
     }
 
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.private_map {
+            Some(map) => read(map),
+            None => self.executor.catalog.with_map(read),
+        }
+    }
+
     /// Has this transaction changed the catalog?
     pub fn changed_catalog(&self) -> bool {
         self.private_map.is_some()
@@ -146,6 +158,34 @@ impl Transaction {
         let map = Arc::new(crate::catalog::parse(version, json)?);
         self.private_map = Some(map.clone());
         Ok(map)
+    }
+
+    /// For who keeps nodes from being added, by a lock on a reference table: afterwards the map has all that were added
+    /// before. Asked outside the transaction, whose snapshot may be older than its lock.
+    ///
+    /// Errors: 40001 when only a newer snapshot could see the node.
+    pub async fn refresh_nodes(&mut self) -> Result<()> {
+        let active = {
+            let client = self.executor.catalog.client(NodeId::COORDINATOR).await?;
+            crate::catalog::nodes::active_workers(&**client).await?
+        };
+        let lacks = |map: &ShardMap| active.iter().any(|id| map.active_workers().all(|n| n.id != *id));
+        let differs = |map: &ShardMap| lacks(map) || map.active_workers().any(|n| !active.contains(&n.id));
+        if !differs(&self.map()) {
+            return Ok(());
+        }
+        let map = match self.private_map {
+            Some(_) => self.reload_map().await?,
+            None => self.executor.catalog.refresh().await?,
+        };
+        if lacks(&map) {
+            return Err(PgError::new(
+                SqlState::SERIALIZATION_FAILURE,
+                "a node was added that this transaction's snapshot does not have",
+            )
+            .hint("Retry the transaction."));
+        }
+        Ok(())
     }
 
     pub fn notice(&mut self, notice: PgError) {
@@ -213,12 +253,12 @@ impl Transaction {
         if node.is_coordinator() {
             return Ok(self.executor.coordinator.clone());
         }
-        let map = self.map();
-        let node = map.node(node).ok_or_else(|| {
+        let address =
+            |map: &ShardMap| map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port });
+        self.with_map(address).ok_or_else(|| {
             PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
                 .hint("Retry the query.")
-        })?;
-        Ok(ServerAddress { host: node.host.clone(), port: node.port })
+        })
     }
 
     /// The server of `node`, joining it when it does not take part yet.
@@ -236,14 +276,11 @@ impl Transaction {
                 self.executor.pools.checkout(&address, &self.identity).await?
             }
         };
+        server.knows_user_types = node.is_coordinator();
         if self.pins && node.is_coordinator() {
             server.retire();
         }
-        self.cancel.add(Arc::new(CancelTarget {
-            address: server.address().clone(),
-            pid: server.key.0,
-            key: server.key.1.clone(),
-        }));
+        self.cancel.add(server.cancel_target());
         let participant = Participant {
             node,
             groups: Vec::new(),
@@ -327,9 +364,16 @@ impl Transaction {
     /// Postgres casts and hashes it. `None` for NULL.
     ///
     /// Errors: what the cast says, e.g. 22P02.
-    pub async fn ask_hash(&mut self, operand: &Operand, hash: HashType, values: Values<'_>) -> Result<Option<i32>> {
+    pub async fn ask_hash(
+        &mut self,
+        operand: &Operand,
+        hash: HashType,
+        used: Use,
+        values: Values<'_>,
+    ) -> Result<Option<i32>> {
         let function = hash_function(hash);
-        let cast = hash.sql_name();
+        // Where storing would fail because the value is too long, the cast cuts it, and the shard complains.
+        let cast = hash.sql_type(used.type_modifier());
         let (expression, bind, types) = match (operand, values) {
             (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
             (Operand::Param(n), Values::Bind { bind, types }) => {
@@ -542,7 +586,7 @@ impl Transaction {
 
     /// Gives the servers back after statements that ran by themselves.
     pub fn finish_auto(&mut self) {
-        for participant in self.participants.drain(..).collect::<Vec<_>>() {
+        for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
     }
@@ -583,8 +627,9 @@ async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> 
             server.poison();
         }
         result?;
-        server.settings = wanted.clone();
     }
+    // Equal or not: what is the same value is compared faster next time.
+    server.settings = wanted.clone();
     Ok(())
 }
 

@@ -14,14 +14,26 @@ use crate::catalog::Catalog;
 use crate::executor::Holds;
 use crate::operations::mover::{self, MoverEnvironment};
 
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A commit over several nodes takes milliseconds; one that has not ended after this time is looked at. Default: 15s.
+    pub recovery_patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { recovery_patience: Duration::from_secs(15) }
+    }
+}
+
 /// All jobs, until `stop`.
-pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationToken) {
+pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
     let rebalances = rebalances::run(MoverEnvironment::new(catalog.clone(), holds.clone()), stop.clone());
-    tokio::join!(maintain(catalog, holds, stop), rebalances);
+    tokio::join!(maintain(catalog, holds, settings, stop), rebalances);
 }
 
 /// The steady loop: ends what crashed proxies left half done.
-async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationToken) {
+async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
     let environment = MoverEnvironment::new(catalog.clone(), holds);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -30,7 +42,7 @@ async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, stop: CancellationTo
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match two_phase_recovery::recover(&catalog).await {
+        match two_phase_recovery::recover(&catalog, settings.recovery_patience).await {
             Ok(0) => {}
             Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
             Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),

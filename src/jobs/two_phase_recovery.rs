@@ -9,6 +9,8 @@
 //! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow.
 //! Global ids that are not ours are never touched.
 
+use std::time::Duration;
+
 use crate::catalog::two_phase::{self, Decision};
 use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
@@ -16,13 +18,13 @@ use crate::executor::transaction_of_gid;
 use crate::shard_map::NodeId;
 
 /// Resolves what is left behind on every node that can be reached; returns how many prepared transactions that were.
-pub async fn recover(catalog: &Catalog) -> Result<usize> {
+pub async fn recover(catalog: &Catalog, patience: Duration) -> Result<usize> {
     let map = catalog.map();
     let mut resolved = 0;
     let mut all_seen = true;
     let mut left = std::collections::HashSet::new();
     for node in map.active_workers() {
-        match recover_node(catalog, node.id, &mut left).await {
+        match recover_node(catalog, node.id, patience, &mut left).await {
             Ok(count) => resolved += count,
             Err(error) => {
                 all_seen = false;
@@ -36,13 +38,18 @@ pub async fn recover(catalog: &Catalog) -> Result<usize> {
     Ok(resolved)
 }
 
-async fn recover_node(catalog: &Catalog, node: NodeId, left: &mut std::collections::HashSet<String>) -> Result<usize> {
+async fn recover_node(
+    catalog: &Catalog,
+    node: NodeId,
+    patience: Duration,
+    left: &mut std::collections::HashSet<String>,
+) -> Result<usize> {
     let worker = catalog.client(node).await?;
     let prepared = worker
         .query(
             "SELECT gid, prepared < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
              FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
-            &[&PATIENCE_SECONDS],
+            &[&patience.as_secs_f64()],
         )
         .await
         .map_err(pg_error)?;
@@ -96,6 +103,4 @@ async fn forget_carried_out(catalog: &Catalog, left: &std::collections::HashSet<
     Ok(())
 }
 
-/// A commit of several nodes takes milliseconds; one that has not ended after this time is looked at.
-const PATIENCE_SECONDS: f64 = 15.0;
 const KEEP_DECISIONS_SECONDS: f64 = 3600.0;

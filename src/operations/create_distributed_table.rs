@@ -2,9 +2,10 @@
 //!
 //! Everything happens in the client's transaction. Nothing runs before all checks have passed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::ddl::keep_moves_out;
 use super::table_checks::{self, Intent};
 use super::table_definition::{ColumnDefinition, TableDefinition};
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
@@ -40,6 +41,10 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     let column_name = column.name.clone();
     table_checks::check_kind(&definition)?;
     let (colocation, is_new) = colocation(txn, &map, &definition, column, &request).await?;
+    if !is_new {
+        keep_moves_out(txn, &BTreeSet::from([colocation])).await?;
+    }
+    let map = txn.map();
     let intent = Intent::Distributed { column: &column_name, colocation };
     // Of a new group nobody is a member yet, and a foreign key to an older one is refused with the right words.
     table_checks::check(&definition, &map, intent)?;

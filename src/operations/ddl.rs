@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::create_distributed_table::number;
+use super::mover;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
@@ -21,6 +23,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     if !matches!(ddl.action, DdlAction::DropIndex { concurrently: true, .. }) {
         txn.require_atomic().await?;
     }
+    keep_moves_out(txn, &concerned(&txn.map(), ddl)).await?;
     match &ddl.action {
         DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
         DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
@@ -29,6 +32,8 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             if *concurrently && !owners.is_empty() {
                 return Err(refuse_concurrently());
             }
+            let tables = owners.iter().map(|(table, _)| table).filter(|t| !t.is_reference());
+            keep_moves_out(txn, &tables.map(|t| t.colocation).collect()).await?;
             drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
         }
         DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
@@ -39,6 +44,43 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
         DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
     }
+}
+
+/// Colocation groups whose shards the statement may touch.
+fn concerned(map: &ShardMap, ddl: &Ddl) -> BTreeSet<ColocationId> {
+    // Through foreign keys to a reference table, CASCADE reaches any distributed table.
+    let cascades =
+        matches!(ddl.action, DdlAction::Truncate { cascade: true, .. } | DdlAction::DropTable { cascade: true, .. });
+    if cascades && ddl.tables.iter().any(|t| t.is_reference()) {
+        return map.tables().filter(|t| !t.is_reference()).map(|t| t.colocation).collect();
+    }
+    ddl.tables.iter().filter(|t| !t.is_reference()).map(|t| t.colocation).collect()
+}
+
+/// From here to the end of the transaction no shard of these groups moves. The transaction's map is fresh afterwards:
+/// while it waited, a move may have ended.
+///
+/// Errors: 55P03 when the transaction has used shards of a group that is being moved, since the move waits for it.
+pub(super) async fn keep_moves_out(txn: &mut Transaction, colocations: &BTreeSet<ColocationId>) -> Result<()> {
+    if colocations.is_empty() {
+        return Ok(());
+    }
+    let map = txn.map();
+    for colocation in colocations {
+        let groups = map.colocation(*colocation).map(|c| c.shard_groups.as_slice()).unwrap_or_default();
+        if !groups.iter().any(|g| txn.uses(g.id)) {
+            txn.query(NodeId::COORDINATOR, &mover::share_statement(*colocation)).await?;
+        } else if number(txn, &mover::try_share_statement(*colocation)).await? != Some(1) {
+            txn.failed = true;
+            return Err(PgError::new(
+                SqlState::LOCK_NOT_AVAILABLE,
+                "a shard that this transaction has used is being moved, so its tables cannot be changed now",
+            )
+            .hint("Retry the transaction, or run the schema change as its first statement."));
+        }
+    }
+    txn.reload_map().await?;
+    Ok(())
 }
 
 /// Runs a statement on the coordinator and on every active worker: roles, schemas, extensions, types, functions.
@@ -84,7 +126,13 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
     if gone.is_empty() {
         return Ok(());
     }
+    // Nobody adds a table to a group whose schemas are about to go.
+    txn.query(NodeId::COORDINATOR, tables::lock()).await?;
     let map = txn.map();
+    let known = |oid: &TableOid| map.table_by_oid(*oid).filter(|t| !t.is_reference()).map(|t| t.colocation);
+    keep_moves_out(txn, &gone.iter().filter_map(known).collect()).await?;
+    // Only the old map has the tables' names; where their shards are, and who lives beside them, the fresh one knows.
+    let placements = txn.reload_map().await?;
     let dropped: Vec<_> = gone.iter().filter_map(|oid| map.table_by_oid(*oid).cloned()).collect();
     for oid in &gone {
         txn.query(NodeId::COORDINATOR, &tables::delete(*oid)).await?;
@@ -98,13 +146,13 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
     for table in &dropped {
         if table.is_reference() {
             let name = qualified(&table.schema, &table.name);
-            for node in map.active_workers() {
+            for node in placements.active_workers() {
                 work.entry(node.id).or_default().push_str(&forget_copy(table, &name));
             }
             continue;
         }
-        let Some(colocation) = map.colocation(table.colocation) else { continue };
-        let schema_empty = !map
+        let Some(colocation) = placements.colocation(table.colocation) else { continue };
+        let schema_empty = !placements
             .tables_of(table.colocation)
             .iter()
             .any(|other| other.schema == table.schema && !gone.contains(&other.oid));
@@ -180,8 +228,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         check_change(txn, &before, &after, table).await?;
     }
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    // The old map: the shards still have the names that the statement was written for.
-    for (node, text) in shard_texts(&before, changed, &ddl.query)? {
+    for (node, text) in shard_texts(&after, changed, &ddl.query)? {
         let all = work.entry(node).or_default();
         all.push_str(text.trim_end().trim_end_matches(';'));
         all.push_str(";\n");
@@ -268,7 +315,8 @@ fn shard_texts(map: &ShardMap, tables: &[Arc<Table>], query: &Spliced) -> Result
 /// On each node one TRUNCATE for all its shards and copies, so that foreign keys between them are no obstacle.
 async fn truncate(txn: &mut Transaction, ddl: &Ddl, cascade: bool, restart_identity: bool) -> Result<()> {
     txn.query_for_client(ddl.query.text()).await?;
-    let map = txn.map();
+    // A node that was added meanwhile has copies of reference tables too.
+    let map = txn.reload_map().await?;
     let mut names: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     for table in &ddl.tables {
         for (node, name) in places(&map, table, &table.name) {
@@ -298,7 +346,8 @@ async fn drop_indexes(
     cascade: bool,
 ) -> Result<()> {
     txn.query_for_client(ddl.query.text()).await?;
-    let map = txn.map();
+    // A node that was added meanwhile has copies of reference tables too.
+    let map = txn.reload_map().await?;
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     for (table, index) in owners {
         for (node, name) in places(&map, table, index) {
@@ -312,16 +361,19 @@ async fn drop_indexes(
 
 async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> Result<()> {
     let owner = index_owner(txn, name).await?;
+    let table = owner.iter().map(|(table, _)| table).find(|t| !t.is_reference());
+    keep_moves_out(txn, &table.map(|t| t.colocation).into_iter().collect()).await?;
     let text = ddl.query.text().clone();
-    txn.query(NodeId::COORDINATOR, &text).await?;
+    txn.query_for_client(&text).await?;
     let Some((table, index)) = owner else { return Ok(()) };
+    let map = txn.reload_map().await?;
     let (start, end) = (name.at as usize, (name.at + name.len) as usize);
     let (Some(head), Some(tail)) = (text.get(..start), text.get(end..)) else {
         return Err(PgError::new(SqlState::INTERNAL_ERROR, "an index's name lies outside its statement"));
     };
     let tail = tail.trim_end().trim_end_matches(';');
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    for (node, place) in places(&txn.map(), &table, &index) {
+    for (node, place) in places(&map, &table, &index) {
         work.entry(node).or_default().push_str(&format!("{head}{place}{tail};\n"));
     }
     txn.query_each(work.into_iter().collect()).await

@@ -1,14 +1,33 @@
-//! Statements that call functions which Tenantry provides.
+//! Statements that call functions which Tenantry provides: those that the proxy carries out, and inline ones, which are
+//! ordinary functions in schema `tenantry` of the coordinator.
 
 use crate::error::PgError;
-use crate::sql::lexer::{Token, fold};
-use crate::sql::parse::parse;
+use crate::sql::lexer::{Token, fold, is_keyword};
+use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
 use crate::sql::tree::Name;
 use crate::sql::{Splice, With};
 
-use super::statement::{ends, inline_splices, meaning};
-use super::{Call, Context, FunctionCall, Plan};
+use super::names::names_managed_table;
+use super::statement::{ends, meaning};
+use super::{Call, Context, FunctionCall, Plan, unsupported};
+
+/// `tenantry.` goes in front of the names of inline functions, instead of a `pg_catalog.` that was written.
+pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
+    (0..tokens.len())
+        .filter_map(|at| {
+            let name_at = name_of_call(text, tokens, at)?;
+            let is_ours = ctx.provided.inline.contains(fold(text, &tokens[name_at]).as_ref());
+            // `INSERT INTO shard_name (a)`: a relation with a column list.
+            let is_relation = at > 0 && is_keyword(text, &tokens[at - 1], "into");
+            (is_ours && !is_relation).then(|| Splice {
+                at: tokens[at].start,
+                len: tokens[name_at].start - tokens[at].start,
+                with: With::Fixed("tenantry.".into()),
+            })
+        })
+        .collect()
+}
 
 /// `None`: no provided function is called.
 pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Option<Result<Plan, PgError>> {
@@ -29,13 +48,29 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
     // Arguments are evaluated by themselves, in a statement of their own.
     splices.retain(|s| calls.iter().all(|c| s.at < c.name_at.start || s.at >= c.arguments_at.end));
-    if let Ok(tree) = parse(text, tokens) {
+    let tree = match parse(text, tokens) {
+        Ok(tree) => Some(tree),
+        Err(failure) => match (failure, names_managed_table(text, tokens, ctx)) {
+            (_, None) => None,
+            (ParseFailure::TooComplex(error), _) => return Some(Err(error)),
+            (ParseFailure::NotUnderstood(construct), _) => return Some(Err(unsupported::cannot_analyse(&construct))),
+        },
+    };
+    if let Some(tree) = tree {
         let meaning = |name: &[Name]| meaning(ctx, name);
         let mut builder = Builder::new(&meaning);
         builder.query(&tree);
         for relation in &builder.relations {
             let (first, last) = ends(&relation.name);
             match &relation.meaning {
+                Meaning::Reference(table) if relation.is_target => {
+                    return Some(Err(PgError::unsupported(format!(
+                        "function {} cannot be called in a statement that writes a reference table",
+                        calls[0].name
+                    ))
+                    .detail(format!("The statement writes \"{}\".", table.name))
+                    .hint("Call the function in a statement of its own.")));
+                }
                 Meaning::Distributed(table) => {
                     return Some(Err(PgError::unsupported(format!(
                         "function {} cannot be called in a statement on distributed tables",
@@ -62,18 +97,9 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
 
 /// A call that begins at token `at`; also the token behind it. Calls inside its arguments are part of them.
 fn call_at(text: &str, tokens: &[Token], ctx: &Context<'_>, at: usize) -> Option<(Call, usize)> {
-    let mut name_at = at;
-    if !tokens[at].is_identifier() || (at > 0 && tokens[at - 1].is_punct(b'.')) {
-        return None;
-    }
-    if tokens.get(at + 1)?.is_punct(b'.') {
-        if fold(text, &tokens[at]) != "pg_catalog" {
-            return None;
-        }
-        name_at = at + 2;
-    }
-    let name = fold(text, tokens.get(name_at)?);
-    if !tokens.get(name_at + 1)?.is_punct(b'(') || !ctx.provided.functions.contains(name.as_ref()) {
+    let name_at = name_of_call(text, tokens, at)?;
+    let name = fold(text, &tokens[name_at]);
+    if !ctx.provided.functions.contains(name.as_ref()) {
         return None;
     }
     let open = name_at + 1;
@@ -94,4 +120,17 @@ fn call_at(text: &str, tokens: &[Token], ctx: &Context<'_>, at: usize) -> Option
         }
     }
     None
+}
+
+/// Where the name itself stands in `name(` or `pg_catalog.name(`, the whole beginning at token `at`.
+fn name_of_call(text: &str, tokens: &[Token], at: usize) -> Option<usize> {
+    if !tokens[at].is_identifier() || (at > 0 && tokens[at - 1].is_punct(b'.')) {
+        return None;
+    }
+    let name_at = match tokens.get(at + 1)?.is_punct(b'.') {
+        true if fold(text, &tokens[at]) == "pg_catalog" => at + 2,
+        true => return None,
+        false => at,
+    };
+    (tokens.get(name_at)?.is_identifier() && tokens.get(name_at + 1)?.is_punct(b'(')).then_some(name_at)
 }

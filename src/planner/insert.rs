@@ -143,6 +143,11 @@ fn select(
     if let Some(scatter) = pushdown(statement, insert, table, position) {
         return Ok(scatter);
     }
+    routed(statement, insert, table)
+}
+
+/// The rows are computed on the coordinator and sent to where they belong.
+pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>) -> Result<Plan, PgError> {
     if insert.on_conflict.is_some() {
         return Err(unsupported::insert_select("ON CONFLICT"));
     }
@@ -170,6 +175,11 @@ fn select(
 /// Each shard inserts what it selects: the tenant's column of the source is the target's.
 fn pushdown(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>, position: usize) -> Option<Plan> {
     let colocation = statement.colocation()?;
+    let type_modifier = |t: &Table| t.distribution_column().map_or(-1, |c| c.type_modifier);
+    // Storing must not change the value that the row was found by.
+    if type_modifier(table) >= 0 && statement.distributed().any(|(_, t)| type_modifier(t) != type_modifier(table)) {
+        return None;
+    }
     if statement.has_local() || statement.calls().iter().any(|n| super::functions::is_volatile(n)) {
         return None;
     }

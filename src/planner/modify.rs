@@ -114,9 +114,11 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
     if statement.calls_inline() {
         return Err(unsupported::lent_function());
     }
-    // The executor may compute the rows of INSERT ... SELECT on the coordinator first.
-    if command != WriteCommand::Insert && statement.has_local() {
-        return Err(unsupported::reference_from_local());
+    if statement.has_local() {
+        return match &statement.tree.body {
+            Body::Insert(insert) => super::insert::routed(statement, insert, table),
+            _ => Err(unsupported::reference_from_local()),
+        };
     }
     Ok(Plan::ReferenceWrite(ReferenceWrite {
         columns: given_columns(statement, table),

@@ -2,11 +2,12 @@
 //!
 //! `{plan}` prints one line; EXPLAIN, logs and the routing tests use it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table};
 pub use crate::sql::QualifiedName;
-use crate::sql::{Access, Operand, Spliced};
+use crate::sql::{Access, Operand, Splice, Spliced};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
 #[derive(Debug, Clone)]
@@ -276,10 +277,26 @@ pub enum DdlAction {
 pub struct FunctionCall {
     pub text: Arc<str>,
     pub calls: Vec<Call>,
-    /// System views named elsewhere in the statement.
-    pub splices: Vec<crate::sql::Splice>,
+    /// System views and inline functions, anywhere in the statement.
+    pub splices: Vec<Splice>,
     /// Figures that these views need.
     pub needs: Vec<Figures>,
+}
+
+impl FunctionCall {
+    /// The text of a call's arguments, names in it spliced.
+    pub fn arguments(&self, call: &Call) -> String {
+        let Range { start, end } = call.arguments_at;
+        let inside = self.splices.iter().filter(|s| call.arguments_at.contains(&s.at));
+        let inside = inside.map(|s| Splice { at: s.at - start, ..s.clone() });
+        Spliced::new(&self.text[start as usize..end as usize], inside.collect()).render(None)
+    }
+
+    /// Splices of what is left when the calls are replaced.
+    pub fn outside(&self) -> impl Iterator<Item = &Splice> {
+        let inside = |s: &Splice| self.calls.iter().any(|c| c.arguments_at.contains(&s.at));
+        self.splices.iter().filter(move |s| !inside(s))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,9 +304,9 @@ pub struct Call {
     /// Folded, unqualified: `citus_add_node`.
     pub name: String,
     /// Byte range of the function's name as written, schema included.
-    pub name_at: std::ops::Range<u32>,
+    pub name_at: Range<u32>,
     /// Byte range of the arguments, parentheses excluded.
-    pub arguments_at: std::ops::Range<u32>,
+    pub arguments_at: Range<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -339,7 +356,7 @@ pub enum SessionCommand {
     Prepare {
         name: String,
         types: Vec<String>,
-        body: std::ops::Range<u32>,
+        body: Range<u32>,
     },
     /// Arguments as written, one text each. `wrapped` is EXPLAIN options text when the statement was EXPLAIN EXECUTE.
     Execute {
@@ -365,7 +382,7 @@ pub struct Context<'a> {
 pub struct Provided {
     pub functions: std::collections::HashSet<&'static str>,
     /// Ordinary SQL functions in schema `tenantry` of the coordinator: only `tenantry.` is spliced in front of the name,
-    /// and their arguments may be columns.
+    /// and their arguments may be columns. Statements on distributed tables must not call them.
     pub inline: std::collections::HashSet<&'static str>,
     /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
     pub views: std::collections::HashMap<&'static str, Option<Figures>>,

@@ -3,12 +3,14 @@
 //!   one tenant? ──> router      all follow one column? ──> scatter, combine      else, reading ──> pull
 
 use crate::error::PgError;
+use crate::shard_map::TableKind;
 use crate::sql::lexer::Token;
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
-use crate::sql::{Access, Spliced};
+use crate::sql::{Access, Operand, Spliced};
 
+use super::function_call::inline_splices;
 use super::names::{coordinator, names_managed_table};
 use super::statement::{Statement, has_call, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
@@ -22,7 +24,10 @@ pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mo
         Err(ParseFailure::NotUnderstood(construct)) if names_managed_table(text, tokens, ctx).is_some() => {
             return Err(unsupported::cannot_analyse(&construct));
         }
-        Err(_) => return Ok(unread(text, tokens).into()),
+        Err(_) => {
+            let query = Spliced::new(text, inline_splices(text, tokens, ctx));
+            return Ok(Coordinator { query, ..unread(text, tokens) }.into());
+        }
     };
     let meaning = |name: &[Name]| meaning(ctx, name);
     Statement::new(text, tokens, ctx, mode, &tree, &meaning).plan()
@@ -82,6 +87,9 @@ impl Statement<'_> {
         if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
             return None;
         }
+        if !self.stores_as_written(&operands) {
+            return None;
+        }
         Some(Plan::Router(Router {
             colocation: self.colocation()?,
             operands,
@@ -90,6 +98,26 @@ impl Statement<'_> {
             locks_rows: self.locks_rows(),
             returns_rows: self.returns_rows(),
         }))
+    }
+
+    /// Rows that INSERT ... SELECT and MERGE make: is their distribution column what the operands say, or may it be cut or
+    /// rounded to the column's type modifier first?
+    fn stores_as_written(&self, operands: &[Operand]) -> bool {
+        if !matches!(self.tree.body, Body::Insert(_) | Body::Merge(_)) {
+            return true;
+        }
+        let targets = self.distributed().filter(|(i, _)| self.relations[*i].is_target);
+        targets.map(|(_, table)| table).all(|table| {
+            let (Some(column), TableKind::Distributed { hash, .. }) = (table.distribution_column(), &table.kind) else {
+                return false;
+            };
+            let is_kept = |operand: &Operand| match operand {
+                Operand::Null => true,
+                Operand::Literal(text) => hash.hash_stored_text(text, column.type_modifier).is_some(),
+                Operand::Param(_) | Operand::Lifted { .. } => false,
+            };
+            column.type_modifier < 0 || operands.iter().all(is_kept)
+        })
     }
 
     fn plan_undistributed(&self) -> Result<Plan, PgError> {

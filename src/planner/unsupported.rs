@@ -101,8 +101,8 @@ pub(super) fn reference_write_in_cte() -> PgError {
 }
 
 pub(super) fn insert_select(what: &str) -> PgError {
-    PgError::unsupported(format!("INSERT ... SELECT with {what} is not supported when its rows change shards"))
-        .hint("Select from a table of the same colocation group, with its distribution column for the target's.")
+    PgError::unsupported(format!("INSERT ... SELECT with {what} is not supported when its rows come from other nodes than they go to"))
+        .hint("Select from a table of the same colocation group, with its distribution column for the target's; or fill a local table first and use COPY.")
 }
 
 pub(super) fn merge() -> PgError {

@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed};
+use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
@@ -90,6 +90,16 @@ impl Batch {
     pub fn is_open(&self) -> bool {
         self.start.is_some()
     }
+
+    /// Ready for what comes behind a Sync. Small buffers are kept for it.
+    fn end(&mut self) {
+        let (mut frames, mut parsed) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.parsed));
+        frames.clear();
+        parsed.clear();
+        frames.shrink_to(KEEP_FRAMES);
+        parsed.shrink_to(KEEP_FRAMES);
+        *self = Batch { frames, parsed, ..Batch::default() };
+    }
 }
 
 impl Session {
@@ -102,7 +112,7 @@ impl Session {
             self.batch.was_joined = self.has_joined();
             self.batch.start = Some(Start {
                 mark: self.client.mark(),
-                version: self.map().version(),
+                version: self.map_version(),
                 deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
             });
         }
@@ -319,7 +329,7 @@ impl Session {
             Plan::Router(router) => {
                 let map = self.map();
                 let hash = map.colocation(router.colocation).and_then(|c| c.hash);
-                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h) != Hashed::Unknown);
+                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h, Use::Compared) != Hashed::Unknown);
                 router.operands.iter().all(hashes)
             }
             Plan::Coordinator(c) => c.needs.is_empty(),
@@ -347,12 +357,12 @@ impl Session {
     }
 
     /// Types that plans over many servers need: complete, asked for once where the client left them open.
-    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Vec<u32>> {
+    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Rc<[u32]>> {
         let known = statement.types.len() >= parameters as usize && statement.types.iter().all(|t| *t != 0);
         if parameters == 0 || known || matches!(&*statement.plan, Plan::Router(_) | Plan::Coordinator(_)) {
             return Ok(statement.types.clone());
         }
-        Ok(self.describe(statement).await?.parameters.clone())
+        Ok(self.describe(statement).await?.parameters.as_slice().into())
     }
 
     async fn describe_message(&mut self, frame: &Frame) -> Result<()> {
@@ -615,7 +625,7 @@ impl Session {
                 self.fail(error)?;
             }
         }
-        self.batch = Batch::default();
+        self.batch.end();
         Ok(())
     }
 
@@ -676,3 +686,4 @@ const MAX_REPEATABLE_FRAMES: usize = 1000;
 const MAX_REPEATABLE_LEN: usize = 16 << 20;
 const LONG_PIPELINE_LEN: usize = 64 * 1024;
 const MAX_ATTEMPTS: u32 = 1000;
+const KEEP_FRAMES: usize = 16;

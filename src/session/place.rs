@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, combine};
+use crate::executor::{Hashed, Kind, Target, Use, combine};
 use crate::planner::{self, Context, Mode, Plan};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -26,17 +26,25 @@ pub enum Place {
 
 impl Session {
     pub fn context_of<T>(&self, with: impl FnOnce(&Context<'_>) -> T) -> T {
-        let map = self.map();
-        with(&Context {
-            map: &map,
-            search_path: &self.search_path,
-            standard_conforming_strings: true,
-            provided: &self.thread.shared.provided,
+        self.with_map(|map| {
+            with(&Context {
+                map,
+                search_path: &self.search_path,
+                standard_conforming_strings: true,
+                provided: &self.thread.shared.provided,
+            })
         })
     }
 
     pub fn plan(&self, text: &str) -> Result<Rc<Plan>> {
         self.context_of(|context| self.thread.plans.plan(text, context))
+    }
+
+    /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
+    pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
+        let Some(route) = self.context_of(|context| self.thread.shapes.route(text, context)) else { return Ok(None) };
+        self.refuse_if_failed()?;
+        self.server_of(route.colocation, route.group, &route.query, true).await.map(Some)
     }
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
@@ -52,29 +60,32 @@ impl Session {
         statement: Option<&Statement>,
     ) -> Result<Place> {
         match &**plan {
-            Plan::Router(router) => match self.target(router.colocation, &router.operands, request, statement).await? {
-                Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
-                None => {
-                    let many = self.plan_for_many_shards(text)?;
-                    if matches!(&*many, Plan::Router(_)) {
-                        return Err(PgError::unsupported("cannot run this statement for several tenants at once")
-                            .hint("Run it once for each tenant."));
-                    }
-                    match Box::pin(self.place(&many, text, request, statement)).await? {
-                        // Servers know the statement by its text for one tenant.
-                        Place::Server { node, group, query, .. } => {
-                            Ok(Place::Server { node, group, query, shared: false })
+            Plan::Router(router) => {
+                match self.target(router.colocation, &router.operands, Use::Compared, request, statement).await? {
+                    Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
+                    None => {
+                        let many = self.plan_for_many_shards(text)?;
+                        if matches!(&*many, Plan::Router(_)) {
+                            return Err(PgError::unsupported("cannot run this statement for several tenants at once")
+                                .hint("Run it once for each tenant."));
                         }
-                        place => Ok(place),
+                        match Box::pin(self.place(&many, text, request, statement)).await? {
+                            // Servers know the statement by its text for one tenant.
+                            Place::Server { node, group, query, .. } => {
+                                Ok(Place::Server { node, group, query, shared: false })
+                            }
+                            place => Ok(place),
+                        }
                     }
                 }
-            },
+            }
             Plan::Insert(insert) => {
                 let operands: Vec<_> = insert.rows.iter().map(|r| r.tenant.clone()).collect();
                 if self.has_null(&operands, insert.table.colocation, request) {
                     return Err(crate::executor::scatter::null_tenant());
                 }
-                match self.target(insert.table.colocation, &operands, request, statement).await? {
+                let used = Use::stored_in(&insert.table);
+                match self.target(insert.table.colocation, &operands, used, request, statement).await? {
                     Some(group) => self.server_of(insert.table.colocation, group, &insert.query, true).await,
                     None => Ok(Place::Virtual(plan.clone())),
                 }
@@ -103,9 +114,8 @@ impl Session {
     }
 
     fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {
-        let map = self.map();
-        let hash = map.colocation(colocation).and_then(|c| c.hash);
-        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash) == Hashed::Null))
+        let hash = self.with_map(|map| map.colocation(colocation).and_then(|c| c.hash));
+        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash, Use::Compared) == Hashed::Null))
     }
 
     /// The one shard group that the operands lie in; `None` when they lie in several.
@@ -113,27 +123,32 @@ impl Session {
         &mut self,
         colocation: ColocationId,
         operands: &[Operand],
+        used: Use,
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Option<ShardGroupId>> {
+        let known = self.with_map(|map| map.colocation(colocation).map(|c| request.values().target(c, operands)));
+        if let Some(Target::One(group)) = known {
+            return Ok(Some(group));
+        }
         let map = self.map();
         let colocation = map.colocation(colocation).ok_or_else(gone)?;
         let hash = colocation.hash.ok_or_else(gone)?;
         let mut target = None;
         for operand in operands {
-            let mut hashed = request.values().hash(operand, hash);
+            let mut hashed = request.values().hash(operand, hash, used);
             let described;
             if hashed == Hashed::Unknown
                 && let (Operand::Param(_), Some(statement)) = (operand, statement)
             {
                 // A binary value whose type the client left open: ask what the statement takes.
                 described = self.describe(statement).await?;
-                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash);
+                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash, used);
             }
             let value = match hashed {
                 Hashed::Hash(value) => value,
                 Hashed::Null => continue,
-                Hashed::Unknown => match self.txn().ask_hash(operand, hash, request.values()).await? {
+                Hashed::Unknown => match self.txn().ask_hash(operand, hash, used, request.values()).await? {
                     Some(value) => value,
                     None => continue,
                 },
@@ -158,8 +173,7 @@ impl Session {
             self.txn().await_holds(&[group]).await?;
         }
         // The map is read after the hold: it may have ended because the group is elsewhere now.
-        let map = self.map();
-        let node = map.colocation(colocation).and_then(|c| c.group(group)).ok_or_else(gone)?.node;
+        let node = self.with_map(|map| Some(map.colocation(colocation)?.group(group)?.node)).ok_or_else(gone)?;
         Ok(Place::Server { node, group: Some(group), query: query.clone(), shared })
     }
 

@@ -18,19 +18,33 @@ use crate::wire::answer;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::To;
 
+/// What parsing gives: the same for every client that sends the text with these types.
+#[derive(Clone)]
+pub struct Parsed {
+    /// Of what servers prepare for it; 0: not asked for yet.
+    number: Rc<Cell<u64>>,
+    pub text: Rc<str>,
+    pub types: Rc<[u32]>,
+    pub plan: Rc<Plan>,
+}
+
 /// A parsed statement.
 pub struct Statement {
-    /// Number of what servers prepare for it; 0: not asked for yet.
-    number: Cell<u64>,
+    number: Rc<Cell<u64>>,
     pub text: Rc<str>,
     /// As the client gave them; 0 where it left one open.
-    pub types: Vec<u32>,
+    pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
 }
 
 impl Statement {
+    fn new(parsed: Parsed, map_version: u64) -> Self {
+        let Parsed { number, text, types, plan } = parsed;
+        Self { number, text, types, plan, map_version, description: RefCell::new(None) }
+    }
+
     pub fn returns_rows(&self) -> bool {
         match &*self.plan {
             Plan::Scatter(s) => s.returns_rows,
@@ -45,6 +59,11 @@ impl Statement {
 
 impl Session {
     pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {
+        let map_version = self.map_version();
+        if let Some(parsed) = self.context_of(|context| self.thread.plans.parsed(text, &types, context)) {
+            return Ok(Statement::new(parsed, map_version));
+        }
+        let whole = text;
         let tokens = crate::sql::lexer::lex(text, true)?;
         let parts = crate::sql::statements::split(text, &tokens);
         if parts.len() > 1 {
@@ -55,14 +74,9 @@ impl Session {
         }
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
-        Ok(Statement {
-            number: Cell::default(),
-            text: text.into(),
-            types,
-            plan,
-            map_version: self.map().version(),
-            description: RefCell::new(None),
-        })
+        let parsed = Parsed { number: Rc::default(), text: text.into(), types: types.into(), plan };
+        self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
+        Ok(Statement::new(parsed, map_version))
     }
 
     pub fn statement(&self, name: &[u8]) -> Result<Rc<Statement>> {
@@ -71,12 +85,12 @@ impl Session {
 
     /// The statement with a plan for the map as it is now.
     pub fn current(&self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
-        let version = self.map().version();
+        let version = self.map_version();
         if statement.map_version == version {
             return Ok(statement);
         }
         Ok(Rc::new(Statement {
-            number: Cell::default(),
+            number: Rc::default(),
             text: statement.text.clone(),
             types: statement.types.clone(),
             plan: self.plan(&statement.text)?,
@@ -138,6 +152,7 @@ impl Session {
     async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {
         let executor = &self.thread.executor;
         let mut server = executor.pools.checkout(&executor.coordinator, &self.identity).await?;
+        server.knows_user_types = true;
         let wanted = self.transaction.as_ref().map_or(&self.settings, |t| &t.settings);
         if let Some(sql) = server.settings.statements_to(wanted) {
             if let Err(error) = server.query(&sql).await {
@@ -167,7 +182,8 @@ impl Session {
         }
         let mut statement = self.new_statement(body, oids)?;
         let description = self.describe(&statement).await?;
-        statement.types = description.parameters.clone();
+        statement.types = description.parameters.as_slice().into();
+        statement.number = Rc::default();
         self.statements.insert(key, Rc::new(statement));
         answer::command_complete("PREPARE", self.client.out());
         Ok(())

@@ -16,6 +16,7 @@ use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
 use super::prepared::Statement;
+use super::shapes::Shapes;
 use super::startup::{self, Wish};
 use super::{Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
@@ -30,6 +31,7 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     pub executor: Rc<Executor>,
     pub plans: PlanCache,
+    pub shapes: Shapes,
     pub metrics: Metrics,
 }
 
@@ -302,6 +304,18 @@ impl Session {
             Some(txn) => txn.map(),
             None => self.thread.shared.catalog.map(),
         }
+    }
+
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.transaction {
+            Some(txn) => txn.with_map(read),
+            None => self.thread.shared.catalog.with_map(read),
+        }
+    }
+
+    pub fn map_version(&self) -> u64 {
+        self.with_map(ShardMap::version)
     }
 
     /// Tells the client about an error; the transaction has failed. FATAL ends the session.

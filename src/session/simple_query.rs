@@ -38,6 +38,9 @@ impl Session {
 
     async fn simple_query_text(&mut self, frame: &Frame) -> Result<()> {
         let text = frontend::read_query(frame.payload())?;
+        if let Some(statement) = only_statement(text) {
+            return self.simple_statement_with_retry(statement).await;
+        }
         let tokens = lexer::lex(text, true)?;
         let mut parts = statements::split(text, &tokens);
         if parts.is_empty() {
@@ -71,7 +74,7 @@ impl Session {
         let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
         loop {
             let mark = self.client.mark();
-            let version = self.map().version();
+            let version = self.map_version();
             let was_joined = self.transaction.as_mut().is_some_and(|t| !t.is_single && !t.participants().is_empty());
             let outcome = self.simple_statement(text).await;
             let again = match &outcome {
@@ -102,13 +105,19 @@ impl Session {
 
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
         self.thread.metrics.statements.increment(1);
-        let plan = self.plan(text)?;
-        if !matches!(&*plan, Plan::Transaction(_)) {
-            self.refuse_if_failed()?;
-        }
-        let bind = Bind::text(&[]);
+        let bind = Bind::default();
         let request = Request { bind: &bind, types: &[], describe: true };
-        match self.place(&plan, text, request, None).await? {
+        let place = match self.place_by_shape(text).await? {
+            Some(place) => place,
+            None => {
+                let plan = self.plan(text)?;
+                if !matches!(&*plan, Plan::Transaction(_) | Plan::Empty) {
+                    self.refuse_if_failed()?;
+                }
+                self.place(&plan, text, request, None).await?
+            }
+        };
+        match place {
             Place::Server { node, group, query, .. } => {
                 self.join_for(node).await?;
                 let sql = query.render(group);
@@ -245,6 +254,14 @@ pub enum Undo {
     Everything,
     /// Only servers that have done nothing yet leave.
     Fresh,
+}
+
+/// The statement of a text that has no semicolon but perhaps one at its end: told without a lexer.
+fn only_statement(text: &str) -> Option<&str> {
+    match memchr::memchr(b';', text.as_bytes()) {
+        None => Some(text),
+        Some(at) => text[at + 1..].trim_ascii().is_empty().then_some(&text[..at]),
+    }
 }
 
 const COPY_WRITE_LEN: usize = 64 * 1024;

@@ -171,9 +171,9 @@ impl Session {
         } else {
             self.txn().require_atomic().await?;
         }
-        let mut splices: Vec<Splice> = call.splices.clone();
+        let mut splices: Vec<Splice> = call.outside().cloned().collect();
         for c in &call.calls {
-            let arguments = &call.text[c.arguments_at.start as usize..c.arguments_at.end as usize];
+            let arguments = call.arguments(c);
             let sql = format!("SELECT tenantry_arguments.{}({arguments})", c.name);
             let evaluated = self.evaluate_arguments(&sql, request).await.map_err(|e| without_our_schema(e, &c.name))?;
             let result = self.call_function(&c.name, evaluated, moves).await?;
@@ -272,6 +272,10 @@ impl Session {
         if let Err(error) = filled {
             txn.failed = true;
             return Err(error);
+        }
+        if plan.table.is_reference() {
+            let own = format!("INSERT INTO {shell} ({columns}) SELECT {columns} FROM pg_temp.tenantry_source");
+            txn.query(NodeId::COORDINATOR, &own).await?;
         }
         let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
         copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &plan.columns).await

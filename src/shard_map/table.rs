@@ -32,6 +32,8 @@ pub enum TableKind {
 pub struct Column {
     pub name: String,
     pub type_oid: u32,
+    /// `pg_attribute.atttypmod`: what is assigned is cut or rounded to it. -1: none.
+    pub type_modifier: i32,
     /// Generated stored columns cannot be written.
     pub is_generated: bool,
     /// The default (or identity) is not an immutable expression: each evaluation may differ.

@@ -39,6 +39,14 @@ pub struct Bind {
     formats: u16,
 }
 
+/// No parameters, and all results in text.
+impl Default for Bind {
+    fn default() -> Self {
+        let tail = Bytes::from_static(&[0; 6]);
+        Self { portal: Bytes::new(), statement: Bytes::new(), tail, parameters: 0, formats: 0 }
+    }
+}
+
 impl Bind {
     /// Checks the whole payload, so that later reads cannot fail.
     pub fn read(payload: &Bytes) -> Result<Self> {
@@ -115,6 +123,11 @@ impl Bind {
     /// A Bind with this one parameter as `$1`, in its own format, and text results.
     pub fn only_parameter(&self, n: u16) -> Result<Self> {
         let (binary, value) = self.parameter(n)?;
+        Ok(Self::one(binary, value))
+    }
+
+    /// A Bind with one parameter, and text results.
+    pub fn one(binary: bool, value: Option<&[u8]>) -> Self {
         let mut tail = BytesMut::new();
         tail.put_u16(1);
         tail.put_u16(binary as u16);
@@ -128,7 +141,7 @@ impl Bind {
         }
         tail.put_u16(0);
         let (portal, statement) = (Bytes::new(), Bytes::new());
-        Ok(Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 })
+        Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 }
     }
 
     /// Are all parameters in text format?

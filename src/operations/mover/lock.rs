@@ -17,6 +17,11 @@ pub fn share_statement(colocation: ColocationId) -> String {
     format!("SELECT pg_catalog.pg_advisory_xact_lock_shared({CLASS}, {})", colocation.0 as i32)
 }
 
+/// As `share_statement`, without waiting; answers 1 or 0.
+pub fn try_share_statement(colocation: ColocationId) -> String {
+    format!("SELECT pg_catalog.pg_try_advisory_xact_lock_shared({CLASS}, {})::pg_catalog.int4", colocation.0 as i32)
+}
+
 /// Takes the lock for as long as `session` lives.
 ///
 /// Errors: 55P03 when moves or schema changes keep it for longer than `patience`.

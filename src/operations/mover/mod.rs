@@ -41,7 +41,7 @@ use session::Session;
 use state::Move;
 use stream::Apply;
 
-pub use lock::share_statement;
+pub use lock::{share_statement, try_share_statement};
 pub use state::MoveState;
 
 /// What moves need from the rest of the proxy.
@@ -275,7 +275,7 @@ async fn run(
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
     let mut apply = Apply::new(stream, target.clone(), mv, slot.consistent_point);
-    let mut marker = Marker::new(source.clone(), mv);
+    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
     let settings = &environment.settings;
     marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
     mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;

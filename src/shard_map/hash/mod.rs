@@ -96,6 +96,21 @@ impl HashType {
         self.entry().2
     }
 
+    /// The type with a modifier (`pg_attribute.atttypmod`), as `format_type` prints it, e.g. `numeric(10,2)`: a cast to
+    /// it changes a value as storing it does.
+    pub fn sql_type(self, typmod: i32) -> String {
+        match self {
+            HashType::Varchar | HashType::Bpchar if typmod >= 4 => format!("{}({})", self.sql_name(), typmod - 4),
+            HashType::Numeric if typmod >= 4 => {
+                format!("numeric({},{})", ((typmod - 4) >> 16) & 0xffff, numeric::scale(typmod))
+            }
+            HashType::Timestamp if typmod >= 0 => format!("timestamp({typmod}) without time zone"),
+            HashType::Timestamptz if typmod >= 0 => format!("timestamp({typmod}) with time zone"),
+            HashType::Time if typmod >= 0 => format!("time({typmod}) without time zone"),
+            _ => self.sql_name().to_owned(),
+        }
+    }
+
     fn entry(self) -> &'static (HashType, u32, &'static str) {
         TYPES.iter().find(|(t, _, _)| *t == self).expect("a test checks that every type is listed")
     }

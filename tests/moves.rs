@@ -1,0 +1,288 @@
+//! Shards move while clients write through one and two proxies, while schemas change, and while proxies are killed.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use support::served::{Served, Stop, connect};
+use support::{psql, wait_until};
+
+const LEFTOVERS: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%'
+    UNION ALL SELECT 'identity ' || relname FROM pg_class
+        WHERE relnamespace::regnamespace::text LIKE 'public\\_%' AND relreplident = 'f'";
+
+/// A table with one tenant that is moved to and fro.
+struct Stage {
+    served: Served,
+    shard: String,
+}
+
+const TENANT: i64 = 7;
+
+impl Stage {
+    fn set(rows: i64) -> Self {
+        let served = Served::start(2);
+        served.psql("CREATE TABLE ledger (tenant bigint, id bigint, n bigint, PRIMARY KEY (tenant, id))");
+        served.psql("SELECT create_distributed_table('ledger', 'tenant', shard_count => 4)");
+        served.psql(&format!("INSERT INTO ledger SELECT {TENANT}, -i, 0 FROM generate_series(1, {rows}) i"));
+        let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
+        Self { served, shard }
+    }
+
+    /// The number of the worker that has the tenant.
+    fn home(&self) -> u16 {
+        let sql = format!(
+            "SELECT n.nodeport FROM tenantry.shard_group g JOIN tenantry.node n USING (nodeid) WHERE g.id = {}",
+            self.shard
+        );
+        psql(&self.served.coordinator_dsn(), &sql).parse::<u16>().expect("a port") - self.served.worker_port(0)
+    }
+
+    /// The statement that moves the tenant to the other worker.
+    fn move_away(&self) -> String {
+        let home = self.home();
+        format!(
+            "SELECT citus_move_shard_placement({}, '127.0.0.1', {}, '127.0.0.1', {})",
+            self.shard,
+            self.served.worker_port(home),
+            self.served.worker_port(1 - home)
+        )
+    }
+
+    fn state(&self) -> String {
+        let sql = "SELECT state FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1";
+        psql(&self.served.coordinator_dsn(), sql)
+    }
+
+    fn table(&self) -> String {
+        format!("public_{}.ledger", self.shard)
+    }
+
+    /// Ids that the tenant has, on the one worker that has it.
+    fn ids(&self) -> Vec<i64> {
+        let there = format!("SELECT to_regclass('{}') IS NOT NULL", self.table());
+        let homes: Vec<_> = (0..2).filter(|w| psql(&self.served.worker_dsn(*w), &there) == "t").collect();
+        assert_eq!(homes, [self.home()], "one worker has the shard");
+        let ids = psql(&self.served.worker_dsn(homes[0]), &format!("SELECT id FROM {} ORDER BY id", self.table()));
+        ids.lines().map(|l| l.parse().expect("a number")).collect()
+    }
+
+    fn expect_nothing_left(&self, when: &str) {
+        let gone = wait_until(Duration::from_secs(30), || self.served.everywhere(LEFTOVERS).is_empty());
+        assert!(gone, "{when}: {:?}", self.served.everywhere(LEFTOVERS));
+    }
+}
+
+/// Inserts ids from `first` on through a proxy, by prepared statement, transaction and plain statement in turn, and reads
+/// back each; fails at the first error. Returns how many were acknowledged and the longest wait.
+async fn write(dsn: String, first: i64, stop: Arc<Stop>) -> (i64, Duration) {
+    let client = connect(&dsn).await;
+    let insert = client.prepare("INSERT INTO ledger VALUES ($1, $2, 0)").await.unwrap();
+    let read = client.prepare("SELECT count(*) FROM ledger WHERE tenant = $1 AND id = $2").await.unwrap();
+    let (mut id, mut longest) = (first, Duration::ZERO);
+    while !stop.is_set() {
+        let start = Instant::now();
+        let written = match id % 3 {
+            0 => client.execute(&insert, &[&TENANT, &id]).await.map(|_| ()),
+            1 => client.batch_execute(&format!("INSERT INTO ledger VALUES ({TENANT}, {id}, 0)")).await,
+            _ => {
+                let sql = format!(
+                    "BEGIN; INSERT INTO ledger VALUES ({TENANT}, {id}, 0);
+                    UPDATE ledger SET n = n + 1 WHERE tenant = {TENANT} AND id = {id}; COMMIT"
+                );
+                client.batch_execute(&sql).await
+            }
+        };
+        written.unwrap_or_else(|e| panic!("id {id}: {:?}", e.as_db_error()));
+        let count: i64 = client.query_one(&read, &[&TENANT, &id]).await.unwrap().get(0);
+        assert_eq!(count, 1, "id {id} is read back");
+        longest = longest.max(start.elapsed());
+        id += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    (id - first, longest)
+}
+
+fn expected(rows: i64, written: &[(i64, i64)]) -> Vec<i64> {
+    (-rows..=-1).chain(written.iter().flat_map(|(first, count)| *first..*first + *count)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_of_two_proxies_notice_no_move() {
+    let mut stage = Stage::set(5_000);
+    stage.served.start_proxy(1);
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (0..4i64)
+        .map(|w| tokio::spawn(write(stage.served.dsn(usize::try_from(w % 2).unwrap()), w * 1_000_000, stop.clone())))
+        .collect();
+    let mover = connect(&stage.served.dsn(0)).await;
+    for _ in 0..4 {
+        let home = stage.home();
+        mover.batch_execute(&stage.move_away()).await.unwrap();
+        assert_ne!(stage.home(), home);
+    }
+    stop.set();
+    let mut written = Vec::new();
+    for (w, writer) in (0i64..).zip(writers) {
+        let (count, longest) = writer.await.unwrap();
+        println!("proxy {}: {count} writes, longest {longest:?}", w % 2);
+        assert!(count > 20);
+        written.push((w * 1_000_000, count));
+    }
+    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_nothing_left("after moves");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_proxy_that_slept_over_a_move_writes_to_the_new_place() {
+    let mut stage = Stage::set(100);
+    stage.served.start_proxy(1);
+    let sleeper = connect(&stage.served.dsn(1)).await;
+    let insert = sleeper.prepare("INSERT INTO ledger VALUES ($1, $2, 0)").await.unwrap();
+    sleeper.execute(&insert, &[&TENANT, &1i64]).await.unwrap();
+    for id in [2i64, 4, 6] {
+        stage.served.signal_proxy(1, "STOP");
+        let (sql, dsn) = (stage.move_away(), stage.served.dsn(0));
+        tokio::task::spawn_blocking(move || psql(&dsn, &sql)).await.unwrap();
+        // Waiting in its socket when it wakes up, before it can have heard of the move.
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&TENANT, &id];
+        let waiting = sleeper.execute(&insert, &parameters);
+        let awake = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stage.served.signal_proxy(1, "CONT");
+        };
+        let (written, ()) = tokio::join!(waiting, awake);
+        written.unwrap();
+        let next = id + 1;
+        sleeper.batch_execute(&format!("INSERT INTO ledger VALUES ({TENANT}, {next}, 0)")).await.unwrap();
+    }
+    assert!(stage.ids() == expected(100, &[(1, 7)]), "{:?}", stage.ids());
+    stage.expect_nothing_left("after moves");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_proxy_killed_in_any_state_of_a_move_is_repaired_within_30_seconds() {
+    const ROWS: i64 = 30_000;
+    let mut stage = Stage::set(ROWS);
+    stage.served.start_proxy(1);
+    let stop = Arc::new(Stop::default());
+    let writer = tokio::spawn(write(stage.served.dsn(1), 1_000_000, stop.clone()));
+    let watch = connect(&stage.served.coordinator_dsn()).await;
+    // After a state is seen, some go on for a while: the fence and the flip lie between caught_up and switched.
+    let kills = [
+        ("planned", 0),
+        ("target_created", 0),
+        ("target_created", 60),
+        ("copied", 0),
+        ("copied", 100),
+        ("caught_up", 0),
+        ("caught_up", 3),
+        ("caught_up", 6),
+        ("caught_up", 12),
+        ("caught_up", 25),
+        ("switched", 0),
+    ];
+    for (state, milliseconds) in kills {
+        let mover = connect(&stage.served.dsn(0)).await;
+        let sql = stage.move_away();
+        let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+        let latest = "SELECT state FROM tenantry.shard_move WHERE finished_at IS NULL ORDER BY moveid DESC LIMIT 1";
+        loop {
+            let row = watch.query_opt(latest, &[]).await.unwrap();
+            let seen = row.map_or(String::new(), |row| row.get::<_, String>(0));
+            let order = ["", "planned", "target_created", "copied", "caught_up", "switched"];
+            let at = |s: &str| order.iter().position(|o| *o == s).unwrap_or(0);
+            // A state may be over before it is seen: the next one will do.
+            if at(&seen) >= at(state) || moving.is_finished() {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        stage.served.kill_proxy(0);
+        let at_kill = stage.state();
+        let _ = moving.await;
+        let start = Instant::now();
+        let ended = wait_until(Duration::from_secs(30), || ["done", "failed"].contains(&stage.state().as_str()));
+        assert!(ended, "{state}: still {}", stage.state());
+        println!("{state} + {milliseconds} ms: killed at {at_kill}, {} after {:?}", stage.state(), start.elapsed());
+        stage.expect_nothing_left(state);
+        stage.ids();
+        stage.served.start_proxy(0);
+    }
+    stop.set();
+    let (count, longest) = writer.await.unwrap();
+    println!("{count} writes, longest {longest:?}");
+    assert!(stage.ids() == expected(ROWS, &[(1_000_000, count)]), "every acknowledged row, once");
+    let read = stage.served.psql(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+    assert_eq!(read, (ROWS + count).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn schema_changes_wait_for_moves_and_moves_for_them() {
+    let stage = Stage::set(100);
+    let served = &stage.served;
+    served.psql("CREATE INDEX ledger_n ON ledger (n)");
+    served.psql("CREATE TABLE gone (tenant bigint PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('gone', 'tenant', colocate_with => 'ledger')");
+    let changes = [
+        "ALTER TABLE ledger ADD COLUMN note text DEFAULT 'x'",
+        "CREATE INDEX ledger_id ON ledger (id)",
+        "DROP INDEX ledger_n",
+        "CREATE TABLE more (tenant bigint PRIMARY KEY); SELECT create_distributed_table('more', 'tenant', colocate_with => 'ledger')",
+        "DROP TABLE gone",
+        "TRUNCATE ledger",
+    ];
+    for change in changes {
+        // The move's slot waits for this transaction.
+        let open = connect(&served.worker_dsn(stage.home())).await;
+        open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+        let (mover, sql) = (connect(&served.dsn(0)).await, stage.move_away());
+        let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+        assert!(wait_until(Duration::from_secs(20), || stage.state() == "target_created"));
+        let client = connect(&served.dsn(0)).await;
+        let changing = tokio::spawn(async move { client.batch_execute(change).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!changing.is_finished() && !moving.is_finished(), "{change} waits");
+        // A transaction that the move may have to wait for is refused instead.
+        let used = format!(
+            "BEGIN; UPDATE ledger SET n = 1 WHERE tenant = {TENANT} AND id = -1; ALTER TABLE ledger ADD COLUMN y int"
+        );
+        let client = connect(&served.dsn(0)).await;
+        let error = client.batch_execute(&used).await.unwrap_err();
+        assert_eq!(error.code().map(|c| c.code()), Some("55P03"), "{error:?}");
+        drop(client);
+        let home = stage.home();
+        open.batch_execute("COMMIT").await.unwrap();
+        moving.await.unwrap().unwrap_or_else(|e| panic!("moving during {change}: {:?}", e.as_db_error()));
+        changing.await.unwrap().unwrap_or_else(|e| panic!("{change}: {:?}", e.as_db_error()));
+        assert_ne!(stage.home(), home);
+    }
+    let columns = "SELECT count(*), count(*) FILTER (WHERE cols = 4) FROM (SELECT count(*) AS cols FROM pg_attribute a \
+        JOIN pg_class c ON c.oid = attrelid WHERE relname = 'ledger' AND relkind = 'r' \
+        AND relnamespace::regnamespace::text LIKE 'public\\_%' AND attnum > 0 AND NOT attisdropped GROUP BY c.oid) x";
+    let numbers: Vec<_> = (0..2).map(|w| psql(&served.worker_dsn(w), columns)).collect();
+    let total: i64 = numbers.iter().map(|n| n.split('|').next_back().unwrap().parse::<i64>().unwrap()).sum();
+    assert_eq!(total, 4, "{numbers:?}");
+    let tables = "SELECT relname || count(*) FROM pg_class WHERE relkind = 'r' AND relname IN ('more', 'gone') \
+        AND relnamespace::regnamespace::text LIKE 'public\\_%' GROUP BY relname";
+    let tables: Vec<_> = (0..2).map(|w| psql(&served.worker_dsn(w), tables)).collect();
+    let more: i64 = tables.iter().map(|t| t.strip_prefix("more").map_or(0, |n| n.parse::<i64>().unwrap())).sum();
+    assert_eq!(more, 4, "{tables:?}");
+    assert_eq!(served.psql("SELECT count(*) FROM ledger"), "0");
+    assert_eq!(served.psql(&format!("INSERT INTO more VALUES ({TENANT}) RETURNING tenant")), TENANT.to_string());
+
+    // And a move waits for an open schema change.
+    let client = connect(&served.dsn(0)).await;
+    client.batch_execute("BEGIN; ALTER TABLE ledger ADD COLUMN z int").await.unwrap();
+    let (mover, sql) = (connect(&served.dsn(0)).await, stage.move_away());
+    let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!moving.is_finished() && stage.state() == "done", "the move has not begun");
+    client.batch_execute("COMMIT").await.unwrap();
+    moving.await.unwrap().unwrap();
+    served.psql(&format!("INSERT INTO ledger (tenant, id, z) VALUES ({TENANT}, 1, 1)"));
+    stage.expect_nothing_left("after schema changes");
+}

@@ -1,0 +1,162 @@
+//! A cluster whose proxies are processes of their own, so that a test can kill or freeze them and its servers live on.
+//!
+//! ```text
+//!   Served::start(2)   servers of this test's process: coordinator P+1, workers P+2, P+3
+//!     .proxy(0)        tenantry serve on P         kill(), freeze(), thaw(), started again by start_proxy(0)
+//!     .proxy(1)        tenantry serve on P+10
+//! ```
+
+#![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tenantry::dev_cluster::{DevCluster, Settings};
+use tokio_postgres::{Client, NoTls};
+
+use super::ports::PortRange;
+use super::{psql, signal, wait_until};
+
+pub struct Served {
+    ports: PortRange,
+    folder: tempfile::TempDir,
+    proxies: Vec<Option<Child>>,
+    servers: Option<DevCluster>,
+    workers: u16,
+}
+
+impl Served {
+    /// Servers and one proxy, workers added.
+    pub fn start(workers: u16) -> Self {
+        let ports = PortRange::reserve();
+        let settings = Settings {
+            base_port: ports.first,
+            workers: workers.into(),
+            max_connections: 60,
+            shared_buffers_mib: 16,
+            ..Settings::default()
+        };
+        let servers = DevCluster::start(settings).expect("servers start");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut served = Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers };
+        served.start_proxy(0);
+        for worker in 0..workers {
+            psql(&served.dsn(0), &format!("SELECT citus_add_node('127.0.0.1', {})", served.worker_port(worker)));
+        }
+        served
+    }
+
+    /// Starts proxy 0 or 1 and waits until it serves.
+    pub fn start_proxy(&mut self, number: usize) {
+        let config = self.folder.path().join(format!("{number}.toml"));
+        let text = format!(
+            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = 2\n[coordinator]\nport = {}\n\
+             [execution]\nrecovery_patience = \"1s\"\n",
+            self.proxy_port(number),
+            self.ports.first + 1
+        );
+        std::fs::write(&config, text).expect("the folder can be written");
+        let log = std::fs::File::options().create(true).append(true).open(self.log(number)).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the built binary can be run");
+        self.proxies[number] = Some(child);
+        let port = self.proxy_port(number);
+        let serves = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        assert!(wait_until(Duration::from_secs(20), serves), "proxy {number} did not start");
+    }
+
+    /// As `kill -9`.
+    pub fn kill_proxy(&mut self, number: usize) {
+        if let Some(mut child) = self.proxies[number].take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn signal_proxy(&self, number: usize, name: &str) {
+        signal(self.proxies[number].as_ref().expect("it runs").id(), name);
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("{number}.log"))
+    }
+
+    fn proxy_port(&self, number: usize) -> u16 {
+        self.ports.first + 10 * u16::try_from(number).expect("0 or 1")
+    }
+
+    pub fn worker_port(&self, worker: u16) -> u16 {
+        self.ports.first + 2 + worker
+    }
+
+    pub fn dsn(&self, proxy: usize) -> String {
+        super::dsn(self.proxy_port(proxy))
+    }
+
+    pub fn coordinator_dsn(&self) -> String {
+        super::dsn(self.ports.first + 1)
+    }
+
+    pub fn worker_dsn(&self, worker: u16) -> String {
+        super::dsn(self.worker_port(worker))
+    }
+
+    pub fn psql(&self, sql: &str) -> String {
+        psql(&self.dsn(0), sql)
+    }
+
+    /// Rows of one column from every server itself, coordinator first.
+    pub fn everywhere(&self, sql: &str) -> Vec<String> {
+        let workers = (0..self.workers).map(|w| self.worker_dsn(w));
+        std::iter::once(self.coordinator_dsn())
+            .chain(workers)
+            .flat_map(|dsn| psql(&dsn, sql).lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        for number in 0..self.proxies.len() {
+            if self.proxies[number].is_some() {
+                self.signal_proxy(number, "CONT");
+                self.kill_proxy(number);
+            }
+            if std::thread::panicking() {
+                let log = std::fs::read(self.log(number)).unwrap_or_default();
+                let tail = &log[log.len().saturating_sub(4_000)..];
+                eprintln!("the end of proxy {number}'s log:\n{}", String::from_utf8_lossy(tail));
+            }
+        }
+        drop(self.servers.take());
+    }
+}
+
+pub async fn connect(dsn: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.expect("it can be reached");
+    tokio::spawn(connection);
+    client
+}
+
+/// Set when the test's load is to end.
+#[derive(Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
