@@ -13,14 +13,14 @@ use super::place::Place;
 use super::prepared::Statement;
 use super::run::Session;
 use super::simple_query::Undo;
-use crate::backend::{Frame, StatementKey};
+use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
-use crate::wire::answer;
+use crate::wire::answer::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reply_queue::To;
 
@@ -41,8 +41,10 @@ pub enum Portal {
 /// What happened since the last Sync.
 #[derive(Default)]
 pub struct Batch {
-    /// The frames, to be run again.
+    /// The frames, to be run again; not all of them when they are too many or too long.
     frames: Vec<Frame>,
+    frame_bytes: usize,
+    is_too_long: bool,
     /// The server whose answers are under way.
     current: Option<NodeId>,
     /// Of the last statement bound there.
@@ -75,6 +77,16 @@ struct Start {
 }
 
 impl Batch {
+    fn keep(&mut self, frame: &Frame) {
+        self.frame_bytes += frame.bytes.len();
+        self.is_too_long |= self.frames.len() >= MAX_REPEATABLE_FRAMES || self.frame_bytes > MAX_REPEATABLE_LEN;
+        if self.is_too_long {
+            self.frames.clear();
+        } else {
+            self.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
+        }
+    }
+
     pub fn is_open(&self) -> bool {
         self.start.is_some()
     }
@@ -104,9 +116,7 @@ impl Session {
                 deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
             });
         }
-        if self.batch.frames.len() < MAX_REPEATABLE_FRAMES {
-            self.batch.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
-        }
+        self.batch.keep(&frame);
         let result = match frame.tag {
             b'S' => return self.sync().await,
             b'P' => self.parse(&frame).await,
@@ -161,7 +171,7 @@ impl Session {
     }
 
     fn can_rewind(&mut self) -> bool {
-        self.batch.frames.len() < MAX_REPEATABLE_FRAMES
+        !self.batch.is_too_long
             && self.is_undoable()
             && self.batch.start.is_some_and(|start| self.client.rewind(start.mark))
     }
@@ -195,6 +205,7 @@ impl Session {
         let was_joined = self.has_joined();
         let batch = &mut self.batch;
         batch.frames.clear();
+        (batch.frame_bytes, batch.is_too_long) = (0, false);
         batch.parsed.clear();
         batch.closed.clear();
         batch.bound.clear();
@@ -277,21 +288,19 @@ impl Session {
                 let types = match shared {
                     true => types,
                     false if types.len() >= bind.parameter_count() as usize => types,
-                    false => self.describe(&statement).await?.parameters.clone(),
+                    false => self.describe(&statement).await?.parameters.as_slice().into(),
                 };
                 self.turn_to(node).await?;
                 let parsed = self.batch.unanswered_parse.take();
+                let is_prepared = shared && !name.is_empty();
+                let key = is_prepared.then(|| self.key_of(&statement, &query, group));
                 // Where the server is to parse it now, its own ParseComplete is the answer.
                 let to = if parsed.is_some() { To::Client } else { To::Nobody };
-                let key = StatementKey { statement: statement.id, group: group.map_or(0, |g| g.0) };
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                 participant.is_unsynced = true;
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 let server = &mut participant.server;
-                if name.is_empty() || !shared {
-                    server.queue_parse("", &query.render(group), &types, to);
-                    server.queue_bind(&bind, &bind.portal, "", To::Client);
-                } else {
+                if let Some(key) = key {
                     let is_parsing = server.ensure_prepared(key, &statement.types, to, || query.render(group));
                     if !is_parsing && parsed.is_some() {
                         let mut bytes = BytesMut::new();
@@ -299,6 +308,9 @@ impl Session {
                         server.simulate(bytes.freeze());
                     }
                     server.queue_bind(&bind, &bind.portal, &key.name(), To::Client);
+                } else {
+                    server.queue_parse("", &query.render(group), &types, to);
+                    server.queue_bind(&bind, &bind.portal, "", To::Client);
                 }
                 self.batch.unconfirmed.extend(parsed);
                 self.batch.routed = Some((group, query));
@@ -547,11 +559,12 @@ impl Session {
             // Every server that got messages of the batch has done nothing but these.
             t.participants().iter().all(|p| !p.is_unsynced && p.node != node || p.statements == 0)
         });
-        let repeatable = self.batch.frames.len() < MAX_REPEATABLE_FRAMES && (self.is_undoable() || is_fresh);
+        let repeatable = !self.batch.is_too_long && (self.is_undoable() || is_fresh);
         let routed = Routed {
             group: routed.as_ref().and_then(|(group, _)| *group),
             query: routed.as_ref().map(|(_, query)| query),
             repeat_from: self.batch.start.filter(|_| repeatable).map(|s| s.mark),
+            ..Routed::default()
         };
         self.relay_with_copy(node, routed).await
     }
@@ -593,7 +606,7 @@ impl Session {
         }
         self.statements.extend(std::mem::take(&mut self.batch.closed));
         if retry == Retry::StalePlan {
-            self.forget_prepared().await?;
+            self.forget_prepared().await;
         }
         let frames = std::mem::take(&mut self.batch.frames);
         for portal in std::mem::take(&mut self.batch.bound) {
@@ -615,13 +628,17 @@ impl Session {
     }
 
     /// "cached plan must not change result type": this session's server parses everything anew.
-    async fn forget_prepared(&mut self) -> Result<()> {
-        let Some(txn) = &mut self.transaction else { return Ok(()) };
+    async fn forget_prepared(&mut self) {
+        let Some(txn) = &mut self.transaction else { return };
         for participant in txn.participants() {
-            participant.server.query("DEALLOCATE ALL").await?;
-            participant.server.prepared.clear();
+            let server = &mut participant.server;
+            if server.status() == Status::Idle && server.query("DEALLOCATE ALL").await.is_ok() {
+                server.prepared.clear();
+            } else {
+                // A failed transaction takes no statement; the next one gets another connection.
+                server.retire();
+            }
         }
-        Ok(())
     }
 
     /// Sync: everything is answered, what was begun for the messages since the last one ends, the client's turn comes.
@@ -709,8 +726,9 @@ fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
 
-/// Past this many messages before a Sync nothing is repeated: what they hold must not grow without bound.
+/// Past this many messages, or bytes, before a Sync nothing is repeated: what is held must not grow without bound.
 const MAX_REPEATABLE_FRAMES: usize = 1000;
+const MAX_REPEATABLE_LEN: usize = 16 << 20;
 const LONG_PIPELINE_LEN: usize = 64 * 1024;
 const MAX_ATTEMPTS: u32 = 1000;
 const KEEP_FRAMES: usize = 16;

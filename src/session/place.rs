@@ -77,7 +77,13 @@ impl Session {
                             _ => request.types.to_vec(),
                         };
                         let request = Request { types: &described, ..request };
-                        Box::pin(self.place(&many, text, request, statement)).await
+                        match Box::pin(self.place(&many, text, request, statement)).await? {
+                            // Servers know the statement by its text for one tenant.
+                            Place::Server { node, group, query, .. } => {
+                                Ok(Place::Server { node, group, query, shared: false })
+                            }
+                            place => Ok(place),
+                        }
                     }
                 }
             }

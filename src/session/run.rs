@@ -41,6 +41,8 @@ pub struct Session {
     pub identity: Rc<Identity>,
     pub cancel: CancelKey,
     pub settings: SessionSettings,
+    /// Those of the startup packet, which RESET goes back to.
+    pub startup_settings: SessionSettings,
     /// Schemas of search_path, `"$user"` replaced.
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
@@ -97,6 +99,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         identity,
         cancel,
         settings: SessionSettings::default(),
+        startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
         statements: HashMap::new(),
@@ -136,6 +139,16 @@ fn as_fatal(error: PgError) -> PgError {
 impl Session {
     /// Settings of the startup packet, and the greeting with the parameters that a server reports under them.
     async fn open(&mut self, startup: &SessionStartup) -> Result<()> {
+        if startup.database != self.thread.shared.catalog.settings().dbname {
+            // Its tables may have the names of distributed ones and are others.
+            let name = &startup.database;
+            return Err(PgError::fatal(
+                SqlState::from_bytes(b"3D000").expect("a valid SQLSTATE"),
+                format!("database \"{name}\" does not exist"),
+            )
+            .detail("One database is served: the coordinator's.")
+            .hint("Connect to another database of a node directly."));
+        }
         let mut wanted = Vec::new();
         for (name, value) in &startup.parameters {
             match name.as_str() {
@@ -159,6 +172,7 @@ impl Session {
             }
             self.settings.set(&name, set_statement(&name, &value));
         }
+        self.startup_settings = self.settings.clone();
         let parameters = {
             let txn = self.txn();
             let coordinator = txn.join(NodeId::COORDINATOR).await?;

@@ -18,6 +18,7 @@ impl Session {
                 }
                 let name = name.clone();
                 self.txn().note_settings(text, |settings| settings.reset(&name));
+                self.restore_startup(|n| n == name).await?;
                 self.after_setting(&name).await
             }
             SessionCommand::ResetAll => {
@@ -25,6 +26,7 @@ impl Session {
                     return Ok(());
                 }
                 self.txn().note_settings("RESET ALL", |settings| settings.reset_all());
+                self.restore_startup(|_| true).await?;
                 self.after_setting("search_path").await
             }
             SessionCommand::DiscardAll => self.discard_all().await,
@@ -35,6 +37,22 @@ impl Session {
             SessionCommand::Execute { name, arguments } => self.execute_prepared(name, arguments, describe).await,
             SessionCommand::Deallocate { name } => self.deallocate(name.as_deref()),
         }
+    }
+
+    /// RESET goes back to what the client asked for when it connected. Servers do not know it: they were told later.
+    async fn restore_startup(&mut self, is_reset: impl Fn(&str) -> bool) -> Result<()> {
+        let startup = self.startup_settings.clone();
+        for (name, sql) in startup.iter().filter(|(name, _)| is_reset(name)) {
+            let txn = self.txn();
+            txn.set(name, sql).await?;
+            let server =
+                txn.participant(NodeId::COORDINATOR).map(|p| p.server.parameters().to_vec()).unwrap_or_default();
+            // The client has been told of the value before it.
+            if let Some((name, value)) = server.iter().find(|(reported, _)| reported.eq_ignore_ascii_case(name)) {
+                answer::parameter_status(name, value, self.client.out());
+            }
+        }
+        Ok(())
     }
 
     async fn set(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
@@ -104,7 +122,7 @@ impl Session {
             // What it kept is discarded with it.
             pinned.poison();
         }
-        self.settings = Default::default();
+        self.settings = self.startup_settings.clone();
         self.read_search_path().await?;
         answer::command_complete("DISCARD ALL", self.client.out());
         Ok(())

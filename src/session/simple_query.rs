@@ -125,7 +125,7 @@ impl Session {
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 participant.server.queue_query(&sql, To::Client);
-                let routed = Routed { group, query: Some(&query), repeat_from };
+                let routed = Routed { group, query: Some(&query), repeat_from, ..Routed::default() };
                 let relayed = self.relay_with_copy(node, routed).await?;
                 self.note_relayed(node, &relayed);
                 Ok(relayed.retry)
@@ -139,6 +139,7 @@ impl Session {
         loop {
             let txn = self.transaction.as_mut().expect("a server takes part");
             let participant = txn.participant(node).expect("it takes part");
+            let routed = Routed { used: &participant.groups, ..routed };
             let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
             if !relayed.copy_in {
                 return Ok(relayed);
