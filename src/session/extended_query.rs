@@ -647,6 +647,20 @@ impl Session {
         Ok(())
     }
 
+    /// A Query without a Sync before it. False when the messages before it failed: then it is skipped like the others.
+    pub async fn end_batch_before_query(&mut self) -> Result<bool> {
+        if let Err(error) = self.settle().await {
+            self.batch_error(error).await?;
+        }
+        if self.skip_until_sync {
+            return Ok(false);
+        }
+        if self.batch.is_open() {
+            self.end_batch().await?;
+        }
+        Ok(true)
+    }
+
     fn is_started_again(&self) -> bool {
         !self.batch.is_open()
     }

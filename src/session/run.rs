@@ -39,6 +39,8 @@ pub struct Session {
     pub identity: Rc<Identity>,
     pub cancel: CancelKey,
     pub settings: SessionSettings,
+    /// What the startup packet set: RESET goes back to it.
+    pub startup_settings: SessionSettings,
     /// Schemas of search_path, `"$user"` replaced.
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
@@ -95,6 +97,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         identity,
         cancel,
         settings: SessionSettings::default(),
+        startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
         statements: HashMap::new(),
@@ -160,6 +163,7 @@ impl Session {
             }
             self.settings.set(&name, set_statement(&name, &value));
         }
+        self.startup_settings = self.settings.clone();
         let parameters = {
             let txn = self.txn();
             let coordinator = txn.join(NodeId::COORDINATOR).await?;
@@ -215,7 +219,9 @@ impl Session {
     async fn refuse_function_call(&mut self) -> Result<()> {
         let error =
             PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
-        self.end_batch().await?;
+        if self.batch.is_open() && !self.end_batch_before_query().await? {
+            return Ok(());
+        }
         self.fail(error)?;
         self.ready().await
     }

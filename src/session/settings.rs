@@ -18,6 +18,7 @@ impl Session {
                 }
                 let name = name.clone();
                 self.txn().note_settings(text, |settings| settings.reset(&name));
+                self.set_as_at_startup(|n| n == name).await?;
                 self.after_setting(&name).await
             }
             SessionCommand::ResetAll => {
@@ -25,6 +26,7 @@ impl Session {
                     return Ok(());
                 }
                 self.txn().note_settings("RESET ALL", |settings| settings.reset_all());
+                self.set_as_at_startup(|_| true).await?;
                 self.after_setting("search_path").await
             }
             SessionCommand::DiscardAll => self.discard_all().await,
@@ -90,6 +92,15 @@ impl Session {
         Ok(())
     }
 
+    /// The startup packet's settings are what RESET means, but servers do not know them.
+    async fn set_as_at_startup(&mut self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let startup = self.startup_settings.clone();
+        for (name, statement) in startup.iter().filter(|(name, _)| is_wanted(name)) {
+            self.txn().set(name, statement).await?;
+        }
+        Ok(())
+    }
+
     async fn discard_all(&mut self) -> Result<()> {
         if self.status() != answer::Status::Idle {
             return Err(PgError::new(
@@ -104,7 +115,7 @@ impl Session {
             // What it kept is discarded with it.
             pinned.poison();
         }
-        self.settings = Default::default();
+        self.settings = self.startup_settings.clone();
         self.read_search_path().await?;
         answer::command_complete("DISCARD ALL", self.client.out());
         Ok(())
