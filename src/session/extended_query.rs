@@ -58,6 +58,8 @@ pub struct Batch {
     bound: Vec<Bytes>,
     /// Something was done that cannot be taken back: only what came after it can be run again.
     pub has_checkpoint: bool,
+    /// A server's plan was made before a table changed, and has been forgotten.
+    is_stale: bool,
     /// Servers took part before the batch, or its checkpoint.
     was_joined: bool,
     /// ParseComplete is still owed for this statement: it goes with its first Bind, or a Sync.
@@ -256,6 +258,10 @@ impl Session {
                 SqlState::from_bytes(b"42P03").expect("a valid SQLSTATE"),
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),
             ));
+        }
+        if self.batch.is_stale && self.describes_otherwise(&statement).await? {
+            // The client would take the new columns for the old ones; drivers prepare again when they read this.
+            return Err(PgError::unsupported("cached plan must not change result type"));
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
@@ -596,7 +602,8 @@ impl Session {
             return Ok(());
         }
         let has_checkpoint = self.batch.has_checkpoint;
-        self.batch = Batch { attempts, has_checkpoint, ..Batch::default() };
+        let is_stale = retry == Retry::StalePlan;
+        self.batch = Batch { attempts, has_checkpoint, is_stale, ..Batch::default() };
         self.skip_until_sync = false;
         for frame in frames.into_iter().rev() {
             self.replay.push_front(frame);

@@ -90,6 +90,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
             return client.flush().await;
         }
     };
+    answer::authentication_ok(client.out());
     let cancel = thread.shared.cancel_keys.register(startup.minor);
     let mut session = Session {
         thread,
@@ -171,7 +172,6 @@ impl Session {
         };
         self.read_search_path().await?;
         self.end_auto();
-        answer::authentication_ok(self.client.out());
         for (name, value) in &parameters {
             answer::parameter_status(name, value, self.client.out());
         }
