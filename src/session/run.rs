@@ -205,7 +205,7 @@ impl Session {
                 },
             };
             match frame.tag {
-                b'X' => return Ok(()),
+                b'X' => return self.client.flush().await,
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
