@@ -25,8 +25,9 @@ fn psql_works(cluster: &Cluster) {
     );
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), "1,1,one\n2,1,\"two, with comma\"\n3,1,three\n").expect("it can be written");
-    let said = cluster.psql_script(&format!(
-        "\\copy notes FROM '{}' WITH (FORMAT csv)
+    let said = cluster.psql_script(
+        &format!(
+            "\\copy notes FROM '{}' WITH (FORMAT csv)
          SELECT note AS found FROM notes WHERE tenant = 2 \\gset
          \\echo :found
          SELECT 7 AS seven, 8 AS eight \\gset my_
@@ -41,9 +42,23 @@ fn psql_works(cluster: &Cluster) {
          SELECT 'one' \\; SELECT 'two';
          SELECT format('SELECT %s', n) FROM generate_series(1, 2) n \\gexec
          SELECT note FROM notes WHERE tenant = 1 \\gdesc",
-        file.path().display()
-    ).replace("         SELECT $1::int + 1 \\bind 4 \\g\n", if psql_has_bind() { "         SELECT $1::int + 1 \\bind 4 \\g\n" } else { "" }));
-    for expected in ["two, with comma", "15", "3,three", "notes_pkey", "notes_by_note", "table|postgres", "one\ntwo\n1\n2", "note|text"] {
+            file.path().display()
+        )
+        .replace(
+            "         SELECT $1::int + 1 \\bind 4 \\g\n",
+            if psql_has_bind() { "         SELECT $1::int + 1 \\bind 4 \\g\n" } else { "" },
+        ),
+    );
+    for expected in [
+        "two, with comma",
+        "15",
+        "3,three",
+        "notes_pkey",
+        "notes_by_note",
+        "table|postgres",
+        "one\ntwo\n1\n2",
+        "note|text",
+    ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }
     let rolled_back = cluster.psql_script(
@@ -58,13 +73,17 @@ fn psql_works(cluster: &Cluster) {
          SELECT count(*) FROM notes WHERE id = 2;",
     );
     assert_eq!(rolled_back, "2");
-    assert_eq!(cluster.psql("BEGIN; INSERT INTO notes VALUES (1, 3), (2, 3), (3, 3); SELECT count(*) FROM notes; COMMIT"), "8");
+    assert_eq!(
+        cluster.psql("BEGIN; INSERT INTO notes VALUES (1, 3), (2, 3), (3, 3); SELECT count(*) FROM notes; COMMIT"),
+        "8"
+    );
 }
 
 /// psql 16 and later.
 fn psql_has_bind() -> bool {
     let said = Command::new("psql").arg("--version").output().expect("psql runs");
-    let version = String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
+    let version =
+        String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
     version.split('.').next().and_then(|v| v.parse::<u32>().ok()).is_some_and(|v| v >= 16)
 }
 
@@ -73,7 +92,8 @@ fn psql_has_bind() -> bool {
 fn pgbench_works(cluster: &Cluster) {
     pgbench(cluster, &["-i", "-s", "1", "-q"]);
     for (table, column) in [("accounts", "aid"), ("tellers", "tid"), ("branches", "bid"), ("history", "aid")] {
-        cluster.psql(&format!("SELECT create_distributed_table('pgbench_{table}', '{column}', colocate_with := 'none')"));
+        cluster
+            .psql(&format!("SELECT create_distributed_table('pgbench_{table}', '{column}', colocate_with := 'none')"));
     }
     let mut done = 0;
     for protocol in ["simple", "extended", "prepared"] {

@@ -25,15 +25,28 @@ fn roles_of_the_coordinator_log_in_with_their_passwords() {
     let proxy = Serve::start(&cluster, port);
     let app = |password: &str, sql: &str| psql(&dsn(&cluster, "app", password, port), sql);
     assert_eq!(app("correct horse", "SELECT current_user"), "app");
-    assert_eq!(app("correct horse", "SELECT count(*) FROM orders"), "50", "the proxy logs in to every worker as the client");
+    assert_eq!(
+        app("correct horse", "SELECT count(*) FROM orders"),
+        "50",
+        "the proxy logs in to every worker as the client"
+    );
     for tenant in 1..=8 {
         assert_eq!(app("correct horse", &format!("SELECT note FROM orders WHERE tenant = {tenant}")), "note");
     }
-    assert_eq!(app("correct horse", "BEGIN; UPDATE orders SET note = 'x' WHERE tenant = 1; UPDATE orders SET note = 'x' WHERE tenant = 2; UPDATE orders SET note = 'x' WHERE tenant = 3; COMMIT; SELECT count(*) FROM orders WHERE note = 'x'"), "3");
+    assert_eq!(
+        app(
+            "correct horse",
+            "BEGIN; UPDATE orders SET note = 'x' WHERE tenant = 1; UPDATE orders SET note = 'x' WHERE tenant = 2; UPDATE orders SET note = 'x' WHERE tenant = 3; COMMIT; SELECT count(*) FROM orders WHERE note = 'x'"
+        ),
+        "3"
+    );
     for (user, password) in [("app", "wrong"), ("app", ""), ("nobody", "correct horse")] {
         let said = psql(&dsn(&cluster, user, password, port), "SELECT 1");
         let refused = format!("password authentication failed for user \"{user}\"");
-        assert!(said.contains(&refused) || password.is_empty() && said.contains("no password supplied"), "{user}: {said}");
+        assert!(
+            said.contains(&refused) || password.is_empty() && said.contains("no password supplied"),
+            "{user}: {said}"
+        );
     }
     drop(proxy);
 }
@@ -41,8 +54,15 @@ fn roles_of_the_coordinator_log_in_with_their_passwords() {
 /// Rules before all others: role app proves itself.
 fn demand_scram(dsn: &str) {
     let file = support::psql(dsn, "SHOW hba_file");
-    let rules = format!("SELECT * FROM (SELECT 'host all app all scram-sha-256' AS line UNION ALL SELECT regexp_split_to_table(pg_read_file('{file}'), E'\\n')) l");
-    support::psql(dsn, &format!("COPY ({rules}) TO '{file}.new'; COPY (SELECT regexp_split_to_table(pg_read_file('{file}.new'), E'\\n')) TO '{file}'; SELECT pg_reload_conf()"));
+    let rules = format!(
+        "SELECT * FROM (SELECT 'host all app all scram-sha-256' AS line UNION ALL SELECT regexp_split_to_table(pg_read_file('{file}'), E'\\n')) l"
+    );
+    support::psql(
+        dsn,
+        &format!(
+            "COPY ({rules}) TO '{file}.new'; COPY (SELECT regexp_split_to_table(pg_read_file('{file}.new'), E'\\n')) TO '{file}'; SELECT pg_reload_conf()"
+        ),
+    );
     assert_eq!(support::psql(dsn, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL"), "0");
 }
 

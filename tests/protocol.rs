@@ -117,7 +117,12 @@ fn connections_begin_alike(cluster: &Cluster) {
         assert!(said[0].starts_with("v ") && said[0].ends_with("_pq_.invented"), "{minor}: {said:?}");
     }
     let lies = [&[0u8, 0, 0, 3][..], &[0; 8], &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0], &startup_packet(2 << 16, &[])];
-    for garbage in lies.into_iter().chain([&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 64], &ssl[..7], &[&ssl[..], &ssl].concat()]) {
+    for garbage in lies.into_iter().chain([
+        &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        &[0xff; 64],
+        &ssl[..7],
+        &[&ssl[..], &ssl].concat(),
+    ]) {
         let mut wire = Wire::connect(cluster.port());
         wire.send(garbage);
         wire.shut();
@@ -177,7 +182,8 @@ fn settings_never_leak_to_another_client(cluster: &Cluster) {
 }
 
 fn cancel_requests_need_the_right_key(cluster: &Cluster) {
-    for sql in ["SELECT pg_sleep(30)", "SELECT pg_sleep(30) FROM items WHERE tenant = 1", "SELECT pg_sleep(30) FROM items"]
+    for sql in
+        ["SELECT pg_sleep(30)", "SELECT pg_sleep(30) FROM items WHERE tenant = 1", "SELECT pg_sleep(30) FROM items"]
     {
         let mut wire = Wire::login(cluster.port(), "postgres");
         let (pid, key) = wire.key.clone();

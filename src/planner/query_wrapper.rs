@@ -106,10 +106,9 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
         _ if with_hold => Err(PgError::unsupported("WITH HOLD cursors over distributed tables are not supported")
             .hint("Use the cursor within its transaction.")),
         // The coordinator keeps the rows while the cursor is open.
-        Plan::Combine(inner) => Ok(Plan::Combine(Combine {
-            query: rebased_under(text, c.rest_range().start, &inner.query),
-            ..inner
-        })),
+        Plan::Combine(inner) => {
+            Ok(Plan::Combine(Combine { query: rebased_under(text, c.rest_range().start, &inner.query), ..inner }))
+        }
         Plan::Scatter(Scatter { access: Access::Read, colocation, shards, query, .. }) => {
             Ok(cursor_over(&c, colocation, shards, query))
         }

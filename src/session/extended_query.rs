@@ -262,8 +262,9 @@ impl Session {
         if self.batch.is_stale && self.describes_otherwise(&statement).await? {
             // The client would take the new columns for the old ones; drivers prepare again when they read this.
             // asyncpg knows it by the routine that Postgres names.
-            return Err(PgError::unsupported("cached plan must not change result type")
-                .field(b'R', "RevalidateCachedQuery"));
+            return Err(
+                PgError::unsupported("cached plan must not change result type").field(b'R', "RevalidateCachedQuery")
+            );
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
