@@ -60,6 +60,8 @@ pub struct Batch {
     bound: Vec<Bytes>,
     /// Something was done that cannot be taken back: only what came after it can be run again.
     pub has_checkpoint: bool,
+    /// A server's plan was made before a table changed, and has been forgotten.
+    is_stale: bool,
     /// Servers took part before the batch, or its checkpoint.
     was_joined: bool,
     /// ParseComplete is still owed for this statement: it goes with its first Bind, or a Sync.
@@ -277,6 +279,13 @@ impl Session {
                 SqlState::from_bytes(b"42P03").expect("a valid SQLSTATE"),
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),
             ));
+        }
+        if self.batch.is_stale && self.describes_otherwise(&statement).await? {
+            // The client would take the new columns for the old ones; drivers prepare again when they read this.
+            // asyncpg knows it by the routine that Postgres names.
+            return Err(
+                PgError::unsupported("cached plan must not change result type").field(b'R', "RevalidateCachedQuery")
+            );
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
@@ -619,7 +628,8 @@ impl Session {
             return Ok(());
         }
         let has_checkpoint = self.batch.has_checkpoint;
-        self.batch = Batch { attempts, has_checkpoint, ..Batch::default() };
+        let is_stale = retry == Retry::StalePlan;
+        self.batch = Batch { attempts, has_checkpoint, is_stale, ..Batch::default() };
         self.skip_until_sync = false;
         for frame in frames.into_iter().rev() {
             self.replay.push_front(frame);
@@ -672,6 +682,20 @@ impl Session {
         }
         self.batch.end();
         Ok(())
+    }
+
+    /// A Query without a Sync before it. False when the messages before it failed: then it is skipped like the others.
+    pub async fn end_batch_before_query(&mut self) -> Result<bool> {
+        if let Err(error) = self.settle().await {
+            self.batch_error(error).await?;
+        }
+        if self.skip_until_sync {
+            return Ok(false);
+        }
+        if self.batch.is_open() {
+            self.end_batch().await?;
+        }
+        Ok(true)
     }
 
     fn is_started_again(&self) -> bool {
