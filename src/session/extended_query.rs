@@ -285,6 +285,11 @@ impl Session {
         }
         match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
             Place::Server { node, group, query, shared } => {
+                let types = match shared {
+                    true => types,
+                    false if types.len() >= bind.parameter_count() as usize => types,
+                    false => self.describe(&statement).await?.parameters.clone(),
+                };
                 self.turn_to(node).await?;
                 let parsed = self.batch.unanswered_parse.take();
                 let is_prepared = shared && !name.is_empty();
@@ -304,7 +309,7 @@ impl Session {
                     }
                     server.queue_bind(&bind, &bind.portal, &key.name(), To::Client);
                 } else {
-                    server.queue_parse("", &query.render(group), &statement.types, to);
+                    server.queue_parse("", &query.render(group), &types, to);
                     server.queue_bind(&bind, &bind.portal, "", To::Client);
                 }
                 self.batch.unconfirmed.extend(parsed);
@@ -365,6 +370,18 @@ impl Session {
         Ok(self.describe(statement).await?.parameters.as_slice().into())
     }
 
+    /// Where a portal lives. A name that is not the protocol's own may be a cursor's, and these are the coordinator's.
+    fn server_of_portal(&mut self, name: &[u8]) -> Option<NodeId> {
+        match self.portals.get(name) {
+            Some(Portal::OnServer { node }) => Some(*node),
+            Some(Portal::Virtual { .. }) => None,
+            None => {
+                let txn = self.transaction.as_mut().filter(|t| t.kind == Kind::Explicit && !name.is_empty())?;
+                txn.participant(NodeId::COORDINATOR).map(|p| p.node)
+            }
+        }
+    }
+
     async fn describe_message(&mut self, frame: &Frame) -> Result<()> {
         match Target::read(frame.payload())? {
             Target::Statement(name) => {
@@ -377,21 +394,21 @@ impl Session {
                     answer::fields_or_no_data(description.fields.as_ref(), &[], out);
                 });
             }
-            Target::Portal(name) => match self.portals.get(name) {
-                None => return Err(no_portal(name)),
-                Some(Portal::OnServer { node }) => {
-                    let node = *node;
+            Target::Portal(name) => {
+                if let Some(node) = self.server_of_portal(name) {
                     self.turn_to(node).await?;
                     let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                     participant.is_unsynced = true;
                     participant.server.queue_describe(Target::Portal(name), To::Client);
+                    return Ok(());
                 }
-                Some(Portal::Virtual { statement, bind, .. }) => {
-                    let (statement, formats) = (statement.clone(), bind.result_formats());
-                    let description = self.describe(&statement).await?;
-                    self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
-                }
-            },
+                let Some(Portal::Virtual { statement, bind, .. }) = self.portals.get(name) else {
+                    return Err(no_portal(name));
+                };
+                let (statement, formats) = (statement.clone(), bind.result_formats());
+                let description = self.describe(&statement).await?;
+                self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
+            }
         }
         Ok(())
     }
@@ -399,20 +416,19 @@ impl Session {
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
         self.thread.metrics.statements.increment(1);
-        match self.portals.get_mut(name) {
-            None => Err(no_portal(name)),
-            Some(Portal::OnServer { node }) => {
-                let node = *node;
-                self.turn_to(node).await?;
-                let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
-                participant.is_unsynced = true;
-                participant.server.queue_execute(name, limit, To::Client);
-                // A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
-                if participant.server.queue().len() > LONG_PIPELINE_LEN {
-                    self.settle().await?;
-                }
-                Ok(())
+        if let Some(node) = self.server_of_portal(name) {
+            self.turn_to(node).await?;
+            let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
+            participant.is_unsynced = true;
+            participant.server.queue_execute(name, limit, To::Client);
+            // A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
+            if participant.server.queue().len() > LONG_PIPELINE_LEN {
+                self.settle().await?;
             }
+            return Ok(());
+        }
+        match self.portals.get_mut(name) {
+            None | Some(Portal::OnServer { .. }) => Err(no_portal(name)),
             Some(Portal::Virtual { done: true, .. }) => {
                 self.answer(|out| answer::command_complete("SELECT 0", out));
                 Ok(())
@@ -420,6 +436,9 @@ impl Session {
             Some(Portal::Virtual { plan, statement, bind, done }) => {
                 *done = true;
                 let (plan, statement, bind) = (plan.clone(), statement.clone(), bind.clone());
+                if let (1.., Plan::Scatter(_)) = (limit, &*plan) {
+                    return self.open_gathered(name, limit, &plan, &statement, &bind).await;
+                }
                 if limit > 0 && statement.returns_rows() {
                     return Err(PgError::unsupported("cannot fetch this statement's rows in parts")
                         .hint("Execute it without a row limit, or restrict it to one tenant."));
@@ -450,6 +469,30 @@ impl Session {
         }
     }
 
+    /// A portal over the rows of many shards that is fetched in parts: the coordinator keeps the rows meanwhile.
+    async fn open_gathered(
+        &mut self,
+        name: &[u8],
+        limit: u32,
+        plan: &Plan,
+        statement: &Rc<Statement>,
+        bind: &Bind,
+    ) -> Result<()> {
+        self.pause().await?;
+        self.refuse_if_failed()?;
+        let types = self.types_for(statement, bind.parameter_count()).await?;
+        let request = Request { bind, types: &types, describe: false };
+        let query = self.gathered(plan, &statement.text, request).await?;
+        self.turn_to(NodeId::COORDINATOR).await?;
+        let participant = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).expect("joined");
+        participant.is_unsynced = true;
+        participant.server.queue_parse("", &query.render(None), &types, To::Nobody);
+        participant.server.queue_bind(bind, name, "", To::Nobody);
+        participant.server.queue_execute(name, limit, To::Client);
+        self.portals.insert(Bytes::copy_from_slice(name), Portal::OnServer { node: NodeId::COORDINATOR });
+        Ok(())
+    }
+
     async fn close(&mut self, frame: &Frame) -> Result<()> {
         match Target::read(frame.payload())? {
             Target::Statement(name) => {
@@ -462,14 +505,16 @@ impl Session {
                 }
                 self.answer(answer::close_complete);
             }
-            Target::Portal(name) => match self.portals.remove(name) {
-                Some(Portal::OnServer { node }) => {
+            Target::Portal(name) => match self.server_of_portal(name) {
+                Some(node) => {
+                    self.portals.remove(name);
                     self.turn_to(node).await?;
                     let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                     participant.is_unsynced = true;
                     participant.server.queue_close(Target::Portal(name), To::Client);
                 }
-                _ => {
+                None => {
+                    self.portals.remove(name);
                     self.answer(answer::close_complete);
                 }
             },

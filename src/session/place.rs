@@ -69,6 +69,14 @@ impl Session {
                             return Err(PgError::unsupported("cannot run this statement for several tenants at once")
                                 .hint("Run it once for each tenant."));
                         }
+                        // The last step over the shards' rows may not name every parameter: all types must be given.
+                        let described = match statement {
+                            Some(statement) if request.types.len() < request.bind.parameter_count() as usize => {
+                                self.describe(statement).await?.parameters.clone()
+                            }
+                            _ => request.types.to_vec(),
+                        };
+                        let request = Request { types: &described, ..request };
                         match Box::pin(self.place(&many, text, request, statement)).await? {
                             // Servers know the statement by its text for one tenant.
                             Place::Server { node, group, query, .. } => {

@@ -282,7 +282,7 @@ impl Session {
     }
 
     /// Makes a query's rows something that the coordinator can read; gives the query that reads them.
-    async fn gathered(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<Spliced> {
+    pub async fn gathered(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<Spliced> {
         self.txn().require_atomic().await?;
         let rowset = |colocation, shards, query: &Spliced| Rowset {
             name: "tenantry_gathered".to_owned(),

@@ -36,6 +36,7 @@ impl Catalog {
         let column = |(name, type_oid): (&str, u32)| Column {
             name: name.into(),
             type_oid,
+            type_modifier: -1,
             is_generated: false,
             has_volatile_default: false,
         };
