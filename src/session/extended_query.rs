@@ -288,7 +288,7 @@ impl Session {
                 let types = match shared {
                     true => types,
                     false if types.len() >= bind.parameter_count() as usize => types,
-                    false => self.describe(&statement).await?.parameters.clone(),
+                    false => self.describe(&statement).await?.parameters.as_slice().into(),
                 };
                 self.turn_to(node).await?;
                 let parsed = self.batch.unanswered_parse.take();
