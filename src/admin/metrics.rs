@@ -1,10 +1,7 @@
-//! The process's counters: the recorder that collects them and the handles that count.
-//!
-//! Labels come from closed sets; never a tenant, never a statement's text.
+//! The process's counters: the recorder that collects what the rooms' handles count.
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -26,55 +23,4 @@ pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
-/// Counters of client sessions, looked up once. Cheap to clone.
-#[derive(Clone)]
-pub struct Metrics {
-    /// Clients connected now.
-    pub sessions: Gauge,
-    /// Clients that ever logged in.
-    pub logins: Counter,
-    /// Statements run, of whatever kind.
-    pub statements: Counter,
-    /// Errors sent to clients.
-    pub errors: Counter,
-}
-
-impl Metrics {
-    /// Looks the counters up in the installed recorder.
-    pub fn new() -> Self {
-        Self {
-            sessions: gauge!("tenantry_session_clients"),
-            logins: counter!("tenantry_session_logins_total"),
-            statements: counter!("tenantry_session_statements_total"),
-            errors: counter!("tenantry_session_errors_total"),
-        }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 const UPKEEP: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_counted_is_rendered() {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
-            let metrics = Metrics::new();
-            metrics.sessions.increment(2.0);
-            metrics.sessions.decrement(1.0);
-            metrics.statements.increment(7);
-        });
-        let text = handle.render();
-        assert!(text.contains("tenantry_session_clients 1\n"), "{text}");
-        assert!(text.contains("tenantry_session_statements_total 7\n"), "{text}");
-    }
-}

@@ -100,7 +100,7 @@ impl Server {
             let frame = server.next_frame().await?;
             match frame.tag {
                 b'K' => {
-                    let mut payload = &frame.payload()[..];
+                    let mut payload = frame.payload();
                     if payload.len() < 8 {
                         return Err(broken("short BackendKeyData"));
                     }

@@ -65,7 +65,7 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<(Server, Instant)>,
+    idle: Vec<(Box<Server>, Instant)>,
     /// Connections that exist or are being opened.
     open: usize,
     waiters: VecDeque<oneshot::Sender<Handed>>,
@@ -154,7 +154,7 @@ impl Pool {
         Taken::Wait(receiver)
     }
 
-    fn guard(self: &Rc<Self>, server: Server) -> PooledServer {
+    fn guard(self: &Rc<Self>, server: Box<Server>) -> PooledServer {
         PooledServer { server: Some(server), pool: self.clone() }
     }
 
@@ -162,7 +162,7 @@ impl Pool {
         self.state.borrow_mut().waiters.pop_front()
     }
 
-    fn give_back(self: &Rc<Self>, mut server: Server) {
+    fn give_back(self: &Rc<Self>, mut server: Box<Server>) {
         if !server.is_reusable() {
             drop(server);
             return self.free_place();
@@ -205,7 +205,7 @@ impl Place {
     async fn open(mut self, identity: &Identity) -> Result<PooledServer> {
         let server = Server::connect(&self.pool.address, identity, self.pool.settings.connect_timeout).await?;
         self.kept = true;
-        Ok(self.pool.guard(server))
+        Ok(self.pool.guard(Box::new(server)))
     }
 }
 
@@ -219,7 +219,7 @@ impl Drop for Place {
 
 /// A checked-out connection: goes back on drop when it may be reused, is closed otherwise.
 pub struct PooledServer {
-    server: Option<Server>,
+    server: Option<Box<Server>>,
     pool: Rc<Pool>,
 }
 

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (5, "table_definition", include_str!("schema/005_table_definition.sql")),
     (10, "moves", include_str!("schema/010_moves.sql")),
     (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
+    (30, "administration", include_str!("schema/030_administration.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -24,8 +24,8 @@ pub struct Holds {
 pub struct HoldGuard {
     holds: Arc<Holds>,
     group: ShardGroupId,
-    // Dropping it wakes everybody who waits.
-    _release: watch::Sender<()>,
+    /// Dropping it wakes everybody who waits.
+    release: watch::Sender<()>,
 }
 
 impl Holds {
@@ -35,7 +35,7 @@ impl Holds {
         if self.held.insert(group, waiting).is_none() {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        HoldGuard { holds: self.clone(), group, _release: release }
+        HoldGuard { holds: self.clone(), group, release }
     }
 
     pub fn is_held(&self, group: ShardGroupId) -> bool {
@@ -59,7 +59,9 @@ impl Holds {
 
 impl Drop for HoldGuard {
     fn drop(&mut self) {
-        if self.holds.held.remove(&self.group).is_some() {
+        // Another hold of the same group may have taken this one's place.
+        let own = self.release.subscribe();
+        if self.holds.held.remove_if(&self.group, |_, waiting| waiting.same_channel(&own)).is_some() {
             self.holds.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -83,6 +85,18 @@ mod tests {
         tokio::task::yield_now().await;
         drop(guard);
         assert!(waiter.await.unwrap());
+        assert!(!holds.is_held(group));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_older_hold_does_not_end_a_newer_one() {
+        let holds = Arc::new(Holds::default());
+        let group = ShardGroupId(1);
+        let older = holds.begin(group);
+        let newer = holds.begin(group);
+        drop(older);
+        assert!(holds.is_held(group));
+        drop(newer);
         assert!(!holds.is_held(group));
     }
 }

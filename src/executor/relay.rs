@@ -65,7 +65,8 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             }
             let Some(header) = frame::header(server.received())? else { break };
             let whole = server.received().len() >= header.len;
-            if !whole && !(matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN) {
+            let streams = matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN;
+            if !whole && !streams {
                 break;
             }
             let take = header.len.min(server.received().len());

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::relay::{Routed, in_the_users_terms};
 use super::{Client, Participant, Transaction, Use};
 use crate::backend::Server;
@@ -69,14 +71,41 @@ pub enum Sink<'a> {
         server: &'a mut Server,
         bytes_left: usize,
     },
+    /// Kept, task by task, to be put in another order.
+    Collect(&'a mut Collected),
+}
+
+/// Frames of rows by task, and the description.
+#[derive(Default)]
+pub struct Collected {
+    description: Option<Bytes>,
+    rows: Vec<Vec<Bytes>>,
 }
 
 impl Sink<'_> {
-    async fn row(&mut self, frame: &[u8]) -> Result<()> {
+    fn begin_task(&mut self) {
+        if let Sink::Collect(collected) = self {
+            collected.rows.push(Vec::new());
+        }
+    }
+
+    fn description(&mut self, frame: &Bytes) {
+        match self {
+            Sink::Client(client) => client.out().extend_from_slice(frame),
+            Sink::Collect(collected) => collected.description = Some(frame.clone()),
+            Sink::Copy { .. } => {}
+        }
+    }
+
+    async fn row(&mut self, frame: &Bytes) -> Result<()> {
         match self {
             Sink::Client(client) => {
                 client.out().extend_from_slice(frame);
                 client.flush_if_long().await
+            }
+            Sink::Collect(collected) => {
+                collected.rows.last_mut().expect("a task has begun").push(frame.clone());
+                Ok(())
             }
             Sink::Copy { server, bytes_left } => {
                 let tuple = &frame[frame::HEADER_LEN..];
@@ -129,9 +158,9 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
     let map = txn.map();
     let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
     let hash = colocation.hash.ok_or_else(super::stale_plan)?;
-    let mut rows_of: BTreeMap<ShardGroupId, Vec<&str>> = BTreeMap::new();
+    let mut rows_of: BTreeMap<ShardGroupId, Vec<usize>> = BTreeMap::new();
     let used = Use::stored_in(&plan.table);
-    for row in &plan.rows {
+    for (at, row) in plan.rows.iter().enumerate() {
         let value = match request.values().hash(&row.tenant, hash, used) {
             Hashed::Hash(value) => value,
             Hashed::Null => return Err(null_tenant()),
@@ -140,7 +169,7 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
             }
         };
         let group = colocation.group_of_hash(value).ok_or_else(super::stale_plan)?;
-        rows_of.entry(group.id).or_default().push(&row.text);
+        rows_of.entry(group.id).or_default().push(at);
     }
     let groups: Vec<_> = rows_of.keys().copied().collect();
     txn.await_holds(&groups).await?;
@@ -153,11 +182,37 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
         let sql = if groups.len() == 1 {
             plan.query.render(Some(*id))
         } else {
-            format!("{} {} {}", plan.head.render(Some(*id)), rows.join(", "), plan.tail.render(Some(*id)))
+            let texts: Vec<&str> = rows.iter().map(|at| &*plan.rows[*at].text).collect();
+            format!("{} {} {}", plan.head.render(Some(*id)), texts.join(", "), plan.tail.render(Some(*id)))
         };
         tasks.push(Task { group: *id, node: group.node, sql });
     }
-    run_tasks(txn, tasks, request, Sink::Client(client)).await
+    if !plan.returns_rows {
+        return run_tasks(txn, tasks, request, Sink::Client(client)).await;
+    }
+    // Node by node, as `run_tasks` goes through them.
+    tasks.sort_by_key(|task| task.node);
+    let order: Vec<_> = tasks.iter().map(|task| rows_of[&task.group].as_slice()).collect();
+    let mut collected = Collected::default();
+    let count = run_tasks(txn, tasks, request, Sink::Collect(&mut collected)).await?;
+    client.out().extend_from_slice(collected.description.as_deref().unwrap_or(&[]));
+    for row in in_the_order_given(collected.rows, &order) {
+        client.out().extend_from_slice(&row);
+        client.flush_if_long().await?;
+    }
+    Ok(count)
+}
+
+/// What RETURNING gave, in the order of the VALUES, because applications match it with what they sent. Where a shard
+/// gave fewer rows than it got (ON CONFLICT DO NOTHING) nobody can tell which, and the shards' order stands.
+fn in_the_order_given(rows: Vec<Vec<Bytes>>, order: &[&[usize]]) -> Vec<Bytes> {
+    let matches = rows.len() == order.len() && rows.iter().zip(order).all(|(rows, places)| rows.len() == places.len());
+    if !matches {
+        return rows.into_iter().flatten().collect();
+    }
+    let mut placed: Vec<_> = order.iter().copied().flatten().copied().zip(rows.into_iter().flatten()).collect();
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, row)| row).collect()
 }
 
 pub fn null_tenant() -> PgError {
@@ -198,6 +253,7 @@ pub async fn run_tasks(
                 worker.participant.server.flush().await?;
             }
             let server = &mut worker.participant.server;
+            sink.begin_task();
             match read_answer(server, &mut sink, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
@@ -262,11 +318,7 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
             }
             (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
                 b'D' if !discard => sink.row(&frame.bytes).await?,
-                b'T' | b'n' if due.to == To::Client => {
-                    if let Sink::Client(client) = sink {
-                        client.out().extend_from_slice(&frame.bytes);
-                    }
-                }
+                b'T' | b'n' if due.to == To::Client => sink.description(&frame.bytes),
                 b'C' => {
                     count.rows += rows::tag_rows(frame.payload());
                     count.command = rows::tag_command(frame.payload());
@@ -288,7 +340,7 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
 
 fn too_large() -> PgError {
     PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the intermediate result is too large")
-        .hint("Restrict the query to fewer tenants, or raise executor.rowset_bytes.")
+        .hint("Restrict the query to fewer tenants or columns, or aggregate on the shards.")
 }
 
 /// Statements queued for a server before its answers are read. Less than a socket buffer.

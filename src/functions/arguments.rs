@@ -45,3 +45,8 @@ pub struct NodeProperty {
     pub property: Option<String>,
     pub value: Option<bool>,
 }
+
+#[derive(Deserialize)]
+pub struct ClusterEdit {
+    pub workers: Option<i32>,
+}

@@ -10,6 +10,7 @@
 
 mod arguments;
 mod by_itself;
+mod cluster_size;
 mod registry;
 
 #[cfg(test)]

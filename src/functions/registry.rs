@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::arguments::{AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable};
+use super::cluster_size;
 use crate::catalog::Catalog;
 use crate::catalog::shards::Measure;
 use crate::error::{PgError, Result, SqlState};
@@ -56,6 +57,8 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             let (property, value) = (required(property, "property")?, required(value, "value")?);
             nodes::set_node_property(txn, &host, port, &property, value).await.map(|()| Value::Null)
         }
+        "tenantry_cluster_edit" => cluster_size::request(name, arguments, txn).await,
+        "tenantry_cluster_status" => cluster_size::status(txn).await,
         "citus_total_relation_size" => size(name, arguments, txn, Measure::Total).await,
         "citus_relation_size" => size(name, arguments, txn, Measure::Relation).await,
         "citus_table_size" => size(name, arguments, txn, Measure::Table).await,
@@ -150,14 +153,14 @@ async fn size(name: &str, arguments: Value, txn: &mut Transaction, measure: Meas
 }
 
 /// Postgres has typed the arguments already; what doesn't fit here is our own mistake.
-fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
     serde_json::from_value(arguments).map_err(|e| {
         PgError::new(SqlState::INTERNAL_ERROR, format!("arguments of {name} do not fit its signature"))
             .detail(e.to_string())
     })
 }
 
-fn required<T>(argument: Option<T>, name: &str) -> Result<T> {
+pub(super) fn required<T>(argument: Option<T>, name: &str) -> Result<T> {
     argument
         .ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null")))
 }

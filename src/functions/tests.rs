@@ -1,5 +1,8 @@
 //! Functions and the operations behind them against real servers: each test has a cluster of its own.
 
+#[path = "../../tests/support/ports.rs"]
+mod ports;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,16 +20,24 @@ use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
 
+use ports::PortRange;
+
 struct Cluster {
+    _ports: PortRange,
     servers: DevCluster,
     env: Environment,
     executor: Rc<Executor>,
 }
 
 impl Cluster {
-    async fn start(base_port: u16, workers: usize) -> Self {
-        let settings =
-            dev_cluster::Settings { base_port, workers, shared_buffers_mib: 16, ..dev_cluster::Settings::default() };
+    async fn start(workers: usize) -> Self {
+        let ports = PortRange::reserve();
+        let settings = dev_cluster::Settings {
+            base_port: ports.first,
+            workers,
+            shared_buffers_mib: 16,
+            ..dev_cluster::Settings::default()
+        };
         let servers = DevCluster::start(settings).unwrap();
         let settings = catalog::Settings { port: servers.coordinator().port(), ..catalog::Settings::default() };
         let catalog = Catalog::open(settings).await.unwrap();
@@ -38,11 +49,11 @@ impl Cluster {
             transaction_ids: Arc::new(TransactionIds::new("test".into())),
             settings: Default::default(),
         });
-        Self { servers, env: Environment { catalog, shard_count: 8 }, executor }
+        Self { _ports: ports, servers, env: Environment { catalog, shard_count: 8 }, executor }
     }
 
-    async fn with_workers(base_port: u16) -> Self {
-        let cluster = Self::start(base_port, 2).await;
+    async fn with_workers() -> Self {
+        let cluster = Self::start(2).await;
         for worker in cluster.servers.workers() {
             cluster.call("citus_add_node", &add_node(worker.port())).await.unwrap();
         }
@@ -121,7 +132,7 @@ fn add_node(port: u16) -> String {
 
 #[tokio::test]
 async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_empty() {
-    let cluster = Cluster::with_workers(24010).await;
+    let cluster = Cluster::with_workers().await;
     assert_eq!(
         cluster.ask(NodeId::COORDINATOR, "SELECT nodeid FROM tenantry.pg_dist_node ORDER BY 1").await,
         ["1", "2"]
@@ -202,7 +213,7 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     // A third worker gets the reference table's rows, roles and types before its first shard.
     let mut servers = cluster.servers;
     let third = servers.add_worker().unwrap();
-    let cluster = Cluster { servers, env: cluster.env, executor: cluster.executor };
+    let cluster = Cluster { servers, ..cluster };
     assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("3"));
     assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("3"));
     assert_eq!(cluster.ask(NodeId(3), "SELECT name FROM countries").await, ["Germany"]);
@@ -221,7 +232,7 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
 
 #[tokio::test]
 async fn a_schema_change_reaches_every_shard_or_nothing() {
-    let cluster = Cluster::with_workers(24030).await;
+    let cluster = Cluster::with_workers().await;
     cluster.sql("CREATE TABLE t (k int, v text); CREATE TABLE r (a int PRIMARY KEY)").await;
     cluster.call("create_distributed_table", "'t', 'k'").await.unwrap();
     cluster.call("create_reference_table", "'r'").await.unwrap();
@@ -315,7 +326,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
 
 #[tokio::test]
 async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
-    let cluster = Cluster::start(24050, 2).await;
+    let cluster = Cluster::start(2).await;
     cluster
         .sql(
             "CREATE TABLE plain (k int, j json, v text, g int GENERATED ALWAYS AS (1) STORED, m money, e bytea);
@@ -392,7 +403,7 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
 
 #[tokio::test]
 async fn a_committed_change_reaches_a_watching_catalog() {
-    let cluster = Cluster::start(24070, 1).await;
+    let cluster = Cluster::start(1).await;
     let watching = Catalog::open(cluster.env.catalog.settings().clone()).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&watching).watch(stop.clone()));
@@ -438,7 +449,7 @@ async fn a_committed_change_reaches_a_watching_catalog() {
 
 #[tokio::test]
 async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
-    let cluster = Cluster::start(24090, 1).await;
+    let cluster = Cluster::start(1).await;
     cluster
         .sql("CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app; SET ROLE app; CREATE TABLE t (k int); RESET ROLE")
         .await;
@@ -460,5 +471,16 @@ async fn a_member_of_tenantry_admin_distributes_tables_of_its_own() {
     as_app(true).await.unwrap();
     let owners = "SELECT DISTINCT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname LIKE 'public\\__%'";
     assert_eq!(cluster.ask(NodeId(1), owners).await, ["app"]);
+    cluster.servers.stop();
+}
+
+#[tokio::test]
+async fn a_new_size_of_the_cluster_is_written_down_for_whoever_runs_the_servers() {
+    let cluster = Cluster::start(1).await;
+    assert_eq!(cluster.call("tenantry_cluster_edit", "3").await.unwrap().as_deref(), Some("1"));
+    let asked = "SELECT workers || ' ' || state || ' ' || ready || '/' || wanted FROM tenantry.cluster_request";
+    assert_eq!(cluster.ask(NodeId::COORDINATOR, asked).await, ["3 Pending 1/4"]);
+    let none = cluster.call("tenantry_cluster_edit", "0").await.unwrap_err();
+    assert_eq!(none.code(), SqlState::INVALID_PARAMETER_VALUE);
     cluster.servers.stop();
 }

@@ -2,6 +2,7 @@
 //!
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
+mod rebalances;
 mod two_phase_recovery;
 
 use std::sync::Arc;
@@ -25,8 +26,14 @@ impl Default for Settings {
     }
 }
 
-/// The steady loop: ends what crashed proxies left half done.
+/// All jobs, until `stop`.
 pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
+    let rebalances = rebalances::run(MoverEnvironment::new(catalog.clone(), holds.clone()), stop.clone());
+    tokio::join!(maintain(catalog, holds, settings, stop), rebalances);
+}
+
+/// The steady loop: ends what crashed proxies left half done.
+async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
     let environment = MoverEnvironment::new(catalog.clone(), holds);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -89,7 +89,7 @@ pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) ->
     let text = statement.query.render(None);
     let sets_password = text.to_ascii_lowercase().contains("password");
     let before = if sets_password { verifiers(txn).await? } else { BTreeSet::new() };
-    txn.query(NodeId::COORDINATOR, &text).await?;
+    txn.query_for_client(&text).await?;
     let mut each = text;
     if sets_password {
         // Each server would salt a password in its own way; a login passed through needs one verifier everywhere.

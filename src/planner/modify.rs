@@ -111,6 +111,9 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
         _ => return Err(unsupported::reference_write_in_cte()),
     };
     let [Meaning::Reference(table)] = targets[..] else { return Err(unsupported::reference_write_in_cte()) };
+    if statement.calls_inline() {
+        return Err(unsupported::lent_function());
+    }
     if statement.has_local() {
         return match &statement.tree.body {
             Body::Insert(insert) => super::insert::routed(statement, insert, table),

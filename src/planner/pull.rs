@@ -9,7 +9,7 @@ use crate::sql::scope::Meaning;
 use crate::sql::{Operand, Splice, Spliced, With};
 
 use super::names::quote_identifier;
-use super::statement::{Statement, ends, fitting};
+use super::statement::{Statement, ends, fitting, inline_splices};
 use super::{Combine, Plan, Rowset, Shards, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
@@ -45,7 +45,7 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
             }
         }
     }
-    let mut splices = Vec::new();
+    let mut splices = inline_splices(statement.text, statement.tokens, statement.ctx);
     for (i, relation) in statement.relations.iter().enumerate() {
         let (first, last) = ends(&relation.name);
         let with = match &relation.meaning {

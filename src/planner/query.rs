@@ -10,9 +10,8 @@ use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
 use crate::sql::{Access, Operand, Spliced};
 
-use super::function_call::{inline_call, inline_splices};
 use super::names::{coordinator, names_managed_table};
-use super::statement::{Statement, has_call, meaning};
+use super::statement::{Statement, has_call, inline_splices, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
 use super::{combine, insert, modify, pull};
 
@@ -50,8 +49,10 @@ impl Statement<'_> {
         if self.distributed().next().is_none() {
             return self.plan_undistributed();
         }
-        self.refuse_inline_calls()?;
         self.refuse_effects()?;
+        if self.calls_inline() {
+            return self.plan_with_inline();
+        }
         if let Body::Insert(i) = &self.tree.body {
             return insert::plan(self, i);
         }
@@ -63,6 +64,17 @@ impl Statement<'_> {
             Body::Insert(_) | Body::Update(_) | Body::Delete(_) | Body::Merge(_) => modify::plan(self),
             Body::Select(_) | Body::Query(_) | Body::Set { .. } | Body::Values(_) => self.plan_select(),
         }
+    }
+
+    /// Workers don't have the functions that Tenantry lends, so the rows go to them.
+    fn plan_with_inline(&self) -> Result<Plan, PgError> {
+        if self.locks_rows() {
+            return Err(unsupported::locks_many());
+        }
+        if self.relations.iter().any(|r| r.is_target && !matches!(r.meaning, Meaning::Local)) {
+            return Err(unsupported::lent_function());
+        }
+        pull::plan(self)
     }
 
     pub fn plan_router(&self) -> Option<Plan> {
@@ -109,7 +121,6 @@ impl Statement<'_> {
 
     fn plan_undistributed(&self) -> Result<Plan, PgError> {
         if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
-            self.refuse_inline_calls()?;
             return modify::plan_reference(self);
         }
         let calls = self.calls();
@@ -124,11 +135,6 @@ impl Statement<'_> {
             ..coordinator("")
         }
         .into())
-    }
-
-    /// Inline functions are the coordinator's.
-    fn refuse_inline_calls(&self) -> Result<(), PgError> {
-        inline_call(self.text, self.tokens, self.ctx).map_or(Ok(()), |name| Err(unsupported::inline_function(&name)))
     }
 
     /// Effects that must not happen on a shard, or on several.

@@ -50,10 +50,9 @@ pub(super) fn sequence_function(name: &str) -> PgError {
         .hint("Call it in a statement of its own and pass the value on.")
 }
 
-pub(super) fn inline_function(name: &str) -> PgError {
-    PgError::unsupported(format!("function {name} cannot be called in a statement on distributed or reference tables"))
-        .detail("It reads the catalog, which is on the coordinator.")
-        .hint("Call it in a statement of its own.")
+pub(super) fn lent_function() -> PgError {
+    PgError::unsupported("functions of the catalog cannot be called where distributed or reference tables are changed")
+        .hint("Call the function in a statement of its own and pass the value on.")
 }
 
 pub(super) fn select_into() -> PgError {

@@ -272,6 +272,7 @@ impl Session {
 
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
+        self.thread.metrics.statements.increment(1);
         match self.portals.get_mut(name) {
             None => Err(no_portal(name)),
             Some(Portal::OnServer { node }) => {
@@ -384,7 +385,7 @@ impl Session {
     }
 
     async fn after_relay(&mut self, node: NodeId, relayed: Relayed) -> Result<()> {
-        if relayed.retry.is_some() {
+        if let Some(retry) = relayed.retry {
             // The server skips until a Sync; then it can be used, or left, again.
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("it takes part");
             if participant.is_unsynced && !participant.server.owes() {
@@ -393,9 +394,10 @@ impl Session {
             let finished = participant.server.finish().await;
             participant.is_unsynced = false;
             finished?;
-            return self.repeat(relayed.retry.expect("checked above")).await;
+            return self.repeat(retry).await;
         }
-        if relayed.error.is_some() {
+        if let Some(code) = relayed.error {
+            self.thread.metrics.error(code);
             self.skip_until_sync = true;
             if relayed.failed_reply == Some(Reply::Prepare) {
                 for name in std::mem::take(&mut self.batch.parsed) {

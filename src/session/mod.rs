@@ -12,6 +12,7 @@
 mod cancel_keys;
 mod extended_query;
 mod login;
+mod metrics;
 mod place;
 mod plan_cache;
 mod prepared;
@@ -68,7 +69,12 @@ pub async fn run_data_thread(
         transaction_ids: shared.transaction_ids.clone(),
         settings: shared.executor.clone(),
     });
-    let thread = Rc::new(run::Thread { shared, executor, plans: plan_cache::PlanCache::default() });
+    let thread = Rc::new(run::Thread {
+        shared,
+        executor,
+        plans: plan_cache::PlanCache::default(),
+        metrics: metrics::Metrics::new(),
+    });
     let sessions = TaskTracker::new();
     let mut close_idle = tokio::time::interval(CLOSE_IDLE_EVERY);
     loop {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
+use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
 use super::prepared::Statement;
 use super::startup::{self, Wish};
@@ -29,6 +30,7 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     pub executor: Rc<Executor>,
     pub plans: PlanCache,
+    pub metrics: Metrics,
 }
 
 pub struct Session {
@@ -107,7 +109,10 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         answer::error(&as_fatal(error), session.client.out());
         return session.client.flush().await;
     }
+    session.thread.metrics.logins.increment(1);
+    session.thread.metrics.clients.increment(1.0);
     let ended = session.run(stop).await;
+    session.thread.metrics.clients.decrement(1.0);
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
         answer::error(&as_fatal(error.clone()), session.client.out());
@@ -294,6 +299,7 @@ impl Session {
         if let Some(txn) = &mut self.transaction {
             txn.failed = true;
         }
+        self.thread.metrics.error(error.code());
         // A node's FATAL ends its connection and our statement, not the client's session.
         answer::error(&error.with_severity(Severity::Error), self.client.out());
         Ok(())

@@ -94,6 +94,7 @@ impl Session {
     }
 
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
+        self.thread.metrics.statements.increment(1);
         let plan = self.plan(text)?;
         if !matches!(&*plan, Plan::Transaction(_)) {
             self.refuse_if_failed()?;
@@ -154,6 +155,9 @@ impl Session {
     }
 
     pub fn note_relayed(&mut self, node: crate::shard_map::NodeId, relayed: &Relayed) {
+        if let Some(code) = relayed.error {
+            self.thread.metrics.error(code);
+        }
         let Some(txn) = &mut self.transaction else { return };
         if relayed.error.is_some() {
             txn.failed = true;
@@ -167,6 +171,7 @@ impl Session {
 
     /// Gets ready to run the unit again. False when it cannot be.
     pub async fn prepare_retry(&mut self, retry: Retry, version: u64, deadline: tokio::time::Instant) -> Result<bool> {
+        self.thread.metrics.repeats.increment(1);
         match &mut self.transaction {
             None => {}
             Some(txn) if txn.is_single => {

@@ -1,6 +1,9 @@
 //! Ping rows that travel through the stream: what is seen on the target has everything before it on the target too.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
 
 use super::session::Session;
 use super::state::Move;
@@ -8,17 +11,21 @@ use super::stream::Apply;
 use crate::catalog::pg_error;
 use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
+use crate::executor::Holds;
+use crate::shard_map::ShardGroupId;
 
 /// Writes markers on the source; the only one to do so.
 pub struct Marker {
     source: Session,
     table: String,
     last: i64,
+    holds: Arc<Holds>,
+    group: ShardGroupId,
 }
 
 impl Marker {
-    pub fn new(source: Session, mv: &Move) -> Self {
-        Self { source, table: mv.marker(), last: 0 }
+    pub fn new(source: Session, mv: &Move, holds: Arc<Holds>) -> Self {
+        Self { source, table: mv.marker(), last: 0, holds, group: mv.group }
     }
 
     /// Commits the next marker and answers its id. Flushed, so that it doesn't wait for anybody else's commit.
@@ -36,11 +43,16 @@ impl Marker {
 
     /// Runs the stream until a marker needs at most `near` from commit to commit; the longer that takes, the less near
     /// will do (2 % of the time waited): under steady heavy writing a somewhat longer hold is better than none.
+    /// Writers that are faster than the target can follow are slowed down.
     ///
-    /// Errors: 55000 when that is never so within `patience`: the source writes faster than the target can follow.
+    /// Errors: 55000 when that is never so within `patience`.
     pub async fn catch_up(&mut self, apply: &mut Apply, near: Duration, patience: Duration) -> Result<()> {
         let start = Instant::now();
+        let mut throttle = None;
         loop {
+            if throttle.is_none() && start.elapsed() > THROTTLE_AFTER {
+                throttle = Some(Throttle::begin(self.holds.clone(), self.group));
+            }
             let id = self.insert("ping").await?;
             let sent = Instant::now();
             apply.run_until_marker(id).await?;
@@ -57,3 +69,34 @@ impl Marker {
         }
     }
 }
+
+/// Holds the group's statements for a moment, again and again, with ever shorter pauses between, until it is dropped.
+/// No statement waits long; together they write no faster than the target can follow.
+struct Throttle(JoinHandle<()>);
+
+impl Throttle {
+    fn begin(holds: Arc<Holds>, group: ShardGroupId) -> Self {
+        Self(tokio::spawn(async move {
+            let mut pause = PULSE;
+            loop {
+                let guard = holds.begin(group);
+                tokio::time::sleep(PULSE).await;
+                drop(guard);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 9 / 10).max(PAUSE_MIN);
+            }
+        }))
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // A guard that is held inside is dropped with the task.
+        self.0.abort();
+    }
+}
+
+/// A move gets by without slowing anybody down for this time.
+const THROTTLE_AFTER: Duration = Duration::from_secs(3);
+const PULSE: Duration = Duration::from_millis(30);
+const PAUSE_MIN: Duration = Duration::from_millis(3);

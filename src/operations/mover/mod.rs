@@ -275,7 +275,7 @@ async fn run(
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
     let mut apply = Apply::new(stream, target.clone(), mv, slot.consistent_point);
-    let mut marker = Marker::new(source.clone(), mv);
+    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
     let settings = &environment.settings;
     marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
     mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;

@@ -15,7 +15,7 @@ const TABLES: &str = "CREATE TABLE orders (tenant bigint, id bigint, PRIMARY KEY
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
-    let stage = Stage::set(25040, 4, TABLES).await;
+    let stage = Stage::set(4, TABLES).await;
     let environment = &stage.environment;
     let notices: Mutex<Vec<Notice>> = Mutex::default();
     let notify = |notice: Notice| notices.lock().unwrap().push(notice);
