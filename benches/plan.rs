@@ -2,33 +2,95 @@
 //!
 //! ```text
 //!   uncached/<shape>   text -> lexer -> parser -> analysis -> Plan      the first time a thread sees the text
-//!   cached/<shape>     Plan -> value -> hash -> shard group (-> text)   every later time
+//!   scan/<shape>       text -> skeleton                                 each simple query; part of the next
+//!   by_shape/<shape>   text -> skeleton -> values -> shard group, text  a simple query whose shape is known
+//!   bind/<format>      Bind -> value -> shard group                     each Bind of a statement
+//!   cached/target...   Plan -> value -> hash -> shard group (-> text)   a text that is known as it is
 //! ```
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use tenantry::executor::{Target, Values};
 use tenantry::functions;
 use tenantry::planner::{Context, Mode, Plan, Provided, plan};
+use tenantry::session::Shapes;
 use tenantry::shard_map::hash::intervals;
 use tenantry::shard_map::{
     ColocationGroup, ColocationId, Column, HashType, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
     ShardMapParts, Table, TableKind, TableOid,
 };
+use tenantry::sql::skeleton::Skeleton;
+use tenantry::wire::frontend::Bind;
 
-criterion_group!(benches, uncached, cached);
+criterion_group!(benches, uncached, scan, by_shape, bind, cached);
 criterion_main!(benches);
 
 fn uncached(criterion: &mut Criterion) {
     let catalog = Catalog::new();
-    let many_rows: Vec<_> = (0..100).map(|id| format!("(7, {id}, 'new', 100)")).collect();
-    let many_rows = format!("INSERT INTO orders (tenant_id, id, state, total) VALUES {}", many_rows.join(", "));
+    let many_rows = insert_rows(100);
     let mut group = criterion.benchmark_group("uncached");
-    for (shape, text) in SHAPES.iter().copied().chain([("insert_100_rows", many_rows.as_str())]) {
+    let shapes = SHAPES.iter().chain(TEXTS).copied().chain([("insert_100_rows", many_rows.as_str())]);
+    for (shape, text) in shapes {
         // A shape that is refused would measure the refusal.
         plan(text, &catalog.context(), Mode::Any).unwrap_or_else(|error| panic!("{shape}: {error}"));
         group.bench_function(shape, |bencher| bencher.iter(|| plan(black_box(text), &catalog.context(), Mode::Any)));
+    }
+    group.finish();
+}
+
+/// One INSERT of `count` rows, all of one tenant.
+fn insert_rows(count: usize) -> String {
+    let rows: Vec<_> = (0..count).map(|id| format!("(7, {id}, 'new', 100)")).collect();
+    format!("INSERT INTO orders (tenant_id, id, state, total) VALUES {}", rows.join(", "))
+}
+
+fn scan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scan");
+    for (shape, text) in TEXTS {
+        let mut skeleton = Skeleton::default();
+        assert!(skeleton.scan(text), "{shape} has a skeleton");
+        group.bench_function(*shape, |bencher| bencher.iter(|| skeleton.scan(black_box(text))));
+    }
+    group.finish();
+}
+
+fn by_shape(criterion: &mut Criterion) {
+    let catalog = Catalog::new();
+    let shapes = Shapes::default();
+    let ten_rows = insert_rows(10);
+    let mut group = criterion.benchmark_group("by_shape");
+    for (shape, text) in TEXTS.iter().copied().chain([("insert_10_rows", ten_rows.as_str())]) {
+        assert!(shapes.route(text, &catalog.context()).is_some(), "{shape} is routed by its shape");
+        group.bench_function(shape, |bencher| bencher.iter(|| shapes.route(black_box(text), &catalog.context())));
+    }
+    group.finish();
+}
+
+fn bind(criterion: &mut Criterion) {
+    let catalog = Catalog::new();
+    let Ok(Plan::Router(router)) = plan(SHAPES[0].1, &catalog.context(), Mode::Any) else {
+        panic!("one tenant: a router plan")
+    };
+    let colocation = catalog.map.colocation(router.colocation).expect("it is in the map");
+    let mut group = criterion.benchmark_group("bind");
+    for (format, code, value) in [("text", 0, &b"4711"[..]), ("binary", 1, &4711i32.to_be_bytes()[..])] {
+        // No portal name, no statement name, one format for all, two parameters, all results in text.
+        let mut payload = vec![0, 0, 0, 1, 0, code, 0, 2];
+        for value in [value, value] {
+            payload.extend((value.len() as u32).to_be_bytes());
+            payload.extend(value);
+        }
+        payload.extend([0, 0]);
+        let payload = Bytes::from(payload);
+        group.bench_function(format, |bencher| {
+            bencher.iter(|| {
+                let bind = Bind::read(black_box(&payload)).expect("it is well formed");
+                let values = Values::Bind { bind: &bind, types: &[INT4, INT4] };
+                values.target(black_box(colocation), &router.operands)
+            });
+        });
     }
     group.finish();
 }
@@ -52,6 +114,28 @@ fn cached(criterion: &mut Criterion) {
     });
     group.finish();
 }
+
+/// As the simple protocol sends them.
+const TEXTS: &[(&str, &str)] = &[
+    ("pgbench_select", "SELECT total, state FROM orders WHERE tenant_id = 4711 AND id = 42;"),
+    ("pgbench_update", "UPDATE orders SET total = total + -23 WHERE tenant_id = 4711 AND id = 42;"),
+    (
+        "rails_get",
+        "SELECT \"orders\".* FROM \"orders\" WHERE \"orders\".\"tenant_id\" = 4711 AND \"orders\".\"id\" = 42 LIMIT 1 \
+         /*application:Shop,controller:orders,action:show,traceparent:00-4bf92f3577b34da6a3ce929d0e0e4736-01*/",
+    ),
+    ("insert", "INSERT INTO orders (tenant_id, id, state, total) VALUES (4711, 42, 'it''s new', 100)"),
+    (
+        "upsert",
+        "INSERT INTO orders (tenant_id, id, state, total) VALUES (4711, 42, 'new', 100) \
+         ON CONFLICT (tenant_id, id) DO UPDATE SET state = excluded.state, total = orders.total + 1 RETURNING id",
+    ),
+    (
+        "join",
+        "SELECT o.id, sum(i.price) FROM orders o JOIN items i ON i.tenant_id = o.tenant_id AND i.order_id = o.id \
+         WHERE o.tenant_id = 4711 AND o.state IN ('new', 'paid') GROUP BY o.id ORDER BY 2 DESC LIMIT 10",
+    ),
+];
 
 const SHAPES: &[(&str, &str)] = &[
     ("select_one_tenant", "SELECT state, total FROM orders WHERE tenant_id = $1 AND id = $2"),

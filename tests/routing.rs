@@ -78,8 +78,8 @@ fn provided() -> Provided {
         inline: HashSet::from([
             "citus_version",
             "citus_get_active_worker_nodes",
-            "get_shard_id_for_distribution_column",
             "shard_name",
+            "get_shard_id_for_distribution_column",
         ]),
         functions: HashSet::from(["citus_add_node", "create_distributed_table"]),
         views: HashMap::from([("citus_tables", Some(Figures::ShardSizes)), ("pg_dist_node", None)]),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -10,13 +10,22 @@ use super::login::ServerAddress;
 use crate::error::{PgError, Result, SqlState};
 use crate::wire::startup;
 
+/// A server connection as its server's cancel requests name it.
+#[derive(Debug)]
+pub struct CancelTarget {
+    pub address: ServerAddress,
+    pub pid: u32,
+    pub key: Bytes,
+}
+
 /// Sends a CancelRequest and waits until the server has closed the connection: only then has it taken effect,
 /// and only then may the cancelled connection get its next user.
-pub async fn cancel(address: &ServerAddress, pid: u32, key: &[u8]) -> Result<()> {
+pub async fn cancel(target: &CancelTarget) -> Result<()> {
     let send = async {
+        let address = &target.address;
         let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         let mut out = BytesMut::new();
-        startup::write_cancel(pid, key, &mut out);
+        startup::write_cancel(target.pid, &target.key, &mut out);
         stream.write_all(&out).await?;
         let mut rest = [0u8; 1];
         stream.read(&mut rest).await

@@ -5,12 +5,15 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::cancel::CancelTarget;
 use super::login::{Identity, ServerAddress};
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
@@ -47,24 +50,22 @@ pub struct Pools {
 
 struct Inner {
     settings: PoolSettings,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct PoolKey {
-    address: ServerAddress,
-    user: String,
-    database: String,
+    /// By hash of what they are for, so that looking one up allocates nothing.
+    pools: RefCell<HashMap<u64, Vec<Rc<Pool>>>>,
+    hasher: RandomState,
 }
 
 struct Pool {
     settings: PoolSettings,
     address: ServerAddress,
+    user: String,
+    database: String,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Boxed, because connections are handed from hand to hand with every statement.
     idle: Vec<(Box<Server>, Instant)>,
     /// Connections that exist or are being opened.
     open: usize,
@@ -80,7 +81,7 @@ enum Handed {
 
 impl Pools {
     pub fn new(settings: PoolSettings) -> Self {
-        Self { inner: Rc::new(Inner { settings, pools: RefCell::default() }) }
+        Self { inner: Rc::new(Inner { settings, pools: RefCell::default(), hasher: RandomState::new() }) }
     }
 
     /// A connection to `address` logged in as `identity`, from the pool or new.
@@ -91,19 +92,28 @@ impl Pools {
     }
 
     fn pool(&self, address: &ServerAddress, identity: &Identity) -> Rc<Pool> {
-        let key =
-            PoolKey { address: address.clone(), user: identity.user.clone(), database: identity.database.clone() };
+        let key = self.inner.hasher.hash_one((address, &identity.user, &identity.database));
         let mut pools = self.inner.pools.borrow_mut();
-        let new = || {
-            Rc::new(Pool { settings: self.inner.settings.clone(), address: address.clone(), state: RefCell::default() })
-        };
-        pools.entry(key).or_insert_with(new).clone()
+        let alike = pools.entry(key).or_default();
+        let is_it = |p: &&Rc<Pool>| p.address == *address && p.user == identity.user && p.database == identity.database;
+        if let Some(pool) = alike.iter().find(is_it) {
+            return pool.clone();
+        }
+        let pool = Rc::new(Pool {
+            settings: self.inner.settings.clone(),
+            address: address.clone(),
+            user: identity.user.clone(),
+            database: identity.database.clone(),
+            state: RefCell::default(),
+        });
+        alike.push(pool.clone());
+        pool
     }
 
     /// Closes connections that have been idle for too long.
     pub fn close_idle(&self) {
         let now = Instant::now();
-        for pool in self.inner.pools.borrow().values() {
+        for pool in self.inner.pools.borrow().values().flatten() {
             let mut state = pool.state.borrow_mut();
             let before = state.idle.len();
             state.idle.retain(|(_, since)| now.duration_since(*since) < self.inner.settings.idle_timeout);
@@ -113,7 +123,7 @@ impl Pools {
 
     /// (open, idle, waiting) over all pools of this thread.
     pub fn figures(&self) -> (usize, usize, usize) {
-        self.inner.pools.borrow().values().fold((0, 0, 0), |(open, idle, waiting), pool| {
+        self.inner.pools.borrow().values().flatten().fold((0, 0, 0), |(open, idle, waiting), pool| {
             let state = pool.state.borrow();
             (open + state.open, idle + state.idle.len(), waiting + state.waiters.len())
         })
@@ -226,6 +236,11 @@ pub struct PooledServer {
 impl PooledServer {
     pub fn address(&self) -> &ServerAddress {
         &self.pool.address
+    }
+
+    pub fn cancel_target(&mut self) -> Arc<CancelTarget> {
+        let (pool, server) = (&self.pool, self.server.as_mut().expect("a guard holds its server until it is dropped"));
+        server.cancel_target(&pool.address)
     }
 }
 

@@ -1,10 +1,14 @@
 //! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::cancel::CancelTarget;
+use super::login::ServerAddress;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
@@ -38,7 +42,10 @@ pub struct Server {
     status: Status,
     /// Empty means that the protocol position is known and quiet.
     replies: ReplyQueue,
+    /// Its position is not known, or it is gone: nothing is sent or read any more.
     broken: bool,
+    /// It works, but the next user must not have it.
+    retired: bool,
     /// Process id and secret for cancel requests.
     pub key: (u32, Bytes),
     /// ParameterStatus values, newest last.
@@ -47,6 +54,7 @@ pub struct Server {
     pub settings: SessionSettings,
     /// The last command tag that `finish` read.
     last_tag: String,
+    cancel_target: Option<Arc<CancelTarget>>,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
     /// infers the types of such parameters.
     pub knows_user_types: bool,
@@ -61,13 +69,21 @@ impl Server {
             status: Status::Idle,
             replies: ReplyQueue::default(),
             broken: false,
+            retired: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
             prepared: Prepared::default(),
             settings: SessionSettings::default(),
             last_tag: String::new(),
+            cancel_target: None,
             knows_user_types: false,
         }
+    }
+
+    /// What reaches this connection, at `address`, with a cancel request. Made once.
+    pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
+        let new = || Arc::new(CancelTarget { address: address.clone(), pid: self.key.0, key: self.key.1.clone() });
+        self.cancel_target.get_or_insert_with(new).clone()
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -78,15 +94,21 @@ impl Server {
     /// May the next user have this connection?
     pub fn is_reusable(&self) -> bool {
         !self.broken
+            && !self.retired
             && self.replies.is_empty()
             && self.status == Status::Idle
             && self.read.is_empty()
             && self.write.is_empty()
     }
 
-    /// Never to be reused; closed on drop without another byte.
+    /// Never to be used again; closed on drop without another byte.
     pub fn poison(&mut self) {
         self.broken = true;
+    }
+
+    /// Never to be given to another user: it keeps something of this one. Until then it works.
+    pub fn retire(&mut self) {
+        self.retired = true;
     }
 
     pub fn is_poisoned(&self) -> bool {
@@ -151,14 +173,6 @@ impl Server {
         self.replies.push(Reply::Query, to);
     }
 
-    /// Puts a query in front of everything queued; only while nothing of it has left.
-    pub fn queue_query_first(&mut self, sql: &str) {
-        let rest = self.write.split();
-        frontend::query(sql, &mut self.write);
-        self.write.unsplit(rest);
-        self.replies.push_front(Reply::Query, To::Nobody);
-    }
-
     pub fn queue_parse(&mut self, name: &str, sql: &str, types: &[u32], to: To) {
         let types = self.types_here(types);
         frontend::parse(name.as_bytes(), sql, &types, &mut self.write);
@@ -206,17 +220,38 @@ impl Server {
         frontend::flush(&mut self.write);
     }
 
-    /// Makes `key` known to this connection, parsing it when it is not. The replies are nobody's.
-    pub fn ensure_prepared(&mut self, key: super::StatementKey, types: &[u32], sql: impl FnOnce() -> String) {
+    /// A statement of the proxy's own between the client's messages: no Sync, no rows, and the client's portals stay.
+    pub fn queue_between(&mut self, sql: &str) {
+        self.queue_parse("", sql, &[], To::Nobody);
+        // It ends with the transaction; closing it would look like an evicted statement.
+        let portal = format!("tenantry {sql}");
+        self.queue_bind(&Bind::text(&[]), portal.as_bytes(), "", To::Nobody);
+        self.queue_execute(portal.as_bytes(), 0, To::Nobody);
+    }
+
+    /// Does it ignore everything but a Sync, after an error?
+    pub fn skips(&self) -> bool {
+        self.replies.skips()
+    }
+
+    /// Makes `key` known to this connection. True when it had to be parsed: ParseComplete comes, for `to`.
+    pub fn ensure_prepared(
+        &mut self,
+        key: super::StatementKey,
+        types: &[u32],
+        to: To,
+        sql: impl FnOnce() -> String,
+    ) -> bool {
         if self.prepared.contains(key) {
-            return;
+            return false;
         }
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
         }
         let types = self.types_here(types);
         frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
-        self.replies.push(Reply::Prepare, To::Nobody);
+        self.replies.push(Reply::Prepare, to);
+        true
     }
 
     /// Judges a frame and keeps status, parameters and bookkeeping current.
@@ -227,7 +262,7 @@ impl Server {
             Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
                 Some(status) => {
                     self.status = status;
-                    self.broken |= self.prepared.is_uncertain();
+                    self.retired |= self.prepared.is_uncertain();
                 }
                 None => return Err(self.lost("server sent a broken ReadyForQuery")),
             },
@@ -247,17 +282,30 @@ impl Server {
         Ok(verdict)
     }
 
-    /// Sends what is queued.
+    /// Sends what is queued. Reads meanwhile: a server that cannot get rid of its answers takes no more messages.
     ///
     /// Not cancel safe: a cancelled write leaves the position unknown, so the connection counts as broken meanwhile.
     pub async fn flush(&mut self) -> Result<()> {
         if self.write.is_empty() {
             return Ok(());
         }
-        let was_broken = std::mem::replace(&mut self.broken, true);
-        self.stream.write_all(&self.write).await.map_err(|e| self.lost(&e.to_string()))?;
-        self.broken = was_broken;
-        self.write.clear();
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(self.lost("it was lost before"));
+        }
+        let (mut reader, mut writer) = self.stream.split();
+        while !self.write.is_empty() {
+            let moved = tokio::select! {
+                biased;
+                sent = writer.write(&self.write) => sent.map(|n| { self.write.advance(n); n }),
+                received = reader.read_buf(&mut self.read) => received,
+            };
+            match moved {
+                Ok(0) => return Err(self.lost("server closed the connection unexpectedly")),
+                Ok(_) => {}
+                Err(e) => return Err(self.lost(&e.to_string())),
+            }
+        }
+        self.broken = false;
         Ok(())
     }
 
@@ -272,6 +320,9 @@ impl Server {
 
     /// Waits for more bytes. Cancel safe: what was read stays in the buffer.
     pub async fn receive(&mut self) -> Result<()> {
+        if self.broken {
+            return Err(self.lost("it was lost before"));
+        }
         self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
         match self.stream.read_buf(&mut self.read).await {
             Ok(0) => Err(self.lost("server closed the connection unexpectedly")),
@@ -312,8 +363,11 @@ impl Server {
         if !matches!(tag, b'S' | b'Z' | b'E') {
             return self.judge(tag, &[]);
         }
-        let payload = self.read[frame::HEADER_LEN..len].to_vec();
-        self.judge(tag, &payload)
+        // Put aside, because judging changes everything but the bytes judged.
+        let read = std::mem::take(&mut self.read);
+        let verdict = self.judge(tag, &read[frame::HEADER_LEN..len]);
+        self.read = read;
+        verdict
     }
 
     /// Is the reply that is due next one that the client asked for?

@@ -32,6 +32,11 @@ impl SessionSettings {
         Arc::make_mut(&mut self.entries).retain(|name, _| is_identity(name));
     }
 
+    /// Names, and the statements that set them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, statement)| (name.as_str(), statement.as_str()))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

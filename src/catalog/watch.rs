@@ -67,6 +67,11 @@ impl Catalog {
         self.map.load_full()
     }
 
+    /// The map for a moment: unlike a clone of the `Arc`, this writes to nothing that threads share.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        read(&self.map.load())
+    }
+
     /// A number that no map of this process has had.
     pub fn next_version(&self) -> u64 {
         self.version.fetch_add(1, Ordering::Relaxed) + 1

@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-
-use crate::backend::{self, ServerAddress};
+use crate::backend::cancel::{self, CancelTarget};
 
 /// One per client session. A cancel reaches the servers that the session uses at that moment and no later user of them:
 /// a server that a cancel is on its way to is not reused.
@@ -17,13 +15,6 @@ pub struct CancelHandle {
 struct State {
     servers: Vec<Arc<CancelTarget>>,
     under_way: u32,
-}
-
-#[derive(Debug)]
-pub struct CancelTarget {
-    pub address: ServerAddress,
-    pub pid: u32,
-    pub key: Bytes,
 }
 
 impl CancelHandle {
@@ -45,7 +36,7 @@ impl CancelHandle {
             state.under_way += 1;
             state.servers.clone()
         };
-        let sent = servers.iter().map(|s| backend::cancel::cancel(&s.address, s.pid, &s.key));
+        let sent = servers.iter().map(|s| cancel::cancel(s));
         for error in futures_util::future::join_all(sent).await.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "could not deliver a cancel request");
         }

@@ -13,6 +13,8 @@ pub struct Client {
     stream: TcpStream,
     read: BytesMut,
     out: BytesMut,
+    /// A frame was begun that can't be completed: whatever followed would be read as a part of it.
+    torn: bool,
     /// How often `out` has left: what was answered before cannot be taken back.
     flushes: u64,
 }
@@ -27,7 +29,7 @@ pub struct Mark {
 impl Client {
     /// `read` holds what came behind the startup packet.
     pub fn new(stream: TcpStream, read: BytesMut) -> Self {
-        Self { stream, read, out: BytesMut::new(), flushes: 0 }
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0 }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -48,8 +50,16 @@ impl Client {
         possible
     }
 
+    /// Nothing more can be said to this client: `flush` fails from here on, which ends the session.
+    pub fn tear(&mut self) {
+        self.torn = true;
+    }
+
     /// Sends the answer. Not cancel safe: a cancelled write may have sent a part.
     pub async fn flush(&mut self) -> Result<()> {
+        if self.torn {
+            return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "an answer broke off in the middle of a row"));
+        }
         if !self.out.is_empty() {
             self.flushes += 1;
             self.stream.write_all(&self.out).await?;

@@ -5,7 +5,7 @@
 //!   shards ──binary rows──> COPY into pg_temp.tenantry_rows_0 ──> final statement on the coordinator ──> client
 //! ```
 
-use super::scatter::{Request, Sink, run_tasks, tasks_of};
+use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
 use crate::error::Result;
 use crate::planner::{Combine, Figures, Rowset};
@@ -27,17 +27,25 @@ async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<
     let colocation = map.colocation(rowset.colocation).ok_or_else(super::stale_plan)?;
     let groups = request.values().groups(colocation, &rowset.shards);
     txn.await_holds(&groups).await?;
-    let mut coordinator = txn.take(NodeId::COORDINATOR).await?;
-    let created = create(&mut coordinator, rowset, request).await;
-    if let Err(error) = created {
-        txn.put_back(coordinator);
-        txn.failed = true;
-        return Err(error);
-    }
+    let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
+    let mut coordinator = txn.take(&[NodeId::COORDINATOR]).await?.pop().expect("one was asked for");
+    let gathered = fill_rowset(txn, &mut coordinator, rowset, tasks, request).await;
+    txn.put_back(coordinator);
+    txn.failed |= gathered.is_err();
+    gathered
+}
+
+async fn fill_rowset(
+    txn: &mut Transaction,
+    coordinator: &mut Participant,
+    rowset: &Rowset,
+    tasks: Vec<Task>,
+    request: Request<'_>,
+) -> Result<()> {
+    create(coordinator, rowset, request).await?;
     let server = &mut coordinator.server;
     server.queue_query(&format!("COPY pg_temp.{} FROM STDIN (FORMAT binary)", rowset.name), To::Nobody);
     frontend::copy_data(COPY_HEADER, server.queue());
-    let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
     let binary = request.bind.with_results(true);
     let request = Request { bind: &binary, describe: false, ..request };
     let sink = Sink::Copy { server, bytes_left: txn.executor.settings.rowset_bytes };
@@ -51,8 +59,6 @@ async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<
         Err(error) => frontend::copy_fail(error.message(), server.queue()),
     }
     let stored = server.finish_copy().await;
-    txn.put_back(coordinator);
-    txn.failed |= stored.is_err() || gathered.is_err();
     gathered?;
     stored
 }

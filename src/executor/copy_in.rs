@@ -16,7 +16,7 @@ use super::combine::{COPY_HEADER, COPY_TRAILER};
 use super::reference::set_writing;
 use super::scatter::null_tenant;
 use super::{Client, Transaction, Use, Values};
-use crate::backend::quote_ident;
+use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{CopyFormat, CopyIn, CopyOptions};
 use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, TableKind};
@@ -179,13 +179,14 @@ impl CopyRouter {
         let nodes = match (&self.target, group) {
             (Where::Everywhere(nodes), _) => nodes.clone(),
             (Where::Shards { colocation, .. }, Some(group)) => {
-                vec![colocation.group(group).ok_or_else(super::stale_plan)?.node]
+                // As the map is now: a hold may have ended because the group is elsewhere.
+                txn.await_holds(&[group]).await?;
+                let map = txn.map();
+                let now = map.colocation(colocation.id).and_then(|c| c.group(group));
+                vec![now.ok_or_else(super::stale_plan)?.node]
             }
             (Where::Shards { .. }, None) => unreachable!("rows of shards have a group"),
         };
-        if let Some(group) = group {
-            txn.await_holds(&[group]).await?;
-        }
         let schema = match group {
             None => format!("{}.", quote_ident(&self.table.schema)),
             Some(group) => {
@@ -290,7 +291,15 @@ impl Transaction {
 ///
 /// Errors: after one the client may go on sending; the session ignores what it sends.
 pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) -> Result<u64> {
-    let mut router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options).await?;
+    let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options).await?;
+    let copied = take_rows(txn, client, plan, router).await;
+    if copied.is_err() {
+        end_copies(txn).await;
+    }
+    copied
+}
+
+async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mut router: CopyRouter) -> Result<u64> {
     answer::copy_in_response(plan.options.format == CopyFormat::Binary, plan.columns.len(), client.out());
     client.flush().await?;
     loop {
@@ -340,31 +349,46 @@ pub async fn route_rows(
     if let Where::Everywhere(nodes) = &mut router.target {
         nodes.retain(|node| *node != from);
     }
-    let mut source = txn.take(from).await?;
-    source.server.queue_query(copy_out, To::Nobody);
-    source.server.flush().await?;
+    let mut source = txn.take(&[from]).await?.pop().expect("one was asked for");
+    let routed = route_all(txn, &mut source.server, copy_out, &mut router).await;
+    source.statements += 1;
+    txn.put_back(source);
+    let copied = match routed {
+        Ok(()) => router.finish(txn).await,
+        Err(error) => Err(error),
+    };
+    if copied.is_err() {
+        end_copies(txn).await;
+    }
+    copied
+}
+
+async fn route_all(txn: &mut Transaction, source: &mut Server, copy_out: &str, router: &mut CopyRouter) -> Result<()> {
+    source.queue_query(copy_out, To::Nobody);
+    source.flush().await?;
     let mut failure = None;
-    while source.server.owes() {
-        let (frame, verdict) = source.server.next_reply().await?;
+    while source.owes() {
+        let (frame, verdict) = source.next_reply().await?;
         match verdict {
             Verdict::Error(_) => {
                 failure.get_or_insert(PgError::from_body(frame.payload()));
             }
             _ if frame.tag == b'd' && failure.is_none() => {
-                if let Err(error) = router.push(txn, frame.payload()).await {
-                    failure = Some(error);
-                }
+                failure = router.push(txn, frame.payload()).await.err();
             }
             _ => {}
         }
     }
-    source.statements += 1;
-    txn.put_back(source);
-    match failure {
-        None => router.finish(txn).await,
-        Some(error) => {
-            txn.failed = true;
-            Err(error)
+    failure.map_or(Ok(()), Err)
+}
+
+/// After an error: what servers still say about their parts of the COPY is read, so that it is not taken for the answer
+/// to the statement that comes next, a ROLLBACK TO SAVEPOINT for one.
+async fn end_copies(txn: &mut Transaction) {
+    txn.failed = true;
+    for participant in txn.participants().iter_mut().filter(|p| p.server.owes() && !p.server.is_poisoned()) {
+        if let Err(error) = participant.server.finish_copy().await {
+            tracing::debug!(%error, "a part of a COPY that had failed before");
         }
     }
 }

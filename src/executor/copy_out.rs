@@ -25,6 +25,9 @@ pub async fn copy_table(
     let mut count = 0;
     for (at, group) in colocation.shard_groups.iter().enumerate() {
         txn.await_holds(&[group.id]).await?;
+        // As the map is now: a hold may have ended because the group is elsewhere.
+        let map = txn.map();
+        let group = map.colocation(table.colocation).and_then(|c| c.group(group.id)).ok_or_else(super::stale_plan)?;
         let mut schema = String::new();
         crate::sql::push_shard_schema(&mut schema, &table.schema, group.id);
         let header = options.header && at == 0;

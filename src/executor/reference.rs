@@ -23,6 +23,7 @@ pub async fn write(
     refuse_if_nodes_would_differ(txn, plan).await?;
     let sql = plan.query.render(None);
     txn.query(NodeId::COORDINATOR, &set_writing(true)).await?;
+    let mark = client.mark();
     let participant = txn.join(NodeId::COORDINATOR).await?;
     let server = &mut participant.server;
     server.queue_parse("", &sql, request.types, To::Nobody);
@@ -43,14 +44,20 @@ pub async fn write(
     txn.refresh_nodes().await?;
     let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
     for node in workers {
-        let participant = txn.join(node).await?;
-        let written = combine::run_bound(participant, &sql, &request.bind.with_results(false), request.types).await;
+        let written = write_copy(txn, node, &sql, request).await;
         if let Err(error) = written {
             txn.failed = true;
+            // The coordinator's word that it is done, unless it has left already behind many rows.
+            client.rewind(mark);
             return Err(error);
         }
     }
     Ok(relayed)
+}
+
+async fn write_copy(txn: &mut Transaction, node: NodeId, sql: &str, request: Request<'_>) -> Result<()> {
+    let participant = txn.join(node).await?;
+    combine::run_bound(participant, sql, &request.bind.with_results(false), request.types).await
 }
 
 async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWrite) -> Result<()> {

@@ -21,6 +21,8 @@ use crate::wire::{answer, frame};
 pub struct Routed<'a> {
     /// The shard group it was spliced for.
     pub group: Option<ShardGroupId>,
+    /// Those that the server has been used for: statements of a pipeline before this one may have failed.
+    pub used: &'a [ShardGroupId],
     /// Its text, to give error positions in the user's terms.
     pub query: Option<&'a Spliced>,
     /// Where the answer of everything that can be repeated began; `None`: nothing may be repeated.
@@ -36,6 +38,8 @@ pub struct Relayed {
     pub retry: Option<Retry>,
     /// What the error answered: a hidden Parse failed, for one.
     pub failed_reply: Option<Reply>,
+    /// How many ParseComplete went to the client.
+    pub parsed: usize,
     /// The server waits for COPY data of the client; call again when it is on its way.
     pub copy_in: bool,
 }
@@ -59,6 +63,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
         while server.owes() {
             if let Some(answer) = server.pop_simulated() {
                 if relayed.retry.is_none() {
+                    relayed.parsed += usize::from(answer.first() == Some(&b'1'));
                     client.out().extend_from_slice(&answer);
                 }
                 continue;
@@ -95,6 +100,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             };
             let forward = forward && relayed.retry.is_none();
             if forward {
+                relayed.parsed += usize::from(header.tag == b'1');
                 client.out().extend_from_slice(&server.received()[..take]);
             }
             server.consume(take);
@@ -115,8 +121,13 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
 /// The rest of a frame too long to be held in memory.
 async fn stream_rest(server: &mut Server, client: &mut Client, mut rest: usize, forward: bool) -> Result<()> {
     while rest > 0 {
-        if server.received().is_empty() {
-            server.receive().await?;
+        if server.received().is_empty()
+            && let Err(lost) = server.receive().await
+        {
+            if forward {
+                client.tear();
+            }
+            return Err(lost);
         }
         let take = rest.min(server.received().len());
         if forward {
@@ -133,7 +144,7 @@ fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: 
     if relayed.retry.is_some() {
         return;
     }
-    if let (Some(retry), Some(mark)) = (retry_for(&error, routed.group), routed.repeat_from)
+    if let (Some(retry), Some(mark)) = (retry_for(&error, routed), routed.repeat_from)
         && relayed.error.is_none()
         && client.rewind(mark)
     {
@@ -145,15 +156,22 @@ fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: 
 }
 
 /// Does this error say that the statement did nothing and may do it elsewhere, or again?
-fn retry_for(error: &PgError, group: Option<ShardGroupId>) -> Option<Retry> {
-    let names_the_group = || group.is_some_and(|g| error.message().contains(&format!("_{g}")));
+fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
     match error.code() {
-        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if names_the_group() => Some(Retry::Fenced),
+        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if named_group(error, routed).is_some() => {
+            Some(Retry::Fenced)
+        }
         SqlState::FEATURE_NOT_SUPPORTED if error.message() == "cached plan must not change result type" => {
             Some(Retry::StalePlan)
         }
         _ => None,
     }
+}
+
+/// The shard group whose schema the error names.
+fn named_group(error: &PgError, routed: Routed<'_>) -> Option<ShardGroupId> {
+    let mut groups = routed.group.iter().chain(routed.used);
+    groups.find(|group| error.message().contains(&format!("_{group}"))).copied()
 }
 
 /// Does the error say that a shard of `map` is not where it was looked for?
@@ -168,12 +186,15 @@ pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
 
 /// The error without the shard's schema in its text, and with the position in the text that the user wrote.
 pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
-    let Some(group) = routed.group else { return error };
+    let named = named_group(&error, routed);
+    let Some(group) = named.or(routed.group) else { return error };
     let suffix = format!("_{group}");
     error.map_fields(|key, value| match key {
         b'M' | b'D' | b'H' | b'W' | b's' => value.replace(&suffix, ""),
         b'P' => match (routed.query, value.parse::<usize>()) {
-            (Some(query), Ok(position)) => query.original_position(Some(group), position).to_string(),
+            (Some(query), Ok(position)) if named.is_none() || named == routed.group => {
+                query.original_position(routed.group, position).to_string()
+            }
             _ => value,
         },
         _ => value,

@@ -176,9 +176,12 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
     if groups.len() > 1 {
         txn.require_atomic().await?;
     }
+    // Read again: a hold may have ended because the group is elsewhere now.
+    let map = txn.map();
+    let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
     let mut tasks = Vec::new();
     for (id, rows) in &rows_of {
-        let group = colocation.group(*id).expect("found in it above");
+        let group = colocation.group(*id).ok_or_else(super::stale_plan)?;
         let sql = if groups.len() == 1 {
             plan.query.render(Some(*id))
         } else {
@@ -233,17 +236,26 @@ pub async fn run_tasks(
     for task in tasks {
         by_node.entry(task.node).or_default().push(task);
     }
-    let mut at_work = Vec::with_capacity(by_node.len());
-    for (node, tasks) in by_node {
-        at_work.push(Worker { participant: txn.take(node).await?, tasks, queued: 0 });
+    let nodes: Vec<_> = by_node.keys().copied().collect();
+    let taken = txn.take(&nodes).await?.into_iter().zip(by_node.into_values());
+    let mut at_work: Vec<_> = taken.map(|(participant, tasks)| Worker { participant, tasks, queued: 0 }).collect();
+    let result = work(&mut at_work, request, &mut sink).await;
+    for mut worker in at_work {
+        worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
+        txn.put_back(worker.participant);
     }
+    txn.failed |= result.is_err();
+    result
+}
+
+async fn work(at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
     let mut describe = request.describe;
-    for worker in &mut at_work {
+    for worker in at_work.iter_mut() {
         worker.queue_more(request, &mut describe);
         worker.participant.server.flush().await?;
     }
     let (mut count, mut failure) = (Count::default(), None);
-    for worker in &mut at_work {
+    for worker in at_work {
         for at in 0..worker.tasks.len() {
             if at == worker.queued {
                 if failure.is_some() {
@@ -254,7 +266,7 @@ pub async fn run_tasks(
             }
             let server = &mut worker.participant.server;
             sink.begin_task();
-            match read_answer(server, &mut sink, failure.is_some()).await? {
+            match read_answer(server, sink, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
@@ -267,17 +279,7 @@ pub async fn run_tasks(
             worker.participant.statements += 1;
         }
     }
-    for mut worker in at_work {
-        worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
-        txn.put_back(worker.participant);
-    }
-    match failure {
-        None => Ok(count),
-        Some(error) => {
-            txn.failed = true;
-            Err(error)
-        }
-    }
+    failure.map_or(Ok(count), Err)
 }
 
 struct Worker {

@@ -3,6 +3,7 @@
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
 //! saved meanwhile) in the same write. How it ends on several servers at once stands in `two_phase.rs`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Executor;
-use super::cancel::{CancelHandle, CancelTarget};
+use super::cancel::CancelHandle;
 use super::route::{Use, Values};
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -46,6 +47,22 @@ pub struct Participant {
     settings_before: SessionSettings,
 }
 
+impl Participant {
+    /// Queues the Sync that ends what was queued since the last one. Outside a block that commits it, so where it
+    /// must not stay it is rolled back first.
+    pub fn end_messages(&mut self, succeeded: bool) {
+        if !std::mem::take(&mut self.is_unsynced) {
+            return;
+        }
+        if !succeeded && !self.began && !self.server.skips() {
+            // BEGIN makes a block of what has run, so that ROLLBACK has something to end and does not warn.
+            self.server.queue_between("BEGIN");
+            self.server.queue_between("ROLLBACK");
+        }
+        self.server.queue_sync();
+    }
+}
+
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
@@ -58,7 +75,7 @@ pub struct Transaction {
     pub settings: SessionSettings,
     settings_before: SessionSettings,
     cancel: Arc<CancelHandle>,
-    begin: String,
+    begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
     journal: Vec<Entry>,
     participants: Vec<Participant>,
@@ -67,7 +84,7 @@ pub struct Transaction {
     notices: Vec<(&'static str, PgError)>,
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
-    pub pins: bool,
+    pins: bool,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
@@ -100,7 +117,10 @@ impl Transaction {
             settings: origin.settings.clone(),
             settings_before: origin.settings.clone(),
             cancel: origin.cancel.clone(),
-            begin: format!("BEGIN {options}").trim_end().to_owned(),
+            begin: match options.trim_end() {
+                "" => "BEGIN".into(),
+                options => format!("BEGIN {options}").into(),
+            },
             journal: Vec::new(),
             participants: Vec::new(),
             private_map: None,
@@ -115,6 +135,14 @@ impl Transaction {
     /// The map that statements of this transaction are planned with.
     pub fn map(&self) -> Arc<ShardMap> {
         self.private_map.clone().unwrap_or_else(|| self.executor.catalog.map())
+    }
+
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.private_map {
+            Some(map) => read(map),
+            None => self.executor.catalog.with_map(read),
+        }
     }
 
     /// Has this transaction changed the catalog?
@@ -184,19 +212,35 @@ impl Transaction {
         &mut self.participants
     }
 
+    /// Has a server messages of the client since the last Sync?
+    pub fn is_unsynced(&self) -> bool {
+        self.participants.iter().any(|p| p.is_unsynced)
+    }
+
     pub fn participant(&mut self, node: NodeId) -> Option<&mut Participant> {
         self.participants.iter_mut().find(|p| p.node == node)
     }
 
-    /// Takes a server out, to use several side by side; `put_back` follows on every way that is not an error of the
-    /// connection itself.
-    pub async fn take(&mut self, node: NodeId) -> Result<Participant> {
-        self.join(node).await?;
-        let at = self.participants.iter().position(|p| p.node == node).expect("just joined");
-        Ok(self.participants.remove(at))
+    /// Takes servers out, to use several side by side. `put_back` must follow on every way, errors included: a server
+    /// that is missing would be missing in ROLLBACK TO SAVEPOINT and COMMIT, and what it has done would be lost.
+    ///
+    /// Errors: those of `join`; then all are still in their places.
+    pub async fn take(&mut self, nodes: &[NodeId]) -> Result<Vec<Participant>> {
+        for node in nodes {
+            self.join(*node).await?;
+        }
+        let take = |node: &NodeId| {
+            let at = self.participants.iter().position(|p| p.node == *node).expect("joined above");
+            self.participants.remove(at)
+        };
+        Ok(nodes.iter().map(take).collect())
     }
 
-    pub fn put_back(&mut self, participant: Participant) {
+    /// Gives a server back. One whose answers were not all read is of no further use.
+    pub fn put_back(&mut self, mut participant: Participant) {
+        if participant.server.owes() {
+            participant.server.poison();
+        }
         self.participants.push(participant);
     }
 
@@ -209,12 +253,12 @@ impl Transaction {
         if node.is_coordinator() {
             return Ok(self.executor.coordinator.clone());
         }
-        let map = self.map();
-        let node = map.node(node).ok_or_else(|| {
+        let address =
+            |map: &ShardMap| map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port });
+        self.with_map(address).ok_or_else(|| {
             PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
                 .hint("Retry the query.")
-        })?;
-        Ok(ServerAddress { host: node.host.clone(), port: node.port })
+        })
     }
 
     /// The server of `node`, joining it when it does not take part yet.
@@ -233,11 +277,10 @@ impl Transaction {
             }
         };
         server.knows_user_types = node.is_coordinator();
-        self.cancel.add(Arc::new(CancelTarget {
-            address: server.address().clone(),
-            pid: server.key.0,
-            key: server.key.1.clone(),
-        }));
+        if self.pins && node.is_coordinator() {
+            server.retire();
+        }
+        self.cancel.add(server.cancel_target());
         let participant = Participant {
             node,
             groups: Vec::new(),
@@ -255,9 +298,8 @@ impl Transaction {
         participant.settings_before = participant.server.settings.clone();
         if self.kind != Kind::Auto {
             begin(participant, &self.begin, &self.journal).await?;
-            if self.settings != self.settings_before {
-                carry_settings(&mut participant.server, &self.settings).await?;
-            }
+            // What was SET stands in the journal, between the savepoints that it was set between.
+            participant.server.settings = self.settings.clone();
         }
         Ok(participant)
     }
@@ -269,9 +311,15 @@ impl Transaction {
         }
         self.kind = Kind::Implicit;
         for participant in &mut self.participants {
-            if participant.server.has_unsent() && participant.statements == 0 {
-                participant.server.queue_query_first("BEGIN");
-                participant.began = true;
+            // What ran since the last Sync becomes the first part of the block.
+            if participant.began {
+                continue;
+            }
+            participant.began = true;
+            match participant.is_unsynced {
+                true => participant.server.queue_between("BEGIN"),
+                // It has only answered a question of ours.
+                false => participant.server.queue_query("BEGIN", To::Nobody),
             }
         }
         Ok(())
@@ -281,11 +329,10 @@ impl Transaction {
     pub async fn leave(&mut self, node: NodeId) -> Result<()> {
         let Some(at) = self.participants.iter().position(|p| p.node == node) else { return Ok(()) };
         let mut participant = self.participants.swap_remove(at);
-        if participant.began {
-            participant.server.query("ROLLBACK").await?;
-        }
+        let ended = if participant.began { participant.server.query("ROLLBACK").await.map(|_| ()) } else { Ok(()) };
+        participant.server.settings = participant.settings_before.clone();
         self.release(participant);
-        Ok(())
+        ended
     }
 
     /// Can the current statement be repeated on other servers? Only while `node` has done nothing for it yet.
@@ -461,13 +508,17 @@ impl Transaction {
     /// A SET that every server has run: later ones get it when they join.
     pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
         self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.settings.set(name, sql.to_owned());
-        self.settings_are_carried();
+        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
         Ok(())
     }
 
-    /// The servers that take part carry `self.settings` now.
-    pub fn settings_are_carried(&mut self) {
+    /// Every server that takes part has run `sql`, a SET or RESET for the session.
+    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
+        change(&mut self.settings);
+        match self.kind {
+            Kind::Auto => self.settings_before = self.settings.clone(),
+            _ => self.remember(sql),
+        }
         for participant in &mut self.participants {
             participant.server.settings = self.settings.clone();
         }
@@ -477,13 +528,11 @@ impl Transaction {
     pub async fn rollback(&mut self) -> Result<()> {
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
-            if std::mem::take(&mut p.is_unsynced) {
-                p.server.queue_sync();
-            }
+            p.end_messages(false);
             let result = if p.began || p.server.status() != Status::Idle {
                 p.server.query("ROLLBACK").await.map(|_| ())
             } else {
-                Ok(())
+                p.server.finish().await.map(|_| ())
             };
             p.server.settings = p.settings_before.clone();
             if result.is_err() {
@@ -518,15 +567,26 @@ impl Transaction {
             Err(_) => self.settings = self.settings_before.clone(),
         }
         if changed_catalog {
-            // Whoever is told that it is done must find it done.
-            self.executor.catalog.refresh().await?;
+            // Whoever is told that it is done must find it done. What was committed stays so in any case.
+            if let Err(error) = self.executor.catalog.refresh().await {
+                tracing::warn!(%error, "could not read the catalog after a change");
+            }
         }
         result
     }
 
+    /// From here on the session keeps its coordinator connection, because it leaves something there: a temporary table,
+    /// a lock, LISTEN. However the session ends, nobody else gets that connection.
+    pub fn pin(&mut self) {
+        self.pins = true;
+        if let Some(participant) = self.participant(NodeId::COORDINATOR) {
+            participant.server.retire();
+        }
+    }
+
     /// Gives the servers back after statements that ran by themselves.
     pub fn finish_auto(&mut self) {
-        for participant in self.participants.drain(..).collect::<Vec<_>>() {
+        for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
     }
@@ -537,11 +597,12 @@ impl Transaction {
     }
 
     fn release(&mut self, mut participant: Participant) {
-        if !self.cancel.remove(participant.server.key.0) {
+        let is_quiet = self.cancel.remove(participant.server.key.0);
+        if self.pins && participant.node.is_coordinator() {
+            // A cancel that is on its way still finds the session that it is meant for.
+            self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
+        } else if !is_quiet {
             participant.server.poison();
-        }
-        if self.pins && participant.node.is_coordinator() && !participant.server.is_poisoned() {
-            self.pinned = Some(participant.server);
         }
     }
 }
@@ -549,8 +610,10 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
-        for participant in self.participants.drain(..) {
-            self.cancel.remove(participant.server.key.0);
+        for mut participant in self.participants.drain(..) {
+            if !self.cancel.remove(participant.server.key.0) {
+                participant.server.poison();
+            }
         }
     }
 }
@@ -564,8 +627,9 @@ async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> 
             server.poison();
         }
         result?;
-        server.settings = wanted.clone();
     }
+    // Equal or not: what is the same value is compared faster next time.
+    server.settings = wanted.clone();
     Ok(())
 }
 

@@ -235,11 +235,14 @@ async fn end(participant: &mut Participant, sql: &str) -> Result<()> {
     if !participant.began && participant.server.status() == Status::Idle {
         return Ok(());
     }
+    let was_there = !participant.server.is_poisoned();
     let result = participant.server.query(sql).await;
     match result {
+        // COMMIT of a failed transaction is no error: it answers ROLLBACK.
+        Ok(_) if sql == "COMMIT" && participant.server.last_tag() != sql => Err(rolled_back()),
         Ok(_) => Ok(()),
         // The answer to COMMIT was lost: it may have happened.
-        Err(error) if participant.server.is_poisoned() && sql == "COMMIT" => {
+        Err(error) if was_there && participant.server.is_poisoned() && sql == "COMMIT" => {
             Err(unknown("the connection was lost before the commit was confirmed").detail(error.message().to_owned()))
         }
         Err(error) => Err(error),

@@ -366,7 +366,7 @@ async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> 
     let table = owner.iter().map(|(table, _)| table).find(|t| !t.is_reference());
     keep_moves_out(txn, &table.map(|t| t.colocation).into_iter().collect()).await?;
     let text = ddl.query.text().clone();
-    txn.query(NodeId::COORDINATOR, &text).await?;
+    txn.query_for_client(&text).await?;
     let Some((table, index)) = owner else { return Ok(()) };
     let map = txn.reload_map().await?;
     let (start, end) = (name.at as usize, (name.at + name.len) as usize);

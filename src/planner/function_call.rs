@@ -2,15 +2,32 @@
 //! ordinary functions in schema `tenantry` of the coordinator.
 
 use crate::error::PgError;
-use crate::sql::lexer::{Token, fold};
+use crate::sql::lexer::{Token, fold, is_keyword};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
 use crate::sql::tree::Name;
 use crate::sql::{Splice, With};
 
 use super::names::names_managed_table;
-use super::statement::{ends, inline_splices, meaning};
+use super::statement::{ends, meaning};
 use super::{Call, Context, FunctionCall, Plan, unsupported};
+
+/// `tenantry.` goes in front of the names of inline functions, instead of a `pg_catalog.` that was written.
+pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
+    (0..tokens.len())
+        .filter_map(|at| {
+            let name_at = name_of_call(text, tokens, at)?;
+            let is_ours = ctx.provided.inline.contains(fold(text, &tokens[name_at]).as_ref());
+            // `INSERT INTO shard_name (a)`: a relation with a column list.
+            let is_relation = at > 0 && is_keyword(text, &tokens[at - 1], "into");
+            (is_ours && !is_relation).then(|| Splice {
+                at: tokens[at].start,
+                len: tokens[name_at].start - tokens[at].start,
+                with: With::Fixed("tenantry.".into()),
+            })
+        })
+        .collect()
+}
 
 /// `None`: no provided function is called.
 pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Option<Result<Plan, PgError>> {

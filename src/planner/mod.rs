@@ -15,6 +15,7 @@ mod pull;
 mod query;
 mod query_wrapper;
 mod session_command;
+mod shape;
 mod statement;
 mod transaction;
 mod unsupported;
@@ -23,6 +24,7 @@ mod utility;
 mod utility_tests;
 
 pub use plan::*;
+pub use shape::plan_shape;
 pub use utility::plan_utility;
 
 use crate::error::PgError;

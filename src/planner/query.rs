@@ -10,8 +10,9 @@ use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
 use crate::sql::{Access, Operand, Spliced};
 
+use super::function_call::inline_splices;
 use super::names::{coordinator, names_managed_table};
-use super::statement::{Statement, has_call, inline_splices, meaning};
+use super::statement::{Statement, has_call, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
 use super::{combine, insert, modify, pull};
 

@@ -3,10 +3,11 @@
 //! The query inside is planned by itself; when the coordinator alone can run it, it runs the whole statement.
 
 use crate::error::PgError;
+use crate::shard_map::ColocationId;
 use crate::sql::{Access, Cursor, Splice, Spliced};
 
 use super::names::{coordinator, names_managed_table};
-use super::{Context, Coordinator, Plan, Router};
+use super::{Combine, Context, Coordinator, Plan, Router, Rowset, Scatter, Shards};
 
 pub(super) type PlanQuery<'q> = &'q dyn Fn(&str) -> Result<Plan, PgError>;
 
@@ -102,9 +103,43 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
             ..coordinator("")
         }
         .into()),
-        _ => Err(PgError::unsupported("cursors over distributed tables are not supported")
-            .hint("Fetch in portions with the extended query protocol (a portal with a row limit), or page by key.")),
+        _ if with_hold => Err(PgError::unsupported("WITH HOLD cursors over distributed tables are not supported")
+            .hint("Use the cursor within its transaction.")),
+        // The coordinator keeps the rows while the cursor is open.
+        Plan::Combine(inner) => {
+            Ok(Plan::Combine(Combine { query: rebased_under(text, c.rest_range().start, &inner.query), ..inner }))
+        }
+        Plan::Scatter(Scatter { access: Access::Read, colocation, shards, query, .. }) => {
+            Ok(cursor_over(&c, colocation, shards, query))
+        }
+        Plan::Router(Router { access: Access::Read, colocation, operands, query, .. }) => {
+            Ok(cursor_over(&c, colocation, Shards::Holding(operands), query))
+        }
+        _ => Err(PgError::unsupported("cursors for statements that write are not supported")
+            .hint("Declare it for a SELECT.")),
     }
+}
+
+/// The query of a cursor behind the words before it, however it was made.
+fn rebased_under(text: &str, offset: usize, inner: &Spliced) -> Spliced {
+    Spliced::verbatim(format!("{}{}", &text[..offset], inner.render(None)))
+}
+
+/// A cursor whose rows are gathered first, into a table of its own: several may be open.
+fn cursor_over(c: &Cursor<'_>, colocation: ColocationId, shards: Shards, query: Spliced) -> Plan {
+    let (text, rest) = (c.text(), c.rest_range());
+    let name = format!("tenantry_cursor_{:x}", rows_name(&text[..rest.start]));
+    let head = Spliced::verbatim(format!("{}SELECT * FROM pg_temp.{name}", &text[..rest.start]));
+    let rowset = Rowset { name, colocation, shards, query, shell_query: Spliced::verbatim(&text[rest]) };
+    Plan::Combine(Combine { rowsets: vec![rowset], query: head })
+}
+
+/// A number for the words of a DECLARE, its name among them.
+fn rows_name(declaration: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    declaration.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// CREATE TABLE AS, CREATE VIEW, CREATE MATERIALIZED VIEW: `query` stands behind AS, `what` names the statement.

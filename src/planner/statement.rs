@@ -12,6 +12,7 @@ use crate::sql::scope::{Builder, Meaning, QueryNode, Relation, ScopeNode};
 use crate::sql::tree::{Body, Expr, Name, Query};
 use crate::sql::{Access, Operand, Splice, Spliced, With};
 
+use super::function_call::inline_splices;
 use super::names::quote_identifier;
 use super::{Context, Figures, Mode, Shards};
 
@@ -150,16 +151,14 @@ impl<'a> Statement<'a> {
         splices
     }
 
-    /// Names as the coordinator knows them: only views and lent functions are elsewhere.
+    /// Names as the coordinator knows them: only views and inline functions are elsewhere.
     pub fn coordinator_splices(&self) -> Vec<Splice> {
         let views = self.relations.iter().filter(|r| matches!(r.meaning, Meaning::View(_)));
-        views
-            .map(|r| {
-                let (first, last) = ends(&r.name);
-                Splice { at: first.at, len: last.at - first.at, with: With::Fixed("tenantry.".into()) }
-            })
-            .chain(inline_splices(self.text, self.tokens, self.ctx))
-            .collect()
+        let views = views.map(|r| {
+            let (first, last) = ends(&r.name);
+            Splice { at: first.at, len: last.at - first.at, with: With::Fixed("tenantry.".into()) }
+        });
+        views.chain(inline_splices(self.text, self.tokens, self.ctx)).collect()
     }
 
     /// Does it call a function that only the coordinator has?
@@ -243,29 +242,6 @@ impl<'a> Statement<'a> {
     pub fn slice(&self, range: &Range<u32>) -> &'a str {
         &self.text[range.start as usize..range.end as usize]
     }
-}
-
-/// `tenantry.` in front of each call of a lent function that is written bare or with `pg_catalog.`.
-pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
-    let is_dot = |at: Option<usize>| at.and_then(|at| tokens.get(at)).is_some_and(|t| t.is_punct(b'.'));
-    let mut splices = Vec::new();
-    for (i, pair) in tokens.windows(2).enumerate() {
-        let [name, open] = pair else { continue };
-        // `INSERT INTO shard_name (a)`: a relation with a column list.
-        if i > 0 && crate::sql::lexer::is_keyword(text, &tokens[i - 1], "into") {
-            continue;
-        }
-        if !open.is_punct(b'(') || !name.is_identifier() || !ctx.provided.inline.contains(fold(text, name).as_ref()) {
-            continue;
-        }
-        let first = match is_dot(i.checked_sub(1)) {
-            false => name,
-            true if i >= 2 && fold(text, &tokens[i - 2]) == "pg_catalog" && !is_dot(i.checked_sub(3)) => &tokens[i - 2],
-            true => continue,
-        };
-        splices.push(Splice { at: first.start, len: name.start - first.start, with: With::Fixed("tenantry.".into()) });
-    }
-    splices
 }
 
 /// First and last part of a name; names have at least one.

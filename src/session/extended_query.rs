@@ -4,6 +4,7 @@
 //! comes; answers of the proxy's own take their place among the server's. A Sync is never made up: one goes to each
 //! server that got messages since the last.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -11,16 +12,17 @@ use bytes::{Bytes, BytesMut};
 use super::place::Place;
 use super::prepared::Statement;
 use super::run::Session;
-use crate::backend::{Frame, StatementKey};
+use super::simple_query::Undo;
+use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Mark, Relayed, Retry, Routed};
+use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
-use crate::wire::answer;
+use crate::wire::answer::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::reply_queue::{Reply, To};
+use crate::wire::reply_queue::To;
 
 /// A bound portal.
 pub enum Portal {
@@ -39,15 +41,27 @@ pub enum Portal {
 /// What happened since the last Sync.
 #[derive(Default)]
 pub struct Batch {
-    /// The frames, to be run again.
+    /// The frames, to be run again; not all of them when they are too many or too long.
     frames: Vec<Frame>,
+    frame_bytes: usize,
+    is_too_long: bool,
     /// The server whose answers are under way.
     current: Option<NodeId>,
     /// Of the last statement bound there.
     routed: Option<(Option<ShardGroupId>, Spliced)>,
     start: Option<Start>,
-    /// Statements parsed in it by name.
+    /// Statements parsed in it, by name.
     parsed: Vec<Bytes>,
+    /// Those whose ParseComplete has yet to go to the client, in order: an error before it and they do not exist.
+    unconfirmed: VecDeque<Bytes>,
+    /// Statements closed in it.
+    closed: Vec<(Bytes, Rc<Statement>)>,
+    /// Portals bound in it.
+    bound: Vec<Bytes>,
+    /// Something was done that cannot be taken back: only what came after it can be run again.
+    pub has_checkpoint: bool,
+    /// Servers took part before the batch, or its checkpoint.
+    was_joined: bool,
     /// ParseComplete is still owed for this statement: it goes with its first Bind, or a Sync.
     unanswered_parse: Option<Bytes>,
     /// A COPY has swallowed the Sync that followed its Execute.
@@ -63,8 +77,28 @@ struct Start {
 }
 
 impl Batch {
+    fn keep(&mut self, frame: &Frame) {
+        self.frame_bytes += frame.bytes.len();
+        self.is_too_long |= self.frames.len() >= MAX_REPEATABLE_FRAMES || self.frame_bytes > MAX_REPEATABLE_LEN;
+        if self.is_too_long {
+            self.frames.clear();
+        } else {
+            self.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
+        }
+    }
+
     pub fn is_open(&self) -> bool {
         self.start.is_some()
+    }
+
+    /// Ready for what comes behind a Sync. Small buffers are kept for it.
+    fn end(&mut self) {
+        let (mut frames, mut parsed) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.parsed));
+        frames.clear();
+        parsed.clear();
+        frames.shrink_to(KEEP_FRAMES);
+        parsed.shrink_to(KEEP_FRAMES);
+        *self = Batch { frames, parsed, ..Batch::default() };
     }
 }
 
@@ -75,15 +109,14 @@ impl Session {
             return Ok(());
         }
         if self.batch.start.is_none() {
+            self.batch.was_joined = self.has_joined();
             self.batch.start = Some(Start {
                 mark: self.client.mark(),
-                version: self.map().version(),
+                version: self.map_version(),
                 deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
             });
         }
-        if self.batch.frames.len() < MAX_REPEATABLE_FRAMES {
-            self.batch.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
-        }
+        self.batch.keep(&frame);
         let result = match frame.tag {
             b'S' => return self.sync().await,
             b'P' => self.parse(&frame).await,
@@ -109,11 +142,11 @@ impl Session {
     async fn batch_error(&mut self, error: PgError) -> Result<()> {
         let fenced = self.is_fenced(&error);
         self.settle().await?;
-        if self.skip_until_sync {
+        if self.is_interrupted() {
             return Ok(());
         }
         if fenced && self.can_rewind() {
-            return self.repeat(Retry::Fenced).await;
+            return self.repeat(Retry::Fenced, Undo::Everything).await;
         }
         self.answer_unanswered_parse();
         self.put_notices();
@@ -122,8 +155,24 @@ impl Session {
         Ok(())
     }
 
+    /// The batch has failed, or starts again from its first frame: the current frame has no further effect.
+    fn is_interrupted(&self) -> bool {
+        self.skip_until_sync || !self.batch.is_open()
+    }
+
+    fn has_joined(&mut self) -> bool {
+        self.transaction.as_mut().is_some_and(|t| !t.participants().is_empty())
+    }
+
+    /// May everything since the batch's start, or its checkpoint, be undone on all servers?
+    fn is_undoable(&self) -> bool {
+        let is_single = self.transaction.as_ref().is_none_or(|t| t.is_single);
+        is_single && !self.batch.has_checkpoint || !self.batch.was_joined
+    }
+
     fn can_rewind(&mut self) -> bool {
-        self.batch.frames.len() < MAX_REPEATABLE_FRAMES
+        !self.batch.is_too_long
+            && self.is_undoable()
             && self.batch.start.is_some_and(|start| self.client.rewind(start.mark))
     }
 
@@ -147,13 +196,32 @@ impl Session {
         Ok(())
     }
 
+    /// What was done so far stays done: only what follows can be run again.
+    fn checkpoint(&mut self) {
+        let mark = self.client.mark();
+        if let Some(txn) = &mut self.transaction {
+            txn.participants().iter_mut().filter(|p| p.is_unsynced).for_each(|p| p.statements += 1);
+        }
+        let was_joined = self.has_joined();
+        let batch = &mut self.batch;
+        batch.frames.clear();
+        (batch.frame_bytes, batch.is_too_long) = (0, false);
+        batch.parsed.clear();
+        batch.closed.clear();
+        batch.bound.clear();
+        (batch.has_checkpoint, batch.was_joined) = (true, was_joined);
+        if let Some(start) = &mut batch.start {
+            start.mark = mark;
+        }
+    }
+
     /// A Parse whose statement was not bound at once: the coordinator must say whether it is right.
     async fn confirm_unanswered_parse(&mut self) -> Result<()> {
         let Some(name) = self.batch.unanswered_parse.take() else { return Ok(()) };
         let Some(statement) = self.statements.get(&name).cloned() else { return Ok(()) };
         match self.describe(&statement).await {
             Ok(_) => {
-                self.answer(answer::parse_complete);
+                self.answer_parse(name);
                 Ok(())
             }
             Err(error) => {
@@ -164,13 +232,19 @@ impl Session {
     }
 
     fn answer_unanswered_parse(&mut self) {
-        if self.batch.unanswered_parse.take().is_some() {
-            self.answer(answer::parse_complete);
+        if let Some(name) = self.batch.unanswered_parse.take() {
+            self.answer_parse(name);
         }
     }
 
-    /// Puts an answer of the proxy's own behind what the current server still owes.
-    pub fn answer(&mut self, write: impl FnOnce(&mut BytesMut)) {
+    fn answer_parse(&mut self, name: Bytes) {
+        if !self.answer(answer::parse_complete) {
+            self.batch.unconfirmed.push_back(name);
+        }
+    }
+
+    /// Puts an answer of the proxy's own behind what the current server still owes. True when nothing is before it.
+    pub fn answer(&mut self, write: impl FnOnce(&mut BytesMut)) -> bool {
         let node = self.batch.current;
         let server = self.transaction.as_mut().and_then(|t| t.participant(node?)).map(|p| &mut p.server);
         match server {
@@ -178,8 +252,12 @@ impl Session {
                 let mut bytes = BytesMut::new();
                 write(&mut bytes);
                 server.simulate(bytes.freeze());
+                false
             }
-            _ => write(self.client.out()),
+            _ => {
+                write(self.client.out());
+                true
+            }
         }
     }
 
@@ -202,42 +280,106 @@ impl Session {
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
+        if !self.places_at_once(&statement.plan, request) {
+            self.pause().await?;
+        }
         match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
             Place::Server { node, group, query, shared } => {
+                let types = match shared {
+                    true => types,
+                    false if types.len() >= bind.parameter_count() as usize => types,
+                    false => self.describe(&statement).await?.parameters.as_slice().into(),
+                };
                 self.turn_to(node).await?;
-                self.answer_unanswered_parse();
-                let key = StatementKey { statement: statement.id, group: group.map_or(0, |g| g.0) };
+                let parsed = self.batch.unanswered_parse.take();
+                let is_prepared = shared && !name.is_empty();
+                let key = is_prepared.then(|| self.key_of(&statement, &query, group));
+                // Where the server is to parse it now, its own ParseComplete is the answer.
+                let to = if parsed.is_some() { To::Client } else { To::Nobody };
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                 participant.is_unsynced = true;
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 let server = &mut participant.server;
-                if name.is_empty() || !shared {
-                    server.queue_parse("", &query.render(group), &statement.types, To::Nobody);
-                    server.queue_bind(&bind, &bind.portal, "", To::Client);
-                } else {
-                    server.ensure_prepared(key, &statement.types, || query.render(group));
+                if let Some(key) = key {
+                    let is_parsing = server.ensure_prepared(key, &statement.types, to, || query.render(group));
+                    if !is_parsing && parsed.is_some() {
+                        let mut bytes = BytesMut::new();
+                        answer::parse_complete(&mut bytes);
+                        server.simulate(bytes.freeze());
+                    }
                     server.queue_bind(&bind, &bind.portal, &key.name(), To::Client);
+                } else {
+                    server.queue_parse("", &query.render(group), &types, to);
+                    server.queue_bind(&bind, &bind.portal, "", To::Client);
                 }
+                self.batch.unconfirmed.extend(parsed);
                 self.batch.routed = Some((group, query));
+                self.batch.bound.push(bind.portal.clone());
                 self.portals.insert(bind.portal.clone(), Portal::OnServer { node });
             }
             Place::Virtual(plan) => {
                 self.answer_unanswered_parse();
                 self.answer(answer::bind_complete);
                 let portal = bind.portal.clone();
+                self.batch.bound.push(portal.clone());
                 self.portals.insert(portal, Portal::Virtual { plan, statement, bind: Rc::new(bind), done: false });
             }
         }
         Ok(())
     }
 
+    /// Is the place of this plan known without asking a server?
+    fn places_at_once(&self, plan: &Plan, request: Request<'_>) -> bool {
+        match plan {
+            Plan::Router(router) => {
+                let map = self.map();
+                let hash = map.colocation(router.colocation).and_then(|c| c.hash);
+                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h, Use::Compared) != Hashed::Unknown);
+                router.operands.iter().all(hashes)
+            }
+            Plan::Coordinator(c) => c.needs.is_empty(),
+            Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Before something of the proxy's own runs on servers that have the client's messages: their answers go to the
+    /// client, and what they did becomes part of a block, so that no Sync or Query of ours commits it.
+    ///
+    /// Errors: an internal one when the batch was interrupted by them; nobody sees it.
+    pub async fn pause(&mut self) -> Result<()> {
+        if !self.batch.is_open() {
+            return Ok(());
+        }
+        self.settle().await?;
+        if self.is_interrupted() {
+            return Err(interrupted());
+        }
+        match &mut self.transaction {
+            Some(txn) if txn.is_unsynced() => txn.require_atomic().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Types that plans over many servers need: complete, asked for once where the client left them open.
-    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Vec<u32>> {
+    async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Rc<[u32]>> {
         let known = statement.types.len() >= parameters as usize && statement.types.iter().all(|t| *t != 0);
         if parameters == 0 || known || matches!(&*statement.plan, Plan::Router(_) | Plan::Coordinator(_)) {
             return Ok(statement.types.clone());
         }
-        Ok(self.describe(statement).await?.parameters.clone())
+        Ok(self.describe(statement).await?.parameters.as_slice().into())
+    }
+
+    /// Where a portal lives. A name that is not the protocol's own may be a cursor's, and these are the coordinator's.
+    fn server_of_portal(&mut self, name: &[u8]) -> Option<NodeId> {
+        match self.portals.get(name) {
+            Some(Portal::OnServer { node }) => Some(*node),
+            Some(Portal::Virtual { .. }) => None,
+            None => {
+                let txn = self.transaction.as_mut().filter(|t| t.kind == Kind::Explicit && !name.is_empty())?;
+                txn.participant(NodeId::COORDINATOR).map(|p| p.node)
+            }
+        }
     }
 
     async fn describe_message(&mut self, frame: &Frame) -> Result<()> {
@@ -252,20 +394,21 @@ impl Session {
                     answer::fields_or_no_data(description.fields.as_ref(), &[], out);
                 });
             }
-            Target::Portal(name) => match self.portals.get(name) {
-                None => return Err(no_portal(name)),
-                Some(Portal::OnServer { node }) => {
-                    let node = *node;
+            Target::Portal(name) => {
+                if let Some(node) = self.server_of_portal(name) {
                     self.turn_to(node).await?;
                     let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
+                    participant.is_unsynced = true;
                     participant.server.queue_describe(Target::Portal(name), To::Client);
+                    return Ok(());
                 }
-                Some(Portal::Virtual { statement, bind, .. }) => {
-                    let (statement, formats) = (statement.clone(), bind.result_formats());
-                    let description = self.describe(&statement).await?;
-                    self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
-                }
-            },
+                let Some(Portal::Virtual { statement, bind, .. }) = self.portals.get(name) else {
+                    return Err(no_portal(name));
+                };
+                let (statement, formats) = (statement.clone(), bind.result_formats());
+                let description = self.describe(&statement).await?;
+                self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
+            }
         }
         Ok(())
     }
@@ -273,16 +416,19 @@ impl Session {
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
         self.thread.metrics.statements.increment(1);
-        match self.portals.get_mut(name) {
-            None => Err(no_portal(name)),
-            Some(Portal::OnServer { node }) => {
-                let node = *node;
-                self.turn_to(node).await?;
-                let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
-                participant.is_unsynced = true;
-                participant.server.queue_execute(name, limit, To::Client);
-                Ok(())
+        if let Some(node) = self.server_of_portal(name) {
+            self.turn_to(node).await?;
+            let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
+            participant.is_unsynced = true;
+            participant.server.queue_execute(name, limit, To::Client);
+            // A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
+            if participant.server.queue().len() > LONG_PIPELINE_LEN {
+                self.settle().await?;
             }
+            return Ok(());
+        }
+        match self.portals.get_mut(name) {
+            None | Some(Portal::OnServer { .. }) => Err(no_portal(name)),
             Some(Portal::Virtual { done: true, .. }) => {
                 self.answer(|out| answer::command_complete("SELECT 0", out));
                 Ok(())
@@ -290,13 +436,22 @@ impl Session {
             Some(Portal::Virtual { plan, statement, bind, done }) => {
                 *done = true;
                 let (plan, statement, bind) = (plan.clone(), statement.clone(), bind.clone());
+                if let (1.., Plan::Scatter(_)) = (limit, &*plan) {
+                    return self.open_gathered(name, limit, &plan, &statement, &bind).await;
+                }
                 if limit > 0 && statement.returns_rows() {
                     return Err(PgError::unsupported("cannot fetch this statement's rows in parts")
                         .hint("Execute it without a row limit, or restrict it to one tenant."));
                 }
-                self.settle().await?;
-                if self.skip_until_sync {
-                    return Ok(());
+                match &*plan {
+                    // They look at what has run since the last Sync themselves.
+                    Plan::Transaction(_) => {
+                        self.settle().await?;
+                        if self.is_interrupted() {
+                            return Ok(());
+                        }
+                    }
+                    _ => self.pause().await?,
                 }
                 let types = self.types_for(&statement, bind.parameter_count()).await?;
                 let request = Request { bind: &bind, types: &types, describe: false };
@@ -305,9 +460,37 @@ impl Session {
                 }
                 self.run_virtual(&plan, &statement.text, request).await?;
                 self.put_notices();
+                let is_undoable = self.is_undoable() && self.transaction.as_ref().is_none_or(|t| t.is_single);
+                if !is_undoable || matches!(&*plan, Plan::Transaction(_) | Plan::FunctionCall(_)) {
+                    self.checkpoint();
+                }
                 Ok(())
             }
         }
+    }
+
+    /// A portal over the rows of many shards that is fetched in parts: the coordinator keeps the rows meanwhile.
+    async fn open_gathered(
+        &mut self,
+        name: &[u8],
+        limit: u32,
+        plan: &Plan,
+        statement: &Rc<Statement>,
+        bind: &Bind,
+    ) -> Result<()> {
+        self.pause().await?;
+        self.refuse_if_failed()?;
+        let types = self.types_for(statement, bind.parameter_count()).await?;
+        let request = Request { bind, types: &types, describe: false };
+        let query = self.gathered(plan, &statement.text, request).await?;
+        self.turn_to(NodeId::COORDINATOR).await?;
+        let participant = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).expect("joined");
+        participant.is_unsynced = true;
+        participant.server.queue_parse("", &query.render(None), &types, To::Nobody);
+        participant.server.queue_bind(bind, name, "", To::Nobody);
+        participant.server.queue_execute(name, limit, To::Client);
+        self.portals.insert(Bytes::copy_from_slice(name), Portal::OnServer { node: NodeId::COORDINATOR });
+        Ok(())
     }
 
     async fn close(&mut self, frame: &Frame) -> Result<()> {
@@ -317,17 +500,23 @@ impl Session {
                     self.confirm_unanswered_parse().await?;
                 }
                 // The servers keep it: other clients may use the same text.
-                self.statements.remove(name);
+                if let Some(closed) = self.statements.remove_entry(name) {
+                    self.batch.closed.push(closed);
+                }
                 self.answer(answer::close_complete);
             }
-            Target::Portal(name) => match self.portals.remove(name) {
-                Some(Portal::OnServer { node }) => {
+            Target::Portal(name) => match self.server_of_portal(name) {
+                Some(node) => {
+                    self.portals.remove(name);
                     self.turn_to(node).await?;
                     let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                     participant.is_unsynced = true;
                     participant.server.queue_close(Target::Portal(name), To::Client);
                 }
-                _ => self.answer(answer::close_complete),
+                None => {
+                    self.portals.remove(name);
+                    self.answer(answer::close_complete);
+                }
             },
         }
         Ok(())
@@ -343,11 +532,8 @@ impl Session {
     async fn turn_to(&mut self, node: NodeId) -> Result<()> {
         if self.batch.current.is_some_and(|current| current != node) {
             self.settle().await?;
-            if self.skip_until_sync {
-                return Err(PgError::new(
-                    SqlState::IN_FAILED_SQL_TRANSACTION,
-                    "an earlier statement of the pipeline failed",
-                ));
+            if self.is_interrupted() {
+                return Err(interrupted());
             }
         }
         self.join_for(node).await?;
@@ -367,19 +553,18 @@ impl Session {
         self.after_relay(node, relayed).await
     }
 
-    /// Settles when the current server is `node`, so that something of our own can run there.
-    pub async fn settle_for(&mut self, node: NodeId) -> Result<()> {
-        if self.batch.current == Some(node) { self.settle().await } else { Ok(()) }
-    }
-
     async fn relay_current(&mut self, node: NodeId) -> Result<Relayed> {
         let routed = self.batch.routed.take();
-        let repeatable = self.batch.frames.len() < MAX_REPEATABLE_FRAMES
-            && self.transaction.as_ref().is_some_and(|t| t.is_single || t.is_fresh(node));
+        let is_fresh = self.transaction.as_mut().is_some_and(|t| {
+            // Every server that got messages of the batch has done nothing but these.
+            t.participants().iter().all(|p| !p.is_unsynced && p.node != node || p.statements == 0)
+        });
+        let repeatable = !self.batch.is_too_long && (self.is_undoable() || is_fresh);
         let routed = Routed {
             group: routed.as_ref().and_then(|(group, _)| *group),
             query: routed.as_ref().map(|(_, query)| query),
             repeat_from: self.batch.start.filter(|_| repeatable).map(|s| s.mark),
+            ..Routed::default()
         };
         self.relay_with_copy(node, routed).await
     }
@@ -394,15 +579,17 @@ impl Session {
             let finished = participant.server.finish().await;
             participant.is_unsynced = false;
             finished?;
-            return self.repeat(retry).await;
+            let undo = if self.is_undoable() { Undo::Everything } else { Undo::Fresh };
+            return self.repeat(retry, undo).await;
         }
+        self.batch.unconfirmed.drain(..relayed.parsed.min(self.batch.unconfirmed.len()));
         if let Some(code) = relayed.error {
             self.thread.metrics.error(code);
             self.skip_until_sync = true;
-            if relayed.failed_reply == Some(Reply::Prepare) {
-                for name in std::mem::take(&mut self.batch.parsed) {
-                    self.statements.remove(&name);
-                }
+            // The server did not get to see these.
+            let unseen = self.batch.unconfirmed.drain(..).chain(self.batch.unanswered_parse.take());
+            for name in unseen {
+                self.statements.remove(&name);
             }
         }
         if let Some(txn) = &mut self.transaction {
@@ -412,24 +599,27 @@ impl Session {
     }
 
     /// Runs the frames since the last Sync again. The client sees a delay.
-    async fn repeat(&mut self, retry: Retry) -> Result<()> {
+    async fn repeat(&mut self, retry: Retry, undo: Undo) -> Result<()> {
         let start = self.batch.start.expect("frames were taken");
         for name in std::mem::take(&mut self.batch.parsed) {
             self.statements.remove(&name);
         }
+        self.statements.extend(std::mem::take(&mut self.batch.closed));
         if retry == Retry::StalePlan {
-            self.forget_prepared().await?;
+            self.forget_prepared().await;
         }
         let frames = std::mem::take(&mut self.batch.frames);
-        self.portals.clear();
+        for portal in std::mem::take(&mut self.batch.bound) {
+            self.portals.remove(&portal);
+        }
         let attempts = self.batch.attempts + 1;
-        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, start.version, start.deadline).await? {
+        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version, start.deadline).await? {
             self.fail(super::place::moved())?;
             self.skip_until_sync = true;
             return Ok(());
         }
-        let sync_is_swallowed = self.batch.sync_is_swallowed;
-        self.batch = Batch { attempts, sync_is_swallowed, ..Batch::default() };
+        let has_checkpoint = self.batch.has_checkpoint;
+        self.batch = Batch { attempts, has_checkpoint, ..Batch::default() };
         self.skip_until_sync = false;
         for frame in frames.into_iter().rev() {
             self.replay.push_front(frame);
@@ -438,50 +628,38 @@ impl Session {
     }
 
     /// "cached plan must not change result type": this session's server parses everything anew.
-    async fn forget_prepared(&mut self) -> Result<()> {
-        let Some(txn) = &mut self.transaction else { return Ok(()) };
+    async fn forget_prepared(&mut self) {
+        let Some(txn) = &mut self.transaction else { return };
         for participant in txn.participants() {
-            participant.server.query("DEALLOCATE ALL").await?;
-            participant.server.prepared.clear();
+            let server = &mut participant.server;
+            if server.status() == Status::Idle && server.query("DEALLOCATE ALL").await.is_ok() {
+                server.prepared.clear();
+            } else {
+                // A failed transaction takes no statement; the next one gets another connection.
+                server.retire();
+            }
         }
-        Ok(())
     }
 
     /// Sync: everything is answered, what was begun for the messages since the last one ends, the client's turn comes.
-    pub async fn sync(&mut self) -> Result<()> {
-        if !self.skip_until_sync
-            && let Err(error) = self.confirm_unanswered_parse().await
-        {
-            self.batch_error(error).await?;
+    async fn sync(&mut self) -> Result<()> {
+        self.end_batch().await?;
+        if self.batch.is_open() || !self.replay.is_empty() {
+            // A COPY has swallowed it, or everything starts again.
+            return Ok(());
         }
-        let current = self.batch.current;
-        if let Some(txn) = &mut self.transaction {
-            for participant in txn.participants().iter_mut().filter(|p| p.is_unsynced) {
-                participant.server.queue_sync();
-                participant.is_unsynced = false;
-            }
+        self.ready().await
+    }
+
+    /// Ends what was begun for the messages since the last Sync, unless that was the client's own BEGIN.
+    pub async fn end_batch(&mut self) -> Result<()> {
+        if let Err(error) = self.end_messages().await {
+            // A lost server ends the statement, not the client's session; a lost client is noticed at the next write.
+            self.fail(error)?;
+            self.skip_until_sync = true;
         }
-        if let Some(node) = current.filter(|_| self.transaction.is_some()) {
-            let owes = self.transaction.as_mut().and_then(|t| t.participant(node)).is_some_and(|p| p.server.owes());
-            if owes {
-                let relayed = self.relay_current(node).await?;
-                if relayed.retry.is_none()
-                    && let Some(p) = self.transaction.as_mut().and_then(|t| t.participant(node))
-                {
-                    p.statements += 1;
-                }
-                self.after_relay(node, relayed).await?;
-                if !self.replay.is_empty() {
-                    return Ok(());
-                }
-            }
-        }
-        if let Some(txn) = &mut self.transaction {
-            for participant in txn.participants().iter_mut().filter(|p| p.server.owes()) {
-                // Their answers went to the client before; only ReadyForQuery is due.
-                participant.server.finish().await?;
-                participant.statements += 1;
-            }
+        if self.is_started_again() || std::mem::take(&mut self.batch.sync_is_swallowed) {
+            return Ok(());
         }
         let failed = std::mem::take(&mut self.skip_until_sync);
         if let Some(txn) = &self.transaction
@@ -492,16 +670,65 @@ impl Session {
                 self.fail(error)?;
             }
         }
-        let swallowed = self.batch.sync_is_swallowed;
-        self.batch = Batch::default();
-        if swallowed { Ok(()) } else { self.ready().await }
+        self.batch.end();
+        Ok(())
     }
+
+    fn is_started_again(&self) -> bool {
+        !self.batch.is_open()
+    }
+
+    /// A Sync to each server that got messages, and all answers to the client.
+    async fn end_messages(&mut self) -> Result<()> {
+        if !self.skip_until_sync
+            && let Err(error) = self.confirm_unanswered_parse().await
+        {
+            self.batch_error(error).await?;
+            if self.is_started_again() {
+                return Ok(());
+            }
+        }
+        let current = self.batch.current;
+        // The servers' answers are not all known yet; where one fails, its own transaction fails with it.
+        let succeeded = !self.skip_until_sync && self.transaction.as_ref().is_none_or(|t| !t.failed);
+        let Some(txn) = &mut self.transaction else { return Ok(()) };
+        txn.participants().iter_mut().for_each(|p| p.end_messages(succeeded));
+        if let Some(node) = current
+            && txn.participant(node).is_some_and(|p| p.server.owes())
+        {
+            let relayed = self.relay_current(node).await?;
+            let is_over = relayed.retry.is_none() && !self.batch.sync_is_swallowed;
+            if let Some(p) = self.transaction.as_mut().and_then(|t| t.participant(node)) {
+                p.statements += u32::from(is_over);
+                p.is_unsynced |= self.batch.sync_is_swallowed;
+            }
+            self.after_relay(node, relayed).await?;
+            if self.is_started_again() || self.batch.sync_is_swallowed {
+                return Ok(());
+            }
+        }
+        let Some(txn) = &mut self.transaction else { return Ok(()) };
+        for participant in txn.participants().iter_mut().filter(|p| p.server.owes()) {
+            // Their answers went to the client before; only ReadyForQuery is due.
+            participant.server.finish().await?;
+            participant.statements += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Stands for an answer that the client has got already.
+fn interrupted() -> PgError {
+    PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "an earlier statement of the pipeline failed")
 }
 
 fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
 
-/// Past this many messages before a Sync nothing is repeated: what they hold must not grow without bound.
+/// Past this many messages, or bytes, before a Sync nothing is repeated: what is held must not grow without bound.
 const MAX_REPEATABLE_FRAMES: usize = 1000;
+const MAX_REPEATABLE_LEN: usize = 16 << 20;
+const LONG_PIPELINE_LEN: usize = 64 * 1024;
 const MAX_ATTEMPTS: u32 = 1000;
+const KEEP_FRAMES: usize = 16;

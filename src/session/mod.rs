@@ -18,6 +18,7 @@ mod plan_cache;
 mod prepared;
 mod run;
 mod settings;
+mod shapes;
 mod simple_query;
 mod startup;
 mod statement_plans;
@@ -25,6 +26,7 @@ mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;
 pub use login::LoginSettings;
+pub use shapes::{Route, Shapes};
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,6 +75,7 @@ pub async fn run_data_thread(
         shared,
         executor,
         plans: plan_cache::PlanCache::default(),
+        shapes: shapes::Shapes::default(),
         metrics: metrics::Metrics::new(),
     });
     let sessions = TaskTracker::new();

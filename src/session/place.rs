@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Use, combine};
+use crate::executor::{Hashed, Kind, Target, Use, combine};
 use crate::planner::{self, Context, Mode, Plan};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -26,17 +26,25 @@ pub enum Place {
 
 impl Session {
     pub fn context_of<T>(&self, with: impl FnOnce(&Context<'_>) -> T) -> T {
-        let map = self.map();
-        with(&Context {
-            map: &map,
-            search_path: &self.search_path,
-            standard_conforming_strings: true,
-            provided: &self.thread.shared.provided,
+        self.with_map(|map| {
+            with(&Context {
+                map,
+                search_path: &self.search_path,
+                standard_conforming_strings: true,
+                provided: &self.thread.shared.provided,
+            })
         })
     }
 
     pub fn plan(&self, text: &str) -> Result<Rc<Plan>> {
         self.context_of(|context| self.thread.plans.plan(text, context))
+    }
+
+    /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
+    pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
+        let Some(route) = self.context_of(|context| self.thread.shapes.route(text, context)) else { return Ok(None) };
+        self.refuse_if_failed()?;
+        self.server_of(route.colocation, route.group, &route.query, true).await.map(Some)
     }
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
@@ -61,7 +69,21 @@ impl Session {
                             return Err(PgError::unsupported("cannot run this statement for several tenants at once")
                                 .hint("Run it once for each tenant."));
                         }
-                        Box::pin(self.place(&many, text, request, statement)).await
+                        // The last step over the shards' rows may not name every parameter: all types must be given.
+                        let described = match statement {
+                            Some(statement) if request.types.len() < request.bind.parameter_count() as usize => {
+                                self.describe(statement).await?.parameters.clone()
+                            }
+                            _ => request.types.to_vec(),
+                        };
+                        let request = Request { types: &described, ..request };
+                        match Box::pin(self.place(&many, text, request, statement)).await? {
+                            // Servers know the statement by its text for one tenant.
+                            Place::Server { node, group, query, .. } => {
+                                Ok(Place::Server { node, group, query, shared: false })
+                            }
+                            place => Ok(place),
+                        }
                     }
                 }
             }
@@ -81,7 +103,7 @@ impl Session {
                     combine::gather_figures(self.txn(), *figures).await?;
                 }
                 if c.pins {
-                    self.txn().pins = true;
+                    self.txn().pin();
                 }
                 Ok(Place::Server {
                     node: NodeId::COORDINATOR,
@@ -100,8 +122,7 @@ impl Session {
     }
 
     fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {
-        let map = self.map();
-        let hash = map.colocation(colocation).and_then(|c| c.hash);
+        let hash = self.with_map(|map| map.colocation(colocation).and_then(|c| c.hash));
         hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash, Use::Compared) == Hashed::Null))
     }
 
@@ -114,6 +135,10 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Option<ShardGroupId>> {
+        let known = self.with_map(|map| map.colocation(colocation).map(|c| request.values().target(c, operands)));
+        if let Some(Target::One(group)) = known {
+            return Ok(Some(group));
+        }
         let map = self.map();
         let colocation = map.colocation(colocation).ok_or_else(gone)?;
         let hash = colocation.hash.ok_or_else(gone)?;
@@ -156,8 +181,7 @@ impl Session {
             self.txn().await_holds(&[group]).await?;
         }
         // The map is read after the hold: it may have ended because the group is elsewhere now.
-        let map = self.map();
-        let node = map.colocation(colocation).and_then(|c| c.group(group)).ok_or_else(gone)?.node;
+        let node = self.with_map(|map| Some(map.colocation(colocation)?.group(group)?.node)).ok_or_else(gone)?;
         Ok(Place::Server { node, group: Some(group), query: query.clone(), shared })
     }
 

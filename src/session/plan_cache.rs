@@ -4,31 +4,42 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::prepared::Parsed;
 use crate::error::Result;
 use crate::planner::{self, Context, Mode, Plan};
 
 #[derive(Default)]
 pub struct PlanCache {
-    plans: RefCell<HashMap<Box<str>, Cached>>,
+    /// By the whole text of a Parse, as it came.
+    parsed: RefCell<HashMap<Box<str>, (Made, Parsed)>>,
+    plans: RefCell<HashMap<Box<str>, (Made, Rc<Plan>)>>,
     statements: RefCell<HashMap<(Box<str>, Vec<u32>), u64>>,
     next_statement: std::cell::Cell<u64>,
 }
 
-struct Cached {
+/// What a plan was made for.
+struct Made {
     version: u64,
     search_path: Vec<String>,
-    plan: Rc<Plan>,
+}
+
+impl Made {
+    fn of(context: &Context<'_>) -> Self {
+        Self { version: context.map.version(), search_path: context.search_path.to_vec() }
+    }
+
+    fn fits(&self, context: &Context<'_>) -> bool {
+        self.version == context.map.version() && self.search_path == context.search_path
+    }
 }
 
 impl PlanCache {
     /// The plan of a statement: cached, or made now.
     pub fn plan(&self, text: &str, context: &Context<'_>) -> Result<Rc<Plan>> {
-        let version = context.map.version();
-        if let Some(cached) = self.plans.borrow().get(text)
-            && cached.version == version
-            && cached.search_path == context.search_path
+        if let Some((made, plan)) = self.plans.borrow().get(text)
+            && made.fits(context)
         {
-            return Ok(cached.plan.clone());
+            return Ok(plan.clone());
         }
         let plan = Rc::new(planner::plan(text, context, Mode::Any)?);
         if text.len() <= MAX_TEXT_LEN {
@@ -36,10 +47,28 @@ impl PlanCache {
             if plans.len() >= MAX_PLANS {
                 plans.clear();
             }
-            let search_path = context.search_path.to_vec();
-            plans.insert(text.into(), Cached { version, search_path, plan: plan.clone() });
+            plans.insert(text.into(), (Made::of(context), plan.clone()));
         }
         Ok(plan)
+    }
+
+    /// The statement of a Parse that came before with these types.
+    pub fn parsed(&self, text: &str, types: &[u32], context: &Context<'_>) -> Option<Parsed> {
+        let known = self.parsed.borrow();
+        let (made, parsed) = known.get(text)?;
+        (made.fits(context) && *parsed.types == *types).then(|| parsed.clone())
+    }
+
+    /// Remembers what the Parse of `text` gave.
+    pub fn keep_parsed(&self, text: &str, parsed: &Parsed, context: &Context<'_>) {
+        if text.len() > MAX_TEXT_LEN {
+            return;
+        }
+        let mut known = self.parsed.borrow_mut();
+        if known.len() >= MAX_PLANS {
+            known.clear();
+        }
+        known.insert(text.into(), (Made::of(context), parsed.clone()));
     }
 
     /// One number for each text and parameter types: what servers' prepared statements are named after.

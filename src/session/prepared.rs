@@ -1,6 +1,6 @@
 //! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -12,25 +12,39 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Routed, relay};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::{Splice, Spliced, With};
 use crate::wire::answer;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::To;
 
+/// What parsing gives: the same for every client that sends the text with these types.
+#[derive(Clone)]
+pub struct Parsed {
+    /// Of what servers prepare for it; 0: not asked for yet.
+    number: Rc<Cell<u64>>,
+    pub text: Rc<str>,
+    pub types: Rc<[u32]>,
+    pub plan: Rc<Plan>,
+}
+
 /// A parsed statement.
 pub struct Statement {
-    /// Same for the same text and types, in every session of this thread.
-    pub id: u64,
+    number: Rc<Cell<u64>>,
     pub text: Rc<str>,
     /// As the client gave them; 0 where it left one open.
-    pub types: Vec<u32>,
+    pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
 }
 
 impl Statement {
+    fn new(parsed: Parsed, map_version: u64) -> Self {
+        let Parsed { number, text, types, plan } = parsed;
+        Self { number, text, types, plan, map_version, description: RefCell::new(None) }
+    }
+
     pub fn returns_rows(&self) -> bool {
         match &*self.plan {
             Plan::Scatter(s) => s.returns_rows,
@@ -45,6 +59,11 @@ impl Statement {
 
 impl Session {
     pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {
+        let map_version = self.map_version();
+        if let Some(parsed) = self.context_of(|context| self.thread.plans.parsed(text, &types, context)) {
+            return Ok(Statement::new(parsed, map_version));
+        }
+        let whole = text;
         let tokens = crate::sql::lexer::lex(text, true)?;
         let parts = crate::sql::statements::split(text, &tokens);
         if parts.len() > 1 {
@@ -55,14 +74,9 @@ impl Session {
         }
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
-        Ok(Statement {
-            id: self.thread.plans.statement_id(text, &types),
-            text: text.into(),
-            types,
-            plan,
-            map_version: self.map().version(),
-            description: RefCell::new(None),
-        })
+        let parsed = Parsed { number: Rc::default(), text: text.into(), types: types.into(), plan };
+        self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
+        Ok(Statement::new(parsed, map_version))
     }
 
     pub fn statement(&self, name: &[u8]) -> Result<Rc<Statement>> {
@@ -71,18 +85,28 @@ impl Session {
 
     /// The statement with a plan for the map as it is now.
     pub fn current(&self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
-        let version = self.map().version();
+        let version = self.map_version();
         if statement.map_version == version {
             return Ok(statement);
         }
         Ok(Rc::new(Statement {
-            id: statement.id,
+            number: Rc::default(),
             text: statement.text.clone(),
             types: statement.types.clone(),
             plan: self.plan(&statement.text)?,
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
         }))
+    }
+
+    /// What servers know the statement by. The same for the same names, text and types, in every session of this
+    /// thread; under another search_path, or when a table has come before it there, the names are others.
+    pub fn key_of(&self, statement: &Statement, query: &Spliced, group: Option<ShardGroupId>) -> StatementKey {
+        if statement.number.get() == 0 {
+            let any_shard = query.render(Some(ShardGroupId(0)));
+            statement.number.set(self.thread.plans.statement_id(&any_shard, &statement.types));
+        }
+        StatementKey { statement: statement.number.get(), group: group.map_or(0, |g| g.0) }
     }
 
     /// What the statement takes and gives, as the coordinator says; asked for once.
@@ -112,11 +136,11 @@ impl Session {
             Plan::FunctionCall(call) => describing(call),
             _ => statement.text.to_string(),
         };
-        self.settle_for(NodeId::COORDINATOR).await?;
         let in_transaction = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
         if in_transaction {
+            // The question's own Sync must not end what the client's messages began there.
+            self.pause().await?;
             let participant = self.txn().join(NodeId::COORDINATOR).await?;
-            // Its own Sync must not end what the client's messages began there.
             let result = participant.server.describe(&text, &statement.types).await;
             participant.is_unsynced = false;
             return result;
@@ -158,8 +182,8 @@ impl Session {
         }
         let mut statement = self.new_statement(body, oids)?;
         let description = self.describe(&statement).await?;
-        statement.types = description.parameters.clone();
-        statement.id = self.thread.plans.statement_id(&statement.text, &statement.types);
+        statement.types = description.parameters.as_slice().into();
+        statement.number = Rc::default();
         self.statements.insert(key, Rc::new(statement));
         answer::command_complete("PREPARE", self.client.out());
         Ok(())
@@ -187,12 +211,12 @@ impl Session {
             };
         let returns_rows = self.describe(&statement).await?.fields.is_some();
         self.join_for(node).await?;
+        let key = self.key_of(&statement, &query, group);
         let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
         participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
         let server = &mut participant.server;
-        let key = StatementKey { statement: statement.id, group: group.map_or(0, |g| g.0) };
         let server_name = if shared {
-            server.ensure_prepared(key, &statement.types, || query.render(group));
+            server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
             key.name()
         } else {
             server.queue_parse("", &query.render(group), &statement.types, To::Nobody);
@@ -204,8 +228,12 @@ impl Session {
         }
         server.queue_execute(b"", 0, To::Client);
         server.queue_sync();
-        let routed = Routed { group, query: Some(&query), repeat_from: None };
+        let routed = Routed { group, query: Some(&query), ..Routed::default() };
         let relayed = relay(server, &mut self.client, routed).await?;
+        if relayed.error == Some(SqlState::FEATURE_NOT_SUPPORTED) {
+            // "cached plan must not change result type": as long as this connection lives, it would say so again.
+            server.retire();
+        }
         self.note_relayed(node, &relayed);
         Ok(())
     }

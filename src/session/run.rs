@@ -16,6 +16,7 @@ use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
 use super::prepared::Statement;
+use super::shapes::Shapes;
 use super::startup::{self, Wish};
 use super::{Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
@@ -30,6 +31,7 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     pub executor: Rc<Executor>,
     pub plans: PlanCache,
+    pub shapes: Shapes,
     pub metrics: Metrics,
 }
 
@@ -39,6 +41,8 @@ pub struct Session {
     pub identity: Rc<Identity>,
     pub cancel: CancelKey,
     pub settings: SessionSettings,
+    /// Those of the startup packet, which RESET goes back to.
+    pub startup_settings: SessionSettings,
     /// Schemas of search_path, `"$user"` replaced.
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
@@ -95,6 +99,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         identity,
         cancel,
         settings: SessionSettings::default(),
+        startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
         statements: HashMap::new(),
@@ -118,9 +123,6 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         answer::error(&as_fatal(error.clone()), session.client.out());
         let _ = tokio::time::timeout(LAST_WORDS, session.client.flush()).await;
     }
-    if let Some(pinned) = &mut session.pinned {
-        pinned.poison();
-    }
     ended
 }
 
@@ -137,6 +139,16 @@ fn as_fatal(error: PgError) -> PgError {
 impl Session {
     /// Settings of the startup packet, and the greeting with the parameters that a server reports under them.
     async fn open(&mut self, startup: &SessionStartup) -> Result<()> {
+        if startup.database != self.thread.shared.catalog.settings().dbname {
+            // Its tables may have the names of distributed ones and are others.
+            let name = &startup.database;
+            return Err(PgError::fatal(
+                SqlState::from_bytes(b"3D000").expect("a valid SQLSTATE"),
+                format!("database \"{name}\" does not exist"),
+            )
+            .detail("One database is served: the coordinator's.")
+            .hint("Connect to another database of a node directly."));
+        }
         let mut wanted = Vec::new();
         for (name, value) in &startup.parameters {
             match name.as_str() {
@@ -160,6 +172,7 @@ impl Session {
             }
             self.settings.set(&name, set_statement(&name, &value));
         }
+        self.startup_settings = self.settings.clone();
         let parameters = {
             let txn = self.txn();
             let coordinator = txn.join(NodeId::COORDINATOR).await?;
@@ -205,6 +218,7 @@ impl Session {
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
+                b'F' if self.skip_until_sync => {}
                 b'F' => self.refuse_function_call().await?,
                 _ => self.extended_message(frame).await?,
             }
@@ -214,6 +228,7 @@ impl Session {
     async fn refuse_function_call(&mut self) -> Result<()> {
         let error =
             PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
+        self.end_batch().await?;
         self.fail(error)?;
         self.ready().await
     }
@@ -289,6 +304,18 @@ impl Session {
             Some(txn) => txn.map(),
             None => self.thread.shared.catalog.map(),
         }
+    }
+
+    /// Reads that map, for a moment.
+    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
+        match &self.transaction {
+            Some(txn) => txn.with_map(read),
+            None => self.thread.shared.catalog.with_map(read),
+        }
+    }
+
+    pub fn map_version(&self) -> u64 {
+        self.with_map(ShardMap::version)
     }
 
     /// Tells the client about an error; the transaction has failed. FATAL ends the session.

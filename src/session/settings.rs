@@ -17,14 +17,16 @@ impl Session {
                     return Ok(());
                 }
                 let name = name.clone();
-                self.change_settings(|settings| settings.reset(&name));
+                self.txn().note_settings(text, |settings| settings.reset(&name));
+                self.restore_startup(|n| n == name).await?;
                 self.after_setting(&name).await
             }
             SessionCommand::ResetAll => {
                 if !self.run_on_every_server("RESET ALL").await? {
                     return Ok(());
                 }
-                self.change_settings(|settings| settings.reset_all());
+                self.txn().note_settings("RESET ALL", |settings| settings.reset_all());
+                self.restore_startup(|_| true).await?;
                 self.after_setting("search_path").await
             }
             SessionCommand::DiscardAll => self.discard_all().await,
@@ -37,6 +39,22 @@ impl Session {
         }
     }
 
+    /// RESET goes back to what the client asked for when it connected. Servers do not know it: they were told later.
+    async fn restore_startup(&mut self, is_reset: impl Fn(&str) -> bool) -> Result<()> {
+        let startup = self.startup_settings.clone();
+        for (name, sql) in startup.iter().filter(|(name, _)| is_reset(name)) {
+            let txn = self.txn();
+            txn.set(name, sql).await?;
+            let server =
+                txn.participant(NodeId::COORDINATOR).map(|p| p.server.parameters().to_vec()).unwrap_or_default();
+            // The client has been told of the value before it.
+            if let Some((name, value)) = server.iter().find(|(reported, _)| reported.eq_ignore_ascii_case(name)) {
+                answer::parameter_status(name, value, self.client.out());
+            }
+        }
+        Ok(())
+    }
+
     async fn set(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
         if !self.run_on_every_server(text).await? {
             return Ok(());
@@ -47,8 +65,7 @@ impl Session {
                 self.search_path_is_local |= is_path(name);
             }
         } else {
-            let (name, text) = (name.to_owned(), text.to_owned());
-            self.change_settings(|settings| settings.set(&name, text));
+            self.txn().note_settings(text, |settings| settings.set(name, text.to_owned()));
         }
         self.after_setting(name).await
     }
@@ -69,12 +86,6 @@ impl Session {
         let others: Vec<_> = txn.participants().iter().map(|p| p.node).filter(|n| !n.is_coordinator()).collect();
         txn.query_each(others.into_iter().map(|node| (node, sql.to_owned())).collect()).await?;
         Ok(true)
-    }
-
-    fn change_settings(&mut self, change: impl FnOnce(&mut crate::backend::SessionSettings)) {
-        let txn = self.transaction.as_mut().expect("SET has joined the coordinator");
-        change(&mut txn.settings);
-        txn.settings_are_carried();
     }
 
     async fn after_setting(&mut self, name: &str) -> Result<()> {
@@ -111,7 +122,7 @@ impl Session {
             // What it kept is discarded with it.
             pinned.poison();
         }
-        self.settings = Default::default();
+        self.settings = self.startup_settings.clone();
         self.read_search_path().await?;
         answer::command_complete("DISCARD ALL", self.client.out());
         Ok(())

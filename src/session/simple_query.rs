@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::run::Session;
 use crate::backend::Frame;
-use crate::error::{PgError, Result};
+use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Relayed, Retry, Routed, relay};
 use crate::planner::Plan;
@@ -16,7 +16,11 @@ impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<()> {
         if self.batch.is_open() {
             // A Query without a Sync before it ends the extended protocol's implicit transaction.
-            self.sync().await?;
+            self.end_batch().await?;
+            if !self.replay.is_empty() {
+                self.replay.push_back(frame);
+                return Ok(());
+            }
         }
         match self.simple_query_text(&frame).await {
             Ok(()) => {}
@@ -34,6 +38,9 @@ impl Session {
 
     async fn simple_query_text(&mut self, frame: &Frame) -> Result<()> {
         let text = frontend::read_query(frame.payload())?;
+        if let Some(statement) = only_statement(text) {
+            return self.simple_statement_with_retry(statement).await;
+        }
         let tokens = lexer::lex(text, true)?;
         let mut parts = statements::split(text, &tokens);
         if parts.is_empty() {
@@ -67,16 +74,19 @@ impl Session {
         let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
         loop {
             let mark = self.client.mark();
-            let version = self.map().version();
+            let version = self.map_version();
+            let was_joined = self.transaction.as_mut().is_some_and(|t| !t.is_single && !t.participants().is_empty());
             let outcome = self.simple_statement(text).await;
             let again = match &outcome {
                 Ok(Some(retry)) => Some(*retry),
                 Ok(None) => return self.end_single().await,
-                Err(error) if self.is_fenced(error) && self.client.rewind(mark) => Some(Retry::Fenced),
+                // Several servers may have done parts of it: it can be undone only where it was the first to use any.
+                Err(error) if !was_joined && self.is_fenced(error) && self.client.rewind(mark) => Some(Retry::Fenced),
                 Err(_) => None,
             };
+            let undo = if outcome.is_err() { Undo::Everything } else { Undo::Fresh };
             let Some(retry) = again else { return outcome.map(|_| ()) };
-            if !self.prepare_retry(retry, version, deadline).await? {
+            if !self.prepare_retry(retry, undo, version, deadline).await? {
                 return match outcome {
                     Err(error) => Err(error),
                     Ok(_) => Err(super::place::moved()),
@@ -95,13 +105,19 @@ impl Session {
 
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
         self.thread.metrics.statements.increment(1);
-        let plan = self.plan(text)?;
-        if !matches!(&*plan, Plan::Transaction(_)) {
-            self.refuse_if_failed()?;
-        }
-        let bind = Bind::text(&[]);
+        let bind = Bind::default();
         let request = Request { bind: &bind, types: &[], describe: true };
-        match self.place(&plan, text, request, None).await? {
+        let place = match self.place_by_shape(text).await? {
+            Some(place) => place,
+            None => {
+                let plan = self.plan(text)?;
+                if !matches!(&*plan, Plan::Transaction(_) | Plan::Empty) {
+                    self.refuse_if_failed()?;
+                }
+                self.place(&plan, text, request, None).await?
+            }
+        };
+        match place {
             Place::Server { node, group, query, .. } => {
                 self.join_for(node).await?;
                 let sql = query.render(group);
@@ -109,7 +125,7 @@ impl Session {
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 participant.server.queue_query(&sql, To::Client);
-                let routed = Routed { group, query: Some(&query), repeat_from };
+                let routed = Routed { group, query: Some(&query), repeat_from, ..Routed::default() };
                 let relayed = self.relay_with_copy(node, routed).await?;
                 self.note_relayed(node, &relayed);
                 Ok(relayed.retry)
@@ -123,6 +139,7 @@ impl Session {
         loop {
             let txn = self.transaction.as_mut().expect("a server takes part");
             let participant = txn.participant(node).expect("it takes part");
+            let routed = Routed { used: &participant.groups, ..routed };
             let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
             if !relayed.copy_in {
                 return Ok(relayed);
@@ -133,10 +150,22 @@ impl Session {
                 let Some(frame) = self.client.next_frame().await? else {
                     participant.server.poison();
                     return Err(PgError::fatal(
-                        crate::error::SqlState::CONNECTION_FAILURE,
+                        SqlState::CONNECTION_FAILURE,
                         "unexpected EOF on client connection with an open transaction",
                     ));
                 };
+                if !matches!(frame.tag, b'd' | b'c' | b'f' | b'H' | b'S') {
+                    participant.server.poison();
+                    return Err(PgError::fatal(
+                        SqlState::PROTOCOL_VIOLATION,
+                        format!("unexpected message type 0x{:02X} during COPY from stdin", frame.tag),
+                    ));
+                }
+                // Flush and Sync mean nothing here. They are not passed on: a server that has left the COPY by an error
+                // would answer the Sync.
+                if matches!(frame.tag, b'H' | b'S') {
+                    continue;
+                }
                 participant.server.queue().extend_from_slice(&frame.bytes);
                 if matches!(frame.tag, b'c' | b'f') {
                     break;
@@ -170,17 +199,24 @@ impl Session {
     }
 
     /// Gets ready to run the unit again. False when it cannot be.
-    pub async fn prepare_retry(&mut self, retry: Retry, version: u64, deadline: tokio::time::Instant) -> Result<bool> {
+    pub async fn prepare_retry(
+        &mut self,
+        retry: Retry,
+        undo: Undo,
+        version: u64,
+        deadline: tokio::time::Instant,
+    ) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
         match &mut self.transaction {
             None => {}
-            Some(txn) if txn.is_single => {
+            Some(txn) if txn.is_single && !self.batch.has_checkpoint => {
                 txn.rollback().await?;
                 self.close_transaction();
             }
             Some(txn) => {
                 // The servers that did nothing yet leave; the others keep what they have done.
-                let fresh: Vec<_> = txn.participants().iter().filter(|p| p.statements == 0).map(|p| p.node).collect();
+                let leaves = |p: &&crate::executor::Participant| undo == Undo::Everything || p.statements == 0;
+                let fresh: Vec<_> = txn.participants().iter().filter(leaves).map(|p| p.node).collect();
                 if fresh.is_empty() {
                     return Ok(false);
                 }
@@ -208,6 +244,23 @@ impl Session {
     /// Is this a node's word that a shard is not there (any more)?
     pub fn is_fenced(&self, error: &PgError) -> bool {
         crate::executor::names_moved_shard(error, &self.map())
+    }
+}
+
+/// What is taken back before a statement is run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// What all servers of the transaction have done.
+    Everything,
+    /// Only servers that have done nothing yet leave.
+    Fresh,
+}
+
+/// The statement of a text that has no semicolon but perhaps one at its end: told without a lexer.
+fn only_statement(text: &str) -> Option<&str> {
+    match memchr::memchr(b';', text.as_bytes()) {
+        None => Some(text),
+        Some(at) => text[at + 1..].trim_ascii().is_empty().then_some(&text[..at]),
     }
 }
 

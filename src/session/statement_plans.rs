@@ -97,7 +97,9 @@ impl Session {
             txn.require_atomic().await?;
         }
         txn.schema_changed = true;
-        txn.pins |= plan.pins;
+        if plan.pins {
+            txn.pin();
+        }
         let sql = plan.query.render(None);
         let participant = txn.join(NodeId::COORDINATOR).await?;
         participant.server.queue_query(&sql, To::Client);
@@ -281,7 +283,7 @@ impl Session {
     }
 
     /// Makes a query's rows something that the coordinator can read; gives the query that reads them.
-    async fn gathered(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<Spliced> {
+    pub async fn gathered(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<Spliced> {
         self.txn().require_atomic().await?;
         let rowset = |colocation, shards, query: &Spliced| Rowset {
             name: "tenantry_gathered".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Kind;
+use crate::executor::{Kind, Transaction};
 use crate::planner::TransactionCommand;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -66,8 +66,16 @@ impl Session {
             }
             // Inside a multi-statement text BEGIN makes the block that is under way the client's own.
             Some(txn) if txn.kind == Kind::Implicit && !txn.is_single => txn.kind = Kind::Explicit,
+            // In a pipeline what ran since the last Sync becomes part of the block, as in Postgres.
+            Some(txn) if txn.is_unsynced() => {
+                txn.require_atomic().await?;
+                txn.kind = Kind::Explicit;
+                txn.is_single = false;
+                if !options.is_empty() {
+                    txn.run_everywhere(&format!("SET TRANSACTION {options}")).await?;
+                }
+            }
             Some(_) => {
-                self.end_servers().await?;
                 self.end_unit(true).await?;
                 self.begin(Kind::Explicit, options);
             }
@@ -78,46 +86,34 @@ impl Session {
     }
 
     async fn end_command(&mut self, tag: &str, chain: bool) -> Result<()> {
-        let Some(txn) = self.transaction.as_mut().filter(|t| t.kind != Kind::Auto && !t.is_single) else {
+        let is_explicit = self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Explicit);
+        if !is_explicit {
             if chain {
                 return Err(PgError::new(
                     SqlState::NO_ACTIVE_SQL_TRANSACTION,
                     format!("{tag} AND CHAIN can only be used in transaction blocks"),
                 ));
             }
-            self.end_servers().await?;
             self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+        }
+        let Some(txn) = &mut self.transaction else {
             answer::command_complete(tag, self.client.out());
             return Ok(());
         };
         let options = txn.options().to_owned();
-        let was_explicit = txn.kind == Kind::Explicit;
         let commits = tag == "COMMIT" && !txn.failed;
-        let result = {
-            self.end_servers().await?;
-            let txn = self.transaction.as_mut().expect("checked above");
-            if commits { txn.commit().await } else { txn.rollback().await }
+        let result = match end_servers(txn, commits).await {
+            Ok(()) if commits => txn.commit().await,
+            Ok(()) => txn.rollback().await,
+            Err(error) => txn.rollback().await.and(Err(error)),
         };
         self.close_transaction();
         self.after_transaction().await?;
         result?;
-        if chain && was_explicit {
+        if chain {
             self.begin(Kind::Explicit, &options);
         }
         answer::command_complete(if commits { "COMMIT" } else { "ROLLBACK" }, self.client.out());
-        Ok(())
-    }
-
-    /// Brings every server that got messages of the extended protocol to the end of them.
-    async fn end_servers(&mut self) -> Result<()> {
-        if let Some(txn) = &mut self.transaction {
-            for participant in txn.participants().iter_mut().filter(|p| p.is_unsynced) {
-                participant.server.queue_sync();
-                participant.is_unsynced = false;
-                // Its answers have been relayed; a failed one is known already.
-                let _ = participant.server.finish().await;
-            }
-        }
         Ok(())
     }
 
@@ -128,6 +124,16 @@ impl Session {
     fn warn_with(&mut self, code: SqlState, message: &str) {
         answer::notice("WARNING", &PgError::new(code, message), self.client.out());
     }
+}
+
+/// Brings every server that got messages of the extended protocol to the end of them. Where there is no block that
+/// commits, and may fail at it.
+async fn end_servers(txn: &mut Transaction, succeeded: bool) -> Result<()> {
+    for participant in txn.participants().iter_mut().filter(|p| p.is_unsynced) {
+        participant.end_messages(succeeded);
+        participant.server.finish().await?;
+    }
+    Ok(())
 }
 
 fn quoted(name: &str) -> String {

@@ -206,6 +206,11 @@ fn number(bytes: &[u8], at: usize) -> Option<(TokenKind, usize)> {
     (plain && !junk).then_some((kind, end))
 }
 
+/// Is the token one that a skeleton takes out?
+pub fn is_literal(kind: TokenKind) -> bool {
+    marker(kind).is_some()
+}
+
 /// Bytes that UTF-8 never uses.
 fn marker(kind: TokenKind) -> Option<u8> {
     Some(match kind {

@@ -39,6 +39,14 @@ pub struct Bind {
     formats: u16,
 }
 
+/// No parameters, and all results in text.
+impl Default for Bind {
+    fn default() -> Self {
+        let tail = Bytes::from_static(&[0; 6]);
+        Self { portal: Bytes::new(), statement: Bytes::new(), tail, parameters: 0, formats: 0 }
+    }
+}
+
 impl Bind {
     /// Checks the whole payload, so that later reads cannot fail.
     pub fn read(payload: &Bytes) -> Result<Self> {

@@ -63,6 +63,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
     dues: VecDeque<Entry>,
+    /// An error came and no Sync is on its way: the server ignores what is sent until one is.
+    skips: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Entry {
 
 impl ReplyQueue {
     pub fn push(&mut self, reply: Reply, to: To) {
+        self.skips &= reply != Reply::Sync;
         self.dues.push_back(Entry::Due(Due { reply, to }));
     }
 
@@ -106,13 +109,13 @@ impl ReplyQueue {
         at.map(|at| self.dues.remove(at)).is_some()
     }
 
-    /// A reply whose message was put in front of everything that is queued and not sent.
-    pub fn push_front(&mut self, reply: Reply, to: To) {
-        self.dues.push_front(Entry::Due(Due { reply, to }));
-    }
-
     pub fn is_empty(&self) -> bool {
         self.dues.is_empty()
+    }
+
+    /// Does the server ignore everything but a Sync?
+    pub fn skips(&self) -> bool {
+        self.skips
     }
 
     pub fn front(&self) -> Option<Due> {
@@ -142,6 +145,7 @@ impl ReplyQueue {
                 while self.dues.front().is_some_and(|entry| !entry.ends_segment()) {
                     self.dues.pop_front();
                 }
+                self.skips = self.dues.is_empty();
                 Verdict::Error(due)
             }
             (Parse | Prepare, b'1') | (Bind, b'2') | (Close, b'3') | (Execute, b'C' | b'I' | b's') => {
@@ -189,6 +193,17 @@ mod tests {
         assert!(matches!(q.judge(b'E'), Verdict::Error(_)));
         assert!(matches!(q.judge(b'Z'), Verdict::Ready(_)));
         assert!(matches!(q.judge(b'2'), Verdict::Last(_)));
+    }
+
+    #[test]
+    fn after_an_error_the_server_skips_until_a_sync_is_sent() {
+        use Reply::*;
+        let mut q = queue(&[Bind, Execute]);
+        assert!(matches!(q.judge(b'E'), Verdict::Error(_)));
+        assert!(q.skips() && q.is_empty());
+        q.push(Sync, To::Nobody);
+        assert!(!q.skips());
+        assert!(matches!(q.judge(b'Z'), Verdict::Ready(_)));
     }
 
     #[test]

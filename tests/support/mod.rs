@@ -141,6 +141,11 @@ impl Cluster {
         self.process.id()
     }
 
+    /// What the cluster has logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     fn servers_answer(&self) -> bool {
         let servers = self.port() + 1..self.port() + 15;
         servers.into_iter().any(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())

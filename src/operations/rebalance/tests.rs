@@ -16,6 +16,7 @@ const TABLES: &str = "CREATE TABLE orders (tenant bigint, id bigint, PRIMARY KEY
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     let stage = Stage::set(4, TABLES).await;
+    let (first, second) = (stage.ports.first + 2, stage.ports.first + 3);
     let environment = &stage.environment;
     let notices: Mutex<Vec<Notice>> = Mutex::default();
     let notify = |notice: Notice| notices.lock().unwrap().push(notice);
@@ -28,7 +29,7 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     let plan = get_rebalance_table_shards_plan(environment, &json!({}), &notify).await.unwrap();
     assert_eq!(plan.as_array().unwrap().len(), 2);
     assert!(plan[0]["shard_size"].as_u64().unwrap() > 8000);
-    assert_eq!(plan[0]["targetport"], json!(25043));
+    assert_eq!(plan[0]["targetport"], json!(second));
 
     let id = citus_rebalance_start(environment, &json!({}), &notify).await.unwrap();
     assert_eq!(notices.lock().unwrap().pop().unwrap().message, format!("Scheduled 2 moves as job {id}"));
@@ -49,14 +50,14 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     rebalance_table_shards(environment, &json!({"rebalance_strategy": "by_shard_count"}), &notify).await.unwrap();
     assert_eq!(per_node(), [2, 2], "nothing left to do");
 
-    let moved = json!({"shard_id": 102008, "source_node_name": "127.0.0.1", "source_node_port": 25042,
+    let moved = json!({"shard_id": 102008, "source_node_name": "127.0.0.1", "source_node_port": first,
                        "target_node_name": "127.0.0.1", "target_node_port": 1});
     let error = citus_move_shard_placement(environment, &moved, &notify).await.unwrap_err();
     assert_eq!(error.hint_text(), Some("Add the target node via SELECT citus_add_node('127.0.0.1', 1);"));
 
-    citus_drain_node(environment, &json!({"nodename": "127.0.0.1", "nodeport": 25043}), &notify).await.unwrap();
+    citus_drain_node(environment, &json!({"nodename": "127.0.0.1", "nodeport": second}), &notify).await.unwrap();
     assert_eq!(per_node(), [4, 0]);
-    let last = citus_drain_node(environment, &json!({"nodename": "127.0.0.1", "nodeport": 25042}), &notify).await;
+    let last = citus_drain_node(environment, &json!({"nodename": "127.0.0.1", "nodeport": first}), &notify).await;
     assert!(last.is_err(), "the last node cannot be drained");
     assert!(stage.leftovers().await.is_empty());
     drop(client);

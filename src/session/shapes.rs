@@ -1,0 +1,136 @@
+//! Routes of the simple protocol by shape, for one data thread: a text that differs from an earlier one only in its
+//! literals and comments is not analysed again.
+//!
+//! ```text
+//!   text ──scan──> skeleton ──key──> Shape: which literals are tenants, where names are spliced
+//!                     └─literals──> values ──hash──> one shard group? ──> the text with its splices
+//! ```
+//!
+//! Whatever is not certain here (several groups, a value that is not hashed alike everywhere, no proof) is left to the
+//! planner. A shape is good for one map version and one search_path.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::planner::{Context, Plan, plan_shape};
+use crate::shard_map::{ColocationId, HashType, ShardGroupId};
+use crate::sql::lexer::TokenKind;
+use crate::sql::skeleton::{Skeleton, literal_value, shift};
+use crate::sql::{Operand, Spliced};
+
+/// Where one text goes.
+#[derive(Debug)]
+pub struct Route {
+    pub colocation: ColocationId,
+    pub group: ShardGroupId,
+    pub query: Spliced,
+}
+
+#[derive(Default)]
+pub struct Shapes {
+    known: RefCell<HashMap<Box<[u8]>, Known>>,
+    /// The text at hand; kept for its buffers.
+    scanned: RefCell<Skeleton>,
+}
+
+struct Known {
+    version: u64,
+    search_path: Vec<String>,
+    /// None: texts of this shape are planned one by one.
+    shape: Option<Shape>,
+}
+
+struct Shape {
+    colocation: ColocationId,
+    hash: HashType,
+    /// Indexes of the literals that are tenants.
+    tenants: Vec<u16>,
+    query: Spliced,
+    skeleton: Skeleton,
+}
+
+impl Shapes {
+    /// Where a text of one statement goes; `None`: ask the planner.
+    pub fn route(&self, text: &str, context: &Context<'_>) -> Option<Route> {
+        let mut scanned = self.scanned.borrow_mut();
+        if !context.standard_conforming_strings || !scanned.scan(text) {
+            return None;
+        }
+        let mut known = self.known.borrow_mut();
+        let version = context.map.version();
+        if let Some(known) = known.get(scanned.key())
+            && known.version == version
+            && known.search_path == context.search_path
+        {
+            return known.shape.as_ref()?.route(text, &scanned, context);
+        }
+        if known.len() >= MAX_SHAPES {
+            known.clear();
+        }
+        let shape = Shape::new(text, &scanned, context);
+        let route = shape.as_ref().and_then(|shape| shape.route(text, &scanned, context));
+        known.insert(scanned.key().into(), Known { version, search_path: context.search_path.to_vec(), shape });
+        route
+    }
+}
+
+impl Shape {
+    fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
+        let (colocation, operands, query) = match plan_shape(text, context)? {
+            Plan::Router(router) => (router.colocation, router.operands, router.query),
+            Plan::Insert(insert) => {
+                (insert.table.colocation, insert.rows.into_iter().map(|row| row.tenant).collect(), insert.query)
+            }
+            _ => return None,
+        };
+        let hash = context.map.colocation(colocation)?.hash?;
+        let mut tenants = Vec::with_capacity(operands.len());
+        for operand in operands {
+            match operand {
+                Operand::Null => {}
+                Operand::Lifted { literal, negative: false } => {
+                    if !is_read_as(skeleton.literals().get(literal as usize)?.kind, hash) {
+                        return None;
+                    }
+                    tenants.push(literal);
+                }
+                _ => return None,
+            }
+        }
+        Some(Self { colocation, hash, tenants, query, skeleton: skeleton.clone() })
+    }
+
+    fn route(&self, text: &str, scanned: &Skeleton, context: &Context<'_>) -> Option<Route> {
+        let colocation = context.map.colocation(self.colocation)?;
+        let mut target = None;
+        for tenant in &self.tenants {
+            let value = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
+            let group = colocation.group_of_hash(self.hash.hash_text(&value)?)?.id;
+            if target.replace(group).is_some_and(|other| other != group) {
+                return None;
+            }
+        }
+        // Only NULLs: no row can match, any group says so.
+        let group = target.or_else(|| colocation.shard_groups.first().map(|g| g.id))?;
+        Some(Route { colocation: self.colocation, group, query: shift(&self.query, &self.skeleton, scanned, text) })
+    }
+}
+
+/// Is such a literal, compared with or assigned to a column of the type, the value that the type's input function
+/// makes of it? `text_column = 5` is no such case: Postgres refuses it, or prints the number in its own way.
+fn is_read_as(literal: TokenKind, hash: HashType) -> bool {
+    match literal {
+        TokenKind::Integer => {
+            matches!(hash, HashType::Int2 | HashType::Int4 | HashType::Int8 | HashType::Numeric)
+        }
+        TokenKind::String | TokenKind::EString | TokenKind::DollarString => {
+            !matches!(hash, HashType::Float4 | HashType::Float8)
+        }
+        _ => false,
+    }
+}
+
+const MAX_SHAPES: usize = 10_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Drivers and tools as applications use them: psycopg 3, asyncpg, psql, pgbench.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Cluster, python, wait_until};
+
+/// One cluster for the whole file, so one test that runs every part, and tells of all that failed.
+#[test]
+fn drivers_and_tools_work_unchanged() {
+    let cluster = Cluster::start(2);
+    println!("{}", python("use_psycopg.py", &[&cluster.dsn()]));
+    println!("{}", python("use_asyncpg.py", &[&cluster.dsn()]));
+    psql_works(&cluster);
+    pgbench_works(&cluster);
+    assert!(!cluster.log().contains("panicked"), "{}", cluster.log());
+}
+
+fn psql_works(cluster: &Cluster) {
+    cluster.psql_script(
+        "CREATE TABLE notes (tenant int, id int, note text DEFAULT 'none', PRIMARY KEY (tenant, id));
+         CREATE INDEX notes_by_note ON notes (note);
+         SELECT create_distributed_table('notes', 'tenant');",
+    );
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "1,1,one\n2,1,\"two, with comma\"\n3,1,three\n").expect("it can be written");
+    let said = cluster.psql_script(
+        &format!(
+            "\\copy notes FROM '{}' WITH (FORMAT csv)
+         SELECT note AS found FROM notes WHERE tenant = 2 \\gset
+         \\echo :found
+         SELECT 7 AS seven, 8 AS eight \\gset my_
+         SELECT :my_seven + :my_eight;
+         SELECT $1::int + 1 \\bind 4 \\g
+         \\copy (SELECT tenant, note FROM notes ORDER BY tenant) TO STDOUT WITH (FORMAT csv)
+         \\d notes
+         \\dt notes
+         \\di notes*
+         \\dn public
+         \\df create_distributed_table
+         SELECT 'one' \\; SELECT 'two';
+         SELECT format('SELECT %s', n) FROM generate_series(1, 2) n \\gexec
+         SELECT note FROM notes WHERE tenant = 1 \\gdesc",
+            file.path().display()
+        )
+        .replace(
+            "         SELECT $1::int + 1 \\bind 4 \\g\n",
+            if psql_has_bind() { "         SELECT $1::int + 1 \\bind 4 \\g\n" } else { "" },
+        ),
+    );
+    for expected in [
+        "two, with comma",
+        "15",
+        "3,three",
+        "notes_pkey",
+        "notes_by_note",
+        "table|postgres",
+        "one\ntwo\n1\n2",
+        "note|text",
+    ] {
+        assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
+    }
+    let rolled_back = cluster.psql_script(
+        "\\set ON_ERROR_STOP off
+         \\set ON_ERROR_ROLLBACK on
+         BEGIN;
+         INSERT INTO notes VALUES (1, 2);
+         INSERT INTO notes VALUES (1, 2);
+         SELECT nothing FROM notes WHERE tenant = 2;
+         INSERT INTO notes VALUES (2, 2);
+         COMMIT;
+         SELECT count(*) FROM notes WHERE id = 2;",
+    );
+    assert_eq!(rolled_back, "2");
+    assert_eq!(
+        cluster.psql("BEGIN; INSERT INTO notes VALUES (1, 3), (2, 3), (3, 3); SELECT count(*) FROM notes; COMMIT"),
+        "8"
+    );
+}
+
+/// psql 16 and later.
+fn psql_has_bind() -> bool {
+    let said = Command::new("psql").arg("--version").output().expect("psql runs");
+    let version =
+        String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
+    version.split('.').next().and_then(|v| v.parse::<u32>().ok()).is_some_and(|v| v >= 16)
+}
+
+/// Its own script knows the account, teller and branch by their ids alone, so each table is distributed by its id, and
+/// each transaction writes on several tenants.
+fn pgbench_works(cluster: &Cluster) {
+    pgbench(cluster, &["-i", "-s", "1", "-q"]);
+    for (table, column) in [("accounts", "aid"), ("tellers", "tid"), ("branches", "bid"), ("history", "aid")] {
+        cluster
+            .psql(&format!("SELECT create_distributed_table('pgbench_{table}', '{column}', colocate_with := 'none')"));
+    }
+    let mut done = 0;
+    for protocol in ["simple", "extended", "prepared"] {
+        let said = pgbench(cluster, &["-n", "-M", protocol, "-c", "4", "-j", "2", "-t", "25"]);
+        assert!(said.contains("100/100"), "{protocol}: {said}");
+        done += 100;
+        let said = pgbench(cluster, &["-n", "-S", "-M", protocol, "-c", "8", "-j", "2", "-t", "200"]);
+        assert!(said.contains("1600/1600"), "{protocol}: {said}");
+        let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), \
+                    (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history)";
+        let sums = cluster.psql(sums);
+        assert!(sums.split('|').all(|sum| Some(sum) == sums.split('|').next()), "{protocol}: {sums}");
+        assert_eq!(cluster.psql("SELECT count(*) FROM pgbench_history"), done.to_string());
+    }
+    for worker in 0..2 {
+        let none_left = || support::psql(&cluster.worker_dsn(worker), "SELECT count(*) FROM pg_prepared_xacts") == "0";
+        assert!(wait_until(std::time::Duration::from_secs(5), none_left), "a prepared transaction was left behind");
+    }
+}
+
+fn pgbench(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = Command::new(pgbench_program())
+        .args(arguments)
+        .args(["-h", "127.0.0.1", "-p", &cluster.port().to_string(), "-U", "postgres", "postgres"])
+        .output()
+        .expect("pgbench runs");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "pgbench {arguments:?} failed:\n{said}");
+    said
+}
+
+fn pgbench_program() -> std::path::PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|v| v.path().join("bin/pgbench")).find(|p| p.exists()).unwrap_or_else(|| "pgbench".into())
+}
