@@ -90,3 +90,45 @@ async fn a_write_that_waited_for_a_new_node_reaches_it() {
         );
     }
 }
+
+#[test]
+fn what_would_write_one_copy_or_read_an_empty_shell_is_refused() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE TABLE countries (code text PRIMARY KEY, parent text REFERENCES countries ON DELETE CASCADE)");
+    // The bodies are older than what they name.
+    cluster.psql("CREATE FUNCTION add_country() RETURNS void LANGUAGE sql AS 'INSERT INTO countries VALUES (''f'')'");
+    cluster.psql("CREATE VIEW all_countries AS SELECT * FROM countries");
+    cluster.psql("SELECT create_reference_table('countries')");
+    cluster.psql("INSERT INTO countries VALUES ('a', NULL), ('b', 'a')");
+    for sql in ["SELECT add_country()", "INSERT INTO all_countries VALUES ('v')"] {
+        assert!(cluster.psql_error(sql).contains("on one node only"), "{sql}");
+    }
+    assert_eq!(cluster.psql("SELECT count(*) FROM all_countries"), "2");
+    cluster.psql_script(
+        "COPY countries FROM STDIN;\nc\t\\N\n\\.\nBEGIN;\nUPDATE countries SET parent = 'c' WHERE code = 'a';\nCOMMIT;",
+    );
+    cluster.psql("DELETE FROM countries WHERE code = 'c'");
+    for dsn in [cluster.coordinator_dsn(), cluster.worker_dsn(0), cluster.worker_dsn(1)] {
+        assert_eq!(psql(&dsn, "SELECT count(*) FROM countries"), "0", "{dsn}: the delete cascades on every node");
+    }
+
+    cluster.psql("CREATE TABLE orders (tenant bigint, id bigint)");
+    cluster.psql("CREATE FUNCTION count_orders() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM orders); END'");
+    let complaint = cluster.psql_error("SELECT create_distributed_table('orders', 'tenant')");
+    assert!(complaint.contains("0A000") && complaint.contains("count_orders()"), "{complaint}");
+    cluster.psql("DROP FUNCTION count_orders(); CREATE VIEW some_orders AS SELECT * FROM orders");
+    let complaint = cluster.psql_error("SELECT create_distributed_table('orders', 'tenant')");
+    assert!(complaint.contains("0A000") && complaint.contains("some_orders"), "{complaint}");
+    cluster.psql("DROP VIEW some_orders");
+    cluster.psql("SELECT create_distributed_table('orders', 'tenant')");
+    for sql in [
+        "CREATE VIEW some_orders AS SELECT * FROM orders",
+        "CREATE VIEW some_orders AS SELECT * FROM orders WHERE tenant = 1",
+        "CREATE MATERIALIZED VIEW some_orders AS SELECT count(*) FROM orders",
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM orders'",
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM orders; END",
+        "DO 'BEGIN PERFORM * FROM orders; END'",
+    ] {
+        assert!(cluster.psql_error(sql).contains("0A000"), "{sql}");
+    }
+}

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::combine::{COPY_HEADER, COPY_TRAILER};
+use super::reference::set_writing;
 use super::scatter::null_tenant;
 use super::{Client, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
@@ -66,6 +67,7 @@ impl CopyRouter {
             // As a write of rows would, before the nodes are chosen: citus_add_node waits for this lock.
             let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name));
             txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+            txn.query(NodeId::COORDINATOR, &set_writing(true)).await?;
             txn.refresh_nodes().await?;
         }
         let map = txn.map();
@@ -129,6 +131,9 @@ impl CopyRouter {
         }
         for participant in txn.participants() {
             participant.server.finish_copy().await?;
+        }
+        if matches!(self.target, Where::Everywhere(_)) {
+            txn.query(NodeId::COORDINATOR, &set_writing(false)).await?;
         }
         Ok(self.rows)
     }

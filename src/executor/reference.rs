@@ -22,6 +22,7 @@ pub async fn write(
     txn.require_atomic().await?;
     refuse_if_nodes_would_differ(txn, plan).await?;
     let sql = plan.query.render(None);
+    txn.query(NodeId::COORDINATOR, &set_writing(true)).await?;
     let mark = client.mark();
     let participant = txn.join(NodeId::COORDINATOR).await?;
     let server = &mut participant.server;
@@ -38,6 +39,7 @@ pub async fn write(
         txn.failed = true;
         return Ok(relayed);
     }
+    txn.query(NodeId::COORDINATOR, &set_writing(false)).await?;
     // The write holds a lock that citus_add_node waits for: from here on no node comes.
     txn.refresh_nodes().await?;
     let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
@@ -87,4 +89,12 @@ fn differs(plan: &ReferenceWrite, detail: String) -> PgError {
     )
     .detail(detail)
     .hint("Give the value as a constant or a parameter.")
+}
+
+/// The setting by which the trigger on the coordinator's copy knows a write that reaches every copy.
+pub const REFERENCE_WRITE: &str = "tenantry.reference_write";
+
+/// Around such a write, in its transaction.
+pub fn set_writing(writing: bool) -> String {
+    format!("SET LOCAL {REFERENCE_WRITE} TO {}", if writing { "on" } else { "off" })
 }

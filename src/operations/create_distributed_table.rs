@@ -40,6 +40,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     let (column, hash) = distribution_column(&definition, request.column.as_deref().unwrap_or_default())?;
     let column_name = column.name.clone();
     table_checks::check_kind(&definition)?;
+    table_checks::check_functions(&definition)?;
     let (colocation, is_new) = colocation(txn, &map, &definition, column, &request).await?;
     if !is_new {
         keep_moves_out(txn, &BTreeSet::from([colocation])).await?;

@@ -10,6 +10,7 @@ use crate::catalog::quote::{identifier, literal, qualified};
 use crate::catalog::{shards, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
+use crate::executor::reference::REFERENCE_WRITE;
 use crate::shard_map::{ColocationId, NodeId, ShardId, TableOid};
 
 /// `SELECT create_reference_table(...)`.
@@ -46,6 +47,13 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
         copy_all(txn, &definition, &table).await?;
         txn.notice(notice("copying the data has completed"));
     }
+    let name = qualified(&definition.schema, &definition.name);
+    let seal = format!(
+        "CREATE TRIGGER tenantry_shell BEFORE INSERT OR UPDATE OR DELETE ON {name} FOR EACH STATEMENT \
+         WHEN (pg_catalog.current_setting('{REFERENCE_WRITE}', true) IS DISTINCT FROM 'on') \
+         EXECUTE FUNCTION tenantry.refuse_copy_write()"
+    );
+    txn.query(NodeId::COORDINATOR, &seal).await?;
     let last = format!("{}{}{}", stages.keys_and_indexes, stages.foreign_keys, stages.rest);
     if last.is_empty() {
         return Ok(());

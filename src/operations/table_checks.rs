@@ -101,6 +101,16 @@ fn check_views(definition: &TableDefinition) -> Result<()> {
         .hint("Drop the views, or keep them for reference and local tables only."))
 }
 
+/// As a view; asked only when the table becomes distributed, because functions made later are looked at themselves.
+pub fn check_functions(definition: &TableDefinition) -> Result<()> {
+    if definition.functions.is_empty() {
+        return Ok(());
+    }
+    Err(PgError::unsupported("functions that use distributed tables are not supported yet")
+        .detail(format!("The name of {} stands in: {}.", definition.printed, definition.functions.join(", ")))
+        .hint("Drop the functions, and put their statements into the application."))
+}
+
 fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &ShardMap, intent: Intent<'_>) -> Result<()> {
     let target = map.table_by_oid(TableOid(key.target));
     let itself = key.target == definition.oid;

@@ -30,6 +30,8 @@ pub struct TableDefinition {
     pub of_type: bool,
     /// Views and materialized views over it.
     pub views: Vec<String>,
+    /// Functions whose body names it.
+    pub functions: Vec<String>,
     pub columns: Vec<ColumnDefinition>,
     pub keys: Vec<KeyDefinition>,
     pub indexes: Vec<IndexDefinition>,

@@ -46,8 +46,6 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
         return None;
     }
     let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
-    // Arguments are evaluated by themselves, in a statement of their own.
-    splices.retain(|s| calls.iter().all(|c| s.at < c.name_at.start || s.at >= c.arguments_at.end));
     let tree = match parse(text, tokens) {
         Ok(tree) => Some(tree),
         Err(failure) => match (failure, names_managed_table(text, tokens, ctx)) {

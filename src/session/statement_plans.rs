@@ -274,7 +274,8 @@ impl Session {
             return Err(error);
         }
         if plan.table.is_reference() {
-            let own = format!("INSERT INTO {shell} ({columns}) SELECT {columns} FROM pg_temp.tenantry_source");
+            let insert = format!("INSERT INTO {shell} ({columns}) SELECT {columns} FROM pg_temp.tenantry_source");
+            let own = format!("{}; {insert}; {}", reference::set_writing(true), reference::set_writing(false));
             txn.query(NodeId::COORDINATOR, &own).await?;
         }
         let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";

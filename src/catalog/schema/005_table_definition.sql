@@ -22,6 +22,15 @@ SELECT jsonb_build_object(
         FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
         WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid
           AND w.ev_class <> r.oid),
+    -- Functions whose body names the table. What a body puts together as text is not seen.
+    'functions', (SELECT coalesce(jsonb_agg(p.oid::regprocedure::text ORDER BY p.oid), '[]')
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE l.lanname NOT IN ('internal', 'c') AND n.nspname !~ '^(pg_|tenantry|information_schema$)'
+          AND NOT EXISTS (SELECT FROM pg_depend d
+              WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+          AND (p.prosrc ~* ('\m' || regexp_replace(r.relname, '(\W)', '\\\1', 'g') || '\M') OR EXISTS (
+              SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid))),
     'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'name', a.attname, 'attnum', a.attnum, 'type', format_type(a.atttypid, NULL), 'type_oid', a.atttypid::int8,
             'base_oid', base.oid::int8, 'collation_oid', a.attcollation::int8,
@@ -168,4 +177,13 @@ CREATE FUNCTION tenantry.refuse_shell_write() RETURNS trigger LANGUAGE plpgsql S
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
         MESSAGE = format('table "%s" has been distributed meanwhile', TG_TABLE_NAME), HINT = 'Retry the statement.';
+END $$;
+
+-- On the coordinator's copy of a reference table: only a proxy that writes every copy says that it does.
+CREATE FUNCTION tenantry.refuse_copy_write() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+        MESSAGE = format('reference table "%s" cannot be written on one node only', TG_TABLE_NAME),
+        DETAIL = 'The write comes from a function, a trigger or a view, or the table became a reference table meanwhile.',
+        HINT = 'Retry the statement, or write the table in a statement of its own.';
 END $$;
