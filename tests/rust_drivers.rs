@@ -32,6 +32,7 @@ async fn statements(client: &mut tokio_postgres::Client) {
     assert_eq!((insert.columns()[0].name(), insert.columns()[0].type_()), ("id", &Type::INT4));
     // All of them leave before the first answer is read.
     let values: Vec<(i64, i32)> = (0..200).map(|i| (i64::from(i) % 4, i)).collect();
+    let client = &*client;
     let done = join_all(values.iter().map(|(tenant, id)| {
         let insert = &insert;
         async move { client.query_one(insert, &[tenant, id, &"x"]).await.unwrap().get::<_, i32>(0) }

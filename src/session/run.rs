@@ -54,7 +54,7 @@ pub struct Session {
     pub pinned: Option<PooledServer>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
-    pub batch: super::extended_query::Batch,
+    pub batch: super::batch::Batch,
     /// Frames to be run again before new ones are read.
     pub replay: VecDeque<Frame>,
 }

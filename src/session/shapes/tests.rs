@@ -1,3 +1,5 @@
+//! A cached shape gives what planning anew gives.
+
 use proptest::prelude::*;
 
 use super::*;
