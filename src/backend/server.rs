@@ -296,7 +296,7 @@ impl Server {
         while !self.write.is_empty() {
             let moved = tokio::select! {
                 biased;
-                sent = writer.write(&self.write) => sent.map(|n| { self.write.advance(n); n }),
+                sent = writer.write(&self.write) => sent.inspect(|sent| self.write.advance(*sent)),
                 received = reader.read_buf(&mut self.read) => received,
             };
             match moved {

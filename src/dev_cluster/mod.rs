@@ -18,6 +18,10 @@ mod binaries;
 mod folder;
 mod nursery;
 mod os_user;
+/// Ports for tests, of this crate and of the programs in `tests/`.
+#[cfg(test)]
+#[path = "../../tests/support/ports.rs"]
+pub mod ports;
 mod server;
 #[cfg(test)]
 mod tests;

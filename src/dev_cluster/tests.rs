@@ -1,10 +1,7 @@
 //! The room against real servers. Each test has ports and folders of its own.
 
-#[path = "../../tests/support/ports.rs"]
-mod ports;
-
+use super::ports::PortRange;
 use super::*;
-use ports::PortRange;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;

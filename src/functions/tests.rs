@@ -1,8 +1,5 @@
 //! Functions and the operations behind them against real servers: each test has a cluster of its own.
 
-#[path = "../../tests/support/ports.rs"]
-mod ports;
-
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,7 +17,7 @@ use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
 
-use ports::PortRange;
+use crate::dev_cluster::ports::PortRange;
 
 struct Cluster {
     ports: PortRange,

@@ -8,12 +8,17 @@ use super::prepared::Parsed;
 use crate::error::Result;
 use crate::planner::{self, Context, Mode, Plan};
 
+/// By text.
+type Plans = HashMap<Box<str>, (Made, Rc<Plan>)>;
+/// By text and parameter types.
+type StatementIds = HashMap<(Box<str>, Vec<u32>), u64>;
+
 #[derive(Default)]
 pub struct PlanCache {
     /// By the whole text of a Parse, as it came.
     parsed: RefCell<HashMap<Box<str>, (Made, Parsed)>>,
-    plans: RefCell<HashMap<Box<str>, (Made, Rc<Plan>)>>,
-    statements: RefCell<HashMap<(Box<str>, Vec<u32>), u64>>,
+    plans: RefCell<Plans>,
+    statements: RefCell<StatementIds>,
     next_statement: std::cell::Cell<u64>,
 }
 

@@ -1,8 +1,5 @@
 //! Moves between real servers, with writers at work, and crashes at every point.
 
-#[path = "../../../tests/support/ports.rs"]
-mod ports;
-
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Instant;
 
@@ -13,7 +10,7 @@ use crate::shard_map::ShardId;
 use tokio_postgres::Client;
 
 const GROUP: ShardGroupId = ShardGroupId(102008);
-use ports::PortRange;
+use crate::dev_cluster::ports::PortRange;
 
 const SOURCE: NodeId = NodeId(1);
 const TARGET: NodeId = NodeId(2);
