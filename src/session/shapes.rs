@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use crate::executor::Use;
 use crate::planner::{Context, Plan, plan_shape};
 use crate::shard_map::{ColocationId, HashType, ShardGroupId};
 use crate::sql::lexer::TokenKind;
@@ -43,6 +44,8 @@ struct Known {
 struct Shape {
     colocation: ColocationId,
     hash: HashType,
+    /// What becomes of the tenants: of INSERT's, what their column stores.
+    used: Use,
     /// Indexes of the literals that are tenants.
     tenants: Vec<u16>,
     query: Spliced,
@@ -76,10 +79,12 @@ impl Shapes {
 
 impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
-        let (colocation, operands, query) = match plan_shape(text, context)? {
-            Plan::Router(router) => (router.colocation, router.operands, router.query),
+        let (colocation, operands, query, used) = match plan_shape(text, context)? {
+            Plan::Router(router) => (router.colocation, router.operands, router.query, Use::Compared),
             Plan::Insert(insert) => {
-                (insert.table.colocation, insert.rows.into_iter().map(|row| row.tenant).collect(), insert.query)
+                let used = Use::stored_in(&insert.table);
+                let tenants = insert.rows.into_iter().map(|row| row.tenant).collect();
+                (insert.table.colocation, tenants, insert.query, used)
             }
             _ => return None,
         };
@@ -97,7 +102,7 @@ impl Shape {
                 _ => return None,
             }
         }
-        Some(Self { colocation, hash, tenants, query, skeleton: skeleton.clone() })
+        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone() })
     }
 
     fn route(&self, text: &str, scanned: &Skeleton, context: &Context<'_>) -> Option<Route> {
@@ -105,7 +110,8 @@ impl Shape {
         let mut target = None;
         for tenant in &self.tenants {
             let value = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
-            let group = colocation.group_of_hash(self.hash.hash_text(&value)?)?.id;
+            let hash = self.hash.hash_stored_text(&value, self.used.type_modifier())?;
+            let group = colocation.group_of_hash(hash)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return None;
             }
