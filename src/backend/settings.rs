@@ -27,14 +27,14 @@ impl SessionSettings {
         }
     }
 
+    /// Names and the statements that set them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, statement)| (name.as_str(), statement.as_str()))
+    }
+
     pub fn reset_all(&mut self) {
         // RESET ALL leaves role and session authorization alone. Source: PostgreSQL manual, RESET.
         Arc::make_mut(&mut self.entries).retain(|name, _| is_identity(name));
-    }
-
-    /// Names, and the statements that set them.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries.iter().map(|(name, statement)| (name.as_str(), statement.as_str()))
     }
 
     pub fn is_empty(&self) -> bool {

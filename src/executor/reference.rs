@@ -64,8 +64,8 @@ async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWri
     if !plan.functions.is_empty() {
         let names: Vec<_> = plan.functions.iter().map(|f| quote_literal(f)).collect();
         let sql = format!(
-            "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE proname IN ({}) AND provolatile <> 'i' \
-             AND prokind = 'f'",
+            "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE proname IN ({}) AND prokind = 'f' \
+             AND (provolatile = 'v' OR provolatile = 's' AND proname NOT IN ({SAME_EVERYWHERE}))",
             names.join(", ")
         );
         if let Some(row) = txn.query(NodeId::COORDINATOR, &sql).await?.first() {
@@ -90,6 +90,11 @@ fn differs(plan: &ReferenceWrite, detail: String) -> PgError {
     .detail(detail)
     .hint("Give the value as a constant or a parameter.")
 }
+
+/// Stable functions that look at settings only, which every node has from the client: not at the clock, not at tables.
+const SAME_EVERYWHERE: &str = "'generate_series', 'concat', 'concat_ws', 'format', 'to_char', 'to_date', 'to_timestamp', \
+    'to_number', 'date_trunc', 'date_part', 'timezone', 'to_json', 'to_jsonb', 'json_build_object', 'json_build_array', \
+    'jsonb_build_object', 'jsonb_build_array', 'quote_literal', 'quote_nullable', 'array_to_string'";
 
 /// The setting by which the trigger on the coordinator's copy knows a write that reaches every copy.
 pub const REFERENCE_WRITE: &str = "tenantry.reference_write";

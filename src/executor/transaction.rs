@@ -371,7 +371,6 @@ impl Transaction {
         used: Use,
         values: Values<'_>,
     ) -> Result<Option<i32>> {
-        let function = hash_function(hash);
         // Where storing would fail because the value is too long, the cast cuts it, and the shard complains.
         let cast = hash.sql_type(used.type_modifier());
         let (expression, bind, types) = match (operand, values) {
@@ -382,7 +381,12 @@ impl Transaction {
             }
             _ => return Ok(None),
         };
-        let sql = format!("SELECT pg_catalog.{function}(({expression})::{cast})");
+        // An array's hash is built with its elements' hash function, whatever its name and argument are called; the hash of
+        // an array of one is 31 more. Source: PostgreSQL src/backend/utils/adt/arrayfuncs.c, hash_array().
+        let sql = format!(
+            "SELECT pg_catalog.hash_array(ARRAY[value]) FROM (SELECT ({expression})::{cast} AS value) AS x \
+             WHERE value IS NOT NULL"
+        );
         let participant = self.join(NodeId::COORDINATOR).await?;
         let server = &mut participant.server;
         server.queue_parse("", &sql, &types, To::Nobody);
@@ -392,7 +396,7 @@ impl Transaction {
         let rows = server.finish().await;
         participant.statements += 1;
         self.failed |= rows.is_err();
-        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse().ok()))
+        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse::<i32>().ok()).map(|h| h.wrapping_sub(31)))
     }
 
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
@@ -645,25 +649,4 @@ async fn begin(participant: &mut Participant, begin: &str, journal: &[Entry]) ->
         participant.server.query(&entry.sql).await?;
     }
     Ok(())
-}
-
-/// The hash support function of a type's default operator class. Source: pg_amproc, access method hash, number 1.
-fn hash_function(hash: HashType) -> &'static str {
-    match hash {
-        HashType::Int2 => "hashint2",
-        HashType::Int4 | HashType::Date => "hashint4",
-        HashType::Int8 => "hashint8",
-        HashType::Text | HashType::Varchar => "hashtext",
-        HashType::Bpchar => "hashbpchar",
-        HashType::Name => "hashname",
-        HashType::Bytea => "hashvarlena",
-        HashType::Uuid => "uuid_hash",
-        HashType::Numeric => "hash_numeric",
-        HashType::Bool | HashType::Char => "hashchar",
-        HashType::Timestamp | HashType::Timestamptz => "timestamp_hash",
-        HashType::Time => "time_hash",
-        HashType::Float4 => "hashfloat4",
-        HashType::Float8 => "hashfloat8",
-        HashType::Oid => "hashoid",
-    }
 }

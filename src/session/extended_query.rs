@@ -4,11 +4,11 @@
 //! comes; answers of the proxy's own take their place among the server's. A Sync is never made up: one goes to each
 //! server that got messages since the last.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::batch::Start;
 use super::place::Place;
 use super::prepared::Statement;
 use super::run::Session;
@@ -16,11 +16,10 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Mark, Relayed, Retry, Routed, Use};
+use crate::executor::{Hashed, Kind, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
-use crate::shard_map::{NodeId, ShardGroupId};
-use crate::sql::Spliced;
-use crate::wire::answer::{self, Status};
+use crate::shard_map::NodeId;
+use crate::wire::answer;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reply_queue::To;
 
@@ -36,70 +35,6 @@ pub enum Portal {
         bind: Rc<Bind>,
         done: bool,
     },
-}
-
-/// What happened since the last Sync.
-#[derive(Default)]
-pub struct Batch {
-    /// The frames, to be run again; not all of them when they are too many or too long.
-    frames: Vec<Frame>,
-    frame_bytes: usize,
-    is_too_long: bool,
-    /// The server whose answers are under way.
-    current: Option<NodeId>,
-    /// Of the last statement bound there.
-    routed: Option<(Option<ShardGroupId>, Spliced)>,
-    start: Option<Start>,
-    /// Statements parsed in it, by name.
-    parsed: Vec<Bytes>,
-    /// Those whose ParseComplete has yet to go to the client, in order: an error before it and they do not exist.
-    unconfirmed: VecDeque<Bytes>,
-    /// Statements closed in it.
-    closed: Vec<(Bytes, Rc<Statement>)>,
-    /// Portals bound in it.
-    bound: Vec<Bytes>,
-    /// Something was done that cannot be taken back: only what came after it can be run again.
-    pub has_checkpoint: bool,
-    /// Servers took part before the batch, or its checkpoint.
-    was_joined: bool,
-    /// ParseComplete is still owed for this statement: it goes with its first Bind, or a Sync.
-    unanswered_parse: Option<Bytes>,
-    /// A COPY has swallowed the Sync that followed its Execute.
-    pub sync_is_swallowed: bool,
-    attempts: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Start {
-    mark: Mark,
-    version: u64,
-    deadline: tokio::time::Instant,
-}
-
-impl Batch {
-    fn keep(&mut self, frame: &Frame) {
-        self.frame_bytes += frame.bytes.len();
-        self.is_too_long |= self.frames.len() >= MAX_REPEATABLE_FRAMES || self.frame_bytes > MAX_REPEATABLE_LEN;
-        if self.is_too_long {
-            self.frames.clear();
-        } else {
-            self.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
-        }
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.start.is_some()
-    }
-
-    /// Ready for what comes behind a Sync. Small buffers are kept for it.
-    fn end(&mut self) {
-        let (mut frames, mut parsed) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.parsed));
-        frames.clear();
-        parsed.clear();
-        frames.shrink_to(KEEP_FRAMES);
-        parsed.shrink_to(KEEP_FRAMES);
-        *self = Batch { frames, parsed, ..Batch::default() };
-    }
 }
 
 impl Session {
@@ -139,7 +74,7 @@ impl Session {
     }
 
     /// An error of the proxy's own, or one that came as a value: after the answers before it.
-    async fn batch_error(&mut self, error: PgError) -> Result<()> {
+    pub(super) async fn batch_error(&mut self, error: PgError) -> Result<()> {
         let fenced = self.is_fenced(&error);
         self.settle().await?;
         if self.is_interrupted() {
@@ -156,7 +91,7 @@ impl Session {
     }
 
     /// The batch has failed, or starts again from its first frame: the current frame has no further effect.
-    fn is_interrupted(&self) -> bool {
+    pub(super) fn is_interrupted(&self) -> bool {
         self.skip_until_sync || !self.batch.is_open()
     }
 
@@ -165,7 +100,7 @@ impl Session {
     }
 
     /// May everything since the batch's start, or its checkpoint, be undone on all servers?
-    fn is_undoable(&self) -> bool {
+    pub(super) fn is_undoable(&self) -> bool {
         let is_single = self.transaction.as_ref().is_none_or(|t| t.is_single);
         is_single && !self.batch.has_checkpoint || !self.batch.was_joined
     }
@@ -216,7 +151,7 @@ impl Session {
     }
 
     /// A Parse whose statement was not bound at once: the coordinator must say whether it is right.
-    async fn confirm_unanswered_parse(&mut self) -> Result<()> {
+    pub(super) async fn confirm_unanswered_parse(&mut self) -> Result<()> {
         let Some(name) = self.batch.unanswered_parse.take() else { return Ok(()) };
         let Some(statement) = self.statements.get(&name).cloned() else { return Ok(()) };
         match self.describe(&statement).await {
@@ -277,6 +212,13 @@ impl Session {
                 SqlState::from_bytes(b"42P03").expect("a valid SQLSTATE"),
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),
             ));
+        }
+        if self.batch.is_stale && self.describes_otherwise(&statement).await? {
+            // The client would take the new columns for the old ones; drivers prepare again when they read this.
+            // asyncpg knows it by the routine that Postgres names.
+            return Err(
+                PgError::unsupported("cached plan must not change result type").field(b'R', "RevalidateCachedQuery")
+            );
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
@@ -553,7 +495,7 @@ impl Session {
         self.after_relay(node, relayed).await
     }
 
-    async fn relay_current(&mut self, node: NodeId) -> Result<Relayed> {
+    pub(super) async fn relay_current(&mut self, node: NodeId) -> Result<Relayed> {
         let routed = self.batch.routed.take();
         let is_fresh = self.transaction.as_mut().is_some_and(|t| {
             // Every server that got messages of the batch has done nothing but these.
@@ -569,7 +511,7 @@ impl Session {
         self.relay_with_copy(node, routed).await
     }
 
-    async fn after_relay(&mut self, node: NodeId, relayed: Relayed) -> Result<()> {
+    pub(super) async fn after_relay(&mut self, node: NodeId, relayed: Relayed) -> Result<()> {
         if let Some(retry) = relayed.retry {
             // The server skips until a Sync; then it can be used, or left, again.
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("it takes part");
@@ -597,124 +539,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Runs the frames since the last Sync again. The client sees a delay.
-    async fn repeat(&mut self, retry: Retry, undo: Undo) -> Result<()> {
-        let start = self.batch.start.expect("frames were taken");
-        for name in std::mem::take(&mut self.batch.parsed) {
-            self.statements.remove(&name);
-        }
-        self.statements.extend(std::mem::take(&mut self.batch.closed));
-        if retry == Retry::StalePlan {
-            self.forget_prepared().await;
-        }
-        let frames = std::mem::take(&mut self.batch.frames);
-        for portal in std::mem::take(&mut self.batch.bound) {
-            self.portals.remove(&portal);
-        }
-        let attempts = self.batch.attempts + 1;
-        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version, start.deadline).await? {
-            self.fail(super::place::moved())?;
-            self.skip_until_sync = true;
-            return Ok(());
-        }
-        let has_checkpoint = self.batch.has_checkpoint;
-        self.batch = Batch { attempts, has_checkpoint, ..Batch::default() };
-        self.skip_until_sync = false;
-        for frame in frames.into_iter().rev() {
-            self.replay.push_front(frame);
-        }
-        Ok(())
-    }
-
-    /// "cached plan must not change result type": this session's server parses everything anew.
-    async fn forget_prepared(&mut self) {
-        let Some(txn) = &mut self.transaction else { return };
-        for participant in txn.participants() {
-            let server = &mut participant.server;
-            if server.status() == Status::Idle && server.query("DEALLOCATE ALL").await.is_ok() {
-                server.prepared.clear();
-            } else {
-                // A failed transaction takes no statement; the next one gets another connection.
-                server.retire();
-            }
-        }
-    }
-
-    /// Sync: everything is answered, what was begun for the messages since the last one ends, the client's turn comes.
-    async fn sync(&mut self) -> Result<()> {
-        self.end_batch().await?;
-        if self.batch.is_open() || !self.replay.is_empty() {
-            // A COPY has swallowed it, or everything starts again.
-            return Ok(());
-        }
-        self.ready().await
-    }
-
-    /// Ends what was begun for the messages since the last Sync, unless that was the client's own BEGIN.
-    pub async fn end_batch(&mut self) -> Result<()> {
-        if let Err(error) = self.end_messages().await {
-            // A lost server ends the statement, not the client's session; a lost client is noticed at the next write.
-            self.fail(error)?;
-            self.skip_until_sync = true;
-        }
-        if self.is_started_again() || std::mem::take(&mut self.batch.sync_is_swallowed) {
-            return Ok(());
-        }
-        let failed = std::mem::take(&mut self.skip_until_sync);
-        if let Some(txn) = &self.transaction
-            && txn.kind != Kind::Explicit
-        {
-            let succeeded = !failed && !txn.failed;
-            if let Err(error) = self.end_unit(succeeded).await {
-                self.fail(error)?;
-            }
-        }
-        self.batch.end();
-        Ok(())
-    }
-
-    fn is_started_again(&self) -> bool {
-        !self.batch.is_open()
-    }
-
-    /// A Sync to each server that got messages, and all answers to the client.
-    async fn end_messages(&mut self) -> Result<()> {
-        if !self.skip_until_sync
-            && let Err(error) = self.confirm_unanswered_parse().await
-        {
-            self.batch_error(error).await?;
-            if self.is_started_again() {
-                return Ok(());
-            }
-        }
-        let current = self.batch.current;
-        // The servers' answers are not all known yet; where one fails, its own transaction fails with it.
-        let succeeded = !self.skip_until_sync && self.transaction.as_ref().is_none_or(|t| !t.failed);
-        let Some(txn) = &mut self.transaction else { return Ok(()) };
-        txn.participants().iter_mut().for_each(|p| p.end_messages(succeeded));
-        if let Some(node) = current
-            && txn.participant(node).is_some_and(|p| p.server.owes())
-        {
-            let relayed = self.relay_current(node).await?;
-            let is_over = relayed.retry.is_none() && !self.batch.sync_is_swallowed;
-            if let Some(p) = self.transaction.as_mut().and_then(|t| t.participant(node)) {
-                p.statements += u32::from(is_over);
-                p.is_unsynced |= self.batch.sync_is_swallowed;
-            }
-            self.after_relay(node, relayed).await?;
-            if self.is_started_again() || self.batch.sync_is_swallowed {
-                return Ok(());
-            }
-        }
-        let Some(txn) = &mut self.transaction else { return Ok(()) };
-        for participant in txn.participants().iter_mut().filter(|p| p.server.owes()) {
-            // Their answers went to the client before; only ReadyForQuery is due.
-            participant.server.finish().await?;
-            participant.statements += 1;
-        }
-        Ok(())
-    }
 }
 
 /// Stands for an answer that the client has got already.
@@ -726,9 +550,4 @@ fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
 
-/// Past this many messages, or bytes, before a Sync nothing is repeated: what is held must not grow without bound.
-const MAX_REPEATABLE_FRAMES: usize = 1000;
-const MAX_REPEATABLE_LEN: usize = 16 << 20;
 const LONG_PIPELINE_LEN: usize = 64 * 1024;
-const MAX_ATTEMPTS: u32 = 1000;
-const KEEP_FRAMES: usize = 16;

@@ -9,6 +9,7 @@
 //!
 //! A session lives on one data thread and owns its client's socket, settings, prepared statements and transaction.
 
+mod batch;
 mod cancel_keys;
 mod extended_query;
 mod login;

@@ -119,6 +119,12 @@ impl Session {
         Ok(description)
     }
 
+    /// Does it give other columns than the client was told?
+    pub async fn describes_otherwise(&mut self, statement: &Statement) -> Result<bool> {
+        let Some(told) = statement.description.borrow().clone() else { return Ok(false) };
+        Ok(self.ask_description(statement).await?.fields != told.fields)
+    }
+
     async fn ask_description(&mut self, statement: &Statement) -> Result<Description> {
         let nothing = Description { parameters: Vec::new(), fields: None };
         let text = match &*statement.plan {

@@ -54,7 +54,7 @@ pub struct Session {
     pub pinned: Option<PooledServer>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
-    pub batch: super::extended_query::Batch,
+    pub batch: super::batch::Batch,
     /// Frames to be run again before new ones are read.
     pub replay: VecDeque<Frame>,
 }
@@ -92,6 +92,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
             return client.flush().await;
         }
     };
+    answer::authentication_ok(client.out());
     let cancel = thread.shared.cancel_keys.register(startup.minor);
     let mut session = Session {
         thread,
@@ -180,7 +181,6 @@ impl Session {
         };
         self.read_search_path().await?;
         self.end_auto();
-        answer::authentication_ok(self.client.out());
         for (name, value) in &parameters {
             answer::parameter_status(name, value, self.client.out());
         }
@@ -214,7 +214,7 @@ impl Session {
                 },
             };
             match frame.tag {
-                b'X' => return Ok(()),
+                b'X' => return self.client.flush().await,
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
@@ -228,7 +228,9 @@ impl Session {
     async fn refuse_function_call(&mut self) -> Result<()> {
         let error =
             PgError::unsupported("fastpath function calls are not supported").hint("Call the function with SELECT.");
-        self.end_batch().await?;
+        if self.batch.is_open() && !self.end_batch_before_query().await? {
+            return Ok(());
+        }
         self.fail(error)?;
         self.ready().await
     }

@@ -44,7 +44,6 @@ struct Known {
 struct Shape {
     colocation: ColocationId,
     hash: HashType,
-    /// What becomes of the tenants: of INSERT's, what their column stores.
     used: Use,
     /// Indexes of the literals that are tenants.
     tenants: Vec<u16>,
@@ -79,12 +78,13 @@ impl Shapes {
 
 impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
-        let (colocation, operands, query, used) = match plan_shape(text, context)? {
-            Plan::Router(router) => (router.colocation, router.operands, router.query, Use::Compared),
+        let (colocation, operands, used, query) = match plan_shape(text, context)? {
+            Plan::Router(router) => (router.colocation, router.operands, Use::Compared, router.query),
+            // Refused where the planner's way is gone.
+            Plan::Insert(insert) if insert.rows.iter().any(|row| row.tenant == Operand::Null) => return None,
             Plan::Insert(insert) => {
                 let used = Use::stored_in(&insert.table);
-                let tenants = insert.rows.into_iter().map(|row| row.tenant).collect();
-                (insert.table.colocation, tenants, insert.query, used)
+                (insert.table.colocation, insert.rows.into_iter().map(|row| row.tenant).collect(), used, insert.query)
             }
             _ => return None,
         };
@@ -110,8 +110,7 @@ impl Shape {
         let mut target = None;
         for tenant in &self.tenants {
             let value = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
-            let hash = self.hash.hash_stored_text(&value, self.used.type_modifier())?;
-            let group = colocation.group_of_hash(hash)?.id;
+            let group = colocation.group_of_hash(self.hash.hash_stored_text(&value, self.used.type_modifier())?)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return None;
             }

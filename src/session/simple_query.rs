@@ -16,7 +16,9 @@ impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<()> {
         if self.batch.is_open() {
             // A Query without a Sync before it ends the extended protocol's implicit transaction.
-            self.end_batch().await?;
+            if !self.end_batch_before_query().await? {
+                return Ok(());
+            }
             if !self.replay.is_empty() {
                 self.replay.push_back(frame);
                 return Ok(());
@@ -146,6 +148,7 @@ impl Session {
             }
             let ends_sync = participant.server.forget_sync();
             self.batch.sync_is_swallowed |= ends_sync;
+            let is_extended = self.batch.is_open();
             loop {
                 let Some(frame) = self.client.next_frame().await? else {
                     participant.server.poison();
@@ -168,6 +171,10 @@ impl Session {
                 }
                 participant.server.queue().extend_from_slice(&frame.bytes);
                 if matches!(frame.tag, b'c' | b'f') {
+                    if is_extended {
+                        // With its Sync swallowed the server would keep the answer until the next one.
+                        participant.server.queue_flush();
+                    }
                     break;
                 }
                 if participant.server.queue().len() > COPY_WRITE_LEN {

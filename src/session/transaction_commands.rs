@@ -27,7 +27,7 @@ impl Session {
                 answer::command_complete(tag, self.client.out());
                 Ok(())
             }
-            _ if !explicit && !self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Implicit && !t.is_single) => {
+            _ if !explicit => {
                 let what = match command {
                     TransactionCommand::Savepoint { .. } => "SAVEPOINT",
                     TransactionCommand::Release { .. } => "RELEASE SAVEPOINT",

@@ -1,3 +1,5 @@
+//! A cached shape gives what planning anew gives.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -36,7 +38,8 @@ impl Catalog {
         let column = |(name, type_oid): (&str, u32)| Column {
             name: name.into(),
             type_oid,
-            type_modifier: -1,
+            // numeric(10,2), where it is the tenant.
+            type_modifier: if type_oid == 1700 { (10 << 16 | 2) + 4 } else { -1 },
             is_generated: false,
             has_volatile_default: false,
         };
@@ -259,4 +262,19 @@ fn a_shape_ends_with_the_map_and_the_search_path_it_was_made_for() {
     assert!(catalog.check(&shapes, text));
     catalog.map = ShardMap::new(2, ShardMapParts::default());
     assert!(shapes.route(text, &catalog.context()).is_none());
+}
+
+#[test]
+fn a_tenant_that_storing_would_change_is_left_to_the_planner() {
+    let (catalog, shapes) = (Catalog::new(), Shapes::default());
+    let routes = |text: &str| shapes.route(text, &catalog.context()).is_some();
+    assert!(routes("INSERT INTO prices (tenant) VALUES ('1.23')"));
+    assert!(!routes("INSERT INTO prices (tenant) VALUES ('1.234')"));
+    assert!(routes("SELECT * FROM prices WHERE tenant = '1.234'"));
+}
+
+#[test]
+fn a_row_without_a_tenant_is_left_to_the_planner() {
+    let (catalog, shapes) = (Catalog::new(), Shapes::default());
+    assert!(shapes.route("INSERT INTO orders (id, tenant) VALUES (1)", &catalog.context()).is_none());
 }

@@ -1,0 +1,113 @@
+//! Logging in with a password: `tenantry serve` in front of servers that demand SCRAM.
+
+mod support;
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use support::{Cluster, wait_until};
+
+#[test]
+fn roles_of_the_coordinator_log_in_with_their_passwords() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE ROLE app LOGIN PASSWORD 'correct horse'");
+    cluster.psql("CREATE TABLE orders (tenant int PRIMARY KEY, note text)");
+    cluster.psql("SELECT create_distributed_table('orders', 'tenant')");
+    cluster.psql("INSERT INTO orders SELECT t, 'note' FROM generate_series(1, 50) t");
+    cluster.psql("GRANT ALL ON orders TO app");
+    for dsn in [cluster.coordinator_dsn(), cluster.worker_dsn(0), cluster.worker_dsn(1)] {
+        demand_scram(&dsn);
+    }
+    let refused = psql(&dsn(&cluster, "app", "wrong", cluster.worker_port(0)), "SELECT 1");
+    assert!(refused.contains("28P01") || refused.contains("password authentication failed"), "{refused}");
+
+    let port = cluster.port() + 12;
+    let proxy = Serve::start(&cluster, port);
+    let app = |password: &str, sql: &str| psql(&dsn(&cluster, "app", password, port), sql);
+    assert_eq!(app("correct horse", "SELECT current_user"), "app");
+    assert_eq!(
+        app("correct horse", "SELECT count(*) FROM orders"),
+        "50",
+        "the proxy logs in to every worker as the client"
+    );
+    for tenant in 1..=8 {
+        assert_eq!(app("correct horse", &format!("SELECT note FROM orders WHERE tenant = {tenant}")), "note");
+    }
+    assert_eq!(
+        app(
+            "correct horse",
+            "BEGIN; UPDATE orders SET note = 'x' WHERE tenant = 1; UPDATE orders SET note = 'x' WHERE tenant = 2; UPDATE orders SET note = 'x' WHERE tenant = 3; COMMIT; SELECT count(*) FROM orders WHERE note = 'x'"
+        ),
+        "3"
+    );
+    for (user, password) in [("app", "wrong"), ("app", ""), ("nobody", "correct horse")] {
+        let said = psql(&dsn(&cluster, user, password, port), "SELECT 1");
+        let refused = format!("password authentication failed for user \"{user}\"");
+        assert!(
+            said.contains(&refused) || password.is_empty() && said.contains("no password supplied"),
+            "{user}: {said}"
+        );
+    }
+    drop(proxy);
+}
+
+/// Rules before all others: role app proves itself.
+fn demand_scram(dsn: &str) {
+    let file = support::psql(dsn, "SHOW hba_file");
+    let rules = format!(
+        "SELECT * FROM (SELECT 'host all app all scram-sha-256' AS line UNION ALL SELECT regexp_split_to_table(pg_read_file('{file}'), E'\\n')) l"
+    );
+    support::psql(
+        dsn,
+        &format!(
+            "COPY ({rules}) TO '{file}.new'; COPY (SELECT regexp_split_to_table(pg_read_file('{file}.new'), E'\\n')) TO '{file}'; SELECT pg_reload_conf()"
+        ),
+    );
+    assert_eq!(support::psql(dsn, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL"), "0");
+}
+
+fn dsn(_: &Cluster, user: &str, password: &str, port: u16) -> String {
+    format!("host=127.0.0.1 port={port} user={user} dbname=postgres password='{password}'")
+}
+
+/// What psql prints, on success or in complaint.
+fn psql(dsn: &str, sql: &str) -> String {
+    let output = Command::new("psql")
+        .args(["-X", "-A", "-t", "-q", "-w", "-v", "VERBOSITY=verbose", "-d", dsn, "-c", sql])
+        .env("PGCONNECT_TIMEOUT", "10")
+        .output()
+        .expect("psql runs");
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).trim().to_owned()
+}
+
+struct Serve {
+    process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Serve {
+    fn start(cluster: &Cluster, port: u16) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("tenantry.toml");
+        let coordinator = cluster.port() + 1;
+        let text = format!("[listen]\nport = {port}\nauth = \"scram\"\n[coordinator]\nport = {coordinator}\n");
+        std::fs::write(&file, text).expect("it can be written");
+        let process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the built binary runs");
+        let serve = Self { process, _folder: folder };
+        let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        assert!(wait_until(Duration::from_secs(20), listens), "tenantry serve does not listen");
+        serve
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
