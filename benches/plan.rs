@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use tenantry::executor::{Target, Values};
+use tenantry::executor::{Target, Use, Values};
 use tenantry::functions;
 use tenantry::planner::{Context, Mode, Plan, Provided, plan};
 use tenantry::session::Shapes;
@@ -88,7 +88,7 @@ fn bind(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let bind = Bind::read(black_box(&payload)).expect("it is well formed");
                 let values = Values::Bind { bind: &bind, types: &[INT4, INT4] };
-                values.target(black_box(colocation), &router.operands)
+                values.target(black_box(colocation), &router.operands, Use::Compared)
             });
         });
     }
@@ -104,10 +104,10 @@ fn cached(criterion: &mut Criterion) {
     let colocation = catalog.map.colocation(router.colocation).expect("it is in the map");
     let mut group = criterion.benchmark_group("cached");
     group.bench_function("target", |bencher| {
-        bencher.iter(|| Values::None.target(black_box(colocation), black_box(&router.operands)));
+        bencher.iter(|| Values::None.target(black_box(colocation), black_box(&router.operands), Use::Compared));
     });
     group.bench_function("target_and_text", |bencher| {
-        bencher.iter(|| match Values::None.target(black_box(colocation), black_box(&router.operands)) {
+        bencher.iter(|| match Values::None.target(black_box(colocation), black_box(&router.operands), Use::Compared) {
             Target::One(shard_group) => router.query.render(Some(shard_group)),
             target => panic!("one tenant lives in one shard group, not {target:?}"),
         });

@@ -35,6 +35,10 @@ async fn a_row_is_found_by_the_value_that_was_stored() {
             .psql_script(&format!("PREPARE p AS INSERT INTO {table} VALUES ($1, 'execute');\nEXECUTE p('{written}');"));
         cluster.psql_script(&format!("COPY {table} FROM STDIN;\n{written}\tcopy\n\\.\n"));
         cluster.psql(&format!("INSERT INTO {table} SELECT '{written}', 'select'"));
+        let explained = format!("EXPLAIN ANALYZE INSERT INTO {table} VALUES ('{written}', 'explain')");
+        if client.batch_execute(&explained).await.is_err() {
+            assert!(cluster.psql_error(&explained).contains("0A000"), "{explained}");
+        }
         // Text and binary parameters of the column's own type, whatever the driver chooses.
         let sql = format!("INSERT INTO {table} VALUES ($1, 'parameter')");
         let key = if table == "times" { "timestamp" } else { "text" };

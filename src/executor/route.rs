@@ -90,11 +90,11 @@ impl Values<'_> {
         }
     }
 
-    pub fn target(&self, colocation: &ColocationGroup, operands: &[Operand]) -> Target {
+    pub fn target(&self, colocation: &ColocationGroup, operands: &[Operand], used: Use) -> Target {
         let Some(hash) = colocation.hash else { return Target::Many };
         let mut target = Target::Nowhere;
         for (index, operand) in operands.iter().enumerate() {
-            match self.hash(operand, hash, Use::Compared) {
+            match self.hash(operand, hash, used) {
                 Hashed::Null => {}
                 Hashed::Unknown => return Target::Unknown(index),
                 Hashed::Hash(h) => {
@@ -151,11 +151,14 @@ mod tests {
     fn operands_of_one_group_are_a_target_and_of_two_are_not() {
         let c = colocation();
         // hashes: 1 -> -1905060026 (group 0), 2 -> 1134484726 (group 3)
-        assert_eq!(Values::None.target(&c, &[literal("1"), literal("1")]), Target::One(ShardGroupId(0)));
-        assert_eq!(Values::None.target(&c, &[literal("1"), Operand::Null]), Target::One(ShardGroupId(0)));
-        assert_eq!(Values::None.target(&c, &[literal("1"), literal("2")]), Target::Many);
-        assert_eq!(Values::None.target(&c, &[Operand::Null]), Target::Nowhere);
-        assert_eq!(Values::None.target(&c, &[literal("1"), literal("x")]), Target::Unknown(1));
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("1")], Use::Compared), Target::One(ShardGroupId(0)));
+        assert_eq!(
+            Values::None.target(&c, &[literal("1"), Operand::Null], Use::Compared),
+            Target::One(ShardGroupId(0))
+        );
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("2")], Use::Compared), Target::Many);
+        assert_eq!(Values::None.target(&c, &[Operand::Null], Use::Compared), Target::Nowhere);
+        assert_eq!(Values::None.target(&c, &[literal("1"), literal("x")], Use::Compared), Target::Unknown(1));
     }
 
     #[test]
@@ -171,7 +174,7 @@ mod tests {
         let bind = Bind::text(&[Some("1")]);
         let c = colocation();
         let values = Values::Bind { bind: &bind, types: &[] };
-        assert_eq!(values.target(&c, &[Operand::Param(0)]), Target::One(ShardGroupId(0)));
-        assert_eq!(values.target(&c, &[Operand::Param(1)]), Target::Unknown(0));
+        assert_eq!(values.target(&c, &[Operand::Param(0)], Use::Compared), Target::One(ShardGroupId(0)));
+        assert_eq!(values.target(&c, &[Operand::Param(1)], Use::Compared), Target::Unknown(0));
     }
 }

@@ -3,7 +3,6 @@
 //!   one tenant? ──> router      all follow one column? ──> scatter, combine      else, reading ──> pull
 
 use crate::error::PgError;
-use crate::shard_map::TableKind;
 use crate::sql::lexer::Token;
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::Meaning;
@@ -12,7 +11,7 @@ use crate::sql::{Access, Operand, Spliced};
 
 use super::function_call::inline_splices;
 use super::names::{coordinator, names_managed_table};
-use super::statement::{Statement, has_call, meaning};
+use super::statement::{Statement, has_call, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
 use super::{combine, insert, modify, pull};
 
@@ -107,17 +106,7 @@ impl Statement<'_> {
             return true;
         }
         let targets = self.distributed().filter(|(i, _)| self.relations[*i].is_target);
-        targets.map(|(_, table)| table).all(|table| {
-            let (Some(column), TableKind::Distributed { hash, .. }) = (table.distribution_column(), &table.kind) else {
-                return false;
-            };
-            let is_kept = |operand: &Operand| match operand {
-                Operand::Null => true,
-                Operand::Literal(text) => hash.hash_stored_text(text, column.type_modifier).is_some(),
-                Operand::Param(_) | Operand::Lifted { .. } => false,
-            };
-            column.type_modifier < 0 || operands.iter().all(is_kept)
-        })
+        targets.map(|(_, table)| table).all(|table| operands.iter().all(|o| is_stored_as_written(table, o)))
     }
 
     fn plan_undistributed(&self) -> Result<Plan, PgError> {

@@ -7,6 +7,7 @@ use crate::shard_map::ColocationId;
 use crate::sql::{Access, Cursor, Splice, Spliced};
 
 use super::names::{coordinator, names_managed_table};
+use super::statement::is_stored_as_written;
 use super::{Combine, Context, Coordinator, Plan, Router, Rowset, Scatter, Shards};
 
 pub(super) type PlanQuery<'q> = &'q dyn Fn(&str) -> Result<Plan, PgError>;
@@ -65,14 +66,18 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
             returns_rows: true,
             ..inner
         }),
-        Plan::Insert(inner) if inner.rows.len() == 1 => Plan::Router(Router {
-            colocation: inner.table.colocation,
-            operands: inner.rows.iter().map(|row| row.tenant.clone()).collect(),
-            query: rebase(text, offset, &inner.query),
-            access: if analyze { Access::Write } else { Access::Read },
-            locks_rows: false,
-            returns_rows: true,
-        }),
+        Plan::Insert(inner)
+            if inner.rows.len() == 1 && inner.rows.iter().all(|r| is_stored_as_written(&inner.table, &r.tenant)) =>
+        {
+            Plan::Router(Router {
+                colocation: inner.table.colocation,
+                operands: inner.rows.iter().map(|row| row.tenant.clone()).collect(),
+                query: rebase(text, offset, &inner.query),
+                access: if analyze { Access::Write } else { Access::Read },
+                locks_rows: false,
+                returns_rows: true,
+            })
+        }
         _ if analyze => {
             return Err(PgError::unsupported("EXPLAIN ANALYZE of a statement over several shards is not supported")
                 .hint(

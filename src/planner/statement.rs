@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::shard_map::{ColocationId, Table};
+use crate::shard_map::{ColocationId, Table, TableKind};
 use crate::sql::facts::Var;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::restriction::{all_follow, restrictions, values_in_scope};
@@ -247,6 +247,19 @@ impl<'a> Statement<'a> {
 /// First and last part of a name; names have at least one.
 pub(super) fn ends(name: &[Name]) -> (&Name, &Name) {
     (name.first().expect("a relation has a name"), name.last().expect("a relation has a name"))
+}
+
+/// Is the distribution column of a new row the value itself, or may it be cut or rounded to the column's type modifier?
+pub(super) fn is_stored_as_written(table: &Table, operand: &Operand) -> bool {
+    let (Some(column), TableKind::Distributed { hash, .. }) = (table.distribution_column(), &table.kind) else {
+        return false;
+    };
+    column.type_modifier < 0
+        || match operand {
+            Operand::Null => true,
+            Operand::Literal(text) => hash.hash_stored_text(text, column.type_modifier).is_some(),
+            Operand::Param(_) | Operand::Lifted { .. } => false,
+        }
 }
 
 /// An integer that the column's type cannot hold is in no row.

@@ -135,7 +135,7 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Option<ShardGroupId>> {
-        let known = self.with_map(|map| map.colocation(colocation).map(|c| request.values().target(c, operands)));
+        let known = self.with_map(|map| map.colocation(colocation).map(|c| request.values().target(c, operands, used)));
         if let Some(Target::One(group)) = known {
             return Ok(Some(group));
         }

@@ -80,7 +80,10 @@ impl Catalog {
             Ok(_) => return Ok((Target::Many, None)),
             Err(error) => return Err(error.to_string()),
         };
-        Ok((Values::None.target(self.map.colocation(colocation).unwrap(), &operands), Some(query)))
+        Ok((
+            Values::None.target(self.map.colocation(colocation).unwrap(), &operands, crate::executor::Use::Compared),
+            Some(query),
+        ))
     }
 
     /// Asserts that the route by shape, if there is one, is what planning says.
