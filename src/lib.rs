@@ -13,7 +13,7 @@
 //!  4    catalog/                                   what the coordinator remembers; watch -> immutable snapshot
 //!  3    planner/            backend/               decides (pure) | server connections and pools
 //!  2    sql/                auth/                  understands a statement (pure) | proves who you are
-//!  1    wire/   shard_map/  dev_cluster/           bytes | who lives where (pure) | throw-away Postgres nodes
+//!  1    wire/   shard_map/  transport/  dev_cluster/  bytes | who lives where (pure) | TCP or TLS | throw-away Postgres nodes
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
@@ -34,4 +34,5 @@ pub mod planner;
 pub mod session;
 pub mod shard_map;
 pub mod sql;
+pub mod transport;
 pub mod wire;

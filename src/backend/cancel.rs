@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::login::ServerAddress;
+use super::login::{ServerAddress, dial};
 use crate::error::{PgError, Result, SqlState};
 use crate::wire::startup;
 
@@ -22,16 +21,16 @@ pub struct CancelTarget {
 /// and only then may the cancelled connection get its next user.
 pub async fn cancel(target: &CancelTarget) -> Result<()> {
     let send = async {
-        let address = &target.address;
-        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        let mut stream = dial(&target.address).await?;
         let mut out = BytesMut::new();
         startup::write_cancel(target.pid, &target.key, &mut out);
         stream.write_all(&out).await?;
+        stream.flush().await?;
         let mut rest = [0u8; 1];
-        stream.read(&mut rest).await
+        Ok(stream.read(&mut rest).await?)
     };
     match tokio::time::timeout(DEADLINE, send).await {
-        Ok(sent) => sent.map(|_| ()).map_err(PgError::from),
+        Ok(sent) => sent.map(|_: usize| ()),
         Err(_) => Err(PgError::new(SqlState::CONNECTION_FAILURE, "a node did not take a cancel request in time")),
     }
 }

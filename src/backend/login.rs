@@ -10,6 +10,7 @@ use super::server::Server;
 use crate::auth::md5;
 use crate::auth::scram::{ClientKeys, MECHANISM, ScramClient};
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::Stream;
 use crate::wire::frame::{begin_frame, end_frame};
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{Reply, To};
@@ -81,8 +82,7 @@ impl Server {
     }
 
     async fn connect_now(address: &ServerAddress, identity: &Identity, parameters: &[(&str, &str)]) -> Result<Server> {
-        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-        stream.set_nodelay(true)?;
+        let mut stream = dial(address).await?;
         let mut out = BytesMut::new();
         let mut session: Vec<(&str, &str)> = vec![
             ("user", &identity.user),
@@ -93,6 +93,7 @@ impl Server {
         session.extend(parameters);
         startup::write_session(&session, &mut out);
         stream.write_all(&out).await?;
+        stream.flush().await?;
         authenticate(&mut stream, identity).await?;
         let mut server = Server::new(stream);
         server.owe(Reply::Sync, To::Nobody);
@@ -119,9 +120,16 @@ impl Server {
     }
 }
 
+/// A connection to `address`, before the first packet.
+pub(super) async fn dial(address: &ServerAddress) -> Result<Stream> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream.into())
+}
+
 /// The authentication conversation, read frame by frame straight off the socket: nothing behind it is consumed.
 /// A server may ask for SCRAM or MD5; a password in clear text is not sent to anybody.
-async fn authenticate(stream: &mut TcpStream, identity: &Identity) -> Result<()> {
+async fn authenticate(stream: &mut Stream, identity: &Identity) -> Result<()> {
     let mut scram: Option<ScramClient> = None;
     loop {
         let (tag, payload) = read_frame(stream).await?;
@@ -179,12 +187,13 @@ async fn authenticate(stream: &mut TcpStream, identity: &Identity) -> Result<()>
     }
 }
 
-async fn send(stream: &mut TcpStream, fill: impl FnOnce(&mut BytesMut)) -> Result<()> {
+async fn send(stream: &mut Stream, fill: impl FnOnce(&mut BytesMut)) -> Result<()> {
     let mut out = BytesMut::new();
     let at = begin_frame(&mut out, b'p');
     fill(&mut out);
     end_frame(&mut out, at);
-    Ok(stream.write_all(&out).await?)
+    stream.write_all(&out).await?;
+    Ok(stream.flush().await?)
 }
 
 fn no_secret(identity: &Identity) -> PgError {
@@ -194,7 +203,7 @@ fn no_secret(identity: &Identity) -> PgError {
     )
 }
 
-async fn read_frame(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
+async fn read_frame(stream: &mut Stream) -> Result<(u8, Vec<u8>)> {
     let mut head = [0u8; 5];
     stream.read_exact(&mut head).await?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;

@@ -149,7 +149,7 @@ impl Pool {
 
     fn take(self: &Rc<Self>) -> Taken {
         let mut state = self.state.borrow_mut();
-        while let Some((server, _)) = state.idle.pop() {
+        while let Some((mut server, _)) = state.idle.pop() {
             if server.looks_alive() {
                 return Taken::Idle(self.guard(server));
             }

@@ -1,17 +1,18 @@
 //! One connection to a server: buffers, transaction status, what it has prepared and which settings it carries.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
 use super::login::ServerAddress;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::Stream;
 use crate::wire::answer::Status;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
@@ -36,7 +37,7 @@ impl Frame {
 
 /// A server connection after login.
 pub struct Server {
-    stream: TcpStream,
+    stream: Stream,
     read: BytesMut,
     write: BytesMut,
     status: Status,
@@ -61,7 +62,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self {
             stream,
             read: BytesMut::new(),
@@ -292,21 +293,14 @@ impl Server {
         if std::mem::replace(&mut self.broken, true) {
             return Err(self.lost("it was lost before"));
         }
-        let (mut reader, mut writer) = self.stream.split();
-        while !self.write.is_empty() {
-            let moved = tokio::select! {
-                biased;
-                sent = writer.write(&self.write) => sent.inspect(|sent| self.write.advance(*sent)),
-                received = reader.read_buf(&mut self.read) => received,
-            };
-            match moved {
-                Ok(0) => return Err(self.lost("server closed the connection unexpectedly")),
-                Ok(_) => {}
-                Err(e) => return Err(self.lost(&e.to_string())),
+        match self.stream.send_all(&mut self.write, &mut self.read).await {
+            Ok(()) => {
+                self.broken = false;
+                Ok(())
             }
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
+            Err(e) => Err(self.lost(&e.to_string())),
         }
-        self.broken = false;
-        Ok(())
     }
 
     /// What has been received and not yet consumed.
@@ -325,7 +319,7 @@ impl Server {
         }
         self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
         match self.stream.read_buf(&mut self.read).await {
-            Ok(0) => Err(self.lost("server closed the connection unexpectedly")),
+            Ok(0) => Err(self.lost(CLOSED)),
             Ok(_) => Ok(()),
             Err(e) => Err(self.lost(&e.to_string())),
         }
@@ -347,9 +341,8 @@ impl Server {
     }
 
     /// Does the socket look as it should while idle: open, and with nothing to read?
-    pub(super) fn looks_alive(&self) -> bool {
-        let mut byte = [0u8; 1];
-        matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+    pub(super) fn looks_alive(&mut self) -> bool {
+        self.stream.is_quiet()
     }
 
     fn lost(&mut self, why: &str) -> PgError {
@@ -440,6 +433,9 @@ impl Server {
 
 /// CloseComplete that no client asked for: a statement made room for another.
 const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
+
+/// Source: libpq, fe-misc.c.
+const CLOSED: &str = "server closed the connection unexpectedly";
 
 const READ_LEN: usize = 8 * 1024;
 const READ_STREAMING_LEN: usize = 64 * 1024;

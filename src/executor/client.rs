@@ -2,15 +2,15 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::Stream;
 use crate::wire::frame;
 
 /// A client connection after the startup packet.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     read: BytesMut,
     out: BytesMut,
     /// A frame was begun that can't be completed: whatever followed would be read as a part of it.
@@ -28,7 +28,7 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: TcpStream, read: BytesMut) -> Self {
+    pub fn new(stream: Stream, read: BytesMut) -> Self {
         Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0 }
     }
 
@@ -63,6 +63,7 @@ impl Client {
         if !self.out.is_empty() {
             self.flushes += 1;
             self.stream.write_all(&self.out).await?;
+            self.stream.flush().await?;
             if self.out.capacity() > KEEP_LEN {
                 self.out = BytesMut::new();
             } else {
@@ -121,8 +122,8 @@ impl Client {
         &self.read
     }
 
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn is_encrypted(&self) -> bool {
+        self.stream.is_encrypted()
     }
 
     /// Exactly one password-family frame during login, bounded by `limit` bytes.

@@ -23,6 +23,7 @@ use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_stateme
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, Executor, Kind, Origin, Transaction};
 use crate::shard_map::{NodeId, ShardMap};
+use crate::transport::Stream;
 use crate::wire::answer::{self, Status};
 use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
 
@@ -60,13 +61,14 @@ pub struct Session {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: CancellationToken) -> Result<()> {
+pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToken) -> Result<()> {
     socket.set_nodelay(true)?;
     let peer = socket.peer_addr()?.ip();
+    let mut stream = Stream::from(socket);
     let deadline = tokio::time::Instant::now() + thread.shared.login.timeout;
-    let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut socket)).await {
+    let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut stream)).await {
         Ok(Ok(read)) => read,
-        Ok(Err(error)) => return refuse(socket, error).await,
+        Ok(Err(error)) => return refuse(stream, error).await,
         Err(_) => return Ok(()),
     };
     let startup = match wish {
@@ -79,7 +81,7 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
         }
         Wish::Session(startup) => startup,
     };
-    let mut client = Client::new(socket, rest);
+    let mut client = Client::new(stream, rest);
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
@@ -127,10 +129,11 @@ pub async fn serve(thread: Rc<Thread>, mut socket: TcpStream, stop: Cancellation
     ended
 }
 
-async fn refuse(mut socket: TcpStream, error: PgError) -> Result<()> {
+async fn refuse(mut stream: Stream, error: PgError) -> Result<()> {
     let mut out = BytesMut::new();
     answer::error(&error, &mut out);
-    Ok(socket.write_all(&out).await?)
+    stream.write_all(&out).await?;
+    Ok(stream.flush().await?)
 }
 
 fn as_fatal(error: PgError) -> PgError {

@@ -2,9 +2,9 @@
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::Stream;
 use crate::wire::startup::{self, SessionStartup, Startup};
 
 /// What the client wants.
@@ -22,7 +22,7 @@ pub enum Wish {
 /// What the client sent behind it stays in the returned buffer.
 ///
 /// Errors: 08P01 for packets that cannot be, before their bytes are waited for.
-pub async fn read(stream: &mut TcpStream) -> Result<(Wish, BytesMut)> {
+pub async fn read(stream: &mut Stream) -> Result<(Wish, BytesMut)> {
     let mut buffer = BytesMut::with_capacity(1024);
     let (mut asked_ssl, mut asked_gss) = (false, false);
     loop {
@@ -44,5 +44,6 @@ pub async fn read(stream: &mut TcpStream) -> Result<(Wish, BytesMut)> {
             return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "encryption was requested twice"));
         }
         stream.write_all(b"N").await?;
+        stream.flush().await?;
     }
 }

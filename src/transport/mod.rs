@@ -1,0 +1,12 @@
+//! The connection below the protocol: plain TCP or TLS, the same for clients and servers.
+//!
+//! ```text
+//!   session, backend ──read, write──> Stream ─┬─ Plain ──────────> TcpStream
+//!                                             └─ Tls ── rustls ──> TcpStream
+//! ```
+//!
+//! TLS is rustls with the ring provider, versions 1.2 and 1.3.
+
+mod stream;
+
+pub use stream::Stream;

@@ -1,0 +1,135 @@
+//! One connection, plain or encrypted, behind one type: the plain path costs one comparison.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// A connected socket, plain or after a TLS handshake in either role.
+pub enum Stream {
+    Plain(TcpStream),
+    /// Boxed: its state is large, and most connections are plain.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Sends all of `out`, receiving into `received` meanwhile: a peer that cannot get rid of what it says takes nothing.
+    ///
+    /// Not cancel safe: how much has left is then unknown. Errors: `UnexpectedEof` when the peer has closed.
+    pub async fn send_all(&mut self, out: &mut BytesMut, received: &mut BytesMut) -> io::Result<()> {
+        std::future::poll_fn(|context| self.poll_send_all(out, received, context)).await
+    }
+
+    fn poll_send_all(
+        &mut self,
+        out: &mut BytesMut,
+        received: &mut BytesMut,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Poll::Ready(sent) = self.poll_send(out, context) {
+                return Poll::Ready(sent);
+            }
+            // Only what the socket does not take at once is worth a look at the other direction.
+            received.reserve(RECEIVE_LEN);
+            if ready!(tokio_util::io::poll_read_buf(Pin::new(&mut *self), context, received))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    fn poll_send(&mut self, out: &mut BytesMut, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !out.is_empty() {
+            match ready!(Pin::new(&mut *self).poll_write(context, out))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => out.advance(sent),
+            }
+        }
+        // TLS takes what it cannot send yet into a buffer of its own.
+        Pin::new(self).poll_flush(context)
+    }
+
+    /// Is it open, with nothing to read? What TLS says for itself is no data.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0u8; 1];
+        match self {
+            Self::Plain(stream) => {
+                matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            // Nobody is woken by this: whoever reads next asks again.
+            Self::Tls(stream) => Pin::new(stream.as_mut())
+                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte))
+                .is_pending(),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            // An end without a farewell is an end: frames tell their length, so nothing can be cut unnoticed.
+            Self::Tls(stream) => match ready!(Pin::new(stream.as_mut()).poll_read(context, buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                read => Poll::Ready(read),
+            },
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+        }
+    }
+}
+
+const RECEIVE_LEN: usize = 8 * 1024;
