@@ -14,6 +14,8 @@ pub mod combine;
 pub mod copy_in;
 pub mod copy_out;
 mod hold;
+mod journal;
+mod participant;
 pub mod reference;
 mod relay;
 mod route;
@@ -23,9 +25,10 @@ mod two_phase;
 
 pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
+pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Hashed, Target, Use, Values};
-pub use transaction::{Kind, Origin, Participant, Transaction};
+pub use transaction::{Kind, Origin, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;

@@ -12,6 +12,8 @@ use futures_util::future::join_all;
 
 use super::Executor;
 use super::cancel::CancelHandle;
+use super::journal::Entry;
+use super::participant::{Participant, begin, carry_settings};
 use super::route::{Use, Values};
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -32,37 +34,6 @@ pub enum Kind {
     Explicit,
 }
 
-/// A server that takes part.
-pub struct Participant {
-    pub node: NodeId,
-    pub server: PooledServer,
-    /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
-    pub groups: Vec<ShardGroupId>,
-    /// Statements whose answers are complete. While there is none, joining can be undone.
-    pub statements: u32,
-    /// In a transaction block of ours or the client's.
-    pub began: bool,
-    /// Messages of the extended protocol were queued since the last Sync.
-    pub is_unsynced: bool,
-    settings_before: SessionSettings,
-}
-
-impl Participant {
-    /// Queues the Sync that ends what was queued since the last one. Outside a block that commits it, so where it
-    /// must not stay it is rolled back first.
-    pub fn end_messages(&mut self, succeeded: bool) {
-        if !std::mem::take(&mut self.is_unsynced) {
-            return;
-        }
-        if !succeeded && !self.began && !self.server.skips() {
-            // BEGIN makes a block of what has run, so that ROLLBACK has something to end and does not warn.
-            self.server.queue_between("BEGIN");
-            self.server.queue_between("ROLLBACK");
-        }
-        self.server.queue_sync();
-    }
-}
-
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
@@ -73,14 +44,14 @@ pub struct Transaction {
     identity: Rc<Identity>,
     /// What the client has SET, inside the transaction too.
     pub settings: SessionSettings,
-    settings_before: SessionSettings,
+    pub(super) settings_before: SessionSettings,
     cancel: Arc<CancelHandle>,
     begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
-    journal: Vec<Entry>,
-    participants: Vec<Participant>,
+    pub(super) journal: Vec<Entry>,
+    pub(super) participants: Vec<Participant>,
     /// The map as this transaction sees it, once it has changed the catalog itself.
-    private_map: Option<Arc<ShardMap>>,
+    pub(super) private_map: Option<Arc<ShardMap>>,
     notices: Vec<(&'static str, PgError)>,
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
@@ -89,12 +60,6 @@ pub struct Transaction {
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
     client_tag: String,
-}
-
-struct Entry {
-    sql: String,
-    /// Savepoint that it sets, and the settings at that moment.
-    savepoint: Option<(String, SessionSettings)>,
 }
 
 /// What a session hands to its transactions.
@@ -450,82 +415,9 @@ impl Transaction {
         result
     }
 
-    /// Runs a text on every server that takes part, and on those that join later.
-    pub async fn run_everywhere(&mut self, sql: &str) -> Result<()> {
-        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
-        Ok(())
-    }
-
-    /// Later servers run this too when they join.
-    pub fn remember(&mut self, sql: &str) {
-        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
-    }
-
     /// The options that BEGIN had.
     pub fn options(&self) -> &str {
         self.begin.strip_prefix("BEGIN").unwrap_or("").trim_start()
-    }
-
-    pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
-        self.run_everywhere(sql).await?;
-        let entry = self.journal.last_mut().expect("just pushed");
-        entry.savepoint = Some((name.to_owned(), self.settings.clone()));
-        Ok(())
-    }
-
-    pub async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
-        let at = self.savepoint_at(name)?;
-        self.run_everywhere(sql).await?;
-        self.journal.pop();
-        // Its settings stay; it and the savepoints inside it are gone.
-        let kept = self.journal.split_off(at).into_iter().filter(|e| e.savepoint.is_none());
-        self.journal.extend(kept.collect::<Vec<_>>());
-        Ok(())
-    }
-
-    pub async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<()> {
-        let at = self.savepoint_at(name)?;
-        self.failed = false;
-        self.run_everywhere(sql).await?;
-        self.journal.truncate(at + 1);
-        let (_, settings) = self.journal[at].savepoint.as_ref().expect("found by its savepoint");
-        self.settings = settings.clone();
-        for participant in &mut self.participants {
-            participant.server.settings = self.settings.clone();
-        }
-        if self.private_map.is_some() {
-            self.reload_map().await?;
-        }
-        Ok(())
-    }
-
-    fn savepoint_at(&self, name: &str) -> Result<usize> {
-        self.journal.iter().rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name)).ok_or_else(|| {
-            PgError::new(
-                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
-                format!("savepoint \"{name}\" does not exist"),
-            )
-        })
-    }
-
-    /// A SET that every server has run: later ones get it when they join.
-    pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
-        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
-        Ok(())
-    }
-
-    /// Every server that takes part has run `sql`, a SET or RESET for the session.
-    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
-        change(&mut self.settings);
-        match self.kind {
-            Kind::Auto => self.settings_before = self.settings.clone(),
-            _ => self.remember(sql),
-        }
-        for participant in &mut self.participants {
-            participant.server.settings = self.settings.clone();
-        }
     }
 
     /// Ends without success.
@@ -620,33 +512,4 @@ impl Drop for Transaction {
             }
         }
     }
-}
-
-/// Brings a connection to the settings wanted, before anything else runs on it: a statement must never run
-/// with another client's settings, so this is one round trip of its own.
-async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> Result<()> {
-    if let Some(sql) = server.settings.statements_to(wanted) {
-        let result = server.query(&sql).await;
-        if result.is_err() && server.status() == Status::Idle {
-            server.poison();
-        }
-        result?;
-    }
-    // Equal or not: what is the same value is compared faster next time.
-    server.settings = wanted.clone();
-    Ok(())
-}
-
-async fn begin(participant: &mut Participant, begin: &str, journal: &[Entry]) -> Result<()> {
-    participant.began = true;
-    if begin == "BEGIN" && journal.is_empty() {
-        participant.server.queue_query("BEGIN", To::Nobody);
-        return Ok(());
-    }
-    // With options of the client's BEGIN may fail, and then nothing may run behind it.
-    participant.server.query(begin).await?;
-    for entry in journal {
-        participant.server.query(&entry.sql).await?;
-    }
-    Ok(())
 }
