@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{connect, jobs, pg_error};
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notice};
-use crate::operations::rebalance::call::{KIND, run_rebalance_job};
+use crate::operations::rebalance::job::{KIND, run_rebalance_job};
 use crate::shard_map::NodeId;
 
 /// Looks for work until `stop`. A move under way at the stop is repaired by the next proxy.
