@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::ServerAddress;
+use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::error::{PgError, Result, SqlState};
@@ -59,12 +60,15 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
     control.spawn(catalog.clone().watch(stop.clone()));
     control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
 
+    let nodes = Nodes::new(Arc::new(ArcSwap::from_pointee(settings.pool.clone())));
+    control.spawn(backend::guard(nodes.clone(), stop.clone()));
+
     let shared = Arc::new(Shared {
         holds: Arc::new(Holds::default()),
         transaction_ids: Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))),
         coordinator: ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port },
         cancel_keys: Arc::new(CancelKeys::default()),
-        pool: settings.pool.clone(),
+        nodes: nodes.clone(),
         executor: settings.executor.clone(),
         login: settings.login.clone(),
         provided: functions::provided(),

@@ -106,6 +106,7 @@ impl Server {
                         return Err(broken("short BackendKeyData"));
                     }
                     let pid = payload.get_u32();
+                    server.link().set_pid(pid);
                     server.key = (pid, frame.bytes.slice(frame.bytes.len() - payload.len()..));
                 }
                 b'S' => server.note_parameter(frame.payload()),

@@ -2,17 +2,20 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
+use super::link::Link;
 use super::login::ServerAddress;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::Stream;
+use crate::transport::{self, Stream};
 use crate::wire::answer::Status;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
@@ -56,6 +59,7 @@ pub struct Server {
     /// The last command tag that `finish` read.
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
+    link: Arc<Link>,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
     /// infers the types of such parameters.
     pub knows_user_types: bool,
@@ -77,14 +81,27 @@ impl Server {
             settings: SessionSettings::default(),
             last_tag: String::new(),
             cancel_target: None,
+            link: Arc::new(Link::default()),
             knows_user_types: false,
         }
     }
 
     /// What reaches this connection, at `address`, with a cancel request. Made once.
     pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
-        let new = || Arc::new(CancelTarget { address: address.clone(), pid: self.key.0, key: self.key.1.clone() });
+        let new = || Arc::new(CancelTarget::new(address.clone(), self.key.0, self.key.1.clone()));
         self.cancel_target.get_or_insert_with(new).clone()
+    }
+
+    /// What others see of it.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// From here on a peer that acknowledges nothing for so long counts as gone.
+    pub(super) fn watch_peer(&self, dead_after: Duration) {
+        if let Err(error) = transport::watch_peer(self.stream.tcp(), dead_after) {
+            tracing::warn!(%error, "could not have a server connection watched");
+        }
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -96,6 +113,8 @@ impl Server {
     pub fn is_reusable(&self) -> bool {
         !self.broken
             && !self.retired
+            && !self.link.is_lost()
+            && self.cancel_target.as_ref().is_none_or(|target| !target.is_doubtful())
             && self.replies.is_empty()
             && self.status == Status::Idle
             && self.read.is_empty()
@@ -293,13 +312,15 @@ impl Server {
         if std::mem::replace(&mut self.broken, true) {
             return Err(self.lost("it was lost before"));
         }
-        match self.stream.send_all(&mut self.write, &mut self.read).await {
-            Ok(()) => {
+        let sent = unless_lost(&self.link, self.stream.send_all(&mut self.write, &mut self.read)).await;
+        match sent {
+            Some(Ok(())) => {
                 self.broken = false;
                 Ok(())
             }
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
-            Err(e) => Err(self.lost(&e.to_string())),
+            Some(Err(e)) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
+            Some(Err(e)) => Err(self.lost(&e.to_string())),
+            None => Err(self.lost(SILENT)),
         }
     }
 
@@ -318,10 +339,12 @@ impl Server {
             return Err(self.lost("it was lost before"));
         }
         self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
-        match self.stream.read_buf(&mut self.read).await {
-            Ok(0) => Err(self.lost(CLOSED)),
-            Ok(_) => Ok(()),
-            Err(e) => Err(self.lost(&e.to_string())),
+        let received = unless_lost(&self.link, self.stream.read_buf(&mut self.read)).await;
+        match received {
+            Some(Ok(0)) => Err(self.lost(CLOSED)),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(e)) => Err(self.lost(&e.to_string())),
+            None => Err(self.lost(SILENT)),
         }
     }
 
@@ -333,7 +356,8 @@ impl Server {
                 Ok(Some(h)) if self.read.len() >= h.len => {
                     return Ok(Frame { tag: h.tag, bytes: self.read.split_to(h.len).freeze() });
                 }
-                Ok(Some(h)) => self.read.reserve(h.len - self.read.len()),
+                // Bit by bit: a length alone must not take memory.
+                Ok(Some(h)) => self.read.reserve((h.len - self.read.len()).min(READ_STREAMING_LEN)),
                 Ok(None) => {}
             }
             self.receive().await?;
@@ -343,6 +367,28 @@ impl Server {
     /// Does the socket look as it should while idle: open, and with nothing to read?
     pub(super) fn looks_alive(&mut self) -> bool {
         self.stream.is_quiet()
+    }
+
+    /// Does it answer a Sync in time? When not, it is broken.
+    pub(super) async fn is_well(&mut self, timeout: Duration) -> bool {
+        self.queue_sync();
+        let is_well = matches!(tokio::time::timeout(timeout, self.finish()).await, Ok(Ok(_)));
+        self.broken |= !is_well;
+        is_well
+    }
+
+    /// Takes away everything that a session has left on it, so that another may have it.
+    ///
+    /// Errors: the server's; then it must not be reused.
+    pub async fn discard_all(&mut self) -> Result<()> {
+        if self.status != Status::Idle || self.owes() || self.has_unsent() {
+            return Err(self.lost("it was left in the middle of something"));
+        }
+        self.query("DISCARD ALL").await?;
+        self.prepared.clear();
+        self.settings = SessionSettings::default();
+        self.retired = false;
+        Ok(())
     }
 
     fn lost(&mut self, why: &str) -> PgError {
@@ -433,6 +479,20 @@ impl Server {
 
 /// CloseComplete that no client asked for: a statement made room for another.
 const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
+
+/// `None` when the connection is given up from outside before that.
+async fn unless_lost<T>(link: &Link, wanted: impl Future<Output = T>) -> Option<T> {
+    let mut wanted = std::pin::pin!(wanted);
+    let outcome = std::future::poll_fn(|context| match wanted.as_mut().poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => link.poll_lost(context).map(|()| None),
+    })
+    .await;
+    link.note_progress();
+    outcome
+}
+
+const SILENT: &str = "the node does not answer";
 
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";

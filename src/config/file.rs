@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::LogFormat;
 use super::units::{Size, Time};
-use crate::backend::PoolSettings;
+use crate::backend::{PoolMode, PoolSettings};
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
@@ -77,14 +77,30 @@ pub struct Coordinator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
+    /// For how long a session has a server connection: for a transaction, or to its end. Default: transaction. Reload: no.
+    pub mode: PoolMode,
     /// Most connections of one pool. Default: 32. Reload: no.
     pub size: usize,
+    /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: no.
+    pub node_connections: usize,
     /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: no.
     pub checkout_timeout: Time,
     /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: no.
     pub connect_timeout: Time,
     /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: no.
     pub idle_timeout: Time,
+    /// Connections are replaced at this age, give or take a tenth. Unit: time. Default: 1h. Reload: no.
+    pub age_max: Time,
+    /// A connection idle for longer is asked whether it is well before it is used. Unit: time. Default: 30s. Reload: no.
+    pub check_after: Time,
+    /// Longest wait for that answer, and for a node's sign of life. Unit: time. Default: 4s. Reload: no.
+    pub check_timeout: Time,
+    /// Longest pause between two attempts to reach a node that is down. Unit: time. Default: 1s. Reload: no.
+    pub reconnect_max: Time,
+    /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: no.
+    pub silence_max: Time,
+    /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: no.
+    pub dead_peer_after: Time,
 }
 
 /// Bounds of running statements.
@@ -174,10 +190,18 @@ impl Default for Pool {
     fn default() -> Self {
         let of = PoolSettings::default();
         Self {
+            mode: of.mode,
             size: of.size,
+            node_connections: of.node_connections,
             checkout_timeout: Time(of.checkout_timeout),
             connect_timeout: Time(of.connect_timeout),
             idle_timeout: Time(of.idle_timeout),
+            age_max: Time(of.age_max),
+            check_after: Time(of.check_after),
+            check_timeout: Time(of.check_timeout),
+            reconnect_max: Time(of.reconnect_max),
+            silence_max: Time(of.silence_max),
+            dead_peer_after: Time(of.dead_peer_after),
         }
     }
 }

@@ -76,10 +76,18 @@ impl Settings {
                 connections_max: coordinator.connections_max,
             },
             pool: PoolSettings {
+                mode: pool.mode,
                 size: pool.size,
+                node_connections: pool.node_connections,
                 checkout_timeout: pool.checkout_timeout.0,
                 connect_timeout: pool.connect_timeout.0,
                 idle_timeout: pool.idle_timeout.0,
+                age_max: pool.age_max.0,
+                check_after: pool.check_after.0,
+                check_timeout: pool.check_timeout.0,
+                reconnect_max: pool.reconnect_max.0,
+                silence_max: pool.silence_max.0,
+                dead_peer_after: pool.dead_peer_after.0,
             },
             executor: executor::Settings {
                 hold_timeout: execution.hold_timeout.0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Environment;
-use crate::backend::{Identity, PoolSettings, Pools, Secret, ServerAddress, SessionSettings};
+use crate::backend::{Identity, Nodes, Pools, Secret, ServerAddress, SessionSettings};
 use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
 use crate::error::{Result, SqlState};
@@ -39,7 +39,7 @@ impl Cluster {
         let settings = catalog::Settings { port: servers.coordinator().port(), ..catalog::Settings::default() };
         let catalog = Catalog::open(settings).await.unwrap();
         let executor = Rc::new(Executor {
-            pools: Pools::new(PoolSettings::default()),
+            pools: Pools::new(Nodes::new(Default::default())),
             catalog: catalog.clone(),
             holds: Arc::new(Holds::default()),
             coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },

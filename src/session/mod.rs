@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{PoolSettings, Pools, ServerAddress};
+use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::executor::{self, Executor, Holds, TransactionIds};
 use crate::planner::Provided;
@@ -49,7 +49,8 @@ pub struct Shared {
     pub transaction_ids: Arc<TransactionIds>,
     pub coordinator: ServerAddress,
     pub cancel_keys: Arc<CancelKeys>,
-    pub pool: PoolSettings,
+    /// What the whole process holds to each node.
+    pub nodes: Arc<Nodes>,
     pub executor: executor::Settings,
     pub login: LoginSettings,
     pub provided: Provided,
@@ -65,7 +66,7 @@ pub async fn run_data_thread(
     stop: CancellationToken,
 ) {
     let executor = Rc::new(Executor {
-        pools: Pools::new(shared.pool.clone()),
+        pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),
         holds: shared.holds.clone(),
         coordinator: shared.coordinator.clone(),
@@ -74,17 +75,18 @@ pub async fn run_data_thread(
     });
     let thread = Rc::new(run::Thread {
         shared,
-        executor,
+        executor: executor.clone(),
         plans: plan_cache::PlanCache::default(),
         shapes: shapes::Shapes::default(),
         metrics: metrics::Metrics::new(),
     });
     let sessions = TaskTracker::new();
-    let mut close_idle = tokio::time::interval(CLOSE_IDLE_EVERY);
+    let pools = executor.pools.clone();
+    let mut maintain = std::pin::pin!(pools.maintain());
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = close_idle.tick() => thread.executor.pools.close_idle(),
+            () = &mut maintain => {}
             socket = incoming.recv() => match socket {
                 None => break,
                 Some(socket) => {
@@ -95,7 +97,7 @@ pub async fn run_data_thread(
         }
     }
     sessions.close();
-    sessions.wait().await;
+    tokio::select! { () = &mut maintain => {} () = sessions.wait() => {} }
 }
 
 async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, stop: CancellationToken) {
@@ -108,5 +110,3 @@ async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, stop: Cance
         tracing::debug!(%error, "session ended");
     }
 }
-
-const CLOSE_IDLE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);

@@ -7,6 +7,8 @@
 //!
 //! TLS is rustls with the ring provider, versions 1.2 and 1.3.
 
+mod liveness;
 mod stream;
 
+pub use liveness::watch_peer;
 pub use stream::Stream;

@@ -21,6 +21,14 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// Sends all of `out`, receiving into `received` meanwhile: a peer that cannot get rid of what it says takes nothing.
     ///
     /// Not cancel safe: how much has left is then unknown. Errors: `UnexpectedEof` when the peer has closed.
