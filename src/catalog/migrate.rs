@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
     (30, "administration", include_str!("schema/030_administration.sql")),
     (50, "rebalance", include_str!("schema/050_rebalance.sql")),
+    (60, "node_functions", include_str!("schema/060_node_functions.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.
