@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (30, "administration", include_str!("schema/030_administration.sql")),
     (50, "rebalance", include_str!("schema/050_rebalance.sql")),
     (60, "node_functions", include_str!("schema/060_node_functions.sql")),
+    (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

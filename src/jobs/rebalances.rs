@@ -46,6 +46,6 @@ async fn work(environment: &MoverEnvironment) -> Result<()> {
     Ok(())
 }
 
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(500);
 /// Key of the advisory lock: "rebalanc" in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"rebalanc");
