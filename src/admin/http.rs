@@ -85,7 +85,12 @@ fn shards(map: &ShardMap) -> Value {
             let groups: Vec<_> = colocation
                 .shard_groups
                 .iter()
-                .map(|group| json!({ "id": group.id.0, "min": group.min, "max": group.max, "node_id": group.node.0 }))
+                .map(|group| {
+                    let tenant = group.tenant.as_ref().map(|tenant| &tenant.text);
+                    json!({
+                        "id": group.id.0, "min": group.min, "max": group.max, "node_id": group.node.0, "tenant": tenant,
+                    })
+                })
                 .collect();
             json!({ "colocation_id": colocation.id.0, "tables": tables, "shard_groups": groups })
         })
@@ -110,8 +115,9 @@ mod tests {
             is_active: true,
             should_have_shards: group_id != 0,
         };
-        let group = ShardGroup { id: ShardGroupId(102_008), min: i32::MIN, max: i32::MAX, node: NodeId(2) };
-        let colocation = ColocationGroup { id: ColocationId(1), shard_groups: vec![group], hash: None };
+        let group =
+            ShardGroup { id: ShardGroupId(102_008), min: i32::MIN, max: i32::MAX, node: NodeId(2), tenant: None };
+        let colocation = ColocationGroup::new(ColocationId(1), None, vec![group]);
         let parts = ShardMapParts {
             nodes: vec![node(1, 0), node(2, 1)],
             colocations: vec![colocation],

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (10, "moves", include_str!("schema/010_moves.sql")),
     (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
     (30, "administration", include_str!("schema/030_administration.sql")),
+    (40, "tenants", include_str!("schema/040_tenants.sql")),
     (50, "rebalance", include_str!("schema/050_rebalance.sql")),
     (60, "node_functions", include_str!("schema/060_node_functions.sql")),
     (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),

@@ -23,10 +23,7 @@ pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>)
 }
 
 async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<'_>) -> Result<()> {
-    let map = txn.map();
-    let colocation = map.colocation(rowset.colocation).ok_or_else(super::stale_plan)?;
-    let groups = request.values().groups(colocation, &rowset.shards);
-    txn.await_holds(&groups).await?;
+    let groups = txn.free_groups(rowset.colocation, |c| request.values().groups(c, &rowset.shards)).await?;
     let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
     let mut coordinator = txn.take(&[NodeId::COORDINATOR]).await?.pop().expect("one was asked for");
     let gathered = fill_rowset(txn, &mut coordinator, rowset, tasks, request).await;

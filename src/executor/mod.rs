@@ -8,6 +8,7 @@
 //! One `Executor` per data thread. Everything a client runs goes through a `Transaction`, which knows the servers that
 //! take part and how to end on all of them at once.
 
+mod ask;
 pub mod cancel;
 mod client;
 pub mod combine;
@@ -27,7 +28,7 @@ pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
-pub use route::{Hashed, Target, Use, Values};
+pub use route::{Found, Target, Use, Values};
 pub use transaction::{Kind, Origin, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 

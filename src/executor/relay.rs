@@ -179,8 +179,7 @@ pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
     matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
         && error.message().split('_').skip(1).any(|part| {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
-            let group = digits.parse().map(ShardGroupId);
-            group.is_ok_and(|g| map.colocations().any(|c| c.group(g).is_some()))
+            digits.parse().is_ok_and(|id| map.may_have_had_group(ShardGroupId(id)))
         })
 }
 

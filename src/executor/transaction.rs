@@ -14,13 +14,10 @@ use super::Executor;
 use super::cancel::CancelHandle;
 use super::journal::Entry;
 use super::participant::{Participant, begin, carry_settings};
-use super::route::{Use, Values};
-use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
+use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
-use crate::sql::Operand;
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::wire::answer::Status;
-use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
 
 /// Who decides where the transaction ends.
@@ -323,45 +320,6 @@ impl Transaction {
             }
         }
         Ok(())
-    }
-
-    /// The hash of a tenant value that cannot be read here (a date in words, a binary parameter of another type):
-    /// Postgres casts and hashes it. `None` for NULL.
-    ///
-    /// Errors: what the cast says, e.g. 22P02.
-    pub async fn ask_hash(
-        &mut self,
-        operand: &Operand,
-        hash: HashType,
-        used: Use,
-        values: Values<'_>,
-    ) -> Result<Option<i32>> {
-        // Where storing would fail because the value is too long, the cast cuts it, and the shard complains.
-        let cast = hash.sql_type(used.type_modifier());
-        let (expression, bind, types) = match (operand, values) {
-            (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
-            (Operand::Param(n), Values::Bind { bind, types }) => {
-                let one = bind.only_parameter(*n)?;
-                ("$1".to_owned(), one, vec![types.get(*n as usize).copied().unwrap_or(0)])
-            }
-            _ => return Ok(None),
-        };
-        // An array's hash is built with its elements' hash function, whatever its name and argument are called; the hash of
-        // an array of one is 31 more. Source: PostgreSQL src/backend/utils/adt/arrayfuncs.c, hash_array().
-        let sql = format!(
-            "SELECT pg_catalog.hash_array(ARRAY[value]) FROM (SELECT ({expression})::{cast} AS value) AS x \
-             WHERE value IS NOT NULL"
-        );
-        let participant = self.join(NodeId::COORDINATOR).await?;
-        let server = &mut participant.server;
-        server.queue_parse("", &sql, &types, To::Nobody);
-        server.queue_bind(&bind, b"", "", To::Nobody);
-        server.queue_execute(b"", 0, To::Nobody);
-        server.queue_sync();
-        let rows = server.finish().await;
-        participant.statements += 1;
-        self.failed |= rows.is_err();
-        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse::<i32>().ok()).map(|h| h.wrapping_sub(31)))
     }
 
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.

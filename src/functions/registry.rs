@@ -162,6 +162,7 @@ pub fn provided() -> Provided {
             ("citus_nodes", None),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),
+            ("tenantry_tenants", None),
         ]),
     }
 }

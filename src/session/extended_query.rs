@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Relayed, Retry, Routed, Use};
+use crate::executor::{Found, Kind, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -276,7 +276,7 @@ impl Session {
             Plan::Router(router) => {
                 let map = self.map();
                 let hash = map.colocation(router.colocation).and_then(|c| c.hash);
-                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h, Use::Compared) != Hashed::Unknown);
+                let hashes = |o| hash.is_some_and(|h| request.values().find(o, h, Use::Compared) != Found::Unknown);
                 router.operands.iter().all(hashes)
             }
             Plan::Coordinator(c) => c.needs.is_empty(),

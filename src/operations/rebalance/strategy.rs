@@ -12,7 +12,7 @@ use super::run::group_bytes;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::MoverEnvironment;
-use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+use crate::shard_map::{NodeId, ShardGroupId, ShardId, ShardMap};
 
 /// One row of `pg_dist_rebalance_strategy`.
 #[derive(Debug, Clone)]
@@ -105,8 +105,8 @@ fn representatives(map: &ShardMap) -> Vec<(i64, ShardGroupId)> {
     let mut found = Vec::new();
     for colocation in map.colocations() {
         if let Some(table) = map.tables_of(colocation.id).first() {
-            let shards = table.shards.iter().zip(&colocation.shard_groups);
-            found.extend(shards.map(|(shard, group)| (shard.0 as i64, group.id)));
+            let group = |shard: &ShardId| Some((shard.0 as i64, map.group_of_shard(*shard)?.1));
+            found.extend(table.shards.iter().filter_map(group));
         }
     }
     found

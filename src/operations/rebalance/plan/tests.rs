@@ -14,19 +14,15 @@ fn map(nodes: &[Node], placements: &[Vec<u32>]) -> ShardMap {
     let colocations = placements
         .iter()
         .enumerate()
-        .map(|(c, nodes)| ColocationGroup {
-            id: ColocationId(c as u32),
-            hash: Some(HashType::Int4),
-            shard_groups: nodes
-                .iter()
-                .enumerate()
-                .map(|(i, node)| ShardGroup {
-                    id: ShardGroupId((c * 1000 + i) as u64),
-                    min: i as i32,
-                    max: i as i32,
-                    node: NodeId(*node),
-                })
-                .collect(),
+        .map(|(c, nodes)| {
+            let groups = nodes.iter().enumerate().map(|(i, node)| ShardGroup {
+                id: ShardGroupId((c * 1000 + i) as u64),
+                min: i as i32,
+                max: i as i32,
+                node: NodeId(*node),
+                tenant: None,
+            });
+            ColocationGroup::new(ColocationId(c as u32), Some(HashType::Int4), groups.collect())
         })
         .collect();
     ShardMap::new(1, ShardMapParts { nodes: nodes.to_vec(), colocations, ..ShardMapParts::default() })
