@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use super::cancel::CancelTarget;
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
+use super::prepared::Prepared;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
 
@@ -192,8 +193,10 @@ impl Pool {
     ) -> Result<PooledServer> {
         loop {
             match Server::connect(&self.node.address, identity, connect_timeout).await {
-                Ok(server) => {
-                    server.watch_peer(self.nodes.settings().load().dead_peer_after);
+                Ok(mut server) => {
+                    let settings = self.nodes.settings().load();
+                    server.watch_peer(settings.dead_peer_after);
+                    server.prepared = Prepared::new(settings.prepared_statements);
                     place.logged_in(server.link().clone());
                     let retires = self.retires();
                     return Ok(self.guard(Box::new(Connection { server, _place: place, retires })));

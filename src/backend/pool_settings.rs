@@ -29,6 +29,8 @@ pub struct PoolSettings {
     pub silence_max: Duration,
     /// A connection whose peer acknowledges nothing for this long is lost.
     pub dead_peer_after: Duration,
+    /// Most statements that one connection keeps prepared.
+    pub prepared_statements: usize,
 }
 
 /// For how long a session has a server connection.
@@ -56,6 +58,7 @@ impl Default for PoolSettings {
             reconnect_max: Duration::from_secs(1),
             silence_max: Duration::from_secs(4),
             dead_peer_after: Duration::from_secs(12),
+            prepared_statements: 500,
         }
     }
 }

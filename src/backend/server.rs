@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
+use super::leftovers::Leftovers;
 use super::link::Link;
 use super::login::ServerAddress;
 use super::prepared::Prepared;
@@ -56,6 +57,10 @@ pub struct Server {
     parameters: Vec<(String, String)>,
     pub prepared: Prepared,
     pub settings: SessionSettings,
+    /// What clients leave behind that `settings` does not tell.
+    pub leftovers: Leftovers,
+    /// NotificationResponse frames that came while something else was read.
+    notifications: Vec<Bytes>,
     /// The last command tag that `finish` read.
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
@@ -77,8 +82,10 @@ impl Server {
             retired: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
-            prepared: Prepared::default(),
+            prepared: Prepared::new(usize::MAX),
             settings: SessionSettings::default(),
+            leftovers: Leftovers::default(),
+            notifications: Vec::new(),
             last_tag: String::new(),
             cancel_target: None,
             link: Arc::new(Link::default()),
@@ -131,6 +138,12 @@ impl Server {
         self.retired = true;
     }
 
+    /// What it kept is gone: it may be given to others, who make sure of that.
+    pub fn unretire(&mut self) {
+        self.retired = false;
+        self.leftovers.is_unsure = true;
+    }
+
     pub fn is_poisoned(&self) -> bool {
         self.broken
     }
@@ -141,6 +154,11 @@ impl Server {
 
     pub fn parameters(&self) -> &[(String, String)] {
         &self.parameters
+    }
+
+    /// The value that the server reported last.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// Notes a ParameterStatus payload.
@@ -262,7 +280,7 @@ impl Server {
         to: To,
         sql: impl FnOnce() -> String,
     ) -> bool {
-        if self.prepared.contains(key) {
+        if self.prepared.is_known(key) {
             return false;
         }
         for _ in 0..self.prepared.add(key, &mut self.write) {
@@ -280,14 +298,11 @@ impl Server {
         match verdict {
             Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
             Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
-                Some(status) => {
-                    self.status = status;
-                    self.retired |= self.prepared.is_uncertain();
-                }
+                Some(status) => self.status = status,
                 None => return Err(self.lost("server sent a broken ReadyForQuery")),
             },
             Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
-            Verdict::Last(due) if due == EVICTION => self.prepared.confirm_eviction(),
+            Verdict::Last(due) if due == EVICTION => self.prepared.confirm(),
             Verdict::Async if tag == b'S' => self.note_parameter(payload),
             Verdict::Error(due) => {
                 if due.reply != Reply::Query {
@@ -414,11 +429,46 @@ impl Server {
         self.replies.front().is_some_and(|due| due.to == To::Client)
     }
 
-    /// The next whole frame, judged. Cancel safe.
+    /// Is only the end of what was sent since the last Sync due?
+    pub fn front_is_sync(&self) -> bool {
+        self.replies.front().is_some_and(|due| due.reply == Reply::Sync)
+    }
+
+    /// The next whole frame, judged. Notifications are kept. Cancel safe.
     pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
         let frame = self.next_frame().await?;
         let verdict = self.judge(frame.tag, frame.payload())?;
+        if frame.tag == b'A' {
+            self.notifications.push(frame.bytes.clone());
+        }
         Ok((frame, verdict))
+    }
+
+    /// Keeps the notification at the start of what was received, which is `len` bytes long.
+    pub fn keep_notification(&mut self, len: usize) {
+        self.notifications.push(self.read.split_to(len).freeze());
+    }
+
+    /// Notifications that came while something else was read.
+    pub fn take_notifications(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.notifications)
+    }
+
+    /// A frame that nobody has asked for, if a whole one has been received: a notification, a notice, a parameter.
+    ///
+    /// Errors: what the server says when it ends the connection; 08006 for a frame that does not belong here.
+    pub fn take_unasked(&mut self) -> Result<Option<Frame>> {
+        let Some(header) = frame::header(&self.read)? else { return Ok(None) };
+        if self.read.len() < header.len {
+            return Ok(None);
+        }
+        let frame = Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() };
+        if frame.tag == b'E' {
+            self.broken = true;
+            return Err(PgError::from_body(frame.payload()));
+        }
+        self.judge(frame.tag, frame.payload())?;
+        Ok(Some(frame))
     }
 
     /// Runs SQL in the simple protocol and returns the rows of its last result, as text.

@@ -15,8 +15,11 @@ use crate::shard_map::{
 ///
 /// A default is volatile when its tree has a function or operator that is not immutable, or a node that stands for one
 /// (CURRENT_DATE, nextval of an identity, a cast through text).
+///
+/// Opaque code: functions whose body, with or without its comments, has a word that may change the session's state, or
+/// the name of such a function. Too many are better than too few: their connections are cleaned before others get them.
 pub const LOAD: &str = r#"
-WITH managed AS MATERIALIZED (
+WITH RECURSIVE managed AS MATERIALIZED (
     SELECT t.logicalrelid, t.partmethod, t.partkey, t.colocationid, n.nspname, c.relname
     FROM tenantry.distributed_table t
     JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
@@ -47,8 +50,29 @@ WITH managed AS MATERIALIZED (
         ORDER BY g.tenant IS NOT NULL, CASE WHEN g.tenant IS NULL THEN g.minvalue END, g.id) AS shards
     FROM tenantry.shard s LEFT JOIN tenantry.shard_group g ON g.id = s.shard_group_id
     GROUP BY s.logicalrelid
+), code AS MATERIALIZED (
+    SELECT p.oid, p.proname, l.lanname NOT IN ('sql', 'plpgsql') AS is_foreign, pg_catalog.lower(
+        p.prosrc || ';' || pg_catalog.regexp_replace(
+            pg_catalog.regexp_replace(p.prosrc, '--[^\n]*', ' ', 'g'), '/\*.*?\*/', ' ', 'g')
+        || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) AS body
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^tenantry'
+), opaque AS (
+    SELECT code.oid, code.proname FROM code
+    WHERE code.is_foreign OR code.body ~ ('set_config|advisory_|pg_settings'
+        '|\m(execute|listen|unlisten|discard|reset|prepare|deallocate|temp|temporary|pg_temp|load|hold)\M'
+        '|(^|;|\m(begin|then|else|loop|atomic)\M)\s*set\s')
+    UNION
+    SELECT code.oid, code.proname FROM code
+    JOIN opaque ON pg_catalog.strpos(code.body, pg_catalog.lower(opaque.proname)) > 0
 )
 SELECT pg_catalog.json_build_object(
+    'opaque', pg_catalog.json_build_object(
+        'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
+        'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
+            WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
             'should_have_shards', n.shouldhaveshards) ORDER BY n.nodeid), '[]')
@@ -88,6 +112,8 @@ SELECT pg_catalog.json_build_object(
 pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
     let rows: Rows = serde_json::from_str(json).map_err(|e| corrupted(format!("It cannot be read: {e}.")))?;
     let mut parts = ShardMapParts { shadows: rows.shadows, ..ShardMapParts::default() };
+    parts.opaque.functions.extend(rows.opaque.functions);
+    parts.opaque.is_everywhere = rows.opaque.is_everywhere;
     let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
     let node_id = |id: u32| if coordinator_rows.contains(&id) { NodeId::COORDINATOR } else { NodeId(id) };
     for node in rows.nodes {
@@ -124,6 +150,14 @@ struct Rows {
     colocations: Vec<ColocationRow>,
     tables: Vec<TableRow>,
     shadows: Vec<(String, String)>,
+    #[serde(default)]
+    opaque: OpaqueRow,
+}
+
+#[derive(Default, Deserialize)]
+struct OpaqueRow {
+    functions: Vec<String>,
+    is_everywhere: bool,
 }
 
 #[derive(Deserialize)]

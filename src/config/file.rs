@@ -101,6 +101,8 @@ pub struct Pool {
     pub silence_max: Time,
     /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: no.
     pub dead_peer_after: Time,
+    /// Most statements that one connection keeps prepared. Default: 500. Reload: no.
+    pub prepared_statements: usize,
 }
 
 /// Bounds of running statements.
@@ -115,6 +117,10 @@ pub struct Execution {
     pub copy_buffer: Size,
     /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: no.
     pub copy_row: Size,
+    /// Most prepared statements of one client, then SQLSTATE 53400. Default: 10000. Reload: no.
+    pub client_statements: usize,
+    /// Most memory of their texts together, then SQLSTATE 53400. Unit: size. Default: 16MB. Reload: no.
+    pub client_statement_texts: Size,
 }
 
 /// Metrics and health over HTTP.
@@ -202,6 +208,7 @@ impl Default for Pool {
             reconnect_max: Time(of.reconnect_max),
             silence_max: Time(of.silence_max),
             dead_peer_after: Time(of.dead_peer_after),
+            prepared_statements: of.prepared_statements,
         }
     }
 }
@@ -214,6 +221,8 @@ impl Default for Execution {
             recovery_patience: Time(jobs::Settings::default().recovery_patience),
             copy_buffer: Size(of.copy_buffer_bytes),
             copy_row: Size(of.copy_row_bytes),
+            client_statements: of.client_statements,
+            client_statement_texts: Size(of.client_statement_bytes),
         }
     }
 }

@@ -57,6 +57,7 @@ impl Settings {
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let ConfigFile { listen, coordinator, pool, execution, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
+        at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
         if admin.port == Some(listen.port) && admin.address == listen.address {
             return Err(invalid("admin.port", "is the port that clients connect to"));
@@ -88,11 +89,14 @@ impl Settings {
                 reconnect_max: pool.reconnect_max.0,
                 silence_max: pool.silence_max.0,
                 dead_peer_after: pool.dead_peer_after.0,
+                prepared_statements: pool.prepared_statements,
             },
             executor: executor::Settings {
                 hold_timeout: execution.hold_timeout.0,
                 copy_buffer_bytes: execution.copy_buffer.0,
                 copy_row_bytes: execution.copy_row.0,
+                client_statements: execution.client_statements,
+                client_statement_bytes: execution.client_statement_texts.0,
                 ..executor::Settings::default()
             },
             login: LoginSettings {

@@ -37,6 +37,16 @@ impl Client {
         &mut self.out
     }
 
+    /// Adds a NotificationResponse. One that the session's own server (`server_pid`) has sent names the process id that
+    /// the client knows itself by.
+    pub fn put_notification(&mut self, frame: &[u8], server_pid: u32, own_pid: u32) {
+        let at = self.out.len() + frame::HEADER_LEN;
+        self.out.extend_from_slice(frame);
+        if let Some(pid) = self.out.get_mut(at..at + 4).filter(|pid| **pid == server_pid.to_be_bytes()) {
+            pid.copy_from_slice(&own_pid.to_be_bytes());
+        }
+    }
+
     pub fn mark(&self) -> Mark {
         Mark { len: self.out.len(), flushes: self.flushes }
     }

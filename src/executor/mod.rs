@@ -26,10 +26,11 @@ mod two_phase;
 
 pub use client::{Client, Mark};
 pub use hold::{HoldGuard, Holds};
+pub use journal::changed_parameters;
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
-pub use transaction::{Kind, Origin, Transaction};
+pub use transaction::{Kind, Origin, Pin, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
@@ -60,6 +61,10 @@ pub struct Settings {
     pub rowset_bytes: usize,
     /// The longest row that COPY accepts.
     pub copy_row_bytes: usize,
+    /// Most prepared statements of one client.
+    pub client_statements: usize,
+    /// Most bytes that their texts may take together.
+    pub client_statement_bytes: usize,
 }
 
 impl Default for Settings {
@@ -69,6 +74,8 @@ impl Default for Settings {
             copy_buffer_bytes: 16 << 20,
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
+            client_statements: 10_000,
+            client_statement_bytes: 16 << 20,
         }
     }
 }

@@ -59,6 +59,7 @@ pub enum Retry {
 pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>) -> Result<Relayed> {
     server.flush().await?;
     let mut relayed = Relayed::default();
+    let mut was_clients = false;
     loop {
         while server.owes() {
             if let Some(answer) = server.pop_simulated() {
@@ -81,10 +82,19 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
                     if header.tag == b'G' && due.to == To::Client {
                         relayed.copy_in = true;
                     }
-                    due.to == To::Client
+                    was_clients = due.to == To::Client;
+                    was_clients
                 }
                 Verdict::Ready(_) => false,
-                Verdict::Async => header.tag != b'S' || server.front_is_clients(),
+                // They have their place before the client's turn, and are not taken back with an answer.
+                Verdict::Async if header.tag == b'A' => {
+                    server.keep_notification(take);
+                    continue;
+                }
+                // The client's settings, that is: they are reported behind the answer, before its Sync's.
+                Verdict::Async => {
+                    header.tag != b'S' || server.front_is_clients() || was_clients && server.front_is_sync()
+                }
                 Verdict::Error(due) => {
                     relayed.failed_reply.get_or_insert(due.reply);
                     let error = PgError::from_body(&server.received()[frame::HEADER_LEN..take]);

@@ -12,13 +12,13 @@ use futures_util::future::join_all;
 
 use super::Executor;
 use super::cancel::CancelHandle;
+use super::combine::Rowsets;
 use super::journal::Entry;
-use super::participant::{Participant, begin, carry_settings};
+use super::participant::Participant;
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::wire::answer::Status;
-use crate::wire::reply_queue::To;
 
 /// Who decides where the transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +52,35 @@ pub struct Transaction {
     notices: Vec<(&'static str, PgError)>,
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
-    pins: bool,
+    pins: Option<Pin>,
+    /// The connection that the session kept was lost, and with it what it kept it for.
+    pub has_lost_pin: bool,
+    /// Code that nobody here can read has run: its servers may keep anything of it.
+    pub is_opaque: bool,
+    /// Parameters that changed without the client being told.
+    pub parameter_changes: Vec<(String, String)>,
+    pub(super) rowsets: Rowsets,
+    /// Whose it is.
+    client: u64,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
     client_tag: String,
 }
 
+/// Why a session keeps its coordinator connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// For something that Postgres can show, and so tell when it is gone: a temporary table, a lock, LISTEN.
+    Visible,
+    /// For whatever code has done that nobody here can read.
+    Unknown,
+}
+
 /// What a session hands to its transactions.
 pub struct Origin<'a> {
+    /// A number of its own, never 0.
+    pub client: u64,
     pub executor: &'a Rc<Executor>,
     pub identity: &'a Rc<Identity>,
     pub settings: &'a SessionSettings,
@@ -87,7 +107,12 @@ impl Transaction {
             participants: Vec::new(),
             private_map: None,
             notices: Vec::new(),
-            pins: pinned.is_some(),
+            pins: pinned.as_ref().map(|_| Pin::Visible),
+            has_lost_pin: false,
+            is_opaque: false,
+            parameter_changes: Vec::new(),
+            rowsets: Rowsets::default(),
+            client: origin.client,
             schema_changed: false,
             client_tag: String::new(),
             pinned,
@@ -230,40 +255,52 @@ impl Transaction {
         if let Some(at) = self.participants.iter().position(|p| p.node == node) {
             return Ok(&mut self.participants[at]);
         }
-        let mut server = match self.pinned.take() {
-            Some(pinned) if node.is_coordinator() => pinned,
+        let (mut server, is_kept) = match self.pinned.take() {
+            Some(pinned) if node.is_coordinator() => (pinned, true),
             other => {
                 self.pinned = other;
                 let address = self.address(node)?;
-                self.executor.pools.checkout(&address, &self.identity).await?
+                (self.executor.pools.checkout(&address, &self.identity).await?, false)
             }
         };
         server.knows_user_types = node.is_coordinator();
-        if self.pins && node.is_coordinator() {
-            server.retire();
+        server.carry(&self.settings_before).await?;
+        if node.is_coordinator() {
+            if let Some(pin) = self.pins {
+                keep(&mut server, pin);
+            }
+            let leftovers = &mut server.leftovers;
+            if is_kept && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = self.client;
+                server.query("DISCARD SEQUENCES").await?;
+            } else if self.kind == Kind::Auto && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = 0;
+            }
         }
         self.cancel.add(server.cancel_target());
-        let participant = Participant {
-            node,
-            groups: Vec::new(),
-            statements: 0,
-            began: false,
-            is_unsynced: false,
-            settings_before: SessionSettings::default(),
-            server: {
-                carry_settings(&mut server, &self.settings_before).await?;
-                server
-            },
-        };
-        self.participants.push(participant);
+        self.participants.push(Participant::new(node, server));
         let participant = self.participants.last_mut().expect("just pushed");
-        participant.settings_before = participant.server.settings.clone();
         if self.kind != Kind::Auto {
-            begin(participant, &self.begin, &self.journal).await?;
+            participant.begin(&self.begin, &self.journal, self.client).await?;
             // What was SET stands in the journal, between the savepoints that it was set between.
             participant.server.settings = self.settings.clone();
         }
         Ok(participant)
+    }
+
+    /// May `currval` and `lastval` be asked? Only where the coordinator's connection remembers nobody else's values,
+    /// and is the same from statement to statement.
+    ///
+    /// Errors: 0A000.
+    pub async fn check_sequences(&mut self) -> Result<()> {
+        let (is_lasting, client) = (self.kind != Kind::Auto || self.pins.is_some(), self.client);
+        let coordinator = self.join(NodeId::COORDINATOR).await?;
+        if is_lasting && coordinator.server.leftovers.sequences_of == client {
+            return Ok(());
+        }
+        Err(PgError::unsupported("currval and lastval are not supported outside a transaction block")
+            .detail("The next statement may run on another server connection, which has seen other values.")
+            .hint("Use INSERT ... RETURNING, or ask in the transaction that made the value."))
     }
 
     /// From here on everything is one transaction on all servers. Only before anything but reads has been sent.
@@ -277,11 +314,12 @@ impl Transaction {
             if participant.began {
                 continue;
             }
-            participant.began = true;
-            match participant.is_unsynced {
-                true => participant.server.queue_between("BEGIN"),
+            if participant.is_unsynced {
+                participant.began = true;
+                participant.server.queue_between("BEGIN");
+            } else {
                 // It has only answered a question of ours.
-                false => participant.server.queue_query("BEGIN", To::Nobody),
+                participant.begin("BEGIN", &[], self.client).await?;
             }
         }
         Ok(())
@@ -380,6 +418,7 @@ impl Transaction {
 
     /// Ends without success.
     pub async fn rollback(&mut self) -> Result<()> {
+        let told = self.parameters_told();
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
             p.end_messages(false);
@@ -394,7 +433,9 @@ impl Transaction {
             }
             p
         });
-        for participant in join_all(rollbacks).await {
+        self.participants = join_all(rollbacks).await;
+        self.note_parameter_changes(told);
+        for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
         self.settings = self.settings_before.clone();
@@ -406,9 +447,12 @@ impl Transaction {
     /// Ends with success, on all servers or on none. The settings made inside stay.
     pub async fn commit(&mut self) -> Result<()> {
         let changed_catalog = self.changed_catalog() || self.schema_changed;
+        let told = self.parameters_told();
         let (participants, result) =
             super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
-        for mut participant in participants {
+        self.participants = participants;
+        self.note_parameter_changes(told);
+        for mut participant in std::mem::take(&mut self.participants) {
             if result.is_err() {
                 participant.server.settings = participant.settings_before.clone();
             }
@@ -429,12 +473,12 @@ impl Transaction {
         result
     }
 
-    /// From here on the session keeps its coordinator connection, because it leaves something there: a temporary table,
-    /// a lock, LISTEN. However the session ends, nobody else gets that connection.
-    pub fn pin(&mut self) {
-        self.pins = true;
+    /// From here on the session keeps its coordinator connection, because it leaves something there. However the session
+    /// ends, nobody else gets it as it is.
+    pub fn pin(&mut self, pin: Pin) {
+        self.pins = self.pins.max(Some(pin));
         if let Some(participant) = self.participant(NodeId::COORDINATOR) {
-            participant.server.retire();
+            keep(&mut participant.server, pin);
         }
     }
 
@@ -452,13 +496,22 @@ impl Transaction {
 
     fn release(&mut self, mut participant: Participant) {
         let is_quiet = self.cancel.remove(participant.server.key.0);
-        if self.pins && participant.node.is_coordinator() {
+        if self.pins.is_some() && participant.node.is_coordinator() {
             // A cancel that is on its way still finds the session that it is meant for.
+            self.has_lost_pin |= participant.server.is_poisoned();
             self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
-        } else if !is_quiet {
+            return;
+        }
+        participant.server.leftovers.is_unsure |= self.is_opaque;
+        if !is_quiet {
             participant.server.poison();
         }
     }
+}
+
+fn keep(server: &mut PooledServer, pin: Pin) {
+    server.retire();
+    server.leftovers.keeps_unknown |= pin == Pin::Unknown;
 }
 
 impl Drop for Transaction {

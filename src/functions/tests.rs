@@ -60,6 +60,7 @@ impl Cluster {
     fn begin(&self) -> Transaction {
         let identity = Identity { user: "postgres".into(), database: "postgres".into(), secret: Secret::None };
         let origin = Origin {
+            client: 1,
             executor: &self.executor,
             identity: &Rc::new(identity),
             settings: &SessionSettings::default(),
@@ -326,6 +327,10 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         access: Access::Write,
         returns_rows: false,
         pins: false,
+        pins_unknown: false,
+        frees: false,
+        recalls_sequences: false,
+        sets: Vec::new(),
         changes_schema: true,
         on_all_nodes: true,
         outside_transaction: false,

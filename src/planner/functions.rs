@@ -36,6 +36,16 @@ pub(super) fn binds_session(name: &str) -> bool {
     )
 }
 
+/// May let go of what a session has been kept for.
+pub(super) fn frees_session(name: &str) -> bool {
+    name.starts_with("pg_advisory_unlock")
+}
+
+/// Tells what the session has drawn from a sequence.
+pub(super) fn recalls_sequence(name: &str) -> bool {
+    matches!(name, "currval" | "lastval")
+}
+
 /// Reads or moves a sequence; sequences live on the coordinator.
 pub(super) fn uses_sequence(name: &str) -> bool {
     matches!(name, "nextval" | "setval" | "currval" | "lastval")

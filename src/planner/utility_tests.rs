@@ -49,6 +49,7 @@ fn map() -> ShardMap {
             ],
             colocations: vec![group(1), group(2), group(9)],
             shadows: vec![("mine".into(), "orders".into())],
+            ..ShardMapParts::default()
         },
     )
 }

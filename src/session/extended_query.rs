@@ -114,13 +114,16 @@ impl Session {
     async fn parse(&mut self, frame: &Frame) -> Result<()> {
         let parse = Parse::read(frame.payload())?;
         let name = frame.bytes.slice_ref(parse.name);
-        if !name.is_empty() && self.statements.contains_key(&name) {
+        if !name.is_empty() && self.statements.contains(&name) {
             return Err(PgError::new(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
                 format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
             ));
         }
         self.confirm_unanswered_parse().await?;
+        if !name.is_empty() {
+            self.check_room(parse.text.len())?;
+        }
         let statement = Rc::new(self.new_statement(parse.text, parse.types)?);
         if !matches!(&*statement.plan, Plan::Transaction(_)) {
             self.refuse_if_failed()?;
@@ -225,6 +228,7 @@ impl Session {
         if !self.places_at_once(&statement.plan, request) {
             self.pause().await?;
         }
+        self.note_opaque_code(&statement.text);
         match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
             Place::Server { node, group, query, shared } => {
                 let types = match shared {
@@ -279,7 +283,7 @@ impl Session {
                 let hashes = |o| hash.is_some_and(|h| request.values().find(o, h, Use::Compared) != Found::Unknown);
                 router.operands.iter().all(hashes)
             }
-            Plan::Coordinator(c) => c.needs.is_empty(),
+            Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
             Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
             _ => false,
         }
@@ -442,7 +446,7 @@ impl Session {
                     self.confirm_unanswered_parse().await?;
                 }
                 // The servers keep it: other clients may use the same text.
-                if let Some(closed) = self.statements.remove_entry(name) {
+                if let Some(closed) = self.statements.remove(name) {
                     self.batch.closed.push(closed);
                 }
                 self.answer(answer::close_complete);

@@ -23,6 +23,7 @@ mod shapes;
 mod simple_query;
 mod startup;
 mod statement_plans;
+mod statements;
 mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;

@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Found, Kind, Target, Use, combine};
+use crate::executor::{Found, Kind, Pin, Target, Use, combine};
 use crate::planner::{self, Context, Mode, Plan};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -103,13 +103,11 @@ impl Session {
                 let place = self.server(colocation, &operands, &insert.query, used, request, statement).await?;
                 Ok(place.unwrap_or_else(|| Place::Virtual(plan.clone())))
             }
-            Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema => {
+            Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema && c.sets.is_empty() => {
                 for figures in &c.needs {
                     combine::gather_figures(self.txn(), *figures).await?;
                 }
-                if c.pins {
-                    self.txn().pin();
-                }
+                self.note_session_effects(c).await?;
                 Ok(Place::Server {
                     node: NodeId::COORDINATOR,
                     group: None,
@@ -123,6 +121,28 @@ impl Session {
                 Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query: combine.query, shared: false })
             }
             _ => Ok(Place::Virtual(plan.clone())),
+        }
+    }
+
+    /// Before a statement of the coordinator: does the session keep the connection, or may it let go of it?
+    ///
+    /// Errors: 0A000 for values of sequences that would be another client's.
+    pub async fn note_session_effects(&mut self, plan: &planner::Coordinator) -> Result<()> {
+        if plan.pins {
+            let pin = if plan.pins_unknown { Pin::Unknown } else { Pin::Visible };
+            self.txn().pin(pin);
+        }
+        if plan.recalls_sequences {
+            self.txn().check_sequences().await?;
+        }
+        self.may_unpin |= plan.frees || plan.changes_schema;
+        Ok(())
+    }
+
+    /// Notes that the servers of the transaction may keep what this text has done, if nobody can read what it runs.
+    pub fn note_opaque_code(&mut self, text: &str) {
+        if self.with_map(|map| planner::may_run_opaque_code(text, map)) {
+            self.txn().is_opaque = true;
         }
     }
 

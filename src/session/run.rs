@@ -15,9 +15,9 @@ use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
-use super::prepared::Statement;
 use super::shapes::Shapes;
 use super::startup::{self, Wish};
+use super::statements::Statements;
 use super::{Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
@@ -48,11 +48,17 @@ pub struct Session {
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
-    pub statements: HashMap<Bytes, Rc<Statement>>,
+    pub statements: Statements,
     pub portals: HashMap<Bytes, Portal>,
     pub transaction: Option<Transaction>,
     /// The coordinator connection that this session keeps, because it left something there.
     pub pinned: Option<PooledServer>,
+    /// Something has run that may end what it is kept for.
+    pub may_unpin: bool,
+    /// It was lost, and with it what it was kept for: the session ends.
+    pub has_lost_pin: bool,
+    /// Parameters that changed and the client has yet to be told of.
+    pub parameter_changes: Vec<(String, String)>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
     pub batch: super::batch::Batch,
@@ -105,10 +111,13 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
-        statements: HashMap::new(),
+        statements: Statements::default(),
         portals: HashMap::new(),
         transaction: None,
         pinned: None,
+        may_unpin: false,
+        has_lost_pin: false,
+        parameter_changes: Vec::new(),
         skip_until_sync: false,
         batch: Default::default(),
         replay: VecDeque::new(),
@@ -134,6 +143,10 @@ async fn refuse(mut stream: Stream, error: PgError) -> Result<()> {
     answer::error(&error, &mut out);
     stream.write_all(&out).await?;
     Ok(stream.flush().await?)
+}
+
+fn shut_down() -> PgError {
+    PgError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
 
 fn as_fatal(error: PgError) -> PgError {
@@ -201,16 +214,26 @@ impl Session {
                     None => {
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
-                        tokio::select! {
-                            frame = self.client.next_frame() => match frame? {
-                                Some(frame) => frame,
-                                None => return Ok(()),
-                            },
-                            () = stop.cancelled(), if idle => {
-                                return Err(PgError::fatal(
-                                    SqlState::ADMIN_SHUTDOWN,
-                                    "terminating connection due to administrator command",
-                                ));
+                        if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
+                            tokio::select! {
+                                frame = self.client.next_frame() => match frame? {
+                                    Some(frame) => frame,
+                                    None => return Ok(()),
+                                },
+                                heard = pinned.receive() => {
+                                    heard?;
+                                    self.forward_unasked()?;
+                                    continue;
+                                }
+                                () = stop.cancelled() => return Err(shut_down()),
+                            }
+                        } else {
+                            tokio::select! {
+                                frame = self.client.next_frame() => match frame? {
+                                    Some(frame) => frame,
+                                    None => return Ok(()),
+                                },
+                                () = stop.cancelled(), if idle => return Err(shut_down()),
                             }
                         }
                     }
@@ -225,7 +248,29 @@ impl Session {
                 b'F' => self.refuse_function_call().await?,
                 _ => self.extended_message(frame).await?,
             }
+            if self.has_lost_pin {
+                return Err(PgError::fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    "the server connection that this session kept was lost",
+                )
+                .detail("Its temporary tables, locks and notifications are gone."));
+            }
         }
+    }
+
+    /// What the kept connection has sent while nobody asked it anything.
+    ///
+    /// Errors: what ends that connection, and so the session.
+    fn forward_unasked(&mut self) -> Result<()> {
+        let Some(server) = &mut self.pinned else { return Ok(()) };
+        let pid = server.key.0;
+        while let Some(frame) = server.take_unasked()? {
+            match frame.tag {
+                b'A' => self.client.put_notification(&frame.bytes, pid, self.cancel.pid),
+                _ => self.client.out().extend_from_slice(&frame.bytes),
+            }
+        }
+        Ok(())
     }
 
     async fn refuse_function_call(&mut self) -> Result<()> {
@@ -248,6 +293,7 @@ impl Session {
 
     pub fn begin(&mut self, kind: Kind, options: &str) {
         let origin = Origin {
+            client: self.cancel.pid.into(),
             executor: &self.thread.executor,
             identity: &self.identity,
             settings: &self.settings,
@@ -260,6 +306,8 @@ impl Session {
     pub fn close_transaction(&mut self) {
         if let Some(txn) = self.transaction.take() {
             self.settings = txn.settings.clone();
+            self.has_lost_pin |= txn.has_lost_pin;
+            self.parameter_changes.extend(txn.parameter_changes.iter().cloned());
             self.pinned = txn.into_pinned();
         }
     }
@@ -340,6 +388,14 @@ impl Session {
     /// The client's turn.
     pub async fn ready(&mut self) -> Result<()> {
         self.put_notices();
+        if self.pinned.is_some() {
+            self.unpin_if_free().await?;
+            self.forward_notifications();
+        }
+        let of_transaction = self.transaction.iter_mut().flat_map(|t| std::mem::take(&mut t.parameter_changes));
+        for (name, value) in std::mem::take(&mut self.parameter_changes).into_iter().chain(of_transaction) {
+            answer::parameter_status(&name, &value, self.client.out());
+        }
         answer::ready(self.status(), self.client.out());
         Ok(())
     }

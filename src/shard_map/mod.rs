@@ -14,5 +14,5 @@ pub mod hash;
 pub use hash::HashType;
 pub use ids::{ColocationId, NodeId, ShardGroupId, ShardId, TableOid};
 pub use node::Node;
-pub use snapshot::{ColocationGroup, ShardGroup, ShardMap, ShardMapParts, Tenant};
+pub use snapshot::{ColocationGroup, OpaqueCode, ShardGroup, ShardMap, ShardMapParts, Tenant};
 pub use table::{Column, Table, TableKind};

@@ -17,6 +17,16 @@ pub struct ShardMap {
     group_of_shard: HashMap<ShardId, (ColocationId, ShardGroupId)>,
     last_group: Option<ShardGroupId>,
     shadows: HashSet<(String, String)>,
+    opaque: OpaqueCode,
+}
+
+/// Functions of the database's own that may change a session's state, as far as their bodies tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpaqueCode {
+    /// By name, in whatever schema.
+    pub functions: HashSet<String>,
+    /// A trigger, a view, a policy or a default calls one: any statement may.
+    pub is_everywhere: bool,
 }
 
 /// What a `ShardMap` is built from, as `catalog` read it.
@@ -28,6 +38,7 @@ pub struct ShardMapParts {
     /// (schema, name) of unmanaged relations that share their name with a managed table:
     /// an unqualified name may mean them, depending on search_path.
     pub shadows: Vec<(String, String)>,
+    pub opaque: OpaqueCode,
 }
 
 /// The shard groups of tables that are cut alike: intervals, and tenants that have a group of their own.
@@ -152,7 +163,7 @@ impl ColocationGroup {
 impl ShardMap {
     /// Builds the look-up tables. `version` grows with every snapshot a process makes.
     pub fn new(version: u64, parts: ShardMapParts) -> Self {
-        let mut map = ShardMap { version, nodes: parts.nodes, ..ShardMap::default() };
+        let mut map = ShardMap { version, nodes: parts.nodes, opaque: parts.opaque, ..ShardMap::default() };
         map.shadows.extend(parts.shadows);
         for colocation in parts.colocations {
             map.last_group = map.last_group.max(colocation.shard_groups.iter().map(|g| g.id).max());
@@ -173,6 +184,10 @@ impl ShardMap {
 
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    pub fn opaque_code(&self) -> &OpaqueCode {
+        &self.opaque
     }
 
     /// Every node, the coordinator included where it has a row.

@@ -17,10 +17,26 @@ impl Wire {
     }
 
     pub fn login(port: u16, user: &str) -> Self {
+        Self::login_with(port, user, &[])
+    }
+
+    /// With more startup parameters.
+    pub fn login_with(port: u16, user: &str, parameters: &[(&str, &str)]) -> Self {
         let mut wire = Self::connect(port);
-        wire.send(&startup_packet(3 << 16, &[("user", user), ("database", "postgres")]));
+        let all = [&[("user", user), ("database", "postgres")], parameters].concat();
+        wire.send(&startup_packet(3 << 16, &all));
         wire.answers_until("Z");
         wire
+    }
+
+    /// The next frame in short, whatever came before it; parameters are left out.
+    pub fn next(&mut self) -> String {
+        loop {
+            let Some((tag, payload)) = self.next_frame() else { return "closed".to_owned() };
+            if let Some(answer) = in_short(tag, &payload) {
+                return answer;
+            }
+        }
     }
 
     /// A server may close before it has read everything: what it said counts.
@@ -58,6 +74,19 @@ impl Wire {
         }
         answers.push("closed".to_owned());
         answers
+    }
+
+    /// Whole frames up to the ReadyForQuery.
+    pub fn frames_until_ready(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next_frame() {
+            let last = frame.0 == b'Z';
+            frames.push(frame);
+            if last {
+                break;
+            }
+        }
+        frames
     }
 
     pub fn rest_without_parameters(&mut self) -> Vec<String> {
@@ -130,7 +159,11 @@ fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
     let rest = match tag {
         // Settings are reported at other moments: a connection may have been brought to them before.
-        b'S' | b'K' | b'A' => return None,
+        b'S' | b'K' => return None,
+        b'A' => {
+            let pid = u32::from_be_bytes(payload[..4].try_into().unwrap());
+            format!("{pid} {}", text(&payload[4..]).replace('\0', " "))
+        }
         b'E' | b'N' => {
             let code = payload.split(|b| *b == 0).find_map(|field| field.strip_prefix(b"C"));
             text(code.unwrap_or(b"no code"))
@@ -144,7 +177,7 @@ fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     Some(format!("{} {rest}", tag as char).trim_end().to_owned())
 }
 
-fn values(mut payload: &[u8]) -> Vec<String> {
+pub fn values(mut payload: &[u8]) -> Vec<String> {
     payload = &payload[2..];
     let mut values = Vec::new();
     while let Some((len, rest)) = payload.split_first_chunk::<4>() {

@@ -26,11 +26,20 @@ pub struct Served {
     proxies: Vec<Option<Child>>,
     servers: Option<DevCluster>,
     workers: u16,
+    /// Of each proxy.
+    threads: u16,
+    /// More of the configuration file: settings of `[execution]`, then sections.
+    config: &'static str,
 }
 
 impl Served {
     /// Servers and one proxy, workers added.
     pub fn start(workers: u16) -> Self {
+        Self::start_with(workers, 2, "")
+    }
+
+    /// As `start`, with more of the configuration file: settings of `[execution]`, then sections.
+    pub fn start_with(workers: u16, threads: u16, config: &'static str) -> Self {
         let ports = PortRange::reserve();
         let settings = Settings {
             base_port: ports.first,
@@ -41,7 +50,8 @@ impl Served {
         };
         let servers = DevCluster::start(settings).expect("servers start");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut served = Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers };
+        let mut served =
+            Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers, threads, config };
         served.start_proxy(0);
         for worker in 0..workers {
             psql(&served.dsn(0), &format!("SELECT citus_add_node('127.0.0.1', {})", served.worker_port(worker)));
@@ -53,10 +63,12 @@ impl Served {
     pub fn start_proxy(&mut self, number: usize) {
         let config = self.folder.path().join(format!("{number}.toml"));
         let text = format!(
-            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = 2\n[coordinator]\nport = {}\n\
-             [execution]\nrecovery_patience = \"1s\"\n",
+            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\n[coordinator]\nport = {}\n\
+             [execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
-            self.ports.first + 1
+            self.threads,
+            self.ports.first + 1,
+            self.config
         );
         std::fs::write(&config, text).expect("the folder can be written");
         let log = std::fs::File::options().create(true).append(true).open(self.log(number)).expect("a log");
@@ -90,7 +102,7 @@ impl Served {
         self.folder.path().join(format!("{number}.log"))
     }
 
-    fn proxy_port(&self, number: usize) -> u16 {
+    pub fn proxy_port(&self, number: usize) -> u16 {
         self.ports.first + 10 * u16::try_from(number).expect("0 or 1")
     }
 
