@@ -24,6 +24,8 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     what_cannot_be_carried_is_refused(&stage);
     hidden_state_reaches_nobody(&stage);
     roles_follow_their_client(&stage);
+    defaults_of_a_role_reach_its_next_login(&stage);
+    texts_mean_what_postgres_reads(&stage);
     what_pins_is_let_go_of_when_it_is_gone(&stage);
     sequences_values_are_the_transactions_own(&stage);
     an_idle_listener_is_notified(&stage);
@@ -131,6 +133,8 @@ fn policies_see_the_settings_of_their_client(stage: &Stage) {
         "SELECT 1; SELECT set_config('app.tenant', (SELECT max('all'::text)), 'off'); SELECT 2",
         "BEGIN; SET app.tenant = 'all'; COMMIT",
         "BEGIN; SELECT set_config('app.tenant', 'all', false); COMMIT",
+        "SELECT U&\"set\\005fconfig\"('app.tenant', 'all', false)",
+        "SELECT \"set_config\"\u{c}(\r'app.tenant', E'a\\x6cl', false) --\r, 1",
         "WITH x AS (SELECT set_config('app.tenant', 'all', false)) SELECT * FROM x",
         "PREPARE p AS SELECT set_config($1, $2, $3); EXECUTE p('app.tenant', 'all', false)",
         "PREPARE q (text) AS SELECT set_config('app.tenant', $1, false); EXECUTE q('a' || 'll'); DEALLOCATE q",
@@ -270,6 +274,8 @@ fn what_cannot_be_carried_is_refused(stage: &Stage) {
         "UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'",
         "UPDATE pg_catalog.pg_settings SET setting = 'all' WHERE name = 'app.tenant'",
         "SELECT * FROM pg_prepared_statements",
+        "SELECT U&\"set!005fconfig\" UESCAPE '!' ('app.tenant', 'all', false)",
+        "SELECT query_to_xml('SELECT hide()', true, false, '') FROM items WHERE tenant = 1",
     ] {
         assert_eq!(code(&one.query(sql)), "0A000", "{sql}");
     }
@@ -290,6 +296,8 @@ fn hidden_state_reaches_nobody(stage: &Stage) {
         "BEGIN; SELECT hide(); COMMIT",
         "PREPARE p AS SELECT hide(); EXECUTE p",
         "DO $$ BEGIN PERFORM hide(); END $$",
+        "SELECT query_to_xml('SELECT hide()', true, false, '')",
+        "SELECT ts_stat('SELECT hide()::text::tsvector')",
         "DO 'BEGIN EXECUTE ''SET app.tenant = ''''all''''''; END'",
     ] {
         // Policies would hide the rows that call the function.
@@ -380,6 +388,90 @@ fn roles_follow_their_client(stage: &Stage) {
             }
             assert_eq!(row(&client.answers_until("Z")), "0");
         }
+    }
+}
+
+fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
+    let mut boss = stage.superuser();
+    for (sql, seen) in [
+        ("ALTER ROLE preset SET app.tenant = 'none'", "0 none"),
+        ("ALTER ROLE preset RESET ALL; ALTER DATABASE postgres SET app.tenant = 'all'", "2 all"),
+        ("ALTER DATABASE postgres RESET app.tenant; ALTER ROLE preset SET app.tenant = 'all'", "2 all"),
+    ] {
+        assert_eq!(code(&boss.query(sql)), "no error", "{sql}");
+        // More often than there are connections.
+        for _ in 0..4 {
+            assert_eq!(stage.seen(&mut Wire::login(stage.port(), "preset")), seen, "{sql}");
+        }
+    }
+}
+
+/// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.
+fn texts_mean_what_postgres_reads(stage: &Stage) {
+    let mut one = stage.superuser();
+    for (sql, wanted) in [
+        ("SELECT count(*) FROM items WHERE tenant = 1 /* AND tenant = 2 /* */ ' */ AND id > 1", "2"),
+        ("SELECT count(*) FROM items -- WHERE tenant = 2\rWHERE tenant = 1", "3"),
+        ("SELECT/**/count(*)FROM/**/items\u{c}WHERE\u{b}tenant/**/=/*;*/1", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '/* '' -- '", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '\\'' OR tenant = 2'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> E'\\' OR tenant = 2'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> $a$' OR $$ tenant = 2$a$", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'na'\n'me 1'", "1"),
+        ("SELECT count(*) FROM items WHERE \"tenant\" = 1 AND NAME = U&'name\\0020' '1'", "42601"),
+        ("SELECT count(*) FROM items i WHERE i.TENANT = '1'::int", "3"),
+        ("SELECT count(*) FROM (SELECT tenant AS other, id AS tenant FROM items) x WHERE tenant = 1", "40"),
+        ("SELECT count(*) FROM (SELECT 1 AS tenant, id FROM items WHERE tenant = 2) x WHERE tenant = 1", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 OR tenant = 2", "6"),
+        ("SELECT count(*) FROM items WHERE NOT tenant = 1", "117"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND tenant = 2", "0"),
+        ("SELECT count(*) FROM items WHERE tenant = NULL", "0"),
+        ("SELECT count(*) FROM items WHERE tenant = 1.0", "3"),
+        ("SELECT count(*) FROM items WHERE tenant::text = '1'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant IN (1, 2, 2, NULL)", "6"),
+        ("SELECT count(*) FROM items WHERE tenant = (SELECT 1)", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 0 - -1", "3"),
+        ("UPDATE items SET tenant = 2 WHERE tenant = 1", "0A000"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'a\\", "42601"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 /* /* */", "42601"),
+    ] {
+        let said = one.query(sql);
+        let got = if wanted.len() == 5 { code(&said) } else { row(&said) };
+        assert_eq!(got, wanted, "{sql}: {said:?}");
+    }
+    // Values are never written into a text.
+    for (sql, value, wanted) in [
+        ("SELECT 0-$1::int FROM items WHERE tenant = 1 AND id = 1", "-1", "1"),
+        ("SELECT $1::text || count(*) FROM items WHERE tenant = 1", "a'\\\"--", "a'\\\"--3"),
+        ("SELECT max(name || $1) FROM items", "'; DROP", "name 3'; DROP"),
+        ("SELECT count(*) FROM items WHERE tenant = $1", "1", "3"),
+    ] {
+        for message in [&format!("P - : {sql}"), &format!("B - - : {value}"), "E - 0", "S"] {
+            one.send(&frame(message));
+        }
+        let said = one.answers_until("Z");
+        assert_eq!(row(&said), wanted, "{sql}: {said:?}");
+    }
+    // Two statements in one Parse; several in one Query are one transaction.
+    one.send(&frame("P - : SELECT 1; SELECT 2"));
+    one.send(&frame("S"));
+    assert_eq!(code(&one.answers_until("Z")), "42601");
+    let many =
+        "INSERT INTO items VALUES (1, 9, ';'); INSERT INTO items VALUES (2, 9, ';'); SET app.x = '1'; SELECT 1/0";
+    assert_eq!(code(&one.query(many)), "22012");
+    assert_eq!(row(&one.query("SELECT count(*), current_setting('app.x', true) FROM items WHERE id = 9")), "0,");
+    let many = "INSERT INTO items VALUES (1, 9, ';'); BEGIN; INSERT INTO items VALUES (2, 9, ';')";
+    assert_eq!(code(&one.query(many)), "no error");
+    assert_eq!(one.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+    assert_eq!(row(&one.query("SELECT count(*) FROM items WHERE id = 9")), "0");
+    // What is no UTF-8 is refused before it is read.
+    for sql in [&b"SELECT '\xff'"[..], b"SELECT count(*) FROM items WHERE tenant = 1 AND name = '\xc3'", b"\xa1\x27"] {
+        let mut message = vec![b'Q'];
+        message.extend((sql.len() as u32 + 5).to_be_bytes());
+        message.extend(sql);
+        message.push(0);
+        one.send(&message);
+        assert_eq!(code(&one.answers_until("Z")), "22021");
     }
 }
 

@@ -6,6 +6,8 @@
 //!   values of sequences            DISCARD SEQUENCES           before a transaction that may ask for them
 //! ```
 
+use std::sync::Arc;
+
 use super::server::Server;
 use super::settings::SessionSettings;
 use crate::error::Result;
@@ -18,6 +20,8 @@ pub struct Leftovers {
     pub is_unsure: bool,
     /// As above, for a connection that its session keeps: only DISCARD ALL ends that.
     pub keeps_unknown: bool,
+    /// A fingerprint of the defaults of roles and databases that it was logged in with; None: it is new.
+    pub role_settings: Option<Arc<str>>,
     /// The client whose sequence values (`currval`, `lastval`) it remembers; 0: perhaps those of several.
     pub sequences_of: u64,
 }

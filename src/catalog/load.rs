@@ -61,7 +61,8 @@ WITH RECURSIVE managed AS MATERIALIZED (
         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^tenantry'
 ), opaque AS (
     SELECT code.oid, code.proname FROM code
-    WHERE code.is_foreign OR code.body ~ ('set_config|advisory_|pg_settings'
+    WHERE code.is_foreign OR code.body ~ ('set_config|advisory_|pg_settings|u&"'
+        '|query_to_xml|ts_stat|ts_rewrite|setseed|set_limit|crosstab|connectby|xpath_table|dblink'
         '|\m(execute|listen|unlisten|discard|reset|prepare|deallocate|temp|temporary|pg_temp|load|hold)\M'
         '|(^|;|\m(begin|then|else|loop|atomic)\M)\s*set\s')
     UNION
@@ -69,6 +70,8 @@ WITH RECURSIVE managed AS MATERIALIZED (
     JOIN opaque ON pg_catalog.strpos(code.body, pg_catalog.lower(opaque.proname)) > 0
 )
 SELECT pg_catalog.json_build_object(
+    'role_settings', (SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(s::text, ';' ORDER BY s.setdatabase, s.setrole)), '')
+        FROM pg_catalog.pg_db_role_setting s),
     'opaque', pg_catalog.json_build_object(
         'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
         'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
@@ -113,6 +116,7 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
     let rows: Rows = serde_json::from_str(json).map_err(|e| corrupted(format!("It cannot be read: {e}.")))?;
     let mut parts = ShardMapParts { shadows: rows.shadows, ..ShardMapParts::default() };
     parts.opaque.functions.extend(rows.opaque.functions);
+    parts.role_settings = rows.role_settings.into();
     parts.opaque.is_everywhere = rows.opaque.is_everywhere;
     let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
     let node_id = |id: u32| if coordinator_rows.contains(&id) { NodeId::COORDINATOR } else { NodeId(id) };
@@ -150,6 +154,8 @@ struct Rows {
     colocations: Vec<ColocationRow>,
     tables: Vec<TableRow>,
     shadows: Vec<(String, String)>,
+    #[serde(default)]
+    role_settings: String,
     #[serde(default)]
     opaque: OpaqueRow,
 }

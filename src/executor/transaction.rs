@@ -259,8 +259,7 @@ impl Transaction {
             Some(pinned) if node.is_coordinator() => (pinned, true),
             other => {
                 self.pinned = other;
-                let address = self.address(node)?;
-                (self.executor.pools.checkout(&address, &self.identity).await?, false)
+                (self.checkout(node).await?, false)
             }
         };
         server.knows_user_types = node.is_coordinator();
@@ -286,6 +285,22 @@ impl Transaction {
             participant.server.settings = self.settings.clone();
         }
         Ok(participant)
+    }
+
+    /// A connection that was logged in with the defaults that its role and database have now.
+    async fn checkout(&self, node: NodeId) -> Result<PooledServer> {
+        let address = self.address(node)?;
+        loop {
+            let mut server = self.executor.pools.checkout(&address, &self.identity).await?;
+            let is_current = self.executor.catalog.with_map(|map| {
+                let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
+                Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
+            });
+            if is_current {
+                return Ok(server);
+            }
+            server.poison();
+        }
     }
 
     /// May `currval` and `lastval` be asked? Only where the coordinator's connection remembers nobody else's values,
@@ -442,6 +457,12 @@ impl Transaction {
         self.private_map = None;
         self.journal.clear();
         Ok(())
+    }
+
+    /// Names, code or roles' settings have changed: when that is committed, every proxy reads them again.
+    pub async fn announce_change(&mut self) -> Result<()> {
+        self.schema_changed = true;
+        self.query(NodeId::COORDINATOR, "NOTIFY tenantry_catalog").await.map(|_| ())
     }
 
     /// Ends with success, on all servers or on none. The settings made inside stay.

@@ -4,7 +4,7 @@
 
 use crate::error::PgError;
 use crate::shard_map::ShardMap;
-use crate::sql::lexer::{Token, fold, is_keyword, lex, string_value};
+use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex, string_value};
 use crate::sql::{Cursor, Operand};
 
 use super::{Coordinator, Plan, SetConfig, functions};
@@ -20,6 +20,10 @@ pub(super) fn with_session_effects(
 ) -> Result<Coordinator, PgError> {
     let mut plan = plan;
     for (at, pair) in tokens.windows(2).enumerate() {
+        if pair[0].kind == TokenKind::UQuotedIdent && is_keyword(text, &pair[1], "uescape") {
+            return Err(PgError::unsupported("identifiers with UESCAPE are not supported")
+                .hint("Use the backslash as escape character."));
+        }
         if !pair[0].is_identifier() || !pair[1].is_punct(b'(') {
             continue;
         }
@@ -32,6 +36,7 @@ pub(super) fn with_session_effects(
             plan.sets.push(call);
         } else {
             plan.pins |= functions::binds_session(&name);
+            plan.pins_unknown |= functions::hides_state(&name);
         }
     }
     if !plan.sets.is_empty() && !reads {
@@ -83,7 +88,6 @@ fn read_set_config(text: &str, tokens: &[Token]) -> Result<SetConfig, PgError> {
 
 /// A literal, `true`, `false`, NULL or a parameter, perhaps with a cast.
 fn constant(text: &str, tokens: &[Token]) -> Option<Operand> {
-    use crate::sql::lexer::TokenKind;
     let (first, rest) = tokens.split_first()?;
     let has_cast = matches!(rest, [colons, name] if colons.kind == TokenKind::ColonColon && name.is_identifier());
     if !rest.is_empty() && !has_cast {

@@ -165,6 +165,10 @@ fn plan_definition(
             }
         }
         "conversion" | "language" | "trusted" | "text" => Ok(on_all_nodes(text)),
+        "database" if scope.is_at(2, "reset") || scope.is_at(2, "set") && !scope.is_at(3, "tablespace") => {
+            refuse_lexical_settings(whole)?;
+            Ok(on_all_nodes(text))
+        }
         "database" | "tablespace" | "system" | "subscription" => {
             refuse_lexical_settings(whole)?;
             Ok(Coordinator { outside_transaction: true, ..local() }.into())

@@ -113,7 +113,7 @@ impl Session {
             let txn = self.transaction.as_mut().expect("there is one now");
             ddl::run_on_all_nodes(txn, plan).await?;
             let tag = txn.client_tag().to_owned();
-            txn.schema_changed = true;
+            txn.announce_change().await?;
             answer::command_complete(&tag, self.client.out());
             return Ok(());
         }
@@ -132,6 +132,7 @@ impl Session {
             let txn = self.transaction.as_mut().expect("checked");
             ddl::sweep(txn).await?;
             ddl::refuse_leaning_on_shells(txn).await?;
+            txn.announce_change().await?;
         }
         Ok(())
     }
@@ -152,7 +153,7 @@ impl Session {
         self.txn().require_atomic().await?;
         let txn = self.transaction.as_mut().expect("there is one now");
         ddl::run(txn, plan).await?;
-        txn.schema_changed = true;
+        txn.announce_change().await?;
         let tag = txn.client_tag().to_owned();
         answer::command_complete(&tag, self.client.out());
         Ok(())

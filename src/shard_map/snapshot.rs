@@ -18,6 +18,7 @@ pub struct ShardMap {
     last_group: Option<ShardGroupId>,
     shadows: HashSet<(String, String)>,
     opaque: OpaqueCode,
+    role_settings: Arc<str>,
 }
 
 /// Functions of the database's own that may change a session's state, as far as their bodies tell.
@@ -39,6 +40,8 @@ pub struct ShardMapParts {
     /// an unqualified name may mean them, depending on search_path.
     pub shadows: Vec<(String, String)>,
     pub opaque: OpaqueCode,
+    /// A fingerprint of what ALTER ROLE and ALTER DATABASE have SET: connections logged in before a change have it not.
+    pub role_settings: Arc<str>,
 }
 
 /// The shard groups of tables that are cut alike: intervals, and tenants that have a group of their own.
@@ -164,6 +167,7 @@ impl ShardMap {
     /// Builds the look-up tables. `version` grows with every snapshot a process makes.
     pub fn new(version: u64, parts: ShardMapParts) -> Self {
         let mut map = ShardMap { version, nodes: parts.nodes, opaque: parts.opaque, ..ShardMap::default() };
+        map.role_settings = parts.role_settings;
         map.shadows.extend(parts.shadows);
         for colocation in parts.colocations {
             map.last_group = map.last_group.max(colocation.shard_groups.iter().map(|g| g.id).max());
@@ -184,6 +188,11 @@ impl ShardMap {
 
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// See `ShardMapParts`.
+    pub fn role_settings(&self) -> &Arc<str> {
+        &self.role_settings
     }
 
     pub fn opaque_code(&self) -> &OpaqueCode {
