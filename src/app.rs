@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -22,7 +21,8 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::Catalog;
-use crate::config::Settings;
+use crate::cli::{LogFilter, Signals};
+use crate::config::{Reloader, Settings};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
@@ -30,10 +30,10 @@ use crate::jobs;
 use crate::session;
 use crate::session::{CancelKeys, Shared};
 
-/// Serves clients until `stop`; then lets sessions finish within `stop_timeout`.
+/// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`.
 ///
 /// Blocks its thread. Errors: 55006 the port is taken, 08006 the coordinator cannot be reached, XX000 a thread died.
-pub fn run(settings: Settings, stop: CancellationToken) -> Result<()> {
+pub fn run(settings: Settings, signals: Signals, log_filter: LogFilter) -> Result<()> {
     // First of all, so that a second proxy on this port changes nothing.
     let listener = listen(settings.listen)?;
     let control = runtime::Builder::new_multi_thread()
@@ -43,13 +43,21 @@ pub fn run(settings: Settings, stop: CancellationToken) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| internal("start the control runtime", error))?;
-    let result = control.block_on(serve(settings, listener, &stop));
-    stop.cancel();
+    let result = control.block_on(serve(settings, listener, &signals, log_filter));
+    signals.stop.cancel();
     control.shutdown_timeout(CONTROL_STOP_TIMEOUT);
     result
 }
 
-async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &CancellationToken) -> Result<()> {
+async fn serve(
+    settings: Settings,
+    listener: std::net::TcpListener,
+    signals: &Signals,
+    log_filter: LogFilter,
+) -> Result<()> {
+    let stop = &signals.stop;
+    let reloader = Reloader::new(&settings);
+    let live = reloader.live().clone();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| internal("listen", error))?;
     let metrics = admin::metrics::install()?;
     let catalog = tokio::select! {
@@ -60,7 +68,7 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
     control.spawn(catalog.clone().watch(stop.clone()));
     control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
 
-    let nodes = Nodes::new(Arc::new(ArcSwap::from_pointee(settings.pool.clone())));
+    let nodes = Nodes::new(live.pool.clone());
     control.spawn(backend::guard(nodes.clone(), stop.clone()));
 
     let shared = Arc::new(Shared {
@@ -69,14 +77,14 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         coordinator: ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port },
         cancel_keys: Arc::new(CancelKeys::default()),
         nodes: nodes.clone(),
-        executor: settings.executor.clone(),
-        login: settings.login.clone(),
+        executor: live.executor.clone(),
+        login: live.login.clone(),
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),
     });
 
-    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), settings.jobs.clone(), stop.clone()));
+    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 
     if let Some(address) = settings.admin {
         let http = tokio::net::TcpListener::from_std(listen(address)?).map_err(|error| internal("listen", error))?;
@@ -89,6 +97,7 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         biased;
         () = stop.cancelled() => {}
         () = deal(listener, queues) => {}
+        () = reload(&reloader, signals, &log_filter) => {}
         name = threads.first_to_end() => {
             return Err(PgError::new(SqlState::INTERNAL_ERROR, format!("thread {name} ended although nobody stopped it")));
         }
@@ -99,10 +108,23 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         threads.all_to_end().await;
         control.wait().await;
     };
-    if tokio::time::timeout(settings.stop_timeout, finished).await.is_err() {
-        tracing::warn!(timeout = ?settings.stop_timeout, "sessions did not finish in time and are cut off");
+    let timeout = **live.stop_timeout.load();
+    if tokio::time::timeout(timeout, finished).await.is_err() {
+        tracing::warn!(?timeout, "sessions did not finish in time and are cut off");
     }
     Ok(())
+}
+
+/// Puts new settings in force whenever that is asked for, for ever. Cancel safe.
+async fn reload(reloader: &Reloader, signals: &Signals, log_filter: &LogFilter) {
+    loop {
+        signals.reload.notified().await;
+        let reloaded = reloader.reload().and_then(|_| log_filter(&reloader.live().log_filter.load()));
+        if let Err(error) = reloaded {
+            let detail = error.detail_text().unwrap_or_default();
+            tracing::error!(%error, detail, "configuration was not read again, the old settings stay in force");
+        }
+    }
 }
 
 /// Accepts clients for ever and gives them to the data threads in turn. Cancel safe.

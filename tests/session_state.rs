@@ -409,10 +409,11 @@ fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
 /// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.
 fn texts_mean_what_postgres_reads(stage: &Stage) {
     let mut one = stage.superuser();
+    let mut wrong = Vec::new();
     for (sql, wanted) in [
         ("SELECT count(*) FROM items WHERE tenant = 1 /* AND tenant = 2 /* */ ' */ AND id > 1", "2"),
         ("SELECT count(*) FROM items -- WHERE tenant = 2\rWHERE tenant = 1", "3"),
-        ("SELECT/**/count(*)FROM/**/items\u{c}WHERE\u{b}tenant/**/=/*;*/1", "3"),
+        ("SELECT/**/count(*)FROM/**/items\u{c}WHERE\u{c}tenant/**/=/*;*/1", "3"),
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '/* '' -- '", "3"),
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '\\'' OR tenant = 2'", "3"),
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> E'\\' OR tenant = 2'", "3"),
@@ -437,8 +438,11 @@ fn texts_mean_what_postgres_reads(stage: &Stage) {
     ] {
         let said = one.query(sql);
         let got = if wanted.len() == 5 { code(&said) } else { row(&said) };
-        assert_eq!(got, wanted, "{sql}: {said:?}");
+        if got != wanted {
+            wrong.push(format!("{sql}: {said:?}, not {wanted}"));
+        }
     }
+    assert_eq!(wrong, Vec::<String>::new());
     // Values are never written into a text.
     for (sql, value, wanted) in [
         ("SELECT 0-$1::int FROM items WHERE tenant = 1 AND id = 1", "-1", "1"),

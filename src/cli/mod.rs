@@ -20,15 +20,17 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
-
 use crate::config::Settings;
 use crate::error::{PgError, Result, SqlState};
+use clap::{Parser, Subcommand};
 use connection::ProxyAddress;
+use signals::Hangup;
 
-/// Runs a proxy until the token is cancelled; blocks its thread meanwhile.
-pub type Serve = fn(Settings, CancellationToken) -> Result<()>;
+pub use logging::LogFilter;
+pub use signals::Signals;
+
+/// Runs a proxy until it is told to stop; blocks its thread meanwhile. The filter of the log follows the settings.
+pub type Serve = fn(Settings, Signals, LogFilter) -> Result<()>;
 
 /// Runs the program with this process's arguments.
 pub fn run(serve: Serve) -> ExitCode {
@@ -115,8 +117,8 @@ impl Command {
             Command::Dev(dev) => dev.run(serve),
             Command::Serve { config } => {
                 let settings = Settings::read(&config)?;
-                logging::start(&settings.log)?;
-                serve(settings, signals::stop_token()?)
+                let filter = logging::start(&settings.log)?;
+                serve(settings, Signals::listen(Hangup::Reloads)?, filter)
             }
             Command::CheckConfig { config } => {
                 Settings::read(&config)?;

@@ -33,11 +33,11 @@ pub struct Listen {
     pub address: IpAddr,
     /// Its TCP port. Default: 7432. Reload: no.
     pub port: u16,
-    /// How clients prove who they are. Default: scram. Reload: no.
+    /// How clients prove who they are. Default: scram. Reload: yes.
     pub auth: Auth,
-    /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: no.
+    /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: yes.
     pub login_timeout: Time,
-    /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: no.
+    /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: yes.
     pub stop_timeout: Time,
     /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
     pub threads: usize,
@@ -77,31 +77,31 @@ pub struct Coordinator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
-    /// For how long a session has a server connection: for a transaction, or to its end. Default: transaction. Reload: no.
+    /// For how long a session has a server connection: for a transaction, or to its end. Default: transaction. Reload: yes.
     pub mode: PoolMode,
-    /// Most connections of one pool. Default: 32. Reload: no.
+    /// Most connections of one pool. Default: 32. Reload: yes.
     pub size: usize,
-    /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: no.
+    /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: yes.
     pub node_connections: usize,
-    /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: no.
+    /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: yes.
     pub checkout_timeout: Time,
-    /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: no.
+    /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: yes.
     pub connect_timeout: Time,
-    /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: no.
+    /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: yes.
     pub idle_timeout: Time,
-    /// Connections are replaced at this age, give or take a tenth. Unit: time. Default: 1h. Reload: no.
+    /// Connections are replaced at this age, give or take a tenth. Unit: time. Default: 1h. Reload: yes.
     pub age_max: Time,
-    /// A connection idle for longer is asked whether it is well before it is used. Unit: time. Default: 30s. Reload: no.
+    /// A connection idle for longer is asked whether it is well before it is used. Unit: time. Default: 30s. Reload: yes.
     pub check_after: Time,
-    /// Longest wait for that answer, and for a node's sign of life. Unit: time. Default: 4s. Reload: no.
+    /// Longest wait for that answer, and for a node's sign of life. Unit: time. Default: 4s. Reload: yes.
     pub check_timeout: Time,
-    /// Longest pause between two attempts to reach a node that is down. Unit: time. Default: 1s. Reload: no.
+    /// Longest pause between two attempts to reach a node that is down. Unit: time. Default: 1s. Reload: yes.
     pub reconnect_max: Time,
-    /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: no.
+    /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: yes.
     pub silence_max: Time,
-    /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: no.
+    /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: yes.
     pub dead_peer_after: Time,
-    /// Most statements that one connection keeps prepared. Default: 500. Reload: no.
+    /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
     pub prepared_statements: usize,
 }
 
@@ -109,17 +109,17 @@ pub struct Pool {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Execution {
-    /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: no.
+    /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: yes.
     pub hold_timeout: Time,
-    /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: no.
+    /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: yes.
     pub recovery_patience: Time,
-    /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: no.
+    /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: yes.
     pub copy_buffer: Size,
-    /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: no.
+    /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: yes.
     pub copy_row: Size,
-    /// Most prepared statements of one client, then SQLSTATE 53400. Default: 10000. Reload: no.
+    /// Most prepared statements of one client, then SQLSTATE 53400. Default: 10000. Reload: yes.
     pub client_statements: usize,
-    /// Most memory of their texts together, then SQLSTATE 53400. Unit: size. Default: 16MB. Reload: no.
+    /// Most memory of their texts together, then SQLSTATE 53400. Unit: size. Default: 16MB. Reload: yes.
     pub client_statement_texts: Size,
 }
 
@@ -140,7 +140,7 @@ pub struct Admin {
 pub struct Log {
     /// text, or json with one object a line. Default: text. Reload: no.
     pub format: LogFormat,
-    /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: no.
+    /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: yes.
     pub filter: String,
 }
 

@@ -1,7 +1,7 @@
 //! What the configuration means: each room's own settings, checked.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,10 @@ pub struct Settings {
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Duration,
     pub log: LogSettings,
+    /// The file that all this was read from; none when there is no file.
+    pub path: Option<PathBuf>,
+    /// Its settings as they were written.
+    pub written: ConfigFile,
 }
 
 /// What is written to the standard error stream.
@@ -51,10 +55,12 @@ pub enum LogFormat {
 impl Settings {
     /// Errors: F0000 for a file that cannot be read, is not valid, or asks for what cannot be.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_file(ConfigFile::read(path)?)
+        let settings = Self::from_file(ConfigFile::read(path)?)?;
+        Ok(Self { path: Some(path.to_owned()), ..settings })
     }
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
+        let written = file.clone();
         let ConfigFile { listen, coordinator, pool, execution, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
@@ -111,6 +117,8 @@ impl Settings {
             },
             stop_timeout: listen.stop_timeout.0,
             log: LogSettings { format: log.format, filter: log.filter },
+            path: None,
+            written,
         })
     }
 }

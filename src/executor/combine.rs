@@ -84,7 +84,7 @@ async fn fill_rowset(
     frontend::copy_data(COPY_HEADER, server.queue());
     let binary = request.bind.with_results(true);
     let request = Request { bind: &binary, describe: false, ..request };
-    let sink = Sink::Copy { server, bytes_left: txn.executor.settings.rowset_bytes };
+    let sink = Sink::Copy { server, bytes_left: txn.executor.settings.load().rowset_bytes };
     let gathered = run_tasks(txn, tasks, request, sink).await;
     let server = &mut coordinator.server;
     match &gathered {

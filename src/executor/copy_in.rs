@@ -74,7 +74,7 @@ impl CopyRouter {
             txn.refresh_nodes().await?;
         }
         let map = txn.map();
-        let settings = &txn.executor.settings;
+        let settings = txn.executor.settings.load_full();
         let (target, column) = match table.kind {
             TableKind::Reference => {
                 let left_out = |c: &&crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);

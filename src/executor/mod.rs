@@ -36,6 +36,8 @@ pub use two_phase::{TransactionIds, transaction_of_gid};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::backend::{Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::error::{PgError, SqlState};
@@ -47,7 +49,8 @@ pub struct Executor {
     pub holds: Arc<Holds>,
     pub coordinator: ServerAddress,
     pub transaction_ids: Arc<TransactionIds>,
-    pub settings: Settings,
+    /// They may change at any time.
+    pub settings: Arc<ArcSwap<Settings>>,
 }
 
 /// Bounds of execution.

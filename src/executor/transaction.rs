@@ -363,7 +363,7 @@ impl Transaction {
         for group in groups {
             if self.executor.holds.is_held(*group)
                 && !self.uses(*group)
-                && !self.executor.holds.wait(*group, self.executor.settings.hold_timeout).await
+                && !self.executor.holds.wait(*group, self.executor.settings.load().hold_timeout).await
             {
                 return Err(PgError::new(
                     SqlState::SERIALIZATION_FAILURE,

@@ -48,7 +48,7 @@ impl Session {
             self.batch.start = Some(Start {
                 mark: self.client.mark(),
                 version: self.map_version(),
-                deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
+                deadline: tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout,
             });
         }
         self.batch.keep(&frame);

@@ -35,7 +35,7 @@ pub async fn authenticate(
     peer: IpAddr,
 ) -> Result<Option<Identity>> {
     let identity = |secret| Identity { user: startup.user.clone(), database: startup.database.clone(), secret };
-    if shared.login.trust_loopback && peer.is_loopback() {
+    if shared.login.load().trust_loopback && peer.is_loopback() {
         return Ok(Some(identity(Secret::None)));
     }
     let verifier = verifier_of(shared, &startup.user).await?;
@@ -69,7 +69,7 @@ async fn verifier_of(shared: &Shared, role: &str) -> Result<Verifier> {
     match stored.as_deref().and_then(RolePassword::parse) {
         Some(RolePassword::Scram(verifier)) => Ok(verifier),
         // A role with an MD5 password cannot log in by SCRAM; it is told no more than any other.
-        _ => Ok(Verifier::mock(&shared.login.mock_secret, role)),
+        _ => Ok(Verifier::mock(&shared.login.load().mock_secret, role)),
     }
 }
 

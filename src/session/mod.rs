@@ -33,6 +33,7 @@ pub use shapes::{Route, Shapes};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -52,8 +53,9 @@ pub struct Shared {
     pub cancel_keys: Arc<CancelKeys>,
     /// What the whole process holds to each node.
     pub nodes: Arc<Nodes>,
-    pub executor: executor::Settings,
-    pub login: LoginSettings,
+    /// These two may change at any time.
+    pub executor: Arc<ArcSwap<executor::Settings>>,
+    pub login: Arc<ArcSwap<LoginSettings>>,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,

@@ -82,7 +82,7 @@ impl Session {
 
     /// Errors: 53400 when the client has as many statements as it may.
     pub fn check_room(&self, text_len: usize) -> Result<()> {
-        let bounds = &self.thread.executor.settings;
+        let bounds = self.thread.executor.settings.load();
         self.statements.check_room(text_len, bounds.client_statements, bounds.client_statement_bytes)
     }
 

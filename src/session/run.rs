@@ -71,7 +71,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
     socket.set_nodelay(true)?;
     let peer = socket.peer_addr()?.ip();
     let mut stream = Stream::from(socket);
-    let deadline = tokio::time::Instant::now() + thread.shared.login.timeout;
+    let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
     let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut stream)).await {
         Ok(Ok(read)) => read,
         Ok(Err(error)) => return refuse(stream, error).await,

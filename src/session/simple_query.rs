@@ -73,7 +73,7 @@ impl Session {
 
     /// Runs a statement again when the map was old: the client sees a delay.
     async fn simple_statement_with_retry(&mut self, text: &str) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
+        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout;
         loop {
             let mark = self.client.mark();
             let version = self.map_version();

@@ -61,7 +61,7 @@ impl Served {
 
     /// Starts proxy 0 or 1 and waits until it serves.
     pub fn start_proxy(&mut self, number: usize) {
-        let config = self.folder.path().join(format!("{number}.toml"));
+        let config = self.config_file(number);
         let text = format!(
             "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\n[coordinator]\nport = {}\n\
              [execution]\nrecovery_patience = \"1s\"\n{}",
@@ -96,6 +96,16 @@ impl Served {
 
     pub fn signal_proxy(&self, number: usize, name: &str) {
         signal(self.proxies[number].as_ref().expect("it runs").id(), name);
+    }
+
+    /// A proxy's configuration, which is written again whenever the proxy is started.
+    pub fn config_file(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("{number}.toml"))
+    }
+
+    /// What a proxy has logged so far.
+    pub fn logged(&self, number: usize) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log(number)).unwrap_or_default()).into_owned()
     }
 
     fn log(&self, number: usize) -> PathBuf {
