@@ -68,6 +68,9 @@ enum Command {
         /// The configuration file; config/tenantry.toml shows every setting.
         #[arg(long)]
         config: PathBuf,
+        /// Take over the port from the proxy that runs with the same listen.takeover_socket, if one does.
+        #[arg(long)]
+        take_over: bool,
     },
     /// Say whether a configuration file is valid.
     CheckConfig {
@@ -115,8 +118,8 @@ impl Command {
     fn run(self, serve: Serve) -> Result<()> {
         match self {
             Command::Dev(dev) => dev.run(serve),
-            Command::Serve { config } => {
-                let settings = Settings::read(&config)?;
+            Command::Serve { config, take_over } => {
+                let settings = Settings { take_over, ..Settings::read(&config)? };
                 let filter = logging::start(&settings.log)?;
                 serve(settings, Signals::listen(Hangup::Reloads)?, filter)
             }

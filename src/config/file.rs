@@ -1,7 +1,7 @@
 //! The configuration file as it is written. Unknown names are refused, so that a typing error is not a silent default.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct Listen {
     pub login_timeout: Time,
     /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: yes.
     pub stop_timeout: Time,
+    /// Unix socket over which a new process takes over the port. Default: none, nobody can. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takeover_socket: Option<PathBuf>,
     /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
     pub threads: usize,
 }
@@ -172,6 +175,7 @@ impl Default for Listen {
             auth: Auth::Scram,
             login_timeout: Time(std::time::Duration::from_secs(60)),
             stop_timeout: Time(std::time::Duration::from_secs(10)),
+            takeover_socket: None,
             threads: 0,
         }
     }
@@ -260,6 +264,8 @@ mod tests {
         // These have no default that could be written; the example shows some value.
         let coordinator = shown.get_mut("coordinator").and_then(|t| t.as_table_mut()).expect("a section");
         assert!(coordinator.remove("password").is_some());
+        let listen = shown.get_mut("listen").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(listen.remove("takeover_socket").is_some());
         assert!(shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section").remove("port").is_some());
         let defaults = toml::Table::try_from(ConfigFile::default()).expect("plain values");
         assert_eq!(shown, defaults);

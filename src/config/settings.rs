@@ -30,6 +30,10 @@ pub struct Settings {
     pub data_threads: usize,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Duration,
+    /// Where a successor asks for the listening sockets; none: nobody can.
+    pub takeover_socket: Option<PathBuf>,
+    /// Take the sockets of the proxy that runs, if one does.
+    pub take_over: bool,
     pub log: LogSettings,
     /// The file that all this was read from; none when there is no file.
     pub path: Option<PathBuf>,
@@ -116,6 +120,8 @@ impl Settings {
                 threads => threads,
             },
             stop_timeout: listen.stop_timeout.0,
+            takeover_socket: listen.takeover_socket,
+            take_over: false,
             log: LogSettings { format: log.format, filter: log.filter },
             path: None,
             written,

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
@@ -17,6 +18,8 @@ pub struct Client {
     torn: bool,
     /// How often `out` has left: what was answered before cannot be taken back.
     flushes: u64,
+    /// Cancelled when there is no time left to wait for more from this client.
+    hurry: CancellationToken,
 }
 
 /// A place in the answer, to come back to while nothing has left since.
@@ -28,8 +31,8 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: Stream, read: BytesMut) -> Self {
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0 }
+    pub fn new(stream: Stream, read: BytesMut, hurry: CancellationToken) -> Self {
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, hurry }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -125,6 +128,17 @@ impl Client {
                 return Ok(None);
             }
         }
+    }
+
+    /// The next frame of a COPY; `None` when the client has closed the connection.
+    ///
+    /// Errors: 57P01 when the proxy ends and waits no longer.
+    pub async fn next_copy_frame(&mut self) -> Result<Option<Frame>> {
+        if let Some(frame) = self.buffered_frame()? {
+            return Ok(Some(frame));
+        }
+        let hurry = self.hurry.clone();
+        hurry.run_until_cancelled(self.next_frame()).await.unwrap_or_else(|| Err(PgError::shut_down()))
     }
 
     /// Bytes received and not yet taken as frames.

@@ -329,7 +329,7 @@ async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mu
     answer::copy_in_response(plan.options.format == CopyFormat::Binary, plan.columns.len(), client.out());
     client.flush().await?;
     loop {
-        let Some(frame) = client.next_frame().await? else {
+        let Some(frame) = client.next_copy_frame().await? else {
             return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection"));
         };
         match frame.tag {

@@ -61,13 +61,20 @@ pub struct Shared {
     pub control: tokio::runtime::Handle,
 }
 
-/// Serves the sockets that arrive, on the calling thread (inside a `LocalSet`), until `stop`; then lets the sessions
-/// that are in a transaction end it.
-pub async fn run_data_thread(
-    shared: Arc<Shared>,
-    mut incoming: mpsc::Receiver<std::net::TcpStream>,
-    stop: CancellationToken,
-) {
+/// How data threads are told to end.
+#[derive(Clone)]
+pub struct Ending {
+    /// Sessions end as soon as they are in no transaction.
+    pub stop: CancellationToken,
+    /// Sessions end as soon as no statement runs.
+    pub hurry: CancellationToken,
+}
+
+/// Serves the sockets that arrive, on the calling thread (inside a `LocalSet`), until told to stop or `incoming` ends;
+/// then lets the sessions come to their end.
+pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<std::net::TcpStream>, ending: Ending) {
+    // Of this thread alone, so that looking at them costs no other thread anything.
+    let ending = Ending { stop: ending.stop.child_token(), hurry: ending.hurry.child_token() };
     let executor = Rc::new(Executor {
         pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),
@@ -88,25 +95,29 @@ pub async fn run_data_thread(
     let mut maintain = std::pin::pin!(pools.maintain());
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = ending.stop.cancelled() => break,
             () = &mut maintain => {}
             socket = incoming.recv() => match socket {
                 None => break,
                 Some(socket) => {
-                    let session = serve(thread.clone(), socket, stop.clone());
+                    let session = serve(thread.clone(), socket, ending.clone());
                     tokio::task::spawn_local(sessions.track_future(session));
                 }
             },
         }
     }
+    // Accepted before the end: they are told.
+    while let Ok(socket) = incoming.try_recv() {
+        tokio::task::spawn_local(sessions.track_future(serve(thread.clone(), socket, ending.clone())));
+    }
     sessions.close();
     tokio::select! { () = &mut maintain => {} () = sessions.wait() => {} }
 }
 
-async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, stop: CancellationToken) {
+async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, ending: Ending) {
     let prepared = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
     let served = match prepared {
-        Ok(socket) => run::serve(thread, socket, stop).await,
+        Ok(socket) => run::serve(thread, socket, ending).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = served {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
@@ -18,7 +17,7 @@ use super::plan_cache::PlanCache;
 use super::shapes::Shapes;
 use super::startup::{self, Wish};
 use super::statements::Statements;
-use super::{Shared, login};
+use super::{Ending, Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, Executor, Kind, Origin, Transaction};
@@ -67,15 +66,17 @@ pub struct Session {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToken) -> Result<()> {
+pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
     socket.set_nodelay(true)?;
     let peer = socket.peer_addr()?.ip();
     let mut stream = Stream::from(socket);
     let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
-    let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut stream)).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(error)) => return refuse(stream, error).await,
-        Err(_) => return Ok(()),
+    let read = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, startup::read(&mut stream))).await;
+    let (wish, rest) = match read {
+        Some(Ok(Ok(read))) => read,
+        Some(Ok(Err(error))) => return refuse(stream, error).await,
+        Some(Err(_)) => return Ok(()),
+        None => return refuse(stream, shutting_down()).await,
     };
     let startup = match wish {
         Wish::Nothing => return Ok(()),
@@ -87,12 +88,13 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
         }
         Wish::Session(startup) => startup,
     };
-    let mut client = Client::new(stream, rest);
+    let mut client = Client::new(stream, rest, ending.hurry.clone());
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
     let identity = login::authenticate(&thread.shared, &mut client, &startup, peer);
-    let identity = match tokio::time::timeout_at(deadline, identity).await {
+    let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
+    let identity = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
         Ok(Ok(Some(identity))) => Rc::new(identity),
         Ok(Ok(None)) | Err(_) => return Ok(()),
         Ok(Err(error)) => {
@@ -128,7 +130,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
     }
     session.thread.metrics.logins.increment(1);
     session.thread.metrics.clients.increment(1.0);
-    let ended = session.run(stop).await;
+    let ended = session.run(&ending).await;
     session.thread.metrics.clients.decrement(1.0);
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
@@ -145,8 +147,8 @@ async fn refuse(mut stream: Stream, error: PgError) -> Result<()> {
     Ok(stream.flush().await?)
 }
 
-fn shut_down() -> PgError {
-    PgError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+fn shutting_down() -> PgError {
+    PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down")
 }
 
 fn as_fatal(error: PgError) -> PgError {
@@ -205,7 +207,7 @@ impl Session {
         self.client.flush().await
     }
 
-    async fn run(&mut self, stop: CancellationToken) -> Result<()> {
+    async fn run(&mut self, ending: &Ending) -> Result<()> {
         loop {
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
@@ -225,15 +227,16 @@ impl Session {
                                     self.forward_unasked()?;
                                     continue;
                                 }
-                                () = stop.cancelled() => return Err(shut_down()),
+                                () = ending.stop.cancelled() => return Err(PgError::shut_down()),
                             }
                         } else {
+                            let end = if idle { &ending.stop } else { &ending.hurry };
                             tokio::select! {
                                 frame = self.client.next_frame() => match frame? {
                                     Some(frame) => frame,
                                     None => return Ok(()),
                                 },
-                                () = stop.cancelled(), if idle => return Err(shut_down()),
+                                () = end.cancelled() => return Err(PgError::shut_down()),
                             }
                         }
                     }

@@ -151,7 +151,8 @@ impl Session {
             self.batch.sync_is_swallowed |= ends_sync;
             let is_extended = self.batch.is_open();
             loop {
-                let Some(frame) = self.client.next_frame().await? else {
+                let next = self.client.next_copy_frame().await;
+                let Some(frame) = next.inspect_err(|_| participant.server.poison())? else {
                     participant.server.poison();
                     return Err(PgError::fatal(
                         SqlState::CONNECTION_FAILURE,

@@ -5,10 +5,13 @@
 //!                                             └─ Tls ── rustls ──> TcpStream
 //! ```
 //!
+//! `takeover` is apart: a listening socket goes from one process to the next.
+//!
 //! TLS is rustls with the ring provider, versions 1.2 and 1.3.
 
 mod liveness;
 mod stream;
+pub mod takeover;
 
 pub use liveness::watch_peer;
 pub use stream::Stream;

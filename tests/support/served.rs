@@ -61,29 +61,39 @@ impl Served {
 
     /// Starts proxy 0 or 1 and waits until it serves.
     pub fn start_proxy(&mut self, number: usize) {
-        let config = self.config_file(number);
         let text = format!(
-            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\n[coordinator]\nport = {}\n\
-             [execution]\nrecovery_patience = \"1s\"\n{}",
+            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\ntakeover_socket = \"{}\"\n\
+             [coordinator]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
             self.threads,
+            self.folder.path().join(format!("{number}.socket")).display(),
             self.ports.first + 1,
             self.config
         );
-        std::fs::write(&config, text).expect("the folder can be written");
+        std::fs::write(self.config_file(number), text).expect("the folder can be written");
+        self.proxies[number] = Some(self.spawn(number, &[]));
+        let port = self.proxy_port(number);
+        let serves = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        assert!(wait_until(Duration::from_secs(20), serves), "proxy {number} did not start");
+    }
+
+    /// Another process in the place of a proxy that runs, with the same configuration.
+    pub fn spawn(&self, number: usize, arguments: &[&str]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log(number)).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        Command::new(env!("CARGO_BIN_EXE_tenantry"))
             .args(["serve", "--config"])
-            .arg(&config)
+            .arg(self.config_file(number))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("the built binary can be run");
-        self.proxies[number] = Some(child);
-        let port = self.proxy_port(number);
-        let serves = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-        assert!(wait_until(Duration::from_secs(20), serves), "proxy {number} did not start");
+            .expect("the built binary can be run")
+    }
+
+    /// A proxy's process, to be ended by the caller; `new` stands in its place from now on.
+    pub fn replace_proxy(&mut self, number: usize, new: Option<Child>) -> Child {
+        std::mem::replace(&mut self.proxies[number], new).expect("it runs")
     }
 
     /// As `kill -9`.
