@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,11 @@ fn settings_are_read_again_on_sighup() {
         assert!(wait_until(PATIENCE, || served.logged(0).contains(said)), "{said} in\n{}", served.logged(0));
     };
 
+    // Something of everything that is counted.
+    served.psql("SELECT 1");
+    support::psql_error(&served.dsn(0), "SELECT 1 / 0");
+    assert_eq!(told_metrics(served.admin_port(0)), documented_metrics(), "docs/operations.md lists every metric");
+
     let changed = first.replace("size = 7", "size = 3").replace("threads = 1", "threads = 2");
     hang_up(&changed, "changed=pool.size need_restart=listen.threads");
     assert_eq!(served.psql("SELECT 1"), "1", "sessions go on");
@@ -39,6 +47,23 @@ fn settings_are_read_again_on_sighup() {
     // The servers trust everybody, so only the proxy's own rule is in the way.
     hang_up(&changed.replace("[log]", "[log] # again"), "changed=listen.auth need_restart=listen.threads");
     assert_eq!(served.psql("SELECT 1"), "1");
+}
+
+/// Names of the metrics that a proxy tells. Only samples count, not headings.
+fn told_metrics(port: u16) -> BTreeSet<String> {
+    let mut http = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it serves");
+    http.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let samples = answer.lines().filter(|line| line.starts_with("tenantry_"));
+    samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+}
+
+fn documented_metrics() -> BTreeSet<String> {
+    let manual = include_str!("../docs/operations.md");
+    let rows = manual.lines().filter_map(|line| line.strip_prefix("| `tenantry_"));
+    rows.filter_map(|row| row.split(['{', '`']).next()).map(|name| format!("tenantry_{name}")).collect()
 }
 
 /// Goal: a new process replaces a running one and no client notices (T50); a stop lets transactions end. Method: clients

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::pools;
+use crate::backend::Nodes;
 use crate::catalog::Catalog;
 use crate::shard_map::{NodeId, ShardMap};
 
@@ -22,6 +24,7 @@ use crate::shard_map::{NodeId, ShardMap};
 pub struct State {
     pub catalog: Arc<Catalog>,
     pub metrics: PrometheusHandle,
+    pub nodes: Arc<Nodes>,
 }
 
 /// Answers until `stop`.
@@ -39,6 +42,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    pools::record(&state.nodes.figures());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render())
 }
 

@@ -63,11 +63,12 @@ impl Served {
     pub fn start_proxy(&mut self, number: usize) {
         let text = format!(
             "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\ntakeover_socket = \"{}\"\n\
-             [coordinator]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
+             [coordinator]\nport = {}\n[admin]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
             self.threads,
             self.folder.path().join(format!("{number}.socket")).display(),
             self.ports.first + 1,
+            self.admin_port(number),
             self.config
         );
         std::fs::write(self.config_file(number), text).expect("the folder can be written");
@@ -124,6 +125,11 @@ impl Served {
 
     pub fn proxy_port(&self, number: usize) -> u16 {
         self.ports.first + 10 * u16::try_from(number).expect("0 or 1")
+    }
+
+    /// Where a proxy tells its metrics.
+    pub fn admin_port(&self, number: usize) -> u16 {
+        self.ports.first + 9 + 5 * u16::try_from(number).expect("0 or 1")
     }
 
     pub fn worker_port(&self, worker: u16) -> u16 {
