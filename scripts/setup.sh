@@ -45,6 +45,7 @@ missing_packages() {
     has make || echo make
     has strace || echo strace
     has pgbouncer || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
+    has openssl || echo openssl
     # Debian ships venv without its pip, which a plain `import venv` would not notice.
     { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || echo python3 python3-venv
 }

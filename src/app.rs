@@ -28,7 +28,7 @@ use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
 use crate::session;
-use crate::session::{CancelKeys, Ending, Shared};
+use crate::session::{CancelKeys, Credentials, Ending, Shared};
 use crate::transport::takeover::{self, Taken};
 
 /// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
@@ -53,7 +53,7 @@ pub fn run(settings: Settings, signals: Signals, log_filter: LogFilter) -> Resul
 
 async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_filter: LogFilter) -> Result<()> {
     let stop = &signals.stop;
-    let reloader = Reloader::new(&settings);
+    let reloader = Reloader::new(&settings)?;
     let live = reloader.live().clone();
     // Of a successor: the same sockets.
     let copies = listeners.copies()?;
@@ -78,6 +78,8 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         nodes: nodes.clone(),
         executor: live.executor.clone(),
         login: live.login.clone(),
+        acceptor: live.acceptor.clone(),
+        credentials: Credentials::default(),
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),

@@ -351,8 +351,8 @@ fn stored_passwords_of_postgres_are_read_and_made() {
         let stored = stored_password(&postgres);
         let password = password.replace("''", "'");
         let Some(RolePassword::Scram(verifier)) = RolePassword::parse(&stored) else { panic!("{stored}") };
-        let (mut client, mut server) = (ScramClient::with_password(&password), ScramServer::new("app", verifier));
-        let server_first = server.first(&client.first().unwrap()).unwrap();
+        let (mut client, mut server) = (ScramClient::with_password(&password), ScramServer::new("app", verifier, None));
+        let server_first = server.first(client.mechanism().as_bytes(), &client.first().unwrap()).unwrap();
         let (server_final, _) = server.last(&client.last(&server_first).unwrap()).unwrap();
         client.verify(&server_final).unwrap();
 

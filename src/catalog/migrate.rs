@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (40, "tenants", include_str!("schema/040_tenants.sql")),
     (50, "rebalance", include_str!("schema/050_rebalance.sql")),
     (60, "node_functions", include_str!("schema/060_node_functions.sql")),
+    (65, "role_passwords", include_str!("schema/065_role_passwords.sql")),
     (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
 ];
 

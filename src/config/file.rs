@@ -18,6 +18,7 @@ use crate::jobs;
 #[serde(default, deny_unknown_fields)]
 pub struct ConfigFile {
     pub listen: Listen,
+    pub tls: Tls,
     pub coordinator: Coordinator,
     pub pool: Pool,
     pub execution: Execution,
@@ -35,6 +36,8 @@ pub struct Listen {
     pub port: u16,
     /// How clients prove who they are. Default: scram. Reload: yes.
     pub auth: Auth,
+    /// Rules as in pg_hba.conf, one a line; the first that fits decides. None: as `auth` says. Default: []. Reload: yes.
+    pub hba: Vec<String>,
     /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: yes.
     pub login_timeout: Time,
     /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: yes.
@@ -53,6 +56,39 @@ pub enum Auth {
     Scram,
     /// Clients on this machine's loopback addresses need no password; others as with `scram`.
     TrustLoopback,
+}
+
+/// Encryption between clients and the proxy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// off, allow, require, verify-ca or verify-full. Default: off. Reload: yes.
+    pub mode: TlsMode,
+    /// The proxy's certificate and those that lead to its root, PEM. Default: none. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM; nobody else may read the file. Default: none. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Roots that clients' certificates must lead to, PEM. Default: none, no certificates are asked for. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Encryption is refused.
+    #[default]
+    Off,
+    /// Encryption as the client likes.
+    Allow,
+    /// Clients must encrypt.
+    Require,
+    /// ... and show a certificate that leads to `client_ca`.
+    VerifyCa,
+    /// ... whose common name is the role's.
+    VerifyFull,
 }
 
 /// The Postgres that holds the catalog, and the login of the control channel, there and on the workers.
@@ -173,6 +209,7 @@ impl Default for Listen {
             address: LOOPBACK,
             port: 7432,
             auth: Auth::Scram,
+            hba: Vec::new(),
             login_timeout: Time(std::time::Duration::from_secs(60)),
             stop_timeout: Time(std::time::Duration::from_secs(10)),
             takeover_socket: None,
@@ -266,6 +303,8 @@ mod tests {
         assert!(coordinator.remove("password").is_some());
         let listen = shown.get_mut("listen").and_then(|t| t.as_table_mut()).expect("a section");
         assert!(listen.remove("takeover_socket").is_some());
+        let tls = shown.get_mut("tls").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(["certificate", "key", "client_ca"].into_iter().all(|name| tls.remove(name).is_some()));
         assert!(shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section").remove("port").is_some());
         let defaults = toml::Table::try_from(ConfigFile::default()).expect("plain values");
         assert_eq!(shown, defaults);

@@ -19,6 +19,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
 use crate::session::LoginSettings;
+use crate::transport::Acceptor;
 
 /// The settings that can change, as the rooms read them. A new one needs a line in `new` and in `store`.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Live {
     pub pool: Arc<ArcSwap<PoolSettings>>,
     pub executor: Arc<ArcSwap<executor::Settings>>,
     pub login: Arc<ArcSwap<LoginSettings>>,
+    /// Certificates for clients, read again with every reload: they may have been renewed.
+    pub acceptor: Arc<Acceptor>,
     pub jobs: Arc<ArcSwap<jobs::Settings>>,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Arc<ArcSwap<Duration>>,
@@ -34,15 +37,18 @@ pub struct Live {
 }
 
 impl Live {
-    fn new(settings: &Settings) -> Self {
-        Self {
+    fn new(settings: &Settings) -> Result<Self> {
+        let acceptor = Acceptor::default();
+        acceptor.reload(settings.tls.as_ref())?;
+        Ok(Self {
+            acceptor: Arc::new(acceptor),
             pool: swapped(&settings.pool),
             executor: swapped(&settings.executor),
             login: swapped(&settings.login),
             jobs: swapped(&settings.jobs),
             stop_timeout: swapped(&settings.stop_timeout),
             log_filter: swapped(&settings.log.filter),
-        }
+        })
     }
 
     fn store(&self, settings: &Settings) {
@@ -90,8 +96,10 @@ pub struct Shown {
 }
 
 impl Reloader {
-    pub fn new(settings: &Settings) -> Self {
-        Self { live: Live::new(settings), path: settings.path.clone(), in_force: Mutex::new(settings.written.clone()) }
+    /// Errors: F0000 for certificates that cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self> {
+        let in_force = Mutex::new(settings.written.clone());
+        Ok(Self { live: Live::new(settings)?, path: settings.path.clone(), in_force })
     }
 
     pub fn live(&self) -> &Live {
@@ -110,6 +118,7 @@ impl Reloader {
             )
         })?;
         let read = Settings::read(path)?;
+        self.live.acceptor.reload(read.tls.as_ref())?;
         let reloaded = difference(&in_force, &read.written);
         // What waits for a restart is told at every reload until then.
         *in_force = mixed(&in_force, &read.written)?;
@@ -199,6 +208,7 @@ const RELOADS: &[&str] = &[
     "execution.hold_timeout",
     "execution.recovery_patience",
     "listen.auth",
+    "listen.hba",
     "listen.login_timeout",
     "listen.stop_timeout",
     "log.filter",
@@ -215,6 +225,10 @@ const RELOADS: &[&str] = &[
     "pool.reconnect_max",
     "pool.silence_max",
     "pool.size",
+    "tls.certificate",
+    "tls.client_ca",
+    "tls.key",
+    "tls.mode",
 ];
 
 #[cfg(test)]
@@ -248,6 +262,8 @@ mod tests {
     fn another(name: &str, shown: &str) -> String {
         let bare = shown.trim_matches('"');
         match name {
+            "tls.mode" => "\"require\"".to_owned(),
+            "listen.hba" => "[\"host all all all md5\"]".to_owned(),
             "pool.mode" => "\"session\"".to_owned(),
             "listen.auth" => "\"trust-loopback\"".to_owned(),
             "listen.address" | "admin.address" => "\"127.0.0.2\"".to_owned(),
@@ -296,8 +312,9 @@ mod tests {
 
     #[test]
     fn what_can_change_reaches_the_rooms_and_nothing_else_does() {
-        for (name, file) in one_by_one() {
-            let live = Live::new(&Settings::from_file(ConfigFile::default()).unwrap());
+        // Those of TLS mean something together only; tests/login_threats.rs renews a certificate.
+        for (name, file) in one_by_one().into_iter().filter(|(name, _)| !name.starts_with("tls.")) {
+            let live = Live::new(&Settings::from_file(ConfigFile::default()).unwrap()).unwrap();
             let before = format!("{live:?}");
             live.store(&Settings::from_file(file).unwrap_or_else(|error| panic!("{name}: {error}")));
             let changed = before != format!("{live:?}");
@@ -311,7 +328,7 @@ mod tests {
         let path = folder.path().join("tenantry.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("[coordinator]\npassword = \"one\"\n");
-        let reloader = Reloader::new(&Settings::read(&path).unwrap());
+        let reloader = Reloader::new(&Settings::read(&path).unwrap()).unwrap();
         assert_eq!(reloader.reload().unwrap(), Reloaded::default());
 
         write("[listen]\nport = 1234\n[pool]\nsize = 3\n[coordinator]\npassword = \"two\"\n");
@@ -332,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tenantry.toml");
         std::fs::write(&path, "[pool]\nsize = 5\n").unwrap();
-        let reloader = Reloader::new(&Settings::read(&path).unwrap());
+        let reloader = Reloader::new(&Settings::read(&path).unwrap()).unwrap();
         for broken in ["[pool]\nsize = 0\n", "[pool]\nsise = 1\n", "[pool\n"] {
             std::fs::write(&path, broken).unwrap();
             assert_eq!(reloader.reload().unwrap_err().code(), SqlState::CONFIG_FILE_ERROR);

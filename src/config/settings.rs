@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, ConfigFile};
+use super::file::{Auth, ConfigFile, Listen, Tls, TlsMode};
+use crate::auth::hba::{Certificate, Method, Rules};
 use crate::backend::PoolSettings;
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
 use crate::session::LoginSettings;
+use crate::transport::AcceptorSettings;
 
 /// Everything that a proxy is started with.
 #[derive(Debug, Clone)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub pool: PoolSettings,
     pub executor: executor::Settings,
     pub login: LoginSettings,
+    /// Certificates for clients; none: no encryption.
+    pub tls: Option<AcceptorSettings>,
     pub jobs: jobs::Settings,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
@@ -65,7 +69,7 @@ impl Settings {
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let written = file.clone();
-        let ConfigFile { listen, coordinator, pool, execution, admin, log } = file;
+        let ConfigFile { listen, tls, coordinator, pool, execution, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
@@ -110,10 +114,12 @@ impl Settings {
                 ..executor::Settings::default()
             },
             login: LoginSettings {
-                trust_loopback: listen.auth == Auth::TrustLoopback,
+                rules: rules(&listen, tls.mode)?,
+                encryption_required: !matches!(tls.mode, TlsMode::Off | TlsMode::Allow),
                 timeout: listen.login_timeout.0,
                 mock_secret: rand::random(),
             },
+            tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -127,6 +133,44 @@ impl Settings {
             written,
         })
     }
+}
+
+fn rules(listen: &Listen, mode: TlsMode) -> Result<Rules> {
+    let loopback = match listen.auth {
+        Auth::TrustLoopback => Method::Trust,
+        Auth::Scram => Method::ScramSha256,
+    };
+    let mut rules = match listen.hba.as_slice() {
+        [] => Rules::by_password(loopback),
+        lines => Rules::parse(lines.iter().map(String::as_str)).map_err(|why| invalid("listen.hba", &why))?,
+    };
+    for rule in &mut rules.0 {
+        rule.certificate = match mode {
+            TlsMode::VerifyFull => Certificate::NamesUser,
+            TlsMode::VerifyCa if rule.certificate == Certificate::NotNeeded => Certificate::Trusted,
+            _ => rule.certificate,
+        };
+    }
+    Ok(rules)
+}
+
+fn acceptor_settings(tls: Tls) -> Result<Option<AcceptorSettings>> {
+    if tls.mode == TlsMode::Off {
+        return Ok(None);
+    }
+    let needed = |file: Option<PathBuf>, name: &str| {
+        file.ok_or_else(|| invalid(name, "must be given, because tls.mode is not off"))
+    };
+    let client_certificate_required = matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+    if client_certificate_required && tls.client_ca.is_none() {
+        return Err(invalid("tls.client_ca", "must be given, because tls.mode asks for clients' certificates"));
+    }
+    Ok(Some(AcceptorSettings {
+        certificate: needed(tls.certificate, "tls.certificate")?,
+        key: needed(tls.key, "tls.key")?,
+        client_ca: tls.client_ca,
+        client_certificate_required,
+    }))
 }
 
 fn at_least_one(name: &str, value: usize) -> Result<()> {
@@ -151,7 +195,7 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:7432".parse().expect("an address"));
         assert_eq!(settings.pool.checkout_timeout, PoolSettings::default().checkout_timeout);
         assert_eq!(settings.executor.copy_row_bytes, executor::Settings::default().copy_row_bytes);
-        assert!(settings.data_threads >= 1 && settings.admin.is_none() && !settings.login.trust_loopback);
+        assert!(settings.data_threads >= 1 && settings.admin.is_none() && settings.tls.is_none());
     }
 
     #[test]
@@ -160,6 +204,9 @@ mod tests {
             ("[pool]\nsize = 0", "pool.size"),
             ("[admin]\nport = 7432", "admin.port"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),
+            ("[listen]\nhba = [\"host all all all ldap\"]", "listen.hba"),
+            ("[tls]\nmode = \"require\"", "tls.certificate"),
+            ("[tls]\nmode = \"verify-ca\"\ncertificate = \"a\"\nkey = \"b\"", "tls.client_ca"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.message().contains(name), "{error}");

@@ -11,6 +11,7 @@
 
 mod batch;
 mod cancel_keys;
+mod credentials;
 mod extended_query;
 mod login;
 mod metrics;
@@ -27,6 +28,7 @@ mod statements;
 mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;
+pub use credentials::Credentials;
 pub use login::LoginSettings;
 pub use shapes::{Route, Shapes};
 
@@ -43,6 +45,7 @@ use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::executor::{self, Executor, Holds, TransactionIds};
 use crate::planner::Provided;
+use crate::transport::Acceptor;
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -56,6 +59,9 @@ pub struct Shared {
     /// These two may change at any time.
     pub executor: Arc<ArcSwap<executor::Settings>>,
     pub login: Arc<ArcSwap<LoginSettings>>,
+    /// Takes clients' TLS handshakes.
+    pub acceptor: Arc<Acceptor>,
+    pub credentials: Credentials,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,

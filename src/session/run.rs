@@ -15,7 +15,7 @@ use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
 use super::shapes::Shapes;
-use super::startup::{self, Wish};
+use super::startup::{Opening, Wish};
 use super::statements::Statements;
 use super::{Ending, Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
@@ -69,17 +69,16 @@ pub struct Session {
 pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
     socket.set_nodelay(true)?;
     let peer = socket.peer_addr()?.ip();
-    let mut stream = Stream::from(socket);
+    let mut opening = Opening::new(socket);
     let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
-    let read = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, startup::read(&mut stream))).await;
-    let (wish, rest) = match read {
-        Some(Ok(Ok(read))) => read,
-        Some(Ok(Err(error))) => return refuse(stream, error).await,
-        Some(Err(_)) => return Ok(()),
-        None => return refuse(stream, shutting_down()).await,
+    let read = tokio::time::timeout_at(deadline, opening.read(&thread.shared.acceptor));
+    let wish = match ending.stop.run_until_cancelled(read).await {
+        Some(Ok(Ok(Some(wish)))) => wish,
+        Some(Ok(Err(error))) => return refuse(opening.stream, error).await,
+        Some(Ok(Ok(None)) | Err(_)) => return Ok(()),
+        None => return refuse(opening.stream, shutting_down()).await,
     };
     let startup = match wish {
-        Wish::Nothing => return Ok(()),
         Wish::Cancel { pid, key } => {
             if let Some(handle) = thread.shared.cancel_keys.find(pid, &key) {
                 handle.cancel().await;
@@ -88,21 +87,21 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         }
         Wish::Session(startup) => startup,
     };
-    let mut client = Client::new(stream, rest, ending.hurry.clone());
+    let Some(stream) = opening.stream else { return Ok(()) };
+    let mut client = Client::new(stream, opening.rest, ending.hurry.clone());
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
-    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer);
+    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer, opening.handshake.as_ref());
     let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
-    let identity = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
-        Ok(Ok(Some(identity))) => Rc::new(identity),
+    let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
+        Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
         Ok(Ok(None)) | Err(_) => return Ok(()),
         Ok(Err(error)) => {
             answer::error(&as_fatal(error), client.out());
             return client.flush().await;
         }
     };
-    answer::authentication_ok(client.out());
     let cancel = thread.shared.cancel_keys.register(startup.minor);
     let mut session = Session {
         thread,
@@ -140,7 +139,9 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     ended
 }
 
-async fn refuse(mut stream: Stream, error: PgError) -> Result<()> {
+/// Best effort: after a failed handshake there is nobody to tell.
+async fn refuse(stream: Option<Stream>, error: PgError) -> Result<()> {
+    let Some(mut stream) = stream else { return Err(error) };
     let mut out = BytesMut::new();
     answer::error(&error, &mut out);
     stream.write_all(&out).await?;
