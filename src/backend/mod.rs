@@ -17,6 +17,7 @@ mod leftovers;
 mod link;
 mod login;
 mod node;
+mod pace;
 mod pool;
 mod pool_settings;
 mod prepared;

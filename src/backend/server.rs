@@ -13,6 +13,7 @@ use super::cancel::CancelTarget;
 use super::leftovers::Leftovers;
 use super::link::Link;
 use super::login::ServerAddress;
+use super::pace::{self, Pace};
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
@@ -43,6 +44,7 @@ impl Frame {
 pub struct Server {
     stream: Stream,
     read: BytesMut,
+    pace: Pace,
     write: BytesMut,
     status: Status,
     /// Empty means that the protocol position is known and quiet.
@@ -75,6 +77,7 @@ impl Server {
         Self {
             stream,
             read: BytesMut::new(),
+            pace: Pace::default(),
             write: BytesMut::new(),
             status: Status::Idle,
             replies: ReplyQueue::default(),
@@ -297,10 +300,13 @@ impl Server {
         let verdict = self.replies.judge(tag);
         match verdict {
             Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
-            Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
-                Some(status) => self.status = status,
-                None => return Err(self.lost("server sent a broken ReadyForQuery")),
-            },
+            Verdict::Ready(_) => {
+                self.end_patience();
+                match payload.first().copied().and_then(Status::from_byte) {
+                    Some(status) => self.status = status,
+                    None => return Err(self.lost("server sent a broken ReadyForQuery")),
+                }
+            }
             Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
             Verdict::Last(due) if due == EVICTION => self.prepared.confirm(),
             Verdict::Async if tag == b'S' => self.note_parameter(payload),
@@ -346,6 +352,15 @@ impl Server {
 
     pub fn consume(&mut self, bytes: usize) {
         self.read.advance(bytes);
+        self.shed();
+    }
+
+    /// Gives back what a long answer needed and the next may not.
+    fn shed(&mut self) {
+        if self.pace.has_grown && self.pace.is_short() && self.read.is_empty() {
+            self.pace.has_grown = false;
+            self.read = BytesMut::new();
+        }
     }
 
     /// Waits for more bytes. Cancel safe: what was read stays in the buffer.
@@ -353,13 +368,41 @@ impl Server {
         if self.broken {
             return Err(self.lost("it was lost before"));
         }
-        self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
-        let received = unless_lost(&self.link, self.stream.read_buf(&mut self.read)).await;
+        self.shed();
+        self.read.reserve(self.pace.room());
+        if self.pace.may_wait() && !self.pace.is_patient {
+            self.pace.is_patient = self.stream.set_low_water(pace::LOW_WATER).is_ok();
+        }
+        let received = loop {
+            let reading = unless_lost(&self.link, self.stream.read_buf(&mut self.read));
+            if !self.pace.is_patient {
+                break reading.await;
+            }
+            match tokio::time::timeout(pace::PATIENCE, reading).await {
+                Ok(received) => break received,
+                Err(_) => self.end_patience(),
+            }
+        };
         match received {
             Some(Ok(0)) => Err(self.lost(CLOSED)),
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(n)) => {
+                self.pace.note(n);
+                Ok(())
+            }
             Some(Err(e)) => Err(self.lost(&e.to_string())),
             None => Err(self.lost(SILENT)),
+        }
+    }
+
+    /// From here on the socket wakes us for every byte again; for those that are there, at once.
+    fn end_patience(&mut self) {
+        self.pace.start_again();
+        if std::mem::take(&mut self.pace.is_patient)
+            && let Err(error) = self.stream.set_low_water(1)
+        {
+            // It would sit on the ends of answers.
+            self.retired = true;
+            tracing::warn!(%error, "could not have a server connection read byte by byte again");
         }
     }
 
@@ -372,7 +415,7 @@ impl Server {
                     return Ok(Frame { tag: h.tag, bytes: self.read.split_to(h.len).freeze() });
                 }
                 // Bit by bit: a length alone must not take memory.
-                Ok(Some(h)) => self.read.reserve((h.len - self.read.len()).min(READ_STREAMING_LEN)),
+                Ok(Some(h)) => self.read.reserve((h.len - self.read.len()).min(pace::LONG_READ_LEN)),
                 Ok(None) => {}
             }
             self.receive().await?;
@@ -546,9 +589,6 @@ const SILENT: &str = "the node does not answer";
 
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";
-
-const READ_LEN: usize = 8 * 1024;
-const READ_STREAMING_LEN: usize = 64 * 1024;
 
 /// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
 const FIRST_USER_OID: u32 = 16384;

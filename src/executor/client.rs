@@ -77,11 +77,7 @@ impl Client {
             self.flushes += 1;
             self.stream.write_all(&self.out).await?;
             self.stream.flush().await?;
-            if self.out.capacity() > KEEP_LEN {
-                self.out = BytesMut::new();
-            } else {
-                self.out.clear();
-            }
+            self.out.clear();
         }
         Ok(())
     }
@@ -89,6 +85,11 @@ impl Client {
     /// Sends the answer when it has grown to where waiting costs more than a system call.
     pub async fn flush_if_long(&mut self) -> Result<()> {
         if self.out.len() >= LONG_LEN { self.flush().await } else { Ok(()) }
+    }
+
+    /// The same where more of the answer is at hand: sends when holding more would cost memory.
+    pub async fn flush_if_full(&mut self) -> Result<()> {
+        if self.out.len() >= FULL_LEN { self.flush().await } else { Ok(()) }
     }
 
     /// A frame that is already here, if one is whole.
@@ -122,6 +123,9 @@ impl Client {
             }
             if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
                 self.read = BytesMut::new();
+            }
+            if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
+                self.out = BytesMut::new();
             }
             self.read.reserve(READ_LEN);
             if self.stream.read_buf(&mut self.read).await? == 0 {
@@ -174,5 +178,6 @@ impl Client {
 
 const READ_LEN: usize = 8 * 1024;
 const LONG_LEN: usize = 32 * 1024;
+const FULL_LEN: usize = 128 * 1024;
 /// Buffers that grew past this are given back when they are empty.
 const KEEP_LEN: usize = 64 * 1024;

@@ -115,7 +115,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             }
             server.consume(take);
             stream_rest(server, client, header.len - take, forward).await?;
-            client.flush_if_long().await?;
+            client.flush_if_full().await?;
             if relayed.copy_in {
                 client.flush().await?;
                 return Ok(relayed);
@@ -124,6 +124,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
         if !server.owes() {
             return Ok(relayed);
         }
+        client.flush_if_long().await?;
         server.receive().await?;
     }
 }
