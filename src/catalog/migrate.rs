@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (60, "node_functions", include_str!("schema/060_node_functions.sql")),
     (65, "role_passwords", include_str!("schema/065_role_passwords.sql")),
     (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
+    (80, "isolation", include_str!("schema/080_isolation.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

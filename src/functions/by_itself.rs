@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
-use crate::operations::mover::{MoverEnvironment, Notice};
+use crate::operations::mover::{MoverEnvironment, Notice, isolate};
 use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
@@ -28,6 +28,8 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "job_cancel"
             | "task_wait"
             | "get_rebalance_progress"
+            | "isolate_tenant_to_new_shard"
+            | "tenantry_isolate_tenant"
     )
 }
 
@@ -60,6 +62,8 @@ pub async fn call_by_itself(
         "citus_job_wait" => job::citus_job_wait(&environment, &arguments).await,
         "citus_job_cancel" => job::citus_job_cancel(&environment, &arguments).await,
         "citus_task_wait" => job::citus_task_wait(&environment, &arguments).await,
+        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(&environment, &arguments, &notify).await,
+        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(&environment, &arguments, &notify).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;

@@ -125,6 +125,8 @@ pub fn provided() -> Provided {
             "citus_job_cancel",
             "citus_task_wait",
             "get_rebalance_progress",
+            "isolate_tenant_to_new_shard",
+            "tenantry_isolate_tenant",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
         ]),
