@@ -5,9 +5,9 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
+use support::serve::Serve;
 use support::{Cluster, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
@@ -28,7 +28,7 @@ fn drivers_and_tools_work_unchanged() {
 fn matrix_passes(cluster: &Cluster) {
     cluster.psql("CREATE ROLE app LOGIN PASSWORD 'correct horse'");
     support::psql(&cluster.coordinator_dsn(), "CREATE DATABASE plain");
-    let with_passwords = WithPasswords::start(cluster);
+    let with_passwords = Serve::start(cluster, cluster.port() + 12, "auth = \"scram\"", "");
     let mut failed = Vec::new();
     for program in MATRIX {
         let Some(mut runs) = command(program) else { continue };
@@ -108,36 +108,6 @@ fn driver_dsn(program: &str, user: &str, port: u16, database: &str, schema: &str
         );
     }
     format!("postgresql://{user}@127.0.0.1:{port}/{database}?options=-csearch_path%3D{schema}")
-}
-
-/// A second proxy on the same cluster, which demands passwords (SCRAM).
-struct WithPasswords {
-    process: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl WithPasswords {
-    fn start(cluster: &Cluster) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (file, port) = (folder.path().join("tenantry.toml"), cluster.port() + 12);
-        let coordinator = cluster.port() + 1;
-        let text = format!("[listen]\nport = {port}\nauth = \"scram\"\n[coordinator]\nport = {coordinator}\n");
-        std::fs::write(&file, text).expect("it can be written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
-        let process = command.args(["serve", "--config"]).arg(&file).stdin(Stdio::null()).spawn();
-        let proxy = Self { process: process.expect("the built binary runs"), port, _folder: folder };
-        let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        assert!(wait_until(Duration::from_secs(20), listens), "tenantry serve does not listen");
-        proxy
-    }
-}
-
-impl Drop for WithPasswords {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn psql_works(cluster: &Cluster) {
