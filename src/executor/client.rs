@@ -1,11 +1,14 @@
 //! The client's socket with its read and write buffers.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
+use crate::tally::Traffic;
 use crate::transport::Stream;
 use crate::wire::frame;
 
@@ -20,6 +23,8 @@ pub struct Client {
     flushes: u64,
     /// Cancelled when there is no time left to wait for more from this client.
     hurry: CancellationToken,
+    /// Where its bytes are counted.
+    traffic: Arc<Traffic>,
 }
 
 /// A place in the answer, to come back to while nothing has left since.
@@ -31,8 +36,8 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: Stream, read: BytesMut, hurry: CancellationToken) -> Self {
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, hurry }
+    pub fn new(stream: Stream, read: BytesMut, hurry: CancellationToken, traffic: Arc<Traffic>) -> Self {
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, hurry, traffic }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -77,6 +82,7 @@ impl Client {
             self.flushes += 1;
             self.stream.write_all(&self.out).await?;
             self.stream.flush().await?;
+            self.traffic.sent.add(self.out.len() as u64);
             self.out.clear();
         }
         Ok(())
@@ -128,8 +134,9 @@ impl Client {
                 self.out = BytesMut::new();
             }
             self.read.reserve(READ_LEN);
-            if self.stream.read_buf(&mut self.read).await? == 0 {
-                return Ok(None);
+            match self.stream.read_buf(&mut self.read).await? {
+                0 => return Ok(None),
+                bytes => self.traffic.received.add(bytes as u64),
             }
         }
     }
