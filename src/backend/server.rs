@@ -17,7 +17,7 @@ use super::pace::{self, Pace};
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{self, Stream};
+use crate::transport::{self, Dialer, Stream};
 use crate::wire::answer::Status;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
@@ -97,8 +97,12 @@ impl Server {
     }
 
     /// What reaches this connection, at `address`, with a cancel request. Made once.
-    pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
-        let new = || Arc::new(CancelTarget::new(address.clone(), self.key.0, self.key.1.clone()));
+    pub(super) fn cancel_target(
+        &mut self,
+        address: &ServerAddress,
+        dialer: impl FnOnce() -> Dialer,
+    ) -> Arc<CancelTarget> {
+        let new = || Arc::new(CancelTarget::new(dialer(), address.clone(), self.key.0, self.key.1.clone()));
         self.cancel_target.get_or_insert_with(new).clone()
     }
 
