@@ -225,7 +225,7 @@ impl Server {
     }
 
     fn types_here<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
-        let is_known = |oid: u32| self.knows_user_types || oid < FIRST_USER_OID;
+        let is_known = |oid: u32| self.knows_user_types || oid < rows::FIRST_USER_OID;
         if types.iter().all(|oid| is_known(*oid)) {
             return Cow::Borrowed(types);
         }
@@ -593,6 +593,3 @@ const SILENT: &str = "the node does not answer";
 
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";
-
-/// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
-const FIRST_USER_OID: u32 = 16384;

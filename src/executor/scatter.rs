@@ -9,10 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::relay::{Routed, in_the_users_terms};
-use super::{Client, Participant, Transaction, Use};
+use super::{Client, Executor, Participant, Transaction, Use};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Insert, Scatter};
@@ -241,7 +241,8 @@ pub async fn run_tasks(
     let nodes: Vec<_> = by_node.keys().copied().collect();
     let taken = txn.take(&nodes).await?.into_iter().zip(by_node.into_values());
     let mut at_work: Vec<_> = taken.map(|(participant, tasks)| Worker { participant, tasks, queued: 0 }).collect();
-    let result = work(&mut at_work, request, &mut sink).await;
+    let executor = txn.executor.clone();
+    let result = work(&executor, &mut at_work, request, &mut sink).await;
     for mut worker in at_work {
         worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
         txn.put_back(worker.participant);
@@ -250,7 +251,7 @@ pub async fn run_tasks(
     result
 }
 
-async fn work(at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
+async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
     let mut describe = request.describe;
     for worker in at_work.iter_mut() {
         worker.queue_more(request, &mut describe);
@@ -266,9 +267,8 @@ async fn work(at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>)
                 worker.queue_more(request, &mut describe);
                 worker.participant.server.flush().await?;
             }
-            let server = &mut worker.participant.server;
             sink.begin_task();
-            match read_answer(server, sink, failure.is_some()).await? {
+            match read_answer(executor, &mut worker.participant, sink, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
@@ -308,8 +308,14 @@ impl Worker {
 }
 
 /// One task's answer up to its ReadyForQuery. The outer error is the connection's, the inner one the statement's.
-async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) -> Result<Result<Count>> {
+async fn read_answer(
+    executor: &Executor,
+    participant: &mut Participant,
+    sink: &mut Sink<'_>,
+    discard: bool,
+) -> Result<Result<Count>> {
     let (mut count, mut error) = (Count::default(), None);
+    let (node, server) = (participant.node, &mut participant.server);
     loop {
         let (frame, verdict) = server.next_reply().await?;
         match (verdict, frame.tag) {
@@ -322,7 +328,12 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
             }
             (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
                 b'D' if !discard => sink.row(&frame.bytes).await?,
-                b'T' | b'n' if due.to == To::Client => sink.description(&frame.bytes),
+                b'T' if due.to == To::Client => {
+                    let mut description = BytesMut::from(frame.bytes);
+                    executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
+                    sink.description(&description.freeze());
+                }
+                b'n' if due.to == To::Client => sink.description(&frame.bytes),
                 b'C' => {
                     count.rows += rows::tag_rows(frame.payload());
                     count.command = rows::tag_command(frame.payload());
