@@ -84,6 +84,8 @@ missing_runtimes() {
     [ -e /usr/share/java/postgresql.jar ] || echo libpostgresql-jdbc-java
     has node || echo nodejs
     has npm || echo npm
+    { has ruby && ruby -e 'require "pg"' 2>/dev/null; } || echo ruby-pg
+    { has perl && perl -MDBD::Pg -MJSON::PP -e 1 2>/dev/null; } || echo libdbd-pg-perl
 }
 
 install_javascript_drivers() {

@@ -32,16 +32,7 @@ impl ObjectIds {
         if node.is_coordinator() {
             return;
         }
-        let mut unknown = Vec::new();
-        let known = self.known.borrow();
-        replace_user_oids(&mut out[start + HEADER_LEN..], |named, oid, at| match known.get(&(node, named, oid)) {
-            Some(own) => *own,
-            None => {
-                unknown.push((named, oid, at));
-                nobodys(named)
-            }
-        });
-        drop(known);
+        let unknown = self.replace_known(node, &mut out[start + HEADER_LEN..]);
         if unknown.is_empty() {
             return;
         }
@@ -56,6 +47,20 @@ impl ObjectIds {
                 out[at..at + 4].copy_from_slice(&own.to_be_bytes());
             }
         }
+    }
+
+    /// Answers what is not known yet, and where it stands.
+    fn replace_known(&self, node: NodeId, payload: &mut [u8]) -> Vec<(Named, u32, usize)> {
+        let known = self.known.borrow();
+        let mut unknown = Vec::new();
+        replace_user_oids(payload, |named, oid, at| match known.get(&(node, named, oid)) {
+            Some(own) => *own,
+            None => {
+                unknown.push((named, oid, at));
+                nobodys(named)
+            }
+        });
+        unknown
     }
 }
 

@@ -7,6 +7,7 @@
 //! Each node's statements leave in as few writes as fit; its answers wait in the sockets' buffers until their turn, which
 //! bounds memory. Each task has its own Sync, so that one shard's error leaves the connection in step.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::rows::FIRST_USER_OID;
 use crate::wire::{frame, rows};
 
 use super::route::{Found, Values};
@@ -38,6 +40,31 @@ impl<'a> Request<'a> {
     pub fn values(&self) -> Values<'a> {
         Values::Bind { bind: self.bind, types: self.types }
     }
+
+    /// Values and types for a text that may name only some of the parameters: the others are NULL. A worker infers users'
+    /// types from where a parameter stands, so one that stands nowhere is told as text.
+    fn only_for(&self, sql: &str) -> (Cow<'a, Bind>, Cow<'a, [u32]>) {
+        let used = parameters_in(sql, self.bind.parameter_count() as usize);
+        if used.iter().all(|used| *used) {
+            return (Cow::Borrowed(self.bind), Cow::Borrowed(self.types));
+        }
+        let is_kept = |n: usize, oid: u32| oid < FIRST_USER_OID || used.get(n) == Some(&true);
+        let types = self.types.iter().enumerate().map(|(n, oid)| if is_kept(n, *oid) { *oid } else { TEXT });
+        (Cow::Owned(self.bind.only(&used)), Cow::Owned(types.collect()))
+    }
+}
+
+/// Which of the parameters `$1` to `$count` a text may name. A dollar sign in a string counts too: one more does no harm.
+fn parameters_in(sql: &str, count: usize) -> Vec<bool> {
+    let mut used = vec![false; count];
+    for at in memchr::memchr_iter(b'$', sql.as_bytes()) {
+        let digits = sql.as_bytes()[at + 1..].iter().take_while(|b| b.is_ascii_digit()).take(6);
+        let number = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
+        if let Some(used) = number.checked_sub(1).and_then(|n| used.get_mut(n)) {
+            *used = true;
+        }
+    }
+    used
 }
 
 /// One shard group's statement.
@@ -295,8 +322,10 @@ impl Worker {
     fn queue_more(&mut self, request: Request<'_>, describe: &mut bool) {
         let server = &mut self.participant.server;
         while self.queued < self.tasks.len() && (server.queue().len() < PIPELINE_LEN || !server.has_unsent()) {
-            server.queue_parse("", &self.tasks[self.queued].sql, request.types, To::Nobody);
-            server.queue_bind(request.bind, b"", "", To::Nobody);
+            let sql = &self.tasks[self.queued].sql;
+            let (bind, types) = request.only_for(sql);
+            server.queue_parse("", sql, &types, To::Nobody);
+            server.queue_bind(&bind, b"", "", To::Nobody);
             if std::mem::take(describe) {
                 server.queue_describe(Target::Portal(b""), To::Client);
             }
@@ -361,3 +390,5 @@ fn too_large() -> PgError {
 /// Statements queued for a server before its answers are read. Less than a socket buffer.
 const PIPELINE_LEN: usize = 32 * 1024;
 const COPY_WRITE_LEN: usize = 64 * 1024;
+/// Source: PostgreSQL src/include/catalog/pg_type.dat.
+const TEXT: u32 = 25;

@@ -86,6 +86,10 @@ def types_of_users_own():
         for tenant in range(4):
             c.execute("INSERT INTO p_moods VALUES (%s, 1, %s, ARRAY['bad', 'good']::p_mood[], (7, 'x y'), %s)",
                       (tenant, Mood.bad, {"a": "b", "c": None}))
+        # On each shard some parameters have no place to infer their type from.
+        c.execute("INSERT INTO p_moods (tenant, id, mood, point, pairs) VALUES " + ", ".join(["(%s, 2, %s, %s, %s)"] * 3),
+                  [v for tenant in range(3) for v in (tenant, Mood.good, (1, "z"), {"n": None})])
+        assert c.execute("DELETE FROM p_moods WHERE id = 2 AND mood = %s AND tenant < 9", (Mood.good,)).rowcount == 3
         for condition in ("tenant = 2", "tenant > 2", "tenant < 1 ORDER BY id"):
             row = c.execute(f"SELECT mood, moods, point, pairs FROM p_moods WHERE {condition}").fetchone()
             assert (row[0], row[1], tuple(row[2]), row[3]) == (Mood.bad, [Mood.bad, Mood.good], (7, "x y"), {"a": "b", "c": None}), row
