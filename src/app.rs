@@ -109,7 +109,11 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let accepting = stop.child_token();
     if let Some(http) = listeners.admin {
         let http = tokio::net::TcpListener::from_std(http).map_err(|error| internal("listen", error))?;
-        control.spawn(admin::serve(http, admin::State { catalog, metrics, nodes }, accepting.clone()));
+        control.spawn(admin::serve(
+            http,
+            admin::State { catalog, metrics, nodes, token: settings.admin_token.clone() },
+            accepting.clone(),
+        ));
     }
     let ending = Ending { stop: stop.clone(), hurry: signals.hurry.clone() };
     let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, &ending)?;
