@@ -104,6 +104,11 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         catalog: catalog.clone(),
     });
 
+    // Not among what is waited for: the sessions that end last still hold connections.
+    let instance = shared.transaction_ids.instance().to_owned();
+    let shares = jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), instance);
+    tokio::spawn(shares);
+    control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
     control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 
     let accepting = stop.child_token();
