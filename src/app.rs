@@ -28,6 +28,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
+use crate::operations::mover;
 use crate::session;
 use crate::session::{CancelKeys, Credentials, Ending, Presences, Shared, Tallies};
 use crate::transport::takeover::{self, Taken};
@@ -61,6 +62,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let copies = listeners.copies()?;
     let clients = tokio::net::TcpListener::from_std(listeners.clients).map_err(|error| internal("listen", error))?;
     let metrics = admin::metrics::install()?;
+    mover::register_metrics();
     let catalog = tokio::select! {
         opened = Catalog::open(settings.catalog.clone()) => opened?,
         () = stop.cancelled() => return Ok(()),
@@ -73,30 +75,35 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     control.spawn(backend::guard(nodes.clone(), stop.clone()));
 
     let coordinator = ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port };
+    let (holds, transaction_ids) =
+        (Arc::new(Holds::default()), Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))));
     let (presences, tallies) = (Arc::new(Presences::default()), Arc::new(Tallies::default()));
-    let console = Console {
+    let console = Arc::new(Console {
         nodes: nodes.clone(),
         catalog: catalog.clone(),
         coordinator: coordinator.clone(),
         presences: presences.clone(),
         tallies: tallies.clone(),
+        holds: holds.clone(),
+        transaction_ids: transaction_ids.clone(),
         settings: reloader,
         reload: Box::new({
             let reload = reload.clone();
             move || reload.now()
         }),
-    };
+    });
     let shared = Arc::new(Shared {
-        holds: Arc::new(Holds::default()),
-        transaction_ids: Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))),
+        holds: holds.clone(),
+        transaction_ids,
         coordinator,
         cancel_keys: Arc::new(CancelKeys::default()),
         presences,
         tallies,
-        admin_database: Arc::new(console),
+        admin_database: console.clone(),
         nodes: nodes.clone(),
         executor: live.executor.clone(),
         login: live.login.clone(),
+        log: live.session_log.clone(),
         acceptor: live.acceptor.clone(),
         credentials: Credentials::default(),
         provided: functions::provided(),
@@ -116,7 +123,12 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         let http = tokio::net::TcpListener::from_std(http).map_err(|error| internal("listen", error))?;
         control.spawn(admin::serve(
             http,
-            admin::State { catalog, metrics, nodes, token: settings.admin_token.clone() },
+            admin::State {
+                catalog,
+                metrics,
+                token: settings.admin_token.clone(),
+                figures: Arc::new(move |page| console.tell(page)),
+            },
             accepting.clone(),
         ));
     }

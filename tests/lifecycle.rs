@@ -3,8 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +17,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// sent, and the log and the proxy's behaviour are looked at.
 #[test]
 fn settings_are_read_again_on_sighup() {
-    let served = Served::start_with(1, 1, "[pool]\nsize = 7\n[log]\nfilter = \"info\"\n");
+    let served = Served::start_with(1, 1, "[pool]\nsize = 7\n[log]\nformat = \"json\"\n");
     let file = served.config_file(0);
     let first = std::fs::read_to_string(&file).expect("it was written");
     let hang_up = |text: &str, said: &str| {
         std::fs::write(&file, text).expect("the folder can be written");
+        let times = || served.logged(0).matches(said).count();
+        let before = times();
         served.signal_proxy(0, "HUP");
-        assert!(wait_until(PATIENCE, || served.logged(0).contains(said)), "{said} in\n{}", served.logged(0));
+        assert!(wait_until(PATIENCE, || times() > before), "{said} in\n{}", served.logged(0));
     };
 
     // Something of everything that is counted.
     served.psql("SELECT 1");
     support::psql_error(&served.dsn(0), "SELECT 1 / 0");
-    assert_eq!(told_metrics(served.admin_port(0)), documented_metrics(), "docs/operations.md lists every metric");
+    let page = served.metrics(0);
+    assert_eq!(told_metrics(&page), documented_metrics(), "docs/operations.md lists every metric");
+    what_is_done_is_counted(&served);
 
     let changed = first.replace("size = 7", "size = 3").replace("threads = 1", "threads = 2");
-    hang_up(&changed, "changed=pool.size need_restart=listen.threads");
+    hang_up(&changed, r#""changed":"pool.size","need_restart":"listen.threads""#);
     assert_eq!(served.psql("SELECT 1"), "1", "sessions go on");
 
     served.psql("CREATE ROLE operator LOGIN; CREATE ROLE watcher LOGIN");
@@ -46,7 +48,7 @@ fn settings_are_read_again_on_sighup() {
     );
     let listed = "[admin]\nusers = [\"operator\"]\nstats_users = [\"watcher\"]";
     let changed = changed.replace("[admin]", listed);
-    hang_up(&changed, "changed=admin.stats_users, admin.users");
+    hang_up(&changed, r#""changed":"admin.stats_users, admin.users""#);
     for role in ["operator", "watcher"] {
         let config = support::psql(&admin(role), "SHOW CONFIG");
         assert!(config.contains("pool.size|3|32|yes") && config.contains("listen.threads|1|0|no"), "{config}");
@@ -63,27 +65,109 @@ fn settings_are_read_again_on_sighup() {
     let refused = support::psql_error(&admin("operator"), "RELOAD");
     assert!(refused.contains("F0000") && refused.contains("unknown field `sise`"), "{refused}");
 
-    hang_up(&changed.replace("size = 4", "size = 0"), "setting \"pool.size\" must be at least 1");
+    sessions_are_logged(&served, &hang_up, &changed);
+
+    hang_up(&changed.replace("size = 4", "size = 0"), "must be at least 1");
     hang_up("[pool\n", "the old settings stay in force");
     // What can be tried from outside: the login by trust is in force until the file says otherwise.
     assert_eq!(served.psql("SELECT 1"), "1", "a broken file changes nothing");
-    hang_up(&changed.replace("trust-loopback", "scram"), "changed=listen.auth");
+    hang_up(&changed.replace("trust-loopback", "scram"), r#""changed":"listen.auth""#);
     let refused = support::psql_error(&served.dsn(0), "SELECT 1");
     assert!(refused.contains("password"), "{refused}");
     // The servers trust everybody, so only the proxy's own rule is in the way.
-    hang_up(&changed.replace("[log]", "[log] # again"), "changed=listen.auth need_restart=listen.threads");
+    hang_up(&changed.replace("[log]", "[log] # again"), r#""changed":"listen.auth","need_restart":"listen.threads""#);
     assert_eq!(served.psql("SELECT 1"), "1");
 }
 
-/// Names of the metrics that a proxy tells. Only samples count, not headings.
-fn told_metrics(port: u16) -> BTreeSet<String> {
-    let mut http = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it serves");
-    http.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").expect("it reads");
-    let mut answer = String::new();
-    http.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let samples = answer.lines().filter(|line| line.starts_with("tenantry_"));
-    samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+/// Goal: what operators watch moves when something happens. Method: samples are compared before and after.
+fn what_is_done_is_counted(served: &Served) {
+    served.psql("CREATE TABLE counted (tenant int PRIMARY KEY, note text)");
+    served.psql("SELECT create_distributed_table('counted', 'tenant')");
+    served.psql("CREATE TABLE beside (id int)");
+    let page = || served.metrics(0);
+    let before = page();
+    served.psql("INSERT INTO counted VALUES (1, 'one')");
+    served.psql("INSERT INTO counted VALUES (2, 'two')");
+    served.psql("SELECT note FROM counted WHERE tenant = 1");
+    served.psql("SELECT count(*) FROM counted");
+    served.psql("BEGIN; INSERT INTO counted VALUES (3, 'three'); INSERT INTO beside VALUES (3); COMMIT");
+    support::psql_error(&served.dsn(0), "INSERT INTO counted VALUES (1, 'one')");
+    let after = page();
+    let worker = format!("node=\"127.0.0.1:{}\"", served.worker_port(0));
+    for (sample, at_least) in [
+        ("tenantry_session_statements_total{plan=\"insert\"}", 4.0),
+        ("tenantry_session_statements_total{plan=\"router\"}", 1.0),
+        ("tenantry_session_statements_total{plan=\"combine\"}", 1.0),
+        ("tenantry_session_statements_total{plan=\"transaction\"}", 2.0),
+        ("tenantry_session_request_seconds_count", 6.0),
+        ("tenantry_session_transactions_total", 6.0),
+        ("tenantry_session_plan_cache_total{cache=\"shape\",outcome=\"hit\"}", 1.0),
+        ("tenantry_session_plan_cache_total{cache=\"shape\",outcome=\"miss\"}", 2.0),
+        ("tenantry_session_bytes_total{direction=\"received\"}", 200.0),
+        ("tenantry_session_bytes_total{direction=\"sent\"}", 200.0),
+        ("tenantry_session_errors_total{sqlstate_class=\"23\"}", 1.0),
+        ("tenantry_two_phase_commits_total{outcome=\"committed\"}", 1.0),
+        (&format!("tenantry_pool_answer_seconds_count{{{worker}}}"), 5.0),
+        (&format!("tenantry_pool_bytes_total{{{worker},direction=\"sent\"}}"), 200.0),
+        (&format!("tenantry_pool_wait_seconds_count{{{worker}}}"), 0.0),
+    ] {
+        let grown = Served::metric(&after, sample).unwrap_or_else(|| panic!("{sample} in\n{after}"))
+            - Served::metric(&before, sample).unwrap_or_default();
+        assert!(grown >= at_least, "{sample} has grown by {grown}");
+    }
+    assert_eq!(Served::metric(&after, "tenantry_moves_total{outcome=\"done\"}"), Some(0.0));
+}
+
+/// Names of the metrics on a page. Only samples count, not headings; those of a histogram are one metric.
+fn told_metrics(page: &str) -> BTreeSet<String> {
+    let samples = page.lines().filter(|line| line.starts_with("tenantry_"));
+    let names = samples.filter_map(|line| line.split(['{', ' ']).next());
+    let of_metric = |name: &str| {
+        let parts = ["_bucket", "_sum", "_count"];
+        parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name).to_owned()
+    };
+    names.map(of_metric).collect()
+}
+
+/// Goal: operators see who comes, goes and takes long, and nothing of the data unless they ask for it. Method: the lines
+/// of the log are read as JSON.
+fn sessions_are_logged(served: &Served, hang_up: &dyn Fn(&str, &str), original: &str) {
+    let dsn = format!("{}?application_name=reports", served.dsn(0));
+    let slow = "SELECT pg_sleep(0.5), 'acme' AS name -- of acme";
+    support::psql(&dsn, slow);
+    assert!(!served.logged(0).contains("reports"), "nothing is logged of sessions by default");
+
+    let log = "[log]\nconnections = true\ndisconnections = true\nslow_statement = \"400ms\"";
+    let config = original.replace("[log]", log);
+    hang_up(&config, "log.connections, log.disconnections, log.slow_statement");
+    support::psql(&dsn, slow);
+    support::psql(&dsn, "SELECT 'acme'");
+    let refused = dsn.replace("postgres@", "acme_nobody@");
+    support::psql_error(&refused, "SELECT 1");
+    assert!(wait_until(PATIENCE, || lines(served, "client disconnected").len() == 2), "{}", served.logged(0));
+    let (came, told) = (lines(served, "client connected"), lines(served, "slow statement"));
+    assert!(came.len() == 2 && !told.is_empty(), "{}", served.logged(0));
+    for line in [&came[0], &told[0], &lines(served, "client disconnected")[0]] {
+        assert_eq!((&line["role"], &line["database"]), (&"postgres".into(), &"postgres".into()), "{line}");
+        assert_eq!((&line["application"], &line["session"]), (&"reports".into(), &came[0]["session"]), "{line}");
+    }
+    assert_eq!(told[0]["statement"], "SELECT pg_sleep(?), ? AS name");
+    assert!(told[0]["milliseconds"].as_u64().is_some_and(|took| took >= 400), "{}", told[0]);
+    assert_eq!(told[0]["fingerprint"].as_str().map(str::len), Some(16), "{}", told[0]);
+    assert_eq!(lines(served, "client refused")[0]["sqlstate"], "28000");
+    assert!(!served.logged(0).replace("acme_nobody", "").contains("acme"), "nothing of the data is in the log");
+
+    hang_up(&config.replace("[log]", "[log]\nstatement_texts = true"), r#""changed":"log.statement_texts""#);
+    support::psql(&dsn, slow);
+    let told = lines(served, "slow statement");
+    assert_eq!(told.last().expect("one more")["statement"], slow);
+    hang_up(original, "log.connections, log.disconnections, log.slow_statement, log.statement_texts");
+}
+
+/// The log's lines with this message.
+fn lines(served: &Served, message: &str) -> Vec<serde_json::Value> {
+    let lines: Vec<_> = served.logged(0).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    lines.into_iter().filter(|line: &serde_json::Value| line["message"] == message).collect()
 }
 
 fn documented_metrics() -> BTreeSet<String> {

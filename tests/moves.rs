@@ -134,6 +134,11 @@ async fn clients_of_two_proxies_notice_no_move() {
     }
     assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
     stage.expect_nothing_left("after moves");
+    let page = stage.served.metrics(0);
+    let told = |sample| Served::metric(&page, sample).unwrap_or_else(|| panic!("{sample} in\n{page}"));
+    assert_eq!(told("tenantry_moves_total{outcome=\"done\"}"), 4.0);
+    assert!(told("tenantry_hold_seconds_count") >= 4.0 && told("tenantry_hold_seconds_sum") > 0.0, "{page}");
+    assert_eq!(told("tenantry_holds"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{cluster, pools};
-use crate::backend::Nodes;
+use super::{Exposition, cluster};
 use crate::catalog::Catalog;
 use crate::shard_map::{NodeId, ShardMap};
 
@@ -24,10 +23,14 @@ use crate::shard_map::{NodeId, ShardMap};
 pub struct State {
     pub catalog: Arc<Catalog>,
     pub metrics: PrometheusHandle,
-    pub nodes: Arc<Nodes>,
     /// Who shows it may change the cluster; nobody when none.
     pub token: Option<String>,
+    /// Metrics that are read when they are asked for.
+    pub figures: Tell,
 }
+
+/// Tells metrics.
+pub type Tell = Arc<dyn Fn(&mut Exposition) + Send + Sync>;
 
 /// Answers until `stop`.
 pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
@@ -45,8 +48,9 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> impl IntoResponse {
-    pools::record(&state.nodes.figures());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render())
+    let mut page = Exposition::default();
+    (state.figures)(&mut page);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render() + &page.into_text())
 }
 
 async fn readyz(extract::State(state): extract::State<State>) -> (StatusCode, String) {

@@ -12,8 +12,9 @@
 //! Nothing of tenants is shown. Looking needs no login: keep it on a trusted address.
 
 mod cluster;
+mod exposition;
 mod http;
 pub mod metrics;
-mod pools;
 
-pub use http::{State, serve};
+pub use exposition::{Exposition, Labels};
+pub use http::{State, Tell, serve};

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::login::ServerAddress;
 use super::node::{Node, Nodes};
+use crate::tally::Distribution;
 
 /// Everything that this process holds to one node.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ pub struct NodeFigures {
     pub servers: Vec<ServerFigures>,
 }
 
-/// All connections of one role to one database of one node. The last four count since the process was started.
+/// All connections of one role to one database of one node. From `waits` on it is what has happened since the process was started.
 #[derive(Debug, Clone, Default)]
 pub struct PoolFigures {
     pub user: String,
@@ -48,13 +49,15 @@ pub struct PoolFigures {
     pub logging_in: usize,
     /// How long the first of those who wait has waited.
     pub longest_waiting: Duration,
-    /// How often somebody asked for a new connection or waited for one.
-    pub waits: u64,
-    /// How long all of them together waited.
-    pub waited: Duration,
+    /// How long those waited who asked for a new connection or for one in use.
+    pub waits: Distribution,
     pub longest_wait: Duration,
     /// Waits that ended in 53300.
     pub timeouts: u64,
+    /// How long it took from what was sent to the end of its answer.
+    pub answers: Distribution,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 /// One connection to a server.
@@ -86,8 +89,10 @@ fn figures(node: &Node) -> NodeFigures {
         let pool = pools.entry((&count.user, &count.database)).or_default();
         // Those that are logged in are taken off below.
         pool.logging_in += count.open;
-        pool.waits += count.waits;
-        pool.waited += count.waited;
+        pool.waits += count.tally.waits.read();
+        pool.answers += count.tally.answers.read();
+        pool.received_bytes += count.tally.traffic.received.get();
+        pool.sent_bytes += count.tally.traffic.sent.get();
         pool.longest_wait = pool.longest_wait.max(count.longest_wait);
         pool.timeouts += count.timeouts;
     }

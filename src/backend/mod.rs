@@ -20,6 +20,7 @@ mod node;
 mod pace;
 mod pool;
 mod pool_settings;
+mod pool_tally;
 mod prepared;
 pub mod replication;
 mod server;

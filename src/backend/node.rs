@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use super::link::Link;
 use super::login::ServerAddress;
 use super::pool_settings::PoolSettings;
+use super::pool_tally::PoolTally;
 use crate::error::{PgError, Result, SqlState};
 
 /// All nodes that this process has connections to.
@@ -126,8 +127,7 @@ pub(super) struct PoolCount {
     pub user: String,
     pub database: String,
     pub open: usize,
-    pub waits: u64,
-    pub waited: Duration,
+    pub tally: Arc<PoolTally>,
     pub longest_wait: Duration,
     pub timeouts: u64,
 }
@@ -159,14 +159,13 @@ pub(super) struct Outage {
 
 impl Node {
     /// A pool's number here.
-    pub(super) fn register(&self, user: &str, database: &str) -> u64 {
+    pub(super) fn register(&self, user: &str, database: &str, tally: Arc<PoolTally>) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let count = PoolCount {
             user: user.to_owned(),
             database: database.to_owned(),
             open: 0,
-            waits: 0,
-            waited: Duration::ZERO,
+            tally,
             longest_wait: Duration::ZERO,
             timeouts: 0,
         };
@@ -391,8 +390,7 @@ impl Drop for Ticket {
         state.queue.retain(|w| w.ticket != self.number);
         if let Some(pool) = state.pools.get_mut(&self.pool) {
             let waited = self.since.elapsed();
-            pool.waits += 1;
-            pool.waited += waited;
+            pool.tally.waits.record(waited);
             pool.longest_wait = pool.longest_wait.max(waited);
             pool.timeouts += u64::from(self.is_timeout);
         }

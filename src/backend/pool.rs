@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use super::cancel::CancelTarget;
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
+use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
@@ -40,6 +41,7 @@ struct Pool {
     nodes: Arc<Nodes>,
     node: Arc<Node>,
     number: u64,
+    tally: Arc<PoolTally>,
     user: String,
     database: String,
     state: RefCell<State>,
@@ -98,9 +100,11 @@ impl Pools {
             return pool.clone();
         }
         let node = self.inner.nodes.node(address);
+        let tally = Arc::new(PoolTally::default());
         let pool = Rc::new(Pool {
             nodes: self.inner.nodes.clone(),
-            number: node.register(&identity.user, &identity.database),
+            number: node.register(&identity.user, &identity.database, tally.clone()),
+            tally,
             node,
             user: identity.user.clone(),
             database: identity.database.clone(),
@@ -197,6 +201,7 @@ impl Pool {
             match Server::connect(&access, &self.node.address, identity, connect_timeout).await {
                 Ok(mut server) => {
                     let settings = self.nodes.settings().load();
+                    server.tally = self.tally.clone();
                     server.watch_peer(settings.dead_peer_after);
                     server.prepared = Prepared::new(settings.prepared_statements);
                     place.logged_in(server.link().clone());

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
@@ -14,6 +14,7 @@ use super::leftovers::Leftovers;
 use super::link::Link;
 use super::login::ServerAddress;
 use super::pace::{self, Pace};
+use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
@@ -67,6 +68,10 @@ pub struct Server {
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
     link: Arc<Link>,
+    /// Its pool's.
+    pub(super) tally: Arc<PoolTally>,
+    /// When the first bytes left of what has not been answered to the end.
+    asked: Option<Instant>,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
     /// infers the types of such parameters.
     pub knows_user_types: bool,
@@ -92,6 +97,8 @@ impl Server {
             last_tag: String::new(),
             cancel_target: None,
             link: Arc::new(Link::default()),
+            tally: Arc::default(),
+            asked: None,
             knows_user_types: false,
         }
     }
@@ -306,6 +313,11 @@ impl Server {
             Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
             Verdict::Ready(_) => {
                 self.end_patience();
+                if self.replies.is_empty()
+                    && let Some(asked) = self.asked.take()
+                {
+                    self.tally.answers.record(asked.elapsed());
+                }
                 match payload.first().copied().and_then(Status::from_byte) {
                     Some(status) => self.status = status,
                     None => return Err(self.lost("server sent a broken ReadyForQuery")),
@@ -337,10 +349,14 @@ impl Server {
         if std::mem::replace(&mut self.broken, true) {
             return Err(self.lost("it was lost before"));
         }
+        self.asked.get_or_insert_with(Instant::now);
+        let (queued, had) = (self.write.len(), self.read.len());
         let sent = unless_lost(&self.link, self.stream.send_all(&mut self.write, &mut self.read)).await;
         match sent {
             Some(Ok(())) => {
                 self.broken = false;
+                self.tally.traffic.sent.add(queued as u64);
+                self.tally.traffic.received.add((self.read.len() - had) as u64);
                 Ok(())
             }
             Some(Err(e)) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
@@ -398,6 +414,7 @@ impl Server {
             Some(Ok(0)) => Err(self.lost(CLOSED)),
             Some(Ok(n)) => {
                 self.pace.note(n);
+                self.tally.traffic.received.add(n as u64);
                 Ok(())
             }
             Some(Err(e)) => Err(self.lost(&e.to_string())),

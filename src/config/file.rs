@@ -210,6 +210,14 @@ pub struct Log {
     pub format: LogFormat,
     /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: yes.
     pub filter: String,
+    /// Logins of clients, and those that are refused. Default: false. Reload: yes.
+    pub connections: bool,
+    /// Ends of their sessions. Default: false. Reload: yes.
+    pub disconnections: bool,
+    /// Requests that take at least so long; 0ms: none are logged. Unit: time. Default: 0ms. Reload: yes.
+    pub slow_statement: Time,
+    /// Slow statements with their data, as clients wrote them, not only what is left without it. Default: false. Reload: yes.
+    pub statement_texts: bool,
 }
 
 impl ConfigFile {
@@ -306,7 +314,14 @@ impl Default for Admin {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            filter: "info".to_owned(),
+            connections: false,
+            disconnections: false,
+            slow_statement: Time(std::time::Duration::ZERO),
+            statement_texts: false,
+        }
     }
 }
 

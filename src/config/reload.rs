@@ -18,7 +18,7 @@ use crate::backend::PoolSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
-use crate::session::LoginSettings;
+use crate::session::{LoginSettings, SessionLog};
 use crate::transport::Acceptor;
 
 /// The settings that can change, as the rooms read them. A new one needs a line in `new` and in `store`.
@@ -32,6 +32,7 @@ pub struct Live {
     pub jobs: Arc<ArcSwap<jobs::Settings>>,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Arc<ArcSwap<Duration>>,
+    pub session_log: Arc<ArcSwap<SessionLog>>,
     /// As `LogSettings::filter`; who writes the log follows it.
     pub log_filter: Arc<ArcSwap<String>>,
 }
@@ -47,6 +48,7 @@ impl Live {
             login: swapped(&settings.login),
             jobs: swapped(&settings.jobs),
             stop_timeout: swapped(&settings.stop_timeout),
+            session_log: swapped(&settings.session_log),
             log_filter: swapped(&settings.log.filter),
         })
     }
@@ -61,6 +63,7 @@ impl Live {
         self.login.store(Arc::new(LoginSettings { mock_secret, ..settings.login.clone() }));
         self.jobs.store(Arc::new(settings.jobs.clone()));
         self.stop_timeout.store(Arc::new(settings.stop_timeout));
+        self.session_log.store(Arc::new(settings.session_log.clone()));
         self.log_filter.store(Arc::new(settings.log.filter.clone()));
     }
 }
@@ -217,7 +220,11 @@ const RELOADS: &[&str] = &[
     "listen.hba",
     "listen.login_timeout",
     "listen.stop_timeout",
+    "log.connections",
+    "log.disconnections",
     "log.filter",
+    "log.slow_statement",
+    "log.statement_texts",
     "pool.age_max",
     "pool.check_after",
     "pool.check_timeout",

@@ -14,7 +14,7 @@ use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
-use crate::session::{ADMIN_DATABASE, LoginSettings};
+use crate::session::{ADMIN_DATABASE, LoginSettings, SessionLog};
 use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
 
 /// Everything that a proxy is started with.
@@ -42,6 +42,7 @@ pub struct Settings {
     /// Take the sockets of the proxy that runs, if one does.
     pub take_over: bool,
     pub log: LogSettings,
+    pub session_log: SessionLog,
     /// The file that all this was read from; none when there is no file.
     pub path: Option<PathBuf>,
     /// Its settings as they were written.
@@ -141,6 +142,12 @@ impl Settings {
             takeover_socket: listen.takeover_socket,
             take_over: false,
             log: LogSettings { format: log.format, filter: log.filter },
+            session_log: SessionLog {
+                connections: log.connections,
+                disconnections: log.disconnections,
+                slow_statement: Some(log.slow_statement.0).filter(|limit| !limit.is_zero()),
+                statement_texts: log.statement_texts,
+            },
             path: None,
             written,
         })

@@ -7,10 +7,11 @@
 //!                               └─ Reload  as SIGHUP
 //! ```
 //!
-//! Columns have PgBouncer's names where they mean the same. No row shows anything of a tenant or of a statement.
+//! `/metrics` tells the same figures (`metrics`). Columns have PgBouncer's names where they mean the same. No row shows anything of a tenant or of a statement.
 
 mod command;
 mod conversation;
+mod metrics;
 mod tables;
 mod time;
 mod value;
@@ -23,6 +24,7 @@ use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::Catalog;
 use crate::config::{Reloaded, Reloader};
 use crate::error::Result;
+use crate::executor::{Holds, TransactionIds};
 use crate::session::{AdminDatabase, Presences, Tallies, Visitor};
 
 /// Where the answers come from.
@@ -32,6 +34,8 @@ pub struct Console {
     pub coordinator: ServerAddress,
     pub presences: Arc<Presences>,
     pub tallies: Arc<Tallies>,
+    pub holds: Arc<Holds>,
+    pub transaction_ids: Arc<TransactionIds>,
     pub settings: Arc<Reloader>,
     /// Puts the configuration file in force.
     pub reload: Box<dyn Fn() -> Result<Reloaded> + Send + Sync>,

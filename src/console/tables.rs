@@ -3,7 +3,7 @@
 //! Source of the columns that PgBouncer has too: its manual, "Admin console", "Show commands".
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::Console;
 use super::time::shown;
@@ -244,8 +244,8 @@ fn pools(console: &Console) -> Vec<Row> {
             Value::text(mode),
             Value::text(&address.host),
             Value::number(address.port),
-            Value::number(pool.waits),
-            Value::number(pool.waited.as_micros()),
+            Value::number(pool.waits.count()),
+            Value::number(pool.waits.micros),
             Value::number(pool.longest_wait.as_micros()),
             Value::number(pool.timeouts),
         ]
@@ -305,16 +305,16 @@ const STATS: &[Column] = &[
 fn stats(console: &Console) -> Row {
     let totals = console.tallies.totals();
     let pools = console.nodes.figures().into_iter().flat_map(|node| node.pools);
-    let waited: Duration = pools.map(|pool| pool.waited).sum();
+    let waited: u64 = pools.map(|pool| pool.waits.micros).sum();
     vec![
         Value::text(&console.catalog.settings().dbname),
         Value::number(totals.transactions),
-        Value::number(totals.statements),
+        Value::number(totals.statements.iter().sum::<u64>()),
         Value::number(totals.received_bytes),
         Value::number(totals.sent_bytes),
         Value::number(totals.transaction_micros),
         Value::number(totals.requests.micros),
-        Value::number(waited.as_micros()),
+        Value::number(waited),
     ]
 }
 

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use tokio::sync::watch;
 
 use crate::shard_map::ShardGroupId;
+use crate::tally::Histogram;
 
 /// The shard groups that are held.
 #[derive(Debug, Default)]
@@ -20,6 +21,9 @@ pub struct Holds {
     tables: DashMap<String, watch::Receiver<()>>,
     /// Lets the common case, nothing held, cost one load.
     count: AtomicUsize,
+    /// How long holds took, and how long statements waited for their end.
+    pub lengths: Histogram,
+    pub waits: Histogram,
 }
 
 /// Holds a shard group until it is dropped.
@@ -29,6 +33,7 @@ pub struct HoldGuard {
     group: ShardGroupId,
     /// Dropping it wakes everybody who waits.
     release: watch::Sender<()>,
+    since: Instant,
 }
 
 /// Holds statements that name a table until it is dropped.
@@ -75,11 +80,16 @@ impl Holds {
         if self.held.insert(group, waiting).is_none() {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        HoldGuard { holds: self.clone(), group, release }
+        HoldGuard { holds: self.clone(), group, release, since: Instant::now() }
     }
 
     pub fn is_held(&self, group: ShardGroupId) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.held.contains_key(&group)
+    }
+
+    /// Shard groups held now.
+    pub fn held(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 
     /// Waits until `group` is not held; false after `timeout`.
@@ -93,12 +103,16 @@ impl Holds {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(timeout, released).await.is_ok()
+        let since = Instant::now();
+        let is_released = tokio::time::timeout(timeout, released).await.is_ok();
+        self.waits.record(since.elapsed());
+        is_released
     }
 }
 
 impl Drop for HoldGuard {
     fn drop(&mut self) {
+        self.holds.lengths.record(self.since.elapsed());
         // Another hold of the same group may have taken this one's place.
         let own = self.release.subscribe();
         if self.holds.held.remove_if(&self.group, |_, waiting| waiting.same_channel(&own)).is_some() {

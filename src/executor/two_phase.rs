@@ -19,6 +19,7 @@ use crate::catalog;
 use crate::catalog::two_phase::Decision;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
+use crate::tally::Count;
 use crate::wire::answer::Status;
 
 /// Names of distributed transactions: unique over all proxies and restarts.
@@ -26,12 +27,22 @@ use crate::wire::answer::Status;
 pub struct TransactionIds {
     instance: String,
     next: AtomicU64,
+    pub outcomes: Outcomes,
+}
+
+/// How commits over several servers ended.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    pub committed: Count,
+    pub rolled_back: Count,
+    /// The client was told 08007.
+    pub unknown: Count,
 }
 
 impl TransactionIds {
     /// `instance` names this run of this proxy; letters and digits.
     pub fn new(instance: String) -> Self {
-        Self { instance, next: AtomicU64::new(1) }
+        Self { instance, next: AtomicU64::new(1), outcomes: Outcomes::default() }
     }
 
     pub fn instance(&self) -> &str {
@@ -40,6 +51,16 @@ impl TransactionIds {
 
     fn next(&self) -> String {
         format!("{PREFIX}{}_{}", self.instance, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Outcomes {
+    fn note(&self, result: &Result<()>) {
+        match result {
+            Ok(()) => self.committed.add(1),
+            Err(error) if error.code() == SqlState::TRANSACTION_RESOLUTION_UNKNOWN => self.unknown.add(1),
+            Err(_) => self.rolled_back.add(1),
+        }
     }
 }
 
@@ -80,7 +101,11 @@ async fn commit_several(executor: &Executor, participants: &mut [Participant]) -
     let result = match writers.as_mut_slice() {
         [] => Ok(()),
         [only] => end(only, "COMMIT").await,
-        several => commit_prepared(executor, several).await,
+        several => {
+            let result = commit_prepared(executor, several).await;
+            executor.transaction_ids.outcomes.note(&result);
+            result
+        }
     };
     let end_reads = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
     for outcome in join_all(readers.iter_mut().map(|reader| end(reader, end_reads))).await {

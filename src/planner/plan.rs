@@ -40,6 +40,45 @@ pub enum Plan {
     Explain(Box<Plan>),
 }
 
+impl Plan {
+    /// Names of `kind`'s values.
+    pub const KINDS: [&str; 13] = [
+        "empty",
+        "router",
+        "scatter",
+        "combine",
+        "insert",
+        "insert_select",
+        "coordinator",
+        "reference_write",
+        "copy",
+        "ddl",
+        "function_call",
+        "transaction",
+        "session",
+    ];
+
+    /// What kind of plan it is, as an index into `KINDS`; EXPLAIN is of the kind that it explains.
+    pub fn kind(&self) -> usize {
+        match self {
+            Plan::Empty => 0,
+            Plan::Router(_) => 1,
+            Plan::Scatter(_) => 2,
+            Plan::Combine(_) => 3,
+            Plan::Insert(_) => 4,
+            Plan::InsertSelect(_) => 5,
+            Plan::Coordinator(_) => 6,
+            Plan::ReferenceWrite(_) => 7,
+            Plan::CopyIn(_) | Plan::CopyOut(_) => 8,
+            Plan::Ddl(_) => 9,
+            Plan::FunctionCall(_) => 10,
+            Plan::Transaction(_) => 11,
+            Plan::Session(_) => 12,
+            Plan::Explain(plan) => plan.kind(),
+        }
+    }
+}
+
 /// One shard group runs the text. All operands must lie in one group (NULLs aside); when they don't,
 /// the caller plans again for many shards. No operand but NULLs: no row can match, any group will do.
 #[derive(Debug, Clone)]

@@ -3,18 +3,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, counter};
 
 use crate::error::SqlState;
 
 /// Counters of client sessions.
 pub struct Metrics {
-    /// Clients connected now.
-    pub clients: Gauge,
     /// Clients that ever logged in.
     pub logins: Counter,
-    /// Statements run, of whatever kind.
-    pub statements: Counter,
     /// Statements run again because a shard had moved or a plan had gone stale.
     pub repeats: Counter,
     errors: RefCell<HashMap<[u8; 2], Counter>>,
@@ -24,9 +20,7 @@ impl Metrics {
     /// Looks the counters up in the installed recorder.
     pub fn new() -> Self {
         Self {
-            clients: gauge!("tenantry_session_clients"),
             logins: counter!("tenantry_session_logins_total"),
-            statements: counter!("tenantry_session_statements_total"),
             repeats: counter!("tenantry_session_repeats_total"),
             errors: RefCell::default(),
         }
@@ -55,14 +49,11 @@ mod tests {
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             let metrics = Metrics::new();
-            metrics.clients.increment(2.0);
-            metrics.clients.decrement(1.0);
-            metrics.statements.increment(7);
+            metrics.repeats.increment(7);
             metrics.error(SqlState::UNIQUE_VIOLATION);
         });
         let text = handle.render();
-        assert!(text.contains("tenantry_session_clients 1\n"), "{text}");
-        assert!(text.contains("tenantry_session_statements_total 7\n"), "{text}");
+        assert!(text.contains("tenantry_session_repeats_total 7\n"), "{text}");
         assert!(text.contains("tenantry_session_errors_total{sqlstate_class=\"23\"} 1\n"), "{text}");
     }
 }

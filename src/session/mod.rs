@@ -14,6 +14,7 @@ mod batch;
 mod cancel_keys;
 mod credentials;
 mod extended_query;
+mod log;
 mod login;
 mod metrics;
 mod place;
@@ -33,6 +34,7 @@ mod transaction_commands;
 pub use admin_database::{ADMIN_DATABASE, AdminDatabase, Visitor};
 pub use cancel_keys::{CancelKeys, watch_clients};
 pub use credentials::Credentials;
+pub use log::SessionLog;
 pub use login::LoginSettings;
 pub use presence::{Presence, Presences, State};
 pub use shapes::{Route, Shapes};
@@ -66,9 +68,10 @@ pub struct Shared {
     pub admin_database: Arc<dyn AdminDatabase>,
     /// What the whole process holds to each node.
     pub nodes: Arc<Nodes>,
-    /// These two may change at any time.
+    /// These may change at any time.
     pub executor: Arc<ArcSwap<executor::Settings>>,
     pub login: Arc<ArcSwap<LoginSettings>>,
+    pub log: Arc<ArcSwap<SessionLog>>,
     /// Takes clients' TLS handshakes.
     pub acceptor: Arc<Acceptor>,
     pub credentials: Credentials,
@@ -104,8 +107,8 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
     let thread = Rc::new(run::Thread {
         shared,
         executor: executor.clone(),
-        plans: plan_cache::PlanCache::default(),
-        shapes: shapes::Shapes::default(),
+        plans: plan_cache::PlanCache::counted(tally.plans.clone()),
+        shapes: shapes::Shapes::counted(tally.shapes.clone()),
         metrics: metrics::Metrics::new(),
         tally,
     });

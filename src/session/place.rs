@@ -7,7 +7,7 @@ use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Found, Kind, Pin, Target, Use, combine};
-use crate::planner::{self, Context, Mode, Plan};
+use crate::planner::{self, Context, Mode, Plan, SessionCommand};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
 
@@ -47,9 +47,15 @@ impl Session {
             let Some(route) = route else { return Ok(None) };
             self.refuse_if_failed()?;
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
+                self.note_placed(route.kind);
                 return Ok(Some(place));
             }
         }
+    }
+
+    /// A statement of this `Plan::kind` goes to where it runs.
+    fn note_placed(&self, kind: usize) {
+        self.thread.tally.statements[kind].add(1);
     }
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
@@ -65,11 +71,18 @@ impl Session {
         statement: Option<&Statement>,
     ) -> Result<Place> {
         self.await_table_holds(text).await?;
+        // These are counted as what they turn out to be.
+        if !matches!(&**plan, Plan::Router(_) | Plan::Session(SessionCommand::Execute { .. })) {
+            self.note_placed(plan.kind());
+        }
         match &**plan {
             Plan::Router(router) => {
                 let (colocation, operands) = (router.colocation, &router.operands);
                 match self.server(colocation, operands, &router.query, Use::Compared, request, statement).await? {
-                    Some(place) => Ok(place),
+                    Some(place) => {
+                        self.note_placed(plan.kind());
+                        Ok(place)
+                    }
                     None => {
                         let many = self.plan_for_many_shards(text)?;
                         if matches!(&*many, Plan::Router(_)) {

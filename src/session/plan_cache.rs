@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::prepared::Parsed;
 use crate::error::Result;
 use crate::planner::{self, Context, Mode, Plan};
+use crate::tally::Lookups;
 
 /// By text.
 type Plans = HashMap<Box<str>, (Made, Rc<Plan>)>;
@@ -20,6 +22,7 @@ pub struct PlanCache {
     plans: RefCell<Plans>,
     statements: RefCell<StatementIds>,
     next_statement: std::cell::Cell<u64>,
+    lookups: Arc<Lookups>,
 }
 
 /// What a plan was made for.
@@ -39,13 +42,20 @@ impl Made {
 }
 
 impl PlanCache {
+    /// An empty one that counts its hits there.
+    pub fn counted(lookups: Arc<Lookups>) -> Self {
+        Self { lookups, ..Self::default() }
+    }
+
     /// The plan of a statement: cached, or made now.
     pub fn plan(&self, text: &str, context: &Context<'_>) -> Result<Rc<Plan>> {
         if let Some((made, plan)) = self.plans.borrow().get(text)
             && made.fits(context)
         {
+            self.lookups.note(true);
             return Ok(plan.clone());
         }
+        self.lookups.note(false);
         let plan = Rc::new(planner::plan(text, context, Mode::Any)?);
         if text.len() <= MAX_TEXT_LEN {
             let mut plans = self.plans.borrow_mut();
@@ -61,7 +71,12 @@ impl PlanCache {
     pub fn parsed(&self, text: &str, types: &[u32], context: &Context<'_>) -> Option<Parsed> {
         let known = self.parsed.borrow();
         let (made, parsed) = known.get(text)?;
-        (made.fits(context) && *parsed.types == *types).then(|| parsed.clone())
+        let is_hit = made.fits(context) && *parsed.types == *types;
+        // What is no hit here is looked up by its statement's own text.
+        is_hit.then(|| {
+            self.lookups.note(true);
+            parsed.clone()
+        })
     }
 
     /// Remembers what the Parse of `text` gave.

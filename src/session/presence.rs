@@ -32,6 +32,16 @@ impl State {
     }
 }
 
+impl State {
+    /// As metrics name it.
+    pub fn label(self) -> &'static str {
+        match self {
+            State::InTransaction => "idle_in_transaction",
+            other => other.as_str(),
+        }
+    }
+}
+
 /// One session, seen from outside.
 #[derive(Debug)]
 pub struct Presence {
@@ -143,6 +153,13 @@ impl Presences {
         let mut counts = [0; State::ALL.len()];
         self.all.iter().for_each(|presence| counts[presence.state() as usize] += 1);
         State::ALL.into_iter().zip(counts)
+    }
+}
+
+impl Present {
+    /// What is seen, also after the end.
+    pub fn seen(&self) -> Arc<Presence> {
+        self.presence.clone()
     }
 }
 

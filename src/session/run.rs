@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
+use super::log::Asked;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
 use super::presence::{Newcomer, Present};
@@ -47,6 +48,9 @@ pub struct Session {
     /// When the request under way came, and the transaction's first.
     pub requested: Option<Instant>,
     pub transaction_requested: Instant,
+    /// From this length on the request under way is logged, as what was asked.
+    pub slow_after: Option<Duration>,
+    pub asked: Asked,
     pub settings: SessionSettings,
     /// Those of the startup packet, which RESET goes back to.
     pub startup_settings: SessionSettings,
@@ -103,6 +107,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
         Ok(Ok(None)) | Err(_) => return Ok(()),
         Ok(Err(error)) => {
+            thread.shared.log.load().refused(&startup, peer, &error);
             answer::error(&as_fatal(error), client.out());
             return client.flush().await;
         }
@@ -121,12 +126,17 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         let may_change = match admin_database::may_change(&thread.shared.login.load(), &startup.user) {
             Ok(may_change) => may_change,
             Err(error) => {
+                thread.shared.log.load().refused(&startup, peer, &error);
                 answer::error(&error, client.out());
                 return client.flush().await;
             }
         };
+        thread.shared.log.load().connected(&presence);
+        let seen = presence.seen();
         let visitor = Visitor { client, may_change, key: cancel, presence, stop: ending.stop };
-        return thread.shared.admin_database.serve(visitor).await;
+        let ended = thread.shared.admin_database.serve(visitor).await;
+        thread.shared.log.load().disconnected(&seen, &ended);
+        return ended;
     }
     let mut session = Session {
         thread,
@@ -136,6 +146,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         presence,
         requested: None,
         transaction_requested: Instant::now(),
+        slow_after: None,
+        asked: Asked::default(),
         settings: SessionSettings::default(),
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
@@ -152,13 +164,14 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         replay: VecDeque::new(),
     };
     if let Err(error) = session.open(&startup).await {
+        session.thread.shared.log.load().refused(&startup, peer, &error);
         answer::error(&as_fatal(error), session.client.out());
         return session.client.flush().await;
     }
     session.thread.metrics.logins.increment(1);
-    session.thread.metrics.clients.increment(1.0);
+    session.thread.shared.log.load().connected(&session.presence);
     let ended = session.run(&ending).await;
-    session.thread.metrics.clients.decrement(1.0);
+    session.thread.shared.log.load().disconnected(&session.presence, &ended);
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
         answer::error(&as_fatal(error.clone()), session.client.out());
@@ -273,7 +286,7 @@ impl Session {
                     }
                 },
             };
-            self.note_request();
+            self.note_request(&frame);
             let begins = frame.tag == b'Q' || !self.batch.is_open() || self.cancel.handle.running().is_none();
             if begins && !is_repeated {
                 self.cancel.handle.begin().await;
@@ -441,7 +454,7 @@ impl Session {
     }
 
     /// A message of the client has come: the first of a request, or one more.
-    fn note_request(&mut self) {
+    fn note_request(&mut self, frame: &Frame) {
         if self.requested.is_some() {
             return;
         }
@@ -451,6 +464,7 @@ impl Session {
         }
         self.requested = Some(now);
         self.presence.note_request(now);
+        self.note_asked(frame);
     }
 
     fn note_answered(&mut self) {
@@ -465,6 +479,7 @@ impl Session {
             tally.transaction_micros.add(u64::try_from(took).unwrap_or(u64::MAX));
         }
         self.presence.note_answered(!is_idle);
+        self.log_if_slow(now - requested);
     }
 
     pub fn put_notices(&mut self) {

@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::executor::Use;
 use crate::planner::{Context, Plan, plan_shape};
@@ -18,6 +19,7 @@ use crate::shard_map::{ColocationId, HashType, ShardGroupId};
 use crate::sql::lexer::TokenKind;
 use crate::sql::skeleton::{Skeleton, literal_value, shift};
 use crate::sql::{Operand, Spliced};
+use crate::tally::Lookups;
 
 /// Where one text goes.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Route {
     pub colocation: ColocationId,
     pub group: ShardGroupId,
     pub query: Spliced,
+    /// `Plan::kind`.
+    pub kind: usize,
 }
 
 #[derive(Default)]
@@ -32,6 +36,7 @@ pub struct Shapes {
     known: RefCell<HashMap<Box<[u8]>, Known>>,
     /// The text at hand; kept for its buffers.
     scanned: RefCell<Skeleton>,
+    lookups: Arc<Lookups>,
 }
 
 struct Known {
@@ -49,9 +54,15 @@ struct Shape {
     tenants: Vec<u16>,
     query: Spliced,
     skeleton: Skeleton,
+    kind: usize,
 }
 
 impl Shapes {
+    /// An empty one that counts its hits there.
+    pub fn counted(lookups: Arc<Lookups>) -> Self {
+        Self { lookups, ..Self::default() }
+    }
+
     /// Where a text of one statement goes; `None`: ask the planner.
     pub fn route(&self, text: &str, context: &Context<'_>) -> Option<Route> {
         let mut scanned = self.scanned.borrow_mut();
@@ -64,8 +75,11 @@ impl Shapes {
             && known.version == version
             && known.search_path == context.search_path
         {
-            return known.shape.as_ref()?.route(text, &scanned, context);
+            let route = known.shape.as_ref().and_then(|shape| shape.route(text, &scanned, context));
+            self.lookups.note(route.is_some());
+            return route;
         }
+        self.lookups.note(false);
         if known.len() >= MAX_SHAPES {
             known.clear();
         }
@@ -78,7 +92,9 @@ impl Shapes {
 
 impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
-        let (colocation, operands, used, query) = match plan_shape(text, context)? {
+        let plan = plan_shape(text, context)?;
+        let kind = plan.kind();
+        let (colocation, operands, used, query) = match plan {
             Plan::Router(router) => (router.colocation, router.operands, Use::Compared, router.query),
             // Refused where the planner's way is gone.
             Plan::Insert(insert) if insert.rows.iter().any(|row| row.tenant == Operand::Null) => return None,
@@ -102,7 +118,7 @@ impl Shape {
                 _ => return None,
             }
         }
-        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone() })
+        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind })
     }
 
     fn route(&self, text: &str, scanned: &Skeleton, context: &Context<'_>) -> Option<Route> {
@@ -117,7 +133,12 @@ impl Shape {
         }
         // Only NULLs: no row can match, any group says so.
         let group = target.or_else(|| colocation.shard_groups.first().map(|g| g.id))?;
-        Some(Route { colocation: self.colocation, group, query: shift(&self.query, &self.skeleton, scanned, text) })
+        Some(Route {
+            colocation: self.colocation,
+            group,
+            query: shift(&self.query, &self.skeleton, scanned, text),
+            kind: self.kind,
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::tally::{Count, Distribution, Histogram, Traffic};
+use crate::planner::Plan;
+use crate::tally::{Count, Distribution, Histogram, Lookups, Traffic};
 
 /// Of one data thread. A request is what a client sends before it is its turn again: a simple query, or all messages up
 /// to a Sync.
@@ -10,10 +11,15 @@ use crate::tally::{Count, Distribution, Histogram, Traffic};
 pub struct Tally {
     /// From a request's first message to the end of its answer.
     pub requests: Histogram,
-    pub statements: Count,
+    /// By `Plan::kind`, where they were sent to their place.
+    pub statements: [Count; Plan::KINDS.len()],
     /// Blocks, and requests outside of one.
     pub transactions: Count,
     pub transaction_micros: Count,
+    /// Texts of the simple protocol whose way was known from one like them.
+    pub shapes: Arc<Lookups>,
+    /// Plans by text.
+    pub plans: Arc<Lookups>,
     /// With clients.
     pub traffic: Arc<Traffic>,
 }
@@ -28,11 +34,27 @@ pub struct Tallies {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
     pub requests: Distribution,
-    pub statements: u64,
+    pub statements: [u64; Plan::KINDS.len()],
     pub transactions: u64,
     pub transaction_micros: u64,
+    pub shapes: Looked,
+    pub plans: Looked,
     pub received_bytes: u64,
     pub sent_bytes: u64,
+}
+
+/// Of questions to a cache, how many it could answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Looked {
+    pub hits: u64,
+    pub misses: u64,
+}
+
+impl Looked {
+    fn add(&mut self, lookups: &Lookups) {
+        self.hits += lookups.hits.get();
+        self.misses += lookups.misses.get();
+    }
 }
 
 impl Tallies {
@@ -47,7 +69,9 @@ impl Tallies {
         let mut totals = Totals::default();
         for tally in self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter() {
             totals.requests += tally.requests.read();
-            totals.statements += tally.statements.get();
+            totals.statements.iter_mut().zip(&tally.statements).for_each(|(sum, count)| *sum += count.get());
+            totals.shapes.add(&tally.shapes);
+            totals.plans.add(&tally.plans);
             totals.transactions += tally.transactions.get();
             totals.transaction_micros += tally.transaction_micros.get();
             totals.received_bytes += tally.traffic.received.get();

@@ -12,6 +12,7 @@ pub mod constraint;
 pub mod copy_statement;
 pub mod facts;
 pub mod lexer;
+pub mod normalized;
 pub mod parse;
 pub mod restriction;
 pub mod scope;

@@ -23,6 +23,19 @@ impl Count {
     }
 }
 
+/// Questions to a cache.
+#[derive(Debug, Default)]
+pub struct Lookups {
+    pub hits: Count,
+    pub misses: Count,
+}
+
+impl Lookups {
+    pub fn note(&self, is_hit: bool) {
+        if is_hit { self.hits.add(1) } else { self.misses.add(1) }
+    }
+}
+
 /// Bytes over a connection.
 #[derive(Debug, Default)]
 pub struct Traffic {

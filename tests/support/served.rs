@@ -8,6 +8,7 @@
 
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -134,6 +135,22 @@ impl Served {
     /// Where a proxy tells its metrics.
     pub fn admin_port(&self, number: usize) -> u16 {
         self.ports.first + 9 + 5 * u16::try_from(number).expect("0 or 1")
+    }
+
+    /// What a proxy tells on /metrics.
+    pub fn metrics(&self, number: usize) -> String {
+        let address = (Ipv4Addr::LOCALHOST, self.admin_port(number));
+        let mut http = TcpStream::connect(address).expect("it serves");
+        http.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    }
+
+    /// A sample of that page, by its name and labels.
+    pub fn metric(page: &str, sample: &str) -> Option<f64> {
+        page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
     }
 
     pub fn worker_port(&self, worker: u16) -> u16 {

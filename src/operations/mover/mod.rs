@@ -59,7 +59,7 @@ use stream::Apply;
 use target::Target;
 
 pub use lock::{share_statement, try_share_statement};
-pub use state::MoveState;
+pub use state::{MoveState, register_metrics};
 
 /// What moves need from the rest of the proxy.
 pub struct MoverEnvironment {

@@ -164,6 +164,9 @@ impl Move {
             return Err(taken_over(self.id));
         }
         self.state = next;
+        if matches!(next, MoveState::Done | MoveState::Failed) {
+            outcome(next).increment(1);
+        }
         Ok(())
     }
 
@@ -320,3 +323,13 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
                       relation, relation_name, partkey, key_type, key_collation, shard_count FROM tenantry.shard_move";
+
+/// Makes the counts of ended moves known before the first ends.
+pub fn register_metrics() {
+    [MoveState::Done, MoveState::Failed].into_iter().for_each(|state| drop(outcome(state)));
+}
+
+/// Moves that this process has brought to an end.
+fn outcome(state: MoveState) -> metrics::Counter {
+    metrics::counter!("tenantry_moves_total", "outcome" => state.as_str())
+}
