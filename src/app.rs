@@ -67,6 +67,7 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         pool: settings.pool.clone(),
         executor: settings.executor.clone(),
         login: settings.login.clone(),
+        limits: settings.limits.clone(),
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),

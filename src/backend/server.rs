@@ -151,6 +151,16 @@ impl Server {
         &mut self.write
     }
 
+    /// Bytes that are queued and have not left yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.write.len()
+    }
+
+    /// How many answers are due, the proxy's own among them counted.
+    pub fn due(&self) -> usize {
+        self.replies.len()
+    }
+
     /// An answer of the proxy's own, in its place among this server's.
     pub fn simulate(&mut self, answer: Bytes) {
         self.replies.push_simulated(answer);

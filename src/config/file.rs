@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::LimitsSection;
 use super::settings::LogFormat;
 use super::units::{Size, Time};
 use crate::backend::PoolSettings;
@@ -21,6 +22,7 @@ pub struct ConfigFile {
     pub coordinator: Coordinator,
     pub pool: Pool,
     pub execution: Execution,
+    pub limits: LimitsSection,
     pub admin: Admin,
     pub log: Log,
 }
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_example_tells_each_setting_in_the_words_of_this_file() {
-        let source = include_str!("file.rs");
+        let source = concat!(include_str!("file.rs"), include_str!("limits.rs"));
         let documented =
             source.lines().filter_map(|line| line.trim().strip_prefix("/// ")).filter(|l| l.contains("Default: "));
         for line in documented {

@@ -7,6 +7,7 @@
 //! `config/tenantry.toml` shows every setting with its default; a test keeps it true.
 
 mod file;
+mod limits;
 mod settings;
 mod units;
 

@@ -12,7 +12,7 @@ use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
-use crate::session::LoginSettings;
+use crate::session::{Limits, LoginSettings};
 
 /// Everything that a proxy is started with.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub struct Settings {
     pub pool: PoolSettings,
     pub executor: executor::Settings,
     pub login: LoginSettings,
+    pub limits: Limits,
     pub jobs: jobs::Settings,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
@@ -55,7 +56,7 @@ impl Settings {
     }
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
-        let ConfigFile { listen, coordinator, pool, execution, admin, log } = file;
+        let ConfigFile { listen, coordinator, pool, execution, limits, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
         if admin.port == Some(listen.port) && admin.address == listen.address {
@@ -92,6 +93,7 @@ impl Settings {
                 timeout: listen.login_timeout.0,
                 mock_secret: rand::random(),
             },
+            limits: limits.check()?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -103,11 +105,11 @@ impl Settings {
     }
 }
 
-fn at_least_one(name: &str, value: usize) -> Result<()> {
+pub(super) fn at_least_one(name: &str, value: usize) -> Result<()> {
     if value == 0 { Err(invalid(name, "must be at least 1")) } else { Ok(()) }
 }
 
-fn invalid(name: &str, why: &str) -> PgError {
+pub(super) fn invalid(name: &str, why: &str) -> PgError {
     PgError::new(SqlState::CONFIG_FILE_ERROR, format!("setting \"{name}\" {why}"))
 }
 

@@ -21,7 +21,7 @@ pub mod scatter;
 mod transaction;
 mod two_phase;
 
-pub use client::{Client, Mark};
+pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
 pub use hold::{HoldGuard, Holds};
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Hashed, Target, Use, Values};

@@ -12,6 +12,7 @@
 mod batch;
 mod cancel_keys;
 mod extended_query;
+mod limits;
 mod login;
 mod metrics;
 mod place;
@@ -26,6 +27,7 @@ mod statement_plans;
 mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;
+pub use limits::Limits;
 pub use login::LoginSettings;
 pub use shapes::{Route, Shapes};
 
@@ -52,6 +54,7 @@ pub struct Shared {
     pub pool: PoolSettings,
     pub executor: executor::Settings,
     pub login: LoginSettings,
+    pub limits: Limits,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,

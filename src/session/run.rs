@@ -95,6 +95,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
         }
     };
     answer::authentication_ok(client.out());
+    client.set_limits(thread.shared.limits.client.clone());
     let cancel = thread.shared.cancel_keys.register(startup.minor);
     let mut session = Session {
         thread,
@@ -196,15 +197,17 @@ impl Session {
         loop {
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
-                None => match self.client.buffered_frame()? {
-                    Some(frame) => frame,
-                    None => {
+                None => match self.client.buffered_frame() {
+                    Err(error) => return Err(self.answered_before(error).await),
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => {
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
                         tokio::select! {
-                            frame = self.client.next_frame() => match frame? {
-                                Some(frame) => frame,
-                                None => return Ok(()),
+                            frame = self.client.next_frame() => match frame {
+                                Err(error) => return Err(self.answered_before(error).await),
+                                Ok(Some(frame)) => frame,
+                                Ok(None) => return Ok(()),
                             },
                             () = stop.cancelled(), if idle => {
                                 return Err(PgError::fatal(
@@ -226,6 +229,20 @@ impl Session {
                 _ => self.extended_message(frame).await?,
             }
         }
+    }
+
+    /// The answers of the messages before a frame that cannot be read; its error ends the session after them.
+    async fn answered_before(&mut self, error: PgError) -> PgError {
+        if self.batch.is_open() && !self.skip_until_sync {
+            let answered = match self.confirm_unanswered_parse().await {
+                Ok(()) => self.settle().await,
+                Err(error) => self.batch_error(error).await,
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "answers were lost with the session");
+            }
+        }
+        error
     }
 
     async fn refuse_function_call(&mut self) -> Result<()> {

@@ -109,6 +109,10 @@ impl ReplyQueue {
         at.map(|at| self.dues.remove(at)).is_some()
     }
 
+    pub fn len(&self) -> usize {
+        self.dues.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.dues.is_empty()
     }

@@ -1,5 +1,7 @@
 //! Frames written by hand and answers in short: `T 2`, `D 1,x`, `C SELECT 1`, `E 42P01`, `N 01000`, `Z I`.
 
+#![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -21,6 +23,26 @@ impl Wire {
         wire.send(&startup_packet(3 << 16, &[("user", user), ("database", "postgres")]));
         wire.answers_until("Z");
         wire
+    }
+
+    /// As `login`, with more startup parameters.
+    pub fn login_with(port: u16, parameters: &[(&str, &str)]) -> Self {
+        let mut wire = Self::connect(port);
+        let all = [&[("user", "postgres"), ("database", "postgres")], parameters].concat();
+        wire.send(&startup_packet(3 << 16, &all));
+        wire.answers_until("Z");
+        wire
+    }
+
+    /// Closes so that the other side is told by a reset, not by an end.
+    pub fn reset(self) {
+        let linger = Some(Duration::ZERO);
+        socket2::SockRef::from(&self.stream).set_linger(linger).expect("a socket");
+    }
+
+    /// A second handle, to read while this one sends.
+    pub fn reader(&self) -> TcpStream {
+        self.stream.try_clone().expect("a socket")
     }
 
     /// A server may close before it has read everything: what it said counts.
@@ -68,6 +90,13 @@ impl Wire {
     pub fn rest(&mut self) {
         let mut rest = [0; 4096];
         while matches!(self.stream.read(&mut rest), Ok(n) if n > 0) {}
+    }
+
+    /// All bytes until the other side closes, those that were read ahead too.
+    pub fn raw_to_the_end(&mut self) -> Vec<u8> {
+        let mut all: Vec<u8> = self.buffer.drain(..).collect();
+        let _ = self.stream.read_to_end(&mut all);
+        all
     }
 
     pub fn raw_until_ready(&mut self) -> Vec<u8> {
@@ -244,6 +273,16 @@ pub fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
     }
     body.push(0);
     packet(body)
+}
+
+/// A message from its tag and payload.
+pub fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
+    with_length(tag, payload.len() as u32 + 4, payload)
+}
+
+/// As `message`, with a length that need not be the payload's.
+pub fn with_length(tag: u8, length: u32, payload: &[u8]) -> Vec<u8> {
+    [&[tag][..], &length.to_be_bytes(), payload].concat()
 }
 
 /// SSLRequest 5679, GSSENCRequest 5680.

@@ -24,6 +24,7 @@ pub struct Served {
     ports: PortRange,
     folder: tempfile::TempDir,
     proxies: Vec<Option<Child>>,
+    config: String,
     servers: Option<DevCluster>,
     workers: u16,
 }
@@ -31,6 +32,11 @@ pub struct Served {
 impl Served {
     /// Servers and one proxy, workers added.
     pub fn start(workers: u16) -> Self {
+        Self::start_with(workers, "")
+    }
+
+    /// As `start`, with more sections for the proxies' configuration.
+    pub fn start_with(workers: u16, config: &str) -> Self {
         let ports = PortRange::reserve();
         let settings = Settings {
             base_port: ports.first,
@@ -41,7 +47,14 @@ impl Served {
         };
         let servers = DevCluster::start(settings).expect("servers start");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut served = Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers };
+        let mut served = Self {
+            ports,
+            folder,
+            proxies: vec![None, None],
+            config: config.to_owned(),
+            servers: Some(servers),
+            workers,
+        };
         served.start_proxy(0);
         for worker in 0..workers {
             psql(&served.dsn(0), &format!("SELECT citus_add_node('127.0.0.1', {})", served.worker_port(worker)));
@@ -54,9 +67,10 @@ impl Served {
         let config = self.folder.path().join(format!("{number}.toml"));
         let text = format!(
             "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = 2\n[coordinator]\nport = {}\n\
-             [execution]\nrecovery_patience = \"1s\"\n",
+             [execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
-            self.ports.first + 1
+            self.ports.first + 1,
+            self.config
         );
         std::fs::write(&config, text).expect("the folder can be written");
         let log = std::fs::File::options().create(true).append(true).open(self.log(number)).expect("a log");
@@ -86,11 +100,21 @@ impl Served {
         signal(self.proxies[number].as_ref().expect("it runs").id(), name);
     }
 
+    /// The proxy's process number, e.g. for `/proc/PID/status`.
+    pub fn proxy_process(&self, number: usize) -> u32 {
+        self.proxies[number].as_ref().expect("it runs").id()
+    }
+
+    /// What a proxy has logged so far.
+    pub fn logged(&self, number: usize) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log(number)).unwrap_or_default()).into_owned()
+    }
+
     fn log(&self, number: usize) -> PathBuf {
         self.folder.path().join(format!("{number}.log"))
     }
 
-    fn proxy_port(&self, number: usize) -> u16 {
+    pub fn proxy_port(&self, number: usize) -> u16 {
         self.ports.first + 10 * u16::try_from(number).expect("0 or 1")
     }
 
