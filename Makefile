@@ -11,7 +11,7 @@ help:
 	@echo "make demo    the scale-out story: a cluster, tenants, two more workers under load"
 	@echo "make test    format, lints and every test there is"
 	@echo "make build   the release binary, target/release/tenantry"
-	@echo "make bench   planning benches, then pgbench through the proxy and straight to a worker"
+	@echo "make bench   planning benches, then pgbench through Tenantry, PgBouncer and straight to a worker"
 	@echo "make setup   installs what is missing (PostgreSQL, Python drivers); the others call it"
 	@echo "make lint | fmt | clean"
 
@@ -33,7 +33,8 @@ test: setup lint
 	fi
 
 bench: build
-	cargo bench
+	cargo bench --bench plan
+	cargo build --release --example relay_floor
 	benches/compare.sh
 
 lint: setup

@@ -1,60 +1,126 @@
 #!/usr/bin/env bash
-# What routing costs: pgbench through Tenantry and straight to one worker, in turn, in one run on this machine.
+# What a statement costs on its way: pgbench straight to a worker, and through each of three programs before that same
+# worker, in turn, in one run on this machine.
 #
-#   through   pgbench ──> tenantry ──> worker 1 or 2    table bench, distributed by tenant
-#   direct    pgbench ──────────────> worker 1          table bench_direct, plain, the same rows
+#   direct      pgbench ───────────────> worker
+#   floor       pgbench ─> relay_floor > worker    only copies bytes (benches/relay_floor.rs)
+#   pgbouncer   pgbench ─> PgBouncer ──> worker    transaction pooling; session pooling for prepared statements
+#   tenantry    pgbench ─> tenantry ───> worker    routed by tenant
 #
-# Prints for each script, protocol mode and number of clients the medians over all rounds: transactions per second both
-# ways, their ratio, and the proxy's own CPU time per statement (user and system, from /proc/PID/stat).
+# Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry.
+# Prints medians over all rounds of throughput, mean and p99 latency and the program's CPU time per statement (user and
+# system, from /proc/PID/stat), ratios of the same round, memory with idle clients, and which bars are reached.
 # Everything runs on loopback; servers and data are thrown away at the end.
 #
-# Change it by: ROUNDS (3), DURATION (3, seconds of one measurement), SCRIPTS, MODES, CLIENTS, PORT (7832), TENANTRY.
+# Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
+# clients, "" for none), TARGETS, PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-rounds=${ROUNDS:-3}
-duration=${DURATION:-3}
-scripts=${SCRIPTS:-select update}
+rounds=${ROUNDS:-5}
+duration=${DURATION:-2}
+scripts=${SCRIPTS:-select transaction}
 modes=${MODES:-simple extended prepared}
-clients=${CLIENTS:-1 8 64}
+clients=${CLIENTS:-8 64}
+idle=${IDLE-64 1000 10000}
+targets=${TARGETS:-direct floor pgbouncer tenantry}
 port=${PORT:-7832}
 tenantry=${TENANTRY:-target/release/tenantry}
+relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
-# The bar that holds for now: this share of direct throughput for prepared selects of 64 clients.
-bar=0.5
+# Connections to the worker: what Tenantry's pools of two threads hold, so that nobody waits for one.
+pool_size=64
 
 fail() {
     echo "compare: $1" >&2
     exit 1
 }
 
+has_target() { [[ " $targets " == *" $1 "* ]]; }
+
 [ -x "$tenantry" ] || fail "$tenantry is not there: run 'make build' first."
 command -v pgbench >/dev/null || fail "pgbench is not installed: run 'make setup' first."
+! has_target floor || [ -x "$relay" ] || fail "$relay is not there: run 'cargo build --release --examples' first."
+pgbouncer=$(command -v pgbouncer || { [ ! -x /usr/sbin/pgbouncer ] || echo /usr/sbin/pgbouncer; })
+! has_target pgbouncer || [ -n "$pgbouncer" ] || fail "pgbouncer is not installed: run 'make setup' first."
+# Every idle client is an open file, here and in each program.
+ulimit -n "$(ulimit -Hn)"
 
 work=$(mktemp -d)
-dev=
+chmod 755 "$work"
+declare -A pid_of=()
 finish() {
     # An interrupted measurement must not leave servers behind.
-    if [ -n "$dev" ]; then
-        kill -TERM "$dev" 2>/dev/null || true
-        wait "$dev" 2>/dev/null || true
-    fi
+    local pid
+    for pid in "${pid_of[@]}"; do
+        kill -TERM "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     rm -rf "$work"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+worker_port=$((port + 2))
+declare -A port_of=([direct]=$worker_port [tenantry]=$port [floor]=$((port + 10)) [pooler]=$((port + 11)) [session]=$((port + 12)))
 dsn() { echo "postgresql://postgres@127.0.0.1:$1/postgres"; }
 
-start_cluster() {
-    "$tenantry" dev --workers 2 --port "$port" >"$work/dev.log" 2>&1 &
-    dev=$!
+# Where a target's pgbench goes: PgBouncer has a process for each way of pooling.
+process_of() {
+    case $1-$2 in
+    pgbouncer-prepared) echo session ;;
+    pgbouncer-*) echo pooler ;;
+    *) echo "$1" ;;
+    esac
+}
+
+start_tenantry() {
+    "$tenantry" dev --workers 1 --port "$port" >"$work/dev.log" 2>&1 &
+    pid_of[tenantry]=$!
     until grep -qs '^ready:' "$work/dev.log"; do
-        kill -0 "$dev" 2>/dev/null || fail "tenantry dev ended: $(cat "$work/dev.log")"
+        kill -0 "${pid_of[tenantry]}" 2>/dev/null || fail "tenantry dev ended: $(cat "$work/dev.log")"
         sleep 0.1
     done
+}
+
+wait_for_server() {
+    local name=$1
+    until psql -X -q -d "$(dsn "${port_of[$name]}")" -c 'SELECT 1' >/dev/null 2>&1; do
+        kill -0 "${pid_of[$name]}" 2>/dev/null || fail "$name ended: $(cat "$work/$name.log")"
+        sleep 0.1
+    done
+}
+
+start_floor() {
+    "$relay" "${port_of[floor]}" "$worker_port" >"$work/floor.log" 2>&1 &
+    pid_of[floor]=$!
+    wait_for_server floor
+}
+
+start_pgbouncer() {
+    local name=$1 mode=$2 as=()
+    cat >"$work/$name.ini" <<INI
+[databases]
+postgres = host=127.0.0.1 port=$worker_port dbname=postgres user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port_of[$name]}
+unix_socket_dir =
+auth_type = any
+pool_mode = $mode
+default_pool_size = $pool_size
+max_client_conn = 12000
+ignore_startup_parameters = extra_float_digits
+log_connections = 0
+log_disconnections = 0
+INI
+    # It refuses to run as root.
+    [ "$(id -u)" -ne 0 ] || as=(setpriv --reuid=nobody --regid=nogroup --clear-groups)
+    "${as[@]}" "$pgbouncer" -q "$work/$name.ini" >"$work/$name.log" 2>&1 &
+    pid_of[$name]=$!
+    wait_for_server "$name"
 }
 
 # One table's rows as COPY text: tenant_id, id, value, filler.
@@ -66,77 +132,101 @@ rows() {
 }
 
 load() {
-    local dsn=$1 table=$2 distribute=$3
+    local dsn=$1 distribute=$2
     psql -X -q -v ON_ERROR_STOP=1 -d "$dsn" >/dev/null <<SQL
-CREATE TABLE $table (tenant_id int, id int, value int NOT NULL, filler text, PRIMARY KEY (tenant_id, id));
+CREATE TABLE bench (tenant_id int, id int, value int NOT NULL, filler text, PRIMARY KEY (tenant_id, id));
 $distribute
 SQL
-    rows | psql -X -q -v ON_ERROR_STOP=1 -d "$dsn" -c "\\copy $table FROM STDIN"
+    rows | psql -X -q -v ON_ERROR_STOP=1 -d "$dsn" -c "\\copy bench FROM STDIN"
+    psql -X -q -d "$dsn" -c "ANALYZE bench" >/dev/null 2>&1 || true
+}
+
+statements_of() {
+    local one="tenant_id = :tenant AND id"
+    case $1 in
+    select) echo "SELECT value, filler FROM bench WHERE $one = :id;" ;;
+    update) echo "UPDATE bench SET value = value + 1 WHERE $one = :id;" ;;
+    transaction) cat <<SQL ;;
+BEGIN;
+SELECT value, filler FROM bench WHERE $one = :id;
+UPDATE bench SET value = value + 1 WHERE $one = :id;
+SELECT count(*) FROM bench WHERE tenant_id = :tenant AND id < 10;
+UPDATE bench SET filler = 'changed by a transaction' WHERE $one = :id;
+SELECT value FROM bench WHERE $one = :id;
+COMMIT;
+SQL
+    *) fail "there is no script \"$1\"; choose of: select update transaction" ;;
+    esac
 }
 
 write_script() {
-    local table=$1 script=$2 statement
-    case $script in
-    select) statement="SELECT value, filler FROM $table WHERE tenant_id = :tenant AND id = :id;" ;;
-    update) statement="UPDATE $table SET value = value + 1 WHERE tenant_id = :tenant AND id = :id;" ;;
-    *) fail "there is no script \"$script\"; choose of: select update" ;;
-    esac
-    printf '\\set tenant random(1, %d)\n\\set id random(1, %d)\n%s\n' "$tenants" "$rows_per_tenant" "$statement" \
-        >"$work/$table-$script.sql"
+    { printf '\\set tenant random(1, %d)\n\\set id random(1, %d)\n' "$tenants" "$rows_per_tenant"; statements_of "$1"; } \
+        >"$work/$1.sql"
 }
 
-# CPU time of the proxy so far, in clock ticks: fields 14 and 15, counted after the command's closing bracket.
-proxy_ticks() { sed 's/.*) //' "/proc/$dev/stat" | awk '{ print $12 + $13 }'; }
+# CPU time of a process so far, in clock ticks: fields 14 and 15, counted after the command's closing bracket.
+ticks() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 
-# Prints of one pgbench run: the number of transactions, and transactions per second.
+# One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us_per_statement.
 measure() {
-    local dsn=$1 table=$2 script=$3 mode=$4 count=$5 threads log=$work/pgbench.log
+    local script=$1 mode=$2 count=$3 round=$4 target=$5 process pid threads before=0 after=0 log=$work/pgbench.log
+    process=$(process_of "$target" "$mode")
+    pid=${pid_of[$process]:-}
     threads=$((count < $(nproc) ? count : $(nproc)))
-    pgbench -n -M "$mode" -c "$count" -j "$threads" -T "$duration" -f "$work/$table-$script.sql" -d "$dsn" \
-        >"$log" 2>&1 || fail "pgbench -M $mode -c $count, $script on $dsn failed: $(tail -n 5 "$log")"
+    rm -f "$work"/latency.*
+    [ -z "$pid" ] || before=$(ticks "$pid")
+    pgbench -n -M "$mode" -c "$count" -j "$threads" -T "$duration" -f "$work/$script.sql" -d "$(dsn "${port_of[$process]}")" \
+        --log --log-prefix="$work/latency" --sampling-rate=0.2 >"$log" 2>&1 ||
+        fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
+    [ -z "$pid" ] || after=$(ticks "$pid")
     ! grep -q 'number of failed transactions: [1-9]' "$log" || fail "pgbench had failed transactions: $(cat "$log")"
-    awk '/^number of transactions actually processed/ { n = $6 + 0 } /^tps = / { tps = $3 } END { print n, tps }' "$log"
+    local p99
+    p99=$(cat "$work"/latency.* | awk '{ print $3 }' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR - 1) * 0.99) + 1] / 1000 }')
+    awk -v head="$script $mode $count $round $target" -v p99="$p99" -v ticks=$((after - before)) -v hertz="$ticks_per_second" \
+        -v statements="$(statements_of "$script" | wc -l)" '
+        /^number of transactions actually processed/ { n = $6 + 0 }
+        /^latency average = / { mean = $4 }
+        /^tps = / { tps = $3 }
+        END { print head, tps, mean, p99, ticks / hertz * 1e6 / n / statements }' "$log" >>"$results"
 }
 
-median() { sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
-
+# In turn, so that whatever else the machine does falls on all; every round begins with another one.
 compare() {
-    local script=$1 mode=$2 count=$3 round before after transactions tps through_dsn direct_dsn
-    local results=$work/results-$script-$mode-$count
-    through_dsn=$(dsn "$port") direct_dsn=$(dsn $((port + 2)))
-    : >"$results.direct" && : >"$results.through" && : >"$results.ratio" && : >"$results.cpu"
+    local script=$1 mode=$2 count=$3 round i order
+    read -r -a order <<<"$targets"
     for ((round = 1; round <= rounds; round++)); do
-        # In turn, so that whatever else the machine does falls on both.
-        read -r _ tps < <(measure "$direct_dsn" bench_direct "$script" "$mode" "$count")
-        local direct=${tps:?no measurement}
-        before=$(proxy_ticks)
-        read -r transactions tps < <(measure "$through_dsn" bench "$script" "$mode" "$count")
-        after=$(proxy_ticks)
-        echo "$direct" >>"$results.direct"
-        echo "${tps:?no measurement}" >>"$results.through"
-        awk "BEGIN { print $tps / $direct }" >>"$results.ratio"
-        awk "BEGIN { print ($after - $before) / $ticks_per_second * 1e6 / $transactions }" >>"$results.cpu"
+        for ((i = 0; i < ${#order[@]}; i++)); do
+            measure "$script" "$mode" "$count" "$round" "${order[(i + round) % ${#order[@]}]}"
+        done
     done
-    printf ' %-6s | %-8s | %7d | %12.0f | %13.0f | %5.2f | %19.1f\n' "$script" "$mode" "$count" \
-        "$(median <"$results.direct")" "$(median <"$results.through")" "$(median <"$results.ratio")" "$(median <"$results.cpu")"
 }
 
 ticks_per_second=$(getconf CLK_TCK)
-start_cluster
-load "$(dsn "$port")" bench "SELECT create_distributed_table('bench', 'tenant_id');"
-load "$(dsn $((port + 2)))" bench_direct ""
+results=${RESULTS:-$work/results}
+: >"$results"
+start_tenantry
+load "$(dsn "$port")" "SELECT create_distributed_table('bench', 'tenant_id');"
+load "$(dsn "$worker_port")" ""
+! has_target floor || start_floor
+if has_target pgbouncer; then
+    start_pgbouncer pooler transaction
+    start_pgbouncer session session
+fi
 for script in $scripts; do
-    write_script bench "$script"
-    write_script bench_direct "$script"
-done
-for table in bench:$port bench_direct:$((port + 2)); do
-    psql -X -q -d "$(dsn "${table#*:}")" -c "ANALYZE ${table%:*}" >/dev/null 2>&1 || true
+    write_script "$script"
 done
 
 echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s"
-echo
-echo " script | mode     | clients | direct (tps) | through (tps) | ratio | proxy CPU (us/stmt)"
-echo "--------+----------+---------+--------------+---------------+-------+---------------------"
+echo "$("$tenantry" --version); $(pgbench --version); ${pgbouncer:+$("$pgbouncer" --version | head -n 1)}"
+if [ -n "$idle" ]; then
+    for target in $targets; do
+        process=$(process_of "$target" simple)
+        case $target in direct | floor) continue ;; esac
+        # shellcheck disable=SC2086 # several numbers
+        python3 benches/idle_clients.py "${port_of[$process]}" "${pid_of[$process]}" $idle |
+            awk -v target="$target" '{ print "idle -", $1, "-", target, $2 }' >>"$results"
+    done
+fi
 for script in $scripts; do
     for mode in $modes; do
         for count in $clients; do
@@ -144,9 +234,4 @@ for script in $scripts; do
         done
     done
 done
-echo
-if [ -s "$work/results-select-prepared-64.ratio" ]; then
-    ratio=$(median <"$work/results-select-prepared-64.ratio")
-    if awk "BEGIN { exit !($ratio >= $bar) }"; then verdict=reached; else verdict="not reached"; fi
-    echo "bar: at least $bar of direct throughput for prepared selects of 64 clients: $verdict ($ratio)"
-fi
+python3 benches/report.py "$results"

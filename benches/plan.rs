@@ -165,6 +165,7 @@ impl Catalog {
             min,
             max,
             node: NodeId(1 + (id % 2) as u32),
+            tenant: None,
         });
         let column = |(name, type_oid): (&str, u32)| Column {
             name: name.into(),
@@ -187,11 +188,7 @@ impl Catalog {
                 table(32, "orders", &[("tenant_id", INT4), ("id", INT4), ("state", TEXT), ("total", INT4)]),
                 table(64, "items", &[("tenant_id", INT4), ("order_id", INT4), ("price", INT4)]),
             ],
-            colocations: vec![ColocationGroup {
-                id: ColocationId(1),
-                shard_groups: shard_groups.collect(),
-                hash: Some(HashType::Int4),
-            }],
+            colocations: vec![ColocationGroup::new(ColocationId(1), Some(HashType::Int4), shard_groups.collect())],
             ..ShardMapParts::default()
         };
         Self { map: ShardMap::new(1, parts), provided: functions::provided(), search_path: vec!["public".into()] }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a Debian or Ubuntu machine ready to build, run and test Tenantry; does nothing where that is so already.
 #
-#   system packages   PostgreSQL (programs only, no cluster is made or started), a C compiler, make, Python's venv
+#   system packages   PostgreSQL (programs only, no cluster is made or started), a C compiler, make, Python's venv;
+#                     strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
 #   .venv             the Python drivers of tests/drivers/requirements.txt
 #
 # What is missing and cannot be installed is named in one sentence, with exit status 1.
@@ -42,6 +43,9 @@ missing_packages() {
     has cc || echo gcc libc6-dev
     has pkg-config || echo pkg-config
     has make || echo make
+    has strace || echo strace
+    has pgbouncer || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
+    has openssl || echo openssl
     # Debian ships venv without its pip, which a plain `import venv` would not notice.
     { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || echo python3 python3-venv
 }
@@ -57,6 +61,11 @@ install_packages() {
     if ! grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf; then
         as_root mkdir -p /etc/postgresql-common
         echo 'create_main_cluster = false' | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    # The same for PgBouncer, which is started by the bench that measures it and not with the machine.
+    if [[ " ${packages[*]} " == *" pgbouncer "* ]] && [ ! -e /etc/systemd/system/pgbouncer.service ]; then
+        as_root mkdir -p /etc/systemd/system
+        as_root ln -s /dev/null /etc/systemd/system/pgbouncer.service
     fi
     # An index that is partly out of date may still have all that is needed.
     as_root apt-get update -q >"$log" 2>&1 || true

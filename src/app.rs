@@ -19,22 +19,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::ServerAddress;
+use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::Catalog;
-use crate::config::Settings;
+use crate::cli::{LogFilter, Signals};
+use crate::config::{Reloader, Settings};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
 use crate::session;
-use crate::session::{CancelKeys, Shared};
+use crate::session::{CancelKeys, Credentials, Ending, Shared};
+use crate::transport::takeover::{self, Taken};
 
-/// Serves clients until `stop`; then lets sessions finish within `stop_timeout`.
+/// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
+/// taken over the port; then until the last session has ended.
 ///
 /// Blocks its thread. Errors: 55006 the port is taken, 08006 the coordinator cannot be reached, XX000 a thread died.
-pub fn run(settings: Settings, stop: CancellationToken) -> Result<()> {
+pub fn run(settings: Settings, signals: Signals, log_filter: LogFilter) -> Result<()> {
     // First of all, so that a second proxy on this port changes nothing.
-    let listener = listen(settings.listen)?;
+    let listeners = Listeners::open(&settings)?;
     let control = runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -42,14 +45,19 @@ pub fn run(settings: Settings, stop: CancellationToken) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| internal("start the control runtime", error))?;
-    let result = control.block_on(serve(settings, listener, &stop));
-    stop.cancel();
+    let result = control.block_on(serve(settings, listeners, &signals, log_filter));
+    signals.stop.cancel();
     control.shutdown_timeout(CONTROL_STOP_TIMEOUT);
     result
 }
 
-async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &CancellationToken) -> Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| internal("listen", error))?;
+async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_filter: LogFilter) -> Result<()> {
+    let stop = &signals.stop;
+    let reloader = Reloader::new(&settings)?;
+    let live = reloader.live().clone();
+    // Of a successor: the same sockets.
+    let copies = listeners.copies()?;
+    let clients = tokio::net::TcpListener::from_std(listeners.clients).map_err(|error| internal("listen", error))?;
     let metrics = admin::metrics::install()?;
     let catalog = tokio::select! {
         opened = Catalog::open(settings.catalog.clone()) => opened?,
@@ -59,35 +67,64 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
     control.spawn(catalog.clone().watch(stop.clone()));
     control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
 
+    let nodes = Nodes::new(live.pool.clone());
+    control.spawn(backend::guard(nodes.clone(), stop.clone()));
+
     let shared = Arc::new(Shared {
         holds: Arc::new(Holds::default()),
         transaction_ids: Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))),
         coordinator: ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port },
         cancel_keys: Arc::new(CancelKeys::default()),
-        pool: settings.pool.clone(),
-        executor: settings.executor.clone(),
-        login: settings.login.clone(),
-        limits: settings.limits.clone(),
+        nodes: nodes.clone(),
+        executor: live.executor.clone(),
+        login: live.login.clone(),
+        acceptor: live.acceptor.clone(),
+        credentials: Credentials::default(),
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),
     });
 
-    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), settings.jobs.clone(), stop.clone()));
+    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 
-    if let Some(address) = settings.admin {
-        let http = tokio::net::TcpListener::from_std(listen(address)?).map_err(|error| internal("listen", error))?;
-        control.spawn(admin::serve(http, admin::State { catalog, metrics }, stop.clone()));
+    let accepting = stop.child_token();
+    if let Some(http) = listeners.admin {
+        let http = tokio::net::TcpListener::from_std(http).map_err(|error| internal("listen", error))?;
+        control.spawn(admin::serve(http, admin::State { catalog, metrics, nodes }, accepting.clone()));
     }
-    let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, stop)?;
+    let ending = Ending { stop: stop.clone(), hurry: signals.hurry.clone() };
+    let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, &ending)?;
     tracing::info!(address = %settings.listen, threads = settings.data_threads, "serving clients");
+    let has_taken_over = listeners.taken.is_some();
+    if let Some(taken) = listeners.taken {
+        match taken.complete() {
+            Ok(()) => tracing::info!("took over from the proxy that ran before"),
+            Err(error) => tracing::warn!(%error, "nobody is left to be told of the take-over"),
+        }
+    }
+    let successor =
+        settings.takeover_socket.as_deref().map(|path| takeover::listen(path, has_taken_over)).transpose()?;
+    let mut is_taken_over = false;
     tokio::select! {
         // In this order: once stopped, threads may end.
         biased;
         () = stop.cancelled() => {}
-        () = deal(listener, queues) => {}
+        () = hand_over(successor, copies) => is_taken_over = true,
+        () = deal(clients, queues) => {}
+        () = reload(&reloader, signals, &log_filter) => {}
         name = threads.first_to_end() => {
             return Err(PgError::new(SqlState::INTERNAL_ERROR, format!("thread {name} ended although nobody stopped it")));
+        }
+    }
+    accepting.cancel();
+    if is_taken_over {
+        tracing::info!(
+            sessions = shared.cancel_keys.len(),
+            "another process has taken over the port, open sessions go on"
+        );
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = threads.all_to_end() => stop.cancel(),
         }
     }
     tracing::info!("stopping");
@@ -96,10 +133,49 @@ async fn serve(settings: Settings, listener: std::net::TcpListener, stop: &Cance
         threads.all_to_end().await;
         control.wait().await;
     };
-    if tokio::time::timeout(settings.stop_timeout, finished).await.is_err() {
-        tracing::warn!(timeout = ?settings.stop_timeout, "sessions did not finish in time and are cut off");
-    }
+    finish(finished, **live.stop_timeout.load(), &signals.hurry, &shared.cancel_keys).await;
     Ok(())
+}
+
+/// Waits until all has `finished`. After `timeout`, or when told to hurry, running statements are cancelled and open
+/// transactions rolled back.
+async fn finish(finished: impl Future<Output = ()>, timeout: Duration, hurry: &CancellationToken, keys: &CancelKeys) {
+    let mut finished = std::pin::pin!(finished);
+    tokio::select! {
+        () = &mut finished => return,
+        () = hurry.cancelled() => tracing::warn!(sessions = keys.len(), "told to hurry, open transactions are rolled back"),
+        () = tokio::time::sleep(timeout) => {
+            tracing::warn!(sessions = keys.len(), ?timeout, "transactions did not end in time and are rolled back");
+            hurry.cancel();
+        }
+    }
+    let cut_off = async {
+        keys.cancel_all().await;
+        finished.await;
+    };
+    if tokio::time::timeout(HURRY_TIMEOUT, cut_off).await.is_err() {
+        tracing::warn!(sessions = keys.len(), "sessions did not end and are cut off");
+    }
+}
+
+/// Returns when another process accepts in our place. Cancel safe.
+async fn hand_over(successor: Option<tokio::net::UnixListener>, sockets: Vec<std::net::TcpListener>) {
+    match successor {
+        Some(successor) => takeover::hand_over(successor, &sockets).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Puts new settings in force whenever that is asked for, for ever. Cancel safe.
+async fn reload(reloader: &Reloader, signals: &Signals, log_filter: &LogFilter) {
+    loop {
+        signals.reload.notified().await;
+        let reloaded = reloader.reload().and_then(|_| log_filter(&reloader.live().log_filter.load()));
+        if let Err(error) = reloaded {
+            let detail = error.detail_text().unwrap_or_default();
+            tracing::error!(%error, detail, "configuration was not read again, the old settings stay in force");
+        }
+    }
 }
 
 /// Accepts clients for ever and gives them to the data threads in turn. Cancel safe.
@@ -129,6 +205,39 @@ fn ready(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
     socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// The listening sockets.
+struct Listeners {
+    clients: std::net::TcpListener,
+    admin: Option<std::net::TcpListener>,
+    /// They come from there, or some do.
+    taken: Option<Taken>,
+}
+
+impl Listeners {
+    /// Those of the proxy that runs where the settings say so, otherwise new ones.
+    fn open(settings: &Settings) -> Result<Self> {
+        let path = settings.takeover_socket.as_deref();
+        let mut taken = match (settings.take_over, path) {
+            (false, _) => None,
+            (true, Some(path)) => takeover::take(path)?,
+            (true, None) => {
+                return Err(PgError::new(SqlState::CONFIG_FILE_ERROR, "setting \"listen.takeover_socket\" is not set")
+                    .hint("A proxy is taken over through that socket."));
+            }
+        };
+        let mut open = |address| match taken.as_mut().and_then(|taken| taken.socket(address)) {
+            Some(socket) => Ok(socket),
+            None => listen(address),
+        };
+        Ok(Self { clients: open(settings.listen)?, admin: settings.admin.map(open).transpose()?, taken })
+    }
+
+    fn copies(&self) -> Result<Vec<std::net::TcpListener>> {
+        let all = std::iter::once(&self.clients).chain(&self.admin);
+        all.map(|socket| socket.try_clone().map_err(|error| internal("copy a socket", error))).collect()
+    }
 }
 
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
@@ -161,12 +270,12 @@ struct DataThreads {
 
 impl DataThreads {
     /// Starts `count` threads; each takes clients from its queue.
-    fn start(count: usize, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(Vec<Queue>, Self)> {
+    fn start(count: usize, shared: &Arc<Shared>, ending: &Ending) -> Result<(Vec<Queue>, Self)> {
         let (mut queues, mut threads) = (Vec::new(), Self { ended: Vec::new() });
         for number in 0..count {
             let (queue, incoming) = mpsc::channel(QUEUE);
             let (alive, ended) = oneshot::channel();
-            let (shared, stop) = (shared.clone(), stop.clone());
+            let (shared, ending) = (shared.clone(), ending.clone());
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -177,7 +286,7 @@ impl DataThreads {
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     let _alive: oneshot::Sender<()> = alive;
-                    LocalSet::new().block_on(&runtime, session::run_data_thread(shared, incoming, stop));
+                    LocalSet::new().block_on(&runtime, session::run_data_thread(shared, incoming, ending));
                 })
                 .map_err(|error| internal("start a data thread", error))?;
             queues.push(queue);
@@ -217,4 +326,6 @@ const QUEUE: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// For the goodbyes of sessions that were cut off.
+const HURRY_TIMEOUT: Duration = Duration::from_secs(3);
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -2,6 +2,7 @@
 //! Where Postgres can be asked, the same bytes go to it, and the answers are compared.
 
 mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "protocol/wire.rs"]
 mod wire;
 
@@ -15,7 +16,7 @@ use wire::{Wire, frame, message, with_length};
 /// One cluster for the whole file. The test that holds it runs every part in turn, so that it ends with them.
 #[test]
 fn frames_hurt_nobody() {
-    let cluster = Served::start_with(2, "[limits]\nmessage_timeout = \"2s\"\nreader_timeout = \"3s\"\n");
+    let cluster = Served::start_with(2, 2, "[limits]\nmessage_timeout = \"2s\"\nreader_timeout = \"3s\"\n");
     prepare(&cluster);
     let parts: &[fn(&Served)] = &[
         lengths_that_cannot_be_end_the_session,
@@ -65,7 +66,7 @@ fn proxy(cluster: &Served) -> Wire {
 
 /// The coordinator's Postgres itself, with its plain tables.
 fn postgres(cluster: &Served) -> Wire {
-    Wire::login_with(cluster.proxy_port(0) + 1, &[("search_path", "plain")])
+    Wire::login_with(cluster.proxy_port(0) + 1, "postgres", &[("search_path", "plain")])
 }
 
 /// Conversations that are compared.
@@ -713,6 +714,22 @@ fn messages_cut_short_do_nothing(cluster: &Served) {
         assert!(quiet, "{conversation:?}: servers are still in a transaction of a client that went away");
         assert_eq!(cluster.psql(count), "0", "{conversation:?} was executed in part");
     }
+    // What was answered and not ended by a Sync is not there either, and does not go on under another client.
+    for end in 0..12 {
+        let mut wire = proxy(cluster);
+        let pipeline = ["P - : INSERT INTO items VALUES ($1, 340, 'x')", "B - - : 1", "E - 0", "H"];
+        wire.send(&[lines(&pipeline), if end % 3 == 0 { frame("X") } else { Vec::new() }].concat());
+        wire.answers_until("C");
+        if end % 3 == 1 {
+            wire.reset();
+        } else {
+            wire.shut();
+            wire.rest();
+        }
+        assert_eq!(proxy(cluster).query("INSERT INTO items VALUES (1, 341, 'x')")[0], "C INSERT 0 1");
+        assert_eq!(cluster.psql("DELETE FROM items WHERE id = 341 RETURNING id"), "341");
+        assert_eq!(cluster.psql(count), "0");
+    }
     // The whole of it does something: the cuts above are not in vain.
     let mut wire = proxy(cluster);
     wire.send(&lines(conversations[0]));
@@ -724,7 +741,7 @@ fn messages_cut_short_do_nothing(cluster: &Served) {
 /// Transactions of clients on all servers.
 fn open_transactions(cluster: &Served) -> usize {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' \
-               AND state LIKE 'idle in transaction%'";
+               AND (state LIKE 'idle in transaction%' OR state = 'active')";
     cluster.everywhere(sql).iter().filter(|count| *count != "0").count()
 }
 
@@ -822,7 +839,10 @@ fn readers_that_do_not_read_cost_little(cluster: &Served) {
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() \
                 AND backend_type = 'client backend'";
     let is_free = || cluster.everywhere(busy).iter().all(|count| count == "0");
-    assert!(wait_until(Duration::from_secs(20), is_free), "clients that do not read hold their servers");
+    if !wait_until(Duration::from_secs(20), is_free) {
+        let who = busy.replace("count(*)", "string_agg(query, '; ')");
+        panic!("clients that do not read hold their servers: {:?}", cluster.everywhere(&who));
+    }
     drop(clients);
     // Many messages at once, whose answers are large, and one more that no buffer of a socket holds.
     let mut wire = proxy(cluster);
@@ -837,7 +857,8 @@ fn readers_that_do_not_read_cost_little(cluster: &Served) {
     });
     std::thread::sleep(Duration::from_millis(500));
     let grown = resident(cluster).saturating_sub(before);
-    assert!(grown < 48 << 20, "a pipeline of large answers took {grown} bytes");
+    // 600 MB of answers; the long message itself is in memory as it came, as a text and as it leaves.
+    assert!(grown < 160 << 20, "a pipeline of large answers took {grown} bytes");
     let mut piece = vec![0; 1 << 20];
     let mut last = Vec::new();
     while let Ok(n) = std::io::Read::read(&mut reader, &mut piece) {

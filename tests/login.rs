@@ -2,10 +2,8 @@
 
 mod support;
 
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use support::{Cluster, wait_until};
+use support::Cluster;
+use support::serve::{Serve, psql_says as psql};
 
 #[test]
 fn roles_of_the_coordinator_log_in_with_their_passwords() {
@@ -22,7 +20,7 @@ fn roles_of_the_coordinator_log_in_with_their_passwords() {
     assert!(refused.contains("28P01") || refused.contains("password authentication failed"), "{refused}");
 
     let port = cluster.port() + 12;
-    let proxy = Serve::start(&cluster, port);
+    let proxy = Serve::start(&cluster, port, "auth = \"scram\"", "");
     let app = |password: &str, sql: &str| psql(&dsn(&cluster, "app", password, port), sql);
     assert_eq!(app("correct horse", "SELECT current_user"), "app");
     assert_eq!(
@@ -68,46 +66,4 @@ fn demand_scram(dsn: &str) {
 
 fn dsn(_: &Cluster, user: &str, password: &str, port: u16) -> String {
     format!("host=127.0.0.1 port={port} user={user} dbname=postgres password='{password}'")
-}
-
-/// What psql prints, on success or in complaint.
-fn psql(dsn: &str, sql: &str) -> String {
-    let output = Command::new("psql")
-        .args(["-X", "-A", "-t", "-q", "-w", "-v", "VERBOSITY=verbose", "-d", dsn, "-c", sql])
-        .env("PGCONNECT_TIMEOUT", "10")
-        .output()
-        .expect("psql runs");
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).trim().to_owned()
-}
-
-struct Serve {
-    process: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Serve {
-    fn start(cluster: &Cluster, port: u16) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("tenantry.toml");
-        let coordinator = cluster.port() + 1;
-        let text = format!("[listen]\nport = {port}\nauth = \"scram\"\n[coordinator]\nport = {coordinator}\n");
-        std::fs::write(&file, text).expect("it can be written");
-        let process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
-            .args(["serve", "--config"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the built binary runs");
-        let serve = Self { process, _folder: folder };
-        let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        assert!(wait_until(Duration::from_secs(20), listens), "tenantry serve does not listen");
-        serve
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

@@ -5,8 +5,9 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use support::Cluster;
+use support::{Cluster, wait_until};
 
 #[test]
 fn the_number_of_workers_follows_the_wish() {
@@ -20,6 +21,25 @@ fn the_number_of_workers_follows_the_wish() {
     let listed: serde_json::Value = serde_json::from_str(&tenantry(&cluster, "cluster list --json")).expect("JSON");
     assert_eq!((&listed[0]["status"], &listed[0]["workers"]), (&"Successful".into(), &2.into()));
 
+    // A request can be stopped and go on, or be given up. It is asked for in SQL here, which does not wait for it.
+    let complaint = cluster.psql_error("SELECT tenantry_cluster_pause()");
+    assert!(complaint.contains("55000") && complaint.contains("no change of the cluster's size is under way"));
+    cluster.psql("BEGIN; SELECT tenantry_cluster_edit(1); SELECT tenantry_cluster_pause(); COMMIT");
+    let newest = "SELECT state || ' ' || detail FROM tenantry.cluster_request ORDER BY id DESC LIMIT 1";
+    let comes = |wanted: &str| {
+        let is_so = wait_until(Duration::from_secs(60), || cluster.psql(newest) == wanted);
+        assert!(is_so, "{wanted} is awaited, but it says {}", cluster.psql(newest));
+    };
+    comes("Pending paused");
+    assert!(tenantry(&cluster, "cluster cancel").contains("is cancelled after the step at hand"));
+    comes("Cancelled cancelled by an operator");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0 AND shouldhaveshards"), "2");
+    cluster.psql("BEGIN; SELECT tenantry_cluster_edit(1); SELECT tenantry_cluster_pause(); COMMIT");
+    comes("Pending paused");
+    tenantry(&cluster, "cluster resume");
+    comes("Successful");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
+    tenantry(&cluster, "cluster edit --workers 2");
     tenantry(&cluster, "cluster edit --workers 1");
     assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");

@@ -2,6 +2,7 @@
 
 mod support;
 #[path = "protocol/wire.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod wire;
 
 use std::io::Write;

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::pools;
+use crate::backend::Nodes;
 use crate::catalog::Catalog;
 use crate::shard_map::{NodeId, ShardMap};
 
@@ -22,6 +24,7 @@ use crate::shard_map::{NodeId, ShardMap};
 pub struct State {
     pub catalog: Arc<Catalog>,
     pub metrics: PrometheusHandle,
+    pub nodes: Arc<Nodes>,
 }
 
 /// Answers until `stop`.
@@ -39,6 +42,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
 }
 
 async fn metrics(extract::State(state): extract::State<State>) -> impl IntoResponse {
+    pools::record(&state.nodes.figures());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render())
 }
 
@@ -85,7 +89,12 @@ fn shards(map: &ShardMap) -> Value {
             let groups: Vec<_> = colocation
                 .shard_groups
                 .iter()
-                .map(|group| json!({ "id": group.id.0, "min": group.min, "max": group.max, "node_id": group.node.0 }))
+                .map(|group| {
+                    let tenant = group.tenant.as_ref().map(|tenant| &tenant.text);
+                    json!({
+                        "id": group.id.0, "min": group.min, "max": group.max, "node_id": group.node.0, "tenant": tenant,
+                    })
+                })
                 .collect();
             json!({ "colocation_id": colocation.id.0, "tables": tables, "shard_groups": groups })
         })
@@ -110,8 +119,9 @@ mod tests {
             is_active: true,
             should_have_shards: group_id != 0,
         };
-        let group = ShardGroup { id: ShardGroupId(102_008), min: i32::MIN, max: i32::MAX, node: NodeId(2) };
-        let colocation = ColocationGroup { id: ColocationId(1), shard_groups: vec![group], hash: None };
+        let group =
+            ShardGroup { id: ShardGroupId(102_008), min: i32::MIN, max: i32::MAX, node: NodeId(2), tenant: None };
+        let colocation = ColocationGroup::new(ColocationId(1), None, vec![group]);
         let parts = ShardMapParts {
             nodes: vec![node(1, 0), node(2, 1)],
             colocations: vec![colocation],

@@ -12,5 +12,6 @@
 
 mod http;
 pub mod metrics;
+mod pools;
 
 pub use http::{State, serve};

@@ -5,6 +5,7 @@
 //!                        (verifier as in pg_authid)  (same verifier there: no password needed)
 //! ```
 
+pub mod hba;
 pub mod md5;
 pub mod scram;
 pub mod verifier;

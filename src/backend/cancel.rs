@@ -1,5 +1,6 @@
 //! Cancelling what a server connection runs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,18 @@ pub struct CancelTarget {
     pub address: ServerAddress,
     pub pid: u32,
     pub key: Bytes,
+    is_doubtful: AtomicBool,
+}
+
+impl CancelTarget {
+    pub(super) fn new(address: ServerAddress, pid: u32, key: Bytes) -> Self {
+        Self { address, pid, key, is_doubtful: AtomicBool::new(false) }
+    }
+
+    /// A cancel was sent that may take effect at any later time: nobody else must have this connection.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Acquire)
+    }
 }
 
 /// Sends a CancelRequest and waits until the server has closed the connection: only then has it taken effect,
@@ -27,10 +40,16 @@ pub async fn cancel(target: &CancelTarget) -> Result<()> {
         stream.write_all(&out).await?;
         stream.flush().await?;
         let mut rest = [0u8; 1];
-        Ok(stream.read(&mut rest).await?)
+        stream.read(&mut rest).await.map_err(PgError::from)
     };
+    // Until it is known to have been taken, and when that is never known.
+    target.is_doubtful.store(true, Ordering::Release);
     match tokio::time::timeout(DEADLINE, send).await {
-        Ok(sent) => sent.map(|_: usize| ()),
+        Ok(sent) => {
+            sent?;
+            target.is_doubtful.store(false, Ordering::Release);
+            Ok(())
+        }
         Err(_) => Err(PgError::new(SqlState::CONNECTION_FAILURE, "a node did not take a cancel request in time")),
     }
 }

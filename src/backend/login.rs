@@ -43,6 +43,8 @@ pub enum Secret {
     /// The server trusts us.
     None,
     Password(String),
+    /// What pg_authid stores for an MD5 password: it answers for the password wherever the same is stored.
+    Md5(String),
     /// The client's own SCRAM keys: they log in wherever the role has the same verifier.
     Keys(ClientKeys),
 }
@@ -106,6 +108,7 @@ impl Server {
                         return Err(broken("short BackendKeyData"));
                     }
                     let pid = payload.get_u32();
+                    server.link().set_pid(pid);
                     server.key = (pid, frame.bytes.slice(frame.bytes.len() - payload.len()..));
                 }
                 b'S' => server.note_parameter(frame.payload()),
@@ -144,8 +147,12 @@ async fn authenticate(stream: &mut Stream, identity: &Identity) -> Result<()> {
             (0, Some(_)) => return Err(broken("server skipped the end of SCRAM authentication")),
             (5, _) => {
                 let salt = r.bytes(4)?.try_into().expect("four bytes were read");
-                let Secret::Password(password) = &identity.secret else { return Err(no_secret(identity)) };
-                let answer = md5::response(&md5::stored(&identity.user, password), salt);
+                let stored = match &identity.secret {
+                    Secret::Password(password) => md5::stored(&identity.user, password),
+                    Secret::Md5(stored) => stored.clone(),
+                    Secret::None | Secret::Keys(_) => return Err(no_secret(identity)),
+                };
+                let answer = md5::response(&stored, salt);
                 send(stream, |out| {
                     out.put_slice(answer.as_bytes());
                     out.put_u8(0);
@@ -154,7 +161,7 @@ async fn authenticate(stream: &mut Stream, identity: &Identity) -> Result<()> {
             }
             (10, _) => {
                 let mut client = match &identity.secret {
-                    Secret::None => return Err(no_secret(identity)),
+                    Secret::None | Secret::Md5(_) => return Err(no_secret(identity)),
                     Secret::Password(password) => ScramClient::with_password(password),
                     Secret::Keys(keys) => ScramClient::with_keys(keys.clone()),
                 };

@@ -2,22 +2,36 @@
 //!
 //! ```text
 //!   executor ──checkout──> Pools ──(node, role, database)──> Pool ──> Server ──> Postgres
+//!                                                             └─ places, queue, outages: Node, shared by all threads
 //! ```
+//!
+//! `Nodes::figures()` tells how full everything is, from any thread (`figures.rs`).
 //!
 //! Invariant: a connection whose protocol position is not exactly known is closed without another byte, never reused.
 
 pub mod cancel;
 mod describe;
+mod figures;
+mod guard;
+mod leftovers;
+mod link;
 mod login;
+mod node;
+mod pace;
 mod pool;
+mod pool_settings;
 mod prepared;
 pub mod replication;
 mod server;
 mod settings;
 
 pub use describe::Description;
+pub use figures::{NodeFigures, PoolFigures, ServerFigures};
+pub use guard::guard;
 pub use login::{Identity, Secret, ServerAddress};
-pub use pool::{PoolSettings, PooledServer, Pools};
+pub use node::Nodes;
+pub use pool::{PooledServer, Pools};
+pub use pool_settings::{PoolMode, PoolSettings};
 pub use prepared::{Prepared, StatementKey};
 pub use server::{Frame, Row, Server};
-pub use settings::{SessionSettings, quote_ident, quote_literal, set_statement};
+pub use settings::{SessionSettings, config_statement, quote_ident, quote_literal, set_statement};

@@ -1,46 +1,25 @@
 //! Pools of server connections: one per (node, role, database) and data thread.
 //!
-//! Last in, first out keeps connections warm; waiters are served first come, first served, with a deadline.
-//! A pool belongs to one thread, so nothing here is locked.
+//! Last in, first out keeps connections warm. A pool belongs to one thread, so handing an idle connection out and
+//! taking it back locks nothing. What is scarce is shared by the whole process, and lives in `node.rs`: who finds no
+//! idle connection joins the node's queue, and gets a place for a new one or a connection of this pool that came back.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
 use super::login::{Identity, ServerAddress};
+use super::node::{Next, Node, Nodes, Place};
+use super::prepared::Prepared;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
-
-/// Bounds of every pool.
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// Most connections of one pool on one data thread.
-    pub size: usize,
-    /// Longest wait for a connection before SQLSTATE 53300.
-    pub checkout_timeout: Duration,
-    /// Longest wait for a new connection to be logged in.
-    pub connect_timeout: Duration,
-    /// Idle connections are closed after this time.
-    pub idle_timeout: Duration,
-}
-
-impl Default for PoolSettings {
-    fn default() -> Self {
-        Self {
-            size: 32,
-            checkout_timeout: Duration::from_secs(15),
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(300),
-        }
-    }
-}
 
 /// All pools of one data thread. Cheap to clone.
 #[derive(Clone)]
@@ -49,15 +28,18 @@ pub struct Pools {
 }
 
 struct Inner {
-    settings: PoolSettings,
+    nodes: Arc<Nodes>,
     /// By hash of what they are for, so that looking one up allocates nothing.
     pools: RefCell<HashMap<u64, Vec<Rc<Pool>>>>,
     hasher: RandomState,
+    /// Rings when a connection that is idle here is needed elsewhere.
+    bell: Arc<Notify>,
 }
 
 struct Pool {
-    settings: PoolSettings,
-    address: ServerAddress,
+    nodes: Arc<Nodes>,
+    node: Arc<Node>,
+    number: u64,
     user: String,
     database: String,
     state: RefCell<State>,
@@ -66,42 +48,60 @@ struct Pool {
 #[derive(Default)]
 struct State {
     /// Boxed, because connections are handed from hand to hand with every statement.
-    idle: Vec<(Box<Server>, Instant)>,
-    /// Connections that exist or are being opened.
-    open: usize,
-    waiters: VecDeque<oneshot::Sender<Handed>>,
+    idle: Vec<(Box<Connection>, Instant)>,
+    /// Who of this pool waits, by ticket: a connection that comes back is handed over.
+    waiters: HashMap<u64, oneshot::Sender<PooledServer>>,
 }
 
-/// What a waiter is handed. Both go back to the pool when the waiter is gone before it could take them.
-enum Handed {
-    Server(PooledServer),
-    /// Leave to open a connection.
-    Place(Place),
+/// A server with its right to be there; the connection is closed before the right is given back.
+struct Connection {
+    server: Server,
+    _place: Place,
+    retires: Instant,
 }
 
 impl Pools {
-    pub fn new(settings: PoolSettings) -> Self {
-        Self { inner: Rc::new(Inner { settings, pools: RefCell::default(), hasher: RandomState::new() }) }
+    /// The pools of the calling thread; `maintain` must run there.
+    pub fn new(nodes: Arc<Nodes>) -> Self {
+        let bell = nodes.bell();
+        let inner = Inner { nodes, pools: RefCell::default(), hasher: RandomState::new(), bell };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// A connection to `address` logged in as `identity`, if one is idle and was used a moment ago.
+    pub fn take_idle(&self, address: &ServerAddress, identity: &Identity) -> Option<PooledServer> {
+        let pool = self.pool(address, identity);
+        let (connection, since) = pool.take_idle()?;
+        if since.elapsed() > pool.nodes.settings().load().check_after {
+            // It must be asked first; `checkout` does.
+            pool.state.borrow_mut().idle.push((connection, since));
+            return None;
+        }
+        Some(pool.guard(connection))
     }
 
     /// A connection to `address` logged in as `identity`, from the pool or new.
     ///
-    /// Errors: 53300 after `checkout_timeout`; what connecting says.
+    /// Errors: 53300 after `checkout_timeout`; 08006 while the node is down; what logging in says.
     pub async fn checkout(&self, address: &ServerAddress, identity: &Identity) -> Result<PooledServer> {
-        self.pool(address, identity).checkout(identity).await
+        let deadline = tokio::time::Instant::now() + self.inner.nodes.settings().load().checkout_timeout;
+        self.pool(address, identity).checkout(identity, deadline).await
     }
 
     fn pool(&self, address: &ServerAddress, identity: &Identity) -> Rc<Pool> {
         let key = self.inner.hasher.hash_one((address, &identity.user, &identity.database));
         let mut pools = self.inner.pools.borrow_mut();
         let alike = pools.entry(key).or_default();
-        let is_it = |p: &&Rc<Pool>| p.address == *address && p.user == identity.user && p.database == identity.database;
+        let is_it =
+            |p: &&Rc<Pool>| p.node.address == *address && p.user == identity.user && p.database == identity.database;
         if let Some(pool) = alike.iter().find(is_it) {
             return pool.clone();
         }
+        let node = self.inner.nodes.node(address);
         let pool = Rc::new(Pool {
-            settings: self.inner.settings.clone(),
-            address: address.clone(),
+            nodes: self.inner.nodes.clone(),
+            number: node.register(&identity.user, &identity.database),
+            node,
             user: identity.user.clone(),
             database: identity.database.clone(),
             state: RefCell::default(),
@@ -110,137 +110,204 @@ impl Pools {
         pool
     }
 
-    /// Closes connections that have been idle for too long.
-    pub fn close_idle(&self) {
-        let now = Instant::now();
-        for pool in self.inner.pools.borrow().values().flatten() {
-            let mut state = pool.state.borrow_mut();
-            let before = state.idle.len();
-            state.idle.retain(|(_, since)| now.duration_since(*since) < self.inner.settings.idle_timeout);
-            state.open -= before - state.idle.len();
+    /// Closes what was idle for too long, and what others need. Never ends. Cancel safe.
+    pub async fn maintain(&self) {
+        let mut tick = tokio::time::interval(CLOSE_IDLE_EVERY);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.close_idle(),
+                () = self.inner.bell.notified() => self.relieve(),
+            }
         }
     }
 
-    /// (open, idle, waiting) over all pools of this thread.
-    pub fn figures(&self) -> (usize, usize, usize) {
-        self.inner.pools.borrow().values().flatten().fold((0, 0, 0), |(open, idle, waiting), pool| {
-            let state = pool.state.borrow();
-            (open + state.open, idle + state.idle.len(), waiting + state.waiters.len())
-        })
+    fn close_idle(&self) {
+        let timeout = self.inner.nodes.settings().load().idle_timeout;
+        let is_over = |(connection, since): &(Box<Connection>, Instant)| {
+            since.elapsed() >= timeout || connection.is_spent() || connection.server.link().is_lost()
+        };
+        for pool in self.all() {
+            let (closed, kept) = std::mem::take(&mut pool.state.borrow_mut().idle).into_iter().partition(is_over);
+            pool.state.borrow_mut().idle = kept;
+            // Their places may go to somebody who is woken by it: outside the borrow.
+            drop::<Vec<_>>(closed);
+        }
+    }
+
+    /// Gives up idle connections, the longest idle first, where a node is pressed.
+    fn relieve(&self) {
+        for pool in self.all() {
+            while pool.node.is_pressed() {
+                let mut state = pool.state.borrow_mut();
+                if state.idle.is_empty() {
+                    break;
+                }
+                let given_up = state.idle.remove(0);
+                drop(state);
+                drop(given_up);
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Pool>> {
+        self.inner.pools.borrow().values().flatten().cloned().collect()
     }
 }
 
 impl Pool {
-    async fn checkout(self: &Rc<Self>, identity: &Identity) -> Result<PooledServer> {
-        match self.take() {
-            Taken::Idle(server) => Ok(server),
-            Taken::Open(place) => place.open(identity).await,
-            Taken::Wait(receiver) => match tokio::time::timeout(self.settings.checkout_timeout, receiver).await {
-                Ok(Ok(Handed::Server(server))) => Ok(server),
-                Ok(Ok(Handed::Place(place))) => place.open(identity).await,
-                Ok(Err(_)) | Err(_) => {
-                    Err(PgError::new(SqlState::TOO_MANY_CONNECTIONS, "no server connection became free in time")
-                        .detail(format!("All {} connections to {} are in use.", self.settings.size, self.address))
-                        .hint("Raise pool.size, or shorten transactions."))
+    async fn checkout(self: &Rc<Self>, identity: &Identity, deadline: tokio::time::Instant) -> Result<PooledServer> {
+        let settings = self.nodes.settings().load_full();
+        while let Some((mut connection, since)) = self.take_idle() {
+            if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
+                return Ok(self.guard(connection));
+            }
+        }
+        let (mut ticket, mut place) = self.node.wait(self.number)?;
+        // Most often there is one at once.
+        if let Ok(place) = place.try_recv() {
+            drop(ticket);
+            return self.open(place?, identity, settings.connect_timeout, deadline).await;
+        }
+        let (sender, returned) = oneshot::channel();
+        self.state.borrow_mut().waiters.insert(ticket.number, sender);
+        let waiting = Waiting { pool: Rc::downgrade(self), ticket: ticket.number };
+        let place = tokio::select! {
+            biased;
+            Ok(server) = returned => return Ok(server),
+            Ok(place) = place => place?,
+            () = tokio::time::sleep_until(deadline) => {
+                ticket.is_timeout = true;
+                return Err(self.none_free());
+            }
+        };
+        drop((waiting, ticket));
+        self.open(place, identity, settings.connect_timeout, deadline).await
+    }
+
+    async fn open(
+        self: &Rc<Self>,
+        mut place: Place,
+        identity: &Identity,
+        connect_timeout: Duration,
+        deadline: tokio::time::Instant,
+    ) -> Result<PooledServer> {
+        loop {
+            match Server::connect(&self.node.address, identity, connect_timeout).await {
+                Ok(mut server) => {
+                    let settings = self.nodes.settings().load();
+                    server.watch_peer(settings.dead_peer_after);
+                    server.prepared = Prepared::new(settings.prepared_statements);
+                    place.logged_in(server.link().clone());
+                    let retires = self.retires();
+                    return Ok(self.guard(Box::new(Connection { server, _place: place, retires })));
                 }
-            },
-        }
-    }
-
-    fn take(self: &Rc<Self>) -> Taken {
-        let mut state = self.state.borrow_mut();
-        while let Some((mut server, _)) = state.idle.pop() {
-            if server.looks_alive() {
-                return Taken::Idle(self.guard(server));
-            }
-            state.open -= 1;
-        }
-        if state.open < self.settings.size {
-            state.open += 1;
-            return Taken::Open(Place { pool: self.clone(), kept: false });
-        }
-        let (sender, receiver) = oneshot::channel();
-        state.waiters.push_back(sender);
-        Taken::Wait(receiver)
-    }
-
-    fn guard(self: &Rc<Self>, server: Box<Server>) -> PooledServer {
-        PooledServer { server: Some(server), pool: self.clone() }
-    }
-
-    fn next_waiter(&self) -> Option<oneshot::Sender<Handed>> {
-        self.state.borrow_mut().waiters.pop_front()
-    }
-
-    fn give_back(self: &Rc<Self>, mut server: Box<Server>) {
-        if !server.is_reusable() {
-            drop(server);
-            return self.free_place();
-        }
-        while let Some(waiter) = self.next_waiter() {
-            match waiter.send(Handed::Server(self.guard(server))) {
-                Ok(()) => return,
-                Err(Handed::Server(mut unsent)) => server = unsent.server.take().expect("it was just put in"),
-                Err(Handed::Place(_)) => unreachable!("a server was sent"),
+                // Others have taken what the node has, or one of ours is still on its way out.
+                Err(error) if is_full(&error) && tokio::time::Instant::now() + FULL_PAUSE < deadline => {
+                    tokio::time::sleep(FULL_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+                }
+                Err(error) => {
+                    place.failed(&error);
+                    return Err(error);
+                }
             }
         }
-        self.state.borrow_mut().idle.push((server, Instant::now()));
     }
 
-    fn free_place(self: &Rc<Self>) {
-        while let Some(waiter) = self.next_waiter() {
-            match waiter.send(Handed::Place(Place { pool: self.clone(), kept: false })) {
-                Ok(()) => return,
-                Err(Handed::Place(mut unsent)) => unsent.kept = true,
-                Err(Handed::Server(_)) => unreachable!("a place was sent"),
+    /// When a connection opened now is not given out any more: not all at the same moment.
+    fn retires(&self) -> Instant {
+        Instant::now() + self.nodes.settings().load().age_max.mul_f64(rand::random_range(0.9..1.1))
+    }
+
+    fn none_free(&self) -> PgError {
+        let settings = self.nodes.settings().load();
+        let state = self.node.lock();
+        let limit = self.node.limit(&state);
+        let why = if state.open >= limit {
+            format!("This proxy may hold {limit} connections to {}, and all are in use.", self.node.address)
+        } else {
+            format!("All {} connections of the pool to {} are in use.", settings.size, self.node.address)
+        };
+        PgError::new(SqlState::TOO_MANY_CONNECTIONS, "no server connection became free in time")
+            .detail(why)
+            .hint("Shorten transactions, or raise pool.size, pool.node_connections or the server's max_connections.")
+    }
+
+    fn take_idle(&self) -> Option<(Box<Connection>, Instant)> {
+        loop {
+            let (mut connection, since) = self.state.borrow_mut().idle.pop()?;
+            if !connection.is_spent() && connection.server.looks_alive() {
+                return Some((connection, since));
             }
         }
-        self.state.borrow_mut().open -= 1;
+    }
+
+    fn guard(self: &Rc<Self>, connection: Box<Connection>) -> PooledServer {
+        connection.server.link().set_used(true);
+        PooledServer { connection: Some(connection), pool: self.clone() }
+    }
+
+    fn give_back(self: &Rc<Self>, connection: Box<Connection>) {
+        if !connection.server.is_reusable() || connection.is_spent() {
+            return;
+        }
+        if self.node.is_waited_for() || self.node.is_pressed() {
+            match self.node.next_of(self.number) {
+                Next::Close => return,
+                Next::Hand(ticket) => {
+                    let waiter = self.state.borrow_mut().waiters.remove(&ticket);
+                    // A waiter that is gone meanwhile drops it, and it comes back here.
+                    return drop(waiter.map(|waiter| waiter.send(self.guard(connection))));
+                }
+                Next::Keep => {}
+            }
+        }
+        connection.server.link().set_used(false);
+        self.state.borrow_mut().idle.push((connection, Instant::now()));
     }
 }
 
-enum Taken {
-    Idle(PooledServer),
-    Open(Place),
-    Wait(oneshot::Receiver<Handed>),
-}
-
-/// The right to open one connection. Given back when connecting fails or its caller goes away meanwhile.
-struct Place {
-    pool: Rc<Pool>,
-    kept: bool,
-}
-
-impl Place {
-    async fn open(mut self, identity: &Identity) -> Result<PooledServer> {
-        let server = Server::connect(&self.pool.address, identity, self.pool.settings.connect_timeout).await?;
-        self.kept = true;
-        Ok(self.pool.guard(Box::new(server)))
+impl Connection {
+    fn is_spent(&self) -> bool {
+        Instant::now() >= self.retires
     }
 }
 
-impl Drop for Place {
+/// Somebody of this thread's pool who waits.
+struct Waiting {
+    pool: Weak<Pool>,
+    ticket: u64,
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.kept {
-            self.pool.free_place();
+        if let Some(pool) = self.pool.upgrade() {
+            pool.state.borrow_mut().waiters.remove(&self.ticket);
         }
     }
+}
+
+/// Does the server itself have no connection left? Limits of one role or database are another thing.
+fn is_full(error: &PgError) -> bool {
+    let routine = error.fields().find(|(key, _)| *key == b'R').map(|(_, value)| value);
+    // Source: PostgreSQL src/backend/utils/init/postinit.c and miscinit.c, where CONNECTION LIMIT is checked.
+    error.code() == SqlState::TOO_MANY_CONNECTIONS
+        && !matches!(routine, Some("CheckMyDatabase" | "InitializeSessionUserId"))
 }
 
 /// A checked-out connection: goes back on drop when it may be reused, is closed otherwise.
 pub struct PooledServer {
-    server: Option<Box<Server>>,
+    connection: Option<Box<Connection>>,
     pool: Rc<Pool>,
 }
 
 impl PooledServer {
     pub fn address(&self) -> &ServerAddress {
-        &self.pool.address
+        &self.pool.node.address
     }
 
     pub fn cancel_target(&mut self) -> Arc<CancelTarget> {
-        let (pool, server) = (&self.pool, self.server.as_mut().expect("a guard holds its server until it is dropped"));
-        server.cancel_target(&pool.address)
+        let (pool, connection) = (&self.pool, self.connection.as_mut().expect(HELD));
+        connection.server.cancel_target(&pool.node.address)
     }
 }
 
@@ -248,20 +315,25 @@ impl Deref for PooledServer {
     type Target = Server;
 
     fn deref(&self) -> &Server {
-        self.server.as_ref().expect("a guard holds its server until it is dropped")
+        &self.connection.as_ref().expect(HELD).server
     }
 }
 
 impl DerefMut for PooledServer {
     fn deref_mut(&mut self) -> &mut Server {
-        self.server.as_mut().expect("a guard holds its server until it is dropped")
+        &mut self.connection.as_mut().expect(HELD).server
     }
 }
 
 impl Drop for PooledServer {
     fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
-            self.pool.give_back(server);
+        if let Some(connection) = self.connection.take() {
+            self.pool.give_back(connection);
         }
     }
 }
+
+const HELD: &str = "a guard holds its server until it is dropped";
+const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
+/// Between two attempts to log in to a server that has no connection left.
+const FULL_PAUSE: Duration = Duration::from_millis(100);

@@ -1,6 +1,8 @@
 //! Which statements one server connection has parsed. The same text and types of many clients are one entry.
+//!
+//! What was queued is taken for done; when an error makes the server skip it, it is taken back, last first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use bytes::BytesMut;
 
@@ -20,90 +22,115 @@ impl StatementKey {
     }
 }
 
-/// Bounded: the oldest statement is closed when a new one would be too many.
-#[derive(Debug, Default)]
+/// Bounded: the statement that was not used for the longest time is closed when a new one would be too many.
+#[derive(Debug)]
 pub struct Prepared {
-    known: HashSet<StatementKey>,
-    order: VecDeque<StatementKey>,
-    unconfirmed: VecDeque<StatementKey>,
-    evictions_due: usize,
+    /// When each was used last, counted in uses.
+    known: HashMap<StatementKey, u64>,
+    uses: u64,
+    /// Parse and Close messages whose answers are due, in order.
+    unconfirmed: VecDeque<Queued>,
+    max: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queued {
+    Parse(StatementKey),
+    Close(StatementKey),
 }
 
 impl Prepared {
-    pub fn contains(&self, key: StatementKey) -> bool {
-        self.known.contains(&key)
+    pub fn new(max: usize) -> Self {
+        Self { known: HashMap::new(), uses: 0, unconfirmed: VecDeque::new(), max: max.max(1) }
     }
 
-    /// Notes a statement whose Parse is on its way. Returns how many CloseComplete the caller has to swallow
-    /// before its ParseComplete; their Close messages are put into `queue`.
+    /// Does the server know it? Asking counts as use.
+    pub fn is_known(&mut self, key: StatementKey) -> bool {
+        self.uses += 1;
+        let uses = self.uses;
+        self.known.get_mut(&key).map(|used| *used = uses).is_some()
+    }
+
+    /// Notes a statement whose Parse is on its way. Returns how many CloseComplete the caller has to swallow before its
+    /// ParseComplete; their Close messages are put into `queue`. Portals of a statement that is closed live on.
     pub fn add(&mut self, key: StatementKey, queue: &mut BytesMut) -> usize {
         let mut closed = 0;
-        while self.order.len() >= MAX_PREPARED {
-            let Some(oldest) = self.order.pop_front() else { break };
-            if self.known.remove(&oldest) {
-                frontend::close(Target::Statement(oldest.name().as_bytes()), queue);
-                closed += 1;
-                self.evictions_due += 1;
-            }
+        while self.known.len() >= self.max {
+            let Some(oldest) = self.known.iter().min_by_key(|(_, used)| **used).map(|(key, _)| *key) else { break };
+            self.known.remove(&oldest);
+            frontend::close(Target::Statement(oldest.name().as_bytes()), queue);
+            self.unconfirmed.push_back(Queued::Close(oldest));
+            closed += 1;
         }
-        if self.known.insert(key) {
-            self.order.push_back(key);
-            self.unconfirmed.push_back(key);
-        }
+        self.uses += 1;
+        self.known.insert(key, self.uses);
+        self.unconfirmed.push_back(Queued::Parse(key));
         closed
     }
 
-    /// The server has parsed the oldest statement that was still unconfirmed.
+    /// The server has answered the oldest Parse or Close that was still unconfirmed.
     pub fn confirm(&mut self) {
         self.unconfirmed.pop_front();
     }
 
-    pub fn confirm_eviction(&mut self) {
-        self.evictions_due = self.evictions_due.saturating_sub(1);
-    }
-
-    /// An error made the server skip the Parse messages that are still unconfirmed.
+    /// An error made the server skip what is still unconfirmed.
     pub fn forget_unconfirmed(&mut self) {
-        for key in std::mem::take(&mut self.unconfirmed) {
-            self.known.remove(&key);
-            self.order.retain(|k| *k != key);
+        while let Some(skipped) = self.unconfirmed.pop_back() {
+            match skipped {
+                Queued::Parse(key) => self.known.remove(&key),
+                Queued::Close(key) => self.known.insert(key, 0),
+            };
         }
-    }
-
-    /// Was a Close skipped, so that the server may know a statement that we do not?
-    pub fn is_uncertain(&self) -> bool {
-        self.evictions_due > 0
-    }
-
-    /// Forgets a statement; the caller closes it on the server.
-    pub fn remove(&mut self, key: StatementKey) -> bool {
-        self.order.retain(|k| *k != key);
-        self.known.remove(&key)
     }
 
     pub fn clear(&mut self) {
         self.known.clear();
-        self.order.clear();
         self.unconfirmed.clear();
     }
 }
-
-const MAX_PREPARED: usize = 2000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_oldest_statement_makes_room() {
-        let mut prepared = Prepared::default();
-        let key = |statement| StatementKey { statement, group: 0 };
-        let mut queue = BytesMut::new();
-        for n in 0..MAX_PREPARED as u64 {
-            assert_eq!(prepared.add(key(n), &mut queue), 0);
+    fn key(statement: u64) -> StatementKey {
+        StatementKey { statement, group: 0 }
+    }
+
+    fn full(max: u64) -> Prepared {
+        let mut prepared = Prepared::new(max as usize);
+        for n in 0..max {
+            assert_eq!(prepared.add(key(n), &mut BytesMut::new()), 0);
+            prepared.confirm();
         }
-        assert_eq!(prepared.add(key(9_999), &mut queue), 1);
-        assert!(!prepared.contains(key(0)) && prepared.contains(key(1)) && prepared.contains(key(9_999)));
+        prepared
+    }
+
+    #[test]
+    fn the_statement_unused_for_longest_makes_room() {
+        let mut prepared = full(3);
+        assert!(prepared.is_known(key(0)));
+        let mut queue = BytesMut::new();
+        assert_eq!(prepared.add(key(9), &mut queue), 1);
+        assert!(prepared.is_known(key(0)) && !prepared.is_known(key(1)) && prepared.is_known(key(9)));
         assert_eq!(queue[0], b'C');
+    }
+
+    #[test]
+    fn what_an_error_skipped_is_taken_back_exactly() {
+        let mut prepared = full(2);
+        prepared.add(key(2), &mut BytesMut::new());
+        prepared.add(key(3), &mut BytesMut::new());
+        prepared.add(key(2), &mut BytesMut::new());
+        // Close 0 and Parse 2 were answered; Close 1, Parse 3, Close 2, Parse 2 were skipped.
+        prepared.confirm();
+        prepared.confirm();
+        prepared.forget_unconfirmed();
+        let known: Vec<_> = (0..4).filter(|n| prepared.is_known(key(*n))).collect();
+        assert_eq!(known, [1, 2]);
+        let mut prepared = full(2);
+        prepared.add(key(2), &mut BytesMut::new());
+        prepared.forget_unconfirmed();
+        assert!(prepared.is_known(key(0)) && prepared.is_known(key(1)) && !prepared.is_known(key(2)));
     }
 }

@@ -2,17 +2,22 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
+use super::leftovers::Leftovers;
+use super::link::Link;
 use super::login::ServerAddress;
+use super::pace::{self, Pace};
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::Stream;
+use crate::transport::{self, Stream};
 use crate::wire::answer::Status;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
@@ -39,6 +44,7 @@ impl Frame {
 pub struct Server {
     stream: Stream,
     read: BytesMut,
+    pace: Pace,
     write: BytesMut,
     status: Status,
     /// Empty means that the protocol position is known and quiet.
@@ -53,9 +59,14 @@ pub struct Server {
     parameters: Vec<(String, String)>,
     pub prepared: Prepared,
     pub settings: SessionSettings,
+    /// What clients leave behind that `settings` does not tell.
+    pub leftovers: Leftovers,
+    /// NotificationResponse frames that came while something else was read.
+    notifications: Vec<Bytes>,
     /// The last command tag that `finish` read.
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
+    link: Arc<Link>,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
     /// infers the types of such parameters.
     pub knows_user_types: bool,
@@ -66,6 +77,7 @@ impl Server {
         Self {
             stream,
             read: BytesMut::new(),
+            pace: Pace::default(),
             write: BytesMut::new(),
             status: Status::Idle,
             replies: ReplyQueue::default(),
@@ -73,18 +85,33 @@ impl Server {
             retired: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
-            prepared: Prepared::default(),
+            prepared: Prepared::new(usize::MAX),
             settings: SessionSettings::default(),
+            leftovers: Leftovers::default(),
+            notifications: Vec::new(),
             last_tag: String::new(),
             cancel_target: None,
+            link: Arc::new(Link::default()),
             knows_user_types: false,
         }
     }
 
     /// What reaches this connection, at `address`, with a cancel request. Made once.
     pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
-        let new = || Arc::new(CancelTarget { address: address.clone(), pid: self.key.0, key: self.key.1.clone() });
+        let new = || Arc::new(CancelTarget::new(address.clone(), self.key.0, self.key.1.clone()));
         self.cancel_target.get_or_insert_with(new).clone()
+    }
+
+    /// What others see of it.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// From here on a peer that acknowledges nothing for so long counts as gone.
+    pub(super) fn watch_peer(&self, dead_after: Duration) {
+        if let Err(error) = transport::watch_peer(self.stream.tcp(), dead_after) {
+            tracing::warn!(%error, "could not have a server connection watched");
+        }
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -96,7 +123,10 @@ impl Server {
     pub fn is_reusable(&self) -> bool {
         !self.broken
             && !self.retired
+            && !self.link.is_lost()
+            && self.cancel_target.as_ref().is_none_or(|target| !target.is_doubtful())
             && self.replies.is_empty()
+            && !self.replies.awaits_sync()
             && self.status == Status::Idle
             && self.read.is_empty()
             && self.write.is_empty()
@@ -112,6 +142,12 @@ impl Server {
         self.retired = true;
     }
 
+    /// What it kept is gone: it may be given to others, who make sure of that.
+    pub fn unretire(&mut self) {
+        self.retired = false;
+        self.leftovers.is_unsure = true;
+    }
+
     pub fn is_poisoned(&self) -> bool {
         self.broken
     }
@@ -122,6 +158,11 @@ impl Server {
 
     pub fn parameters(&self) -> &[(String, String)] {
         &self.parameters
+    }
+
+    /// The value that the server reported last.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// Notes a ParameterStatus payload.
@@ -253,7 +294,7 @@ impl Server {
         to: To,
         sql: impl FnOnce() -> String,
     ) -> bool {
-        if self.prepared.contains(key) {
+        if self.prepared.is_known(key) {
             return false;
         }
         for _ in 0..self.prepared.add(key, &mut self.write) {
@@ -270,15 +311,15 @@ impl Server {
         let verdict = self.replies.judge(tag);
         match verdict {
             Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
-            Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
-                Some(status) => {
-                    self.status = status;
-                    self.retired |= self.prepared.is_uncertain();
+            Verdict::Ready(_) => {
+                self.end_patience();
+                match payload.first().copied().and_then(Status::from_byte) {
+                    Some(status) => self.status = status,
+                    None => return Err(self.lost("server sent a broken ReadyForQuery")),
                 }
-                None => return Err(self.lost("server sent a broken ReadyForQuery")),
-            },
+            }
             Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
-            Verdict::Last(due) if due == EVICTION => self.prepared.confirm_eviction(),
+            Verdict::Last(due) if due == EVICTION => self.prepared.confirm(),
             Verdict::Async if tag == b'S' => self.note_parameter(payload),
             Verdict::Error(due) => {
                 if due.reply != Reply::Query {
@@ -303,13 +344,15 @@ impl Server {
         if std::mem::replace(&mut self.broken, true) {
             return Err(self.lost("it was lost before"));
         }
-        match self.stream.send_all(&mut self.write, &mut self.read).await {
-            Ok(()) => {
+        let sent = unless_lost(&self.link, self.stream.send_all(&mut self.write, &mut self.read)).await;
+        match sent {
+            Some(Ok(())) => {
                 self.broken = false;
                 Ok(())
             }
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
-            Err(e) => Err(self.lost(&e.to_string())),
+            Some(Err(e)) if e.kind() == ErrorKind::UnexpectedEof => Err(self.lost(CLOSED)),
+            Some(Err(e)) => Err(self.lost(&e.to_string())),
+            None => Err(self.lost(SILENT)),
         }
     }
 
@@ -320,6 +363,15 @@ impl Server {
 
     pub fn consume(&mut self, bytes: usize) {
         self.read.advance(bytes);
+        self.shed();
+    }
+
+    /// Gives back what a long answer needed and the next may not.
+    fn shed(&mut self) {
+        if self.pace.has_grown && self.pace.is_short() && self.read.is_empty() {
+            self.pace.has_grown = false;
+            self.read = BytesMut::new();
+        }
     }
 
     /// Waits for more bytes. Cancel safe: what was read stays in the buffer.
@@ -327,11 +379,41 @@ impl Server {
         if self.broken {
             return Err(self.lost("it was lost before"));
         }
-        self.read.reserve(if self.read.capacity() > READ_LEN { READ_STREAMING_LEN } else { READ_LEN });
-        match self.stream.read_buf(&mut self.read).await {
-            Ok(0) => Err(self.lost(CLOSED)),
-            Ok(_) => Ok(()),
-            Err(e) => Err(self.lost(&e.to_string())),
+        self.shed();
+        self.read.reserve(self.pace.room());
+        if self.pace.may_wait() && !self.pace.is_patient {
+            self.pace.is_patient = self.stream.set_low_water(pace::LOW_WATER).is_ok();
+        }
+        let received = loop {
+            let reading = unless_lost(&self.link, self.stream.read_buf(&mut self.read));
+            if !self.pace.is_patient {
+                break reading.await;
+            }
+            match tokio::time::timeout(pace::PATIENCE, reading).await {
+                Ok(received) => break received,
+                Err(_) => self.end_patience(),
+            }
+        };
+        match received {
+            Some(Ok(0)) => Err(self.lost(CLOSED)),
+            Some(Ok(n)) => {
+                self.pace.note(n);
+                Ok(())
+            }
+            Some(Err(e)) => Err(self.lost(&e.to_string())),
+            None => Err(self.lost(SILENT)),
+        }
+    }
+
+    /// From here on the socket wakes us for every byte again; for those that are there, at once.
+    fn end_patience(&mut self) {
+        self.pace.start_again();
+        if std::mem::take(&mut self.pace.is_patient)
+            && let Err(error) = self.stream.set_low_water(1)
+        {
+            // It would sit on the ends of answers.
+            self.retired = true;
+            tracing::warn!(%error, "could not have a server connection read byte by byte again");
         }
     }
 
@@ -343,7 +425,8 @@ impl Server {
                 Ok(Some(h)) if self.read.len() >= h.len => {
                     return Ok(Frame { tag: h.tag, bytes: self.read.split_to(h.len).freeze() });
                 }
-                Ok(Some(h)) => self.read.reserve(h.len - self.read.len()),
+                // Bit by bit: a length alone must not take memory.
+                Ok(Some(h)) => self.read.reserve((h.len - self.read.len()).min(pace::LONG_READ_LEN)),
                 Ok(None) => {}
             }
             self.receive().await?;
@@ -353,6 +436,28 @@ impl Server {
     /// Does the socket look as it should while idle: open, and with nothing to read?
     pub(super) fn looks_alive(&mut self) -> bool {
         self.stream.is_quiet()
+    }
+
+    /// Does it answer a Sync in time? When not, it is broken.
+    pub(super) async fn is_well(&mut self, timeout: Duration) -> bool {
+        self.queue_sync();
+        let is_well = matches!(tokio::time::timeout(timeout, self.finish()).await, Ok(Ok(_)));
+        self.broken |= !is_well;
+        is_well
+    }
+
+    /// Takes away everything that a session has left on it, so that another may have it.
+    ///
+    /// Errors: the server's; then it must not be reused.
+    pub async fn discard_all(&mut self) -> Result<()> {
+        if self.status != Status::Idle || self.owes() || self.has_unsent() {
+            return Err(self.lost("it was left in the middle of something"));
+        }
+        self.query("DISCARD ALL").await?;
+        self.prepared.clear();
+        self.settings = SessionSettings::default();
+        self.retired = false;
+        Ok(())
     }
 
     fn lost(&mut self, why: &str) -> PgError {
@@ -378,11 +483,46 @@ impl Server {
         self.replies.front().is_some_and(|due| due.to == To::Client)
     }
 
-    /// The next whole frame, judged. Cancel safe.
+    /// Is only the end of what was sent since the last Sync due?
+    pub fn front_is_sync(&self) -> bool {
+        self.replies.front().is_some_and(|due| due.reply == Reply::Sync)
+    }
+
+    /// The next whole frame, judged. Notifications are kept. Cancel safe.
     pub async fn next_reply(&mut self) -> Result<(Frame, Verdict)> {
         let frame = self.next_frame().await?;
         let verdict = self.judge(frame.tag, frame.payload())?;
+        if frame.tag == b'A' {
+            self.notifications.push(frame.bytes.clone());
+        }
         Ok((frame, verdict))
+    }
+
+    /// Keeps the notification at the start of what was received, which is `len` bytes long.
+    pub fn keep_notification(&mut self, len: usize) {
+        self.notifications.push(self.read.split_to(len).freeze());
+    }
+
+    /// Notifications that came while something else was read.
+    pub fn take_notifications(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.notifications)
+    }
+
+    /// A frame that nobody has asked for, if a whole one has been received: a notification, a notice, a parameter.
+    ///
+    /// Errors: what the server says when it ends the connection; 08006 for a frame that does not belong here.
+    pub fn take_unasked(&mut self) -> Result<Option<Frame>> {
+        let Some(header) = frame::header(&self.read)? else { return Ok(None) };
+        if self.read.len() < header.len {
+            return Ok(None);
+        }
+        let frame = Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() };
+        if frame.tag == b'E' {
+            self.broken = true;
+            return Err(PgError::from_body(frame.payload()));
+        }
+        self.judge(frame.tag, frame.payload())?;
+        Ok(Some(frame))
     }
 
     /// Runs SQL in the simple protocol and returns the rows of its last result, as text.
@@ -444,11 +584,22 @@ impl Server {
 /// CloseComplete that no client asked for: a statement made room for another.
 const EVICTION: Due = Due { reply: Reply::Close, to: To::Nobody };
 
+/// `None` when the connection is given up from outside before that.
+async fn unless_lost<T>(link: &Link, wanted: impl Future<Output = T>) -> Option<T> {
+    let mut wanted = std::pin::pin!(wanted);
+    let outcome = std::future::poll_fn(|context| match wanted.as_mut().poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => link.poll_lost(context).map(|()| None),
+    })
+    .await;
+    link.note_progress();
+    outcome
+}
+
+const SILENT: &str = "the node does not answer";
+
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";
-
-const READ_LEN: usize = 8 * 1024;
-const READ_STREAMING_LEN: usize = 64 * 1024;
 
 /// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
 const FIRST_USER_OID: u32 = 16384;

@@ -65,6 +65,13 @@ impl SessionSettings {
         Some(sql)
     }
 
+    /// The statements that bring a connection without any settings to these.
+    pub fn statements(&self) -> String {
+        let mut sql = String::new();
+        self.push_all(&mut sql, |_, _| true);
+        sql
+    }
+
     fn push_all(&self, sql: &mut String, mut wanted: impl FnMut(&str, &str) -> bool) {
         // Identity last: what it may not set must have been set before.
         for identity in [false, true] {
@@ -91,6 +98,11 @@ pub fn set_statement(name: &str, value: &str) -> String {
         return format!("SET {name} = {}", items.join(", "));
     }
     format!("SET {name} = {}", quote_literal(value))
+}
+
+/// `SELECT set_config(...)`, quoted: for a value as `current_setting` gives it.
+pub fn config_statement(name: &str, value: &str, is_local: bool) -> String {
+    format!("SELECT pg_catalog.set_config({}, {}, {is_local})", quote_literal(name), quote_literal(value))
 }
 
 const LISTS: &[&str] = &["search_path", "datestyle", "temp_tablespaces", "session_preload_libraries"];

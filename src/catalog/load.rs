@@ -8,15 +8,18 @@ use serde::Deserialize;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{
     ColocationGroup, ColocationId, Column, HashType, Node, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
-    ShardMapParts, Table, TableKind, TableOid,
+    ShardMapParts, Table, TableKind, TableOid, Tenant,
 };
 
 /// One row, one column: everything that `parse` needs. Safe under any search_path.
 ///
 /// A default is volatile when its tree has a function or operator that is not immutable, or a node that stands for one
 /// (CURRENT_DATE, nextval of an identity, a cast through text).
+///
+/// Opaque code: functions whose body, with or without its comments, has a word that may change the session's state, or
+/// the name of such a function. Too many are better than too few: their connections are cleaned before others get them.
 pub const LOAD: &str = r#"
-WITH managed AS MATERIALIZED (
+WITH RECURSIVE managed AS MATERIALIZED (
     SELECT t.logicalrelid, t.partmethod, t.partkey, t.colocationid, n.nspname, c.relname
     FROM tenantry.distributed_table t
     JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
@@ -43,11 +46,36 @@ WITH managed AS MATERIALIZED (
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.logicalrelid AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY a.attrelid
 ), shards AS (
-    SELECT s.logicalrelid, pg_catalog.json_agg(s.shardid ORDER BY g.minvalue) AS shards
+    SELECT s.logicalrelid, pg_catalog.json_agg(s.shardid
+        ORDER BY g.tenant IS NOT NULL, CASE WHEN g.tenant IS NULL THEN g.minvalue END, g.id) AS shards
     FROM tenantry.shard s LEFT JOIN tenantry.shard_group g ON g.id = s.shard_group_id
     GROUP BY s.logicalrelid
+), code AS MATERIALIZED (
+    SELECT p.oid, p.proname, l.lanname NOT IN ('sql', 'plpgsql') AS is_foreign, pg_catalog.lower(
+        p.prosrc || ';' || pg_catalog.regexp_replace(
+            pg_catalog.regexp_replace(p.prosrc, '--[^\n]*', ' ', 'g'), '/\*.*?\*/', ' ', 'g')
+        || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) AS body
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^tenantry'
+), opaque AS (
+    SELECT code.oid, code.proname FROM code
+    WHERE code.is_foreign OR code.body ~ ('set_config|advisory_|pg_settings|u&"'
+        '|query_to_xml|ts_stat|ts_rewrite|setseed|set_limit|crosstab|connectby|xpath_table|dblink'
+        '|\m(execute|listen|unlisten|discard|reset|prepare|deallocate|temp|temporary|pg_temp|load|hold)\M'
+        '|(^|;|\m(begin|then|else|loop|atomic)\M)\s*set\s')
+    UNION
+    SELECT code.oid, code.proname FROM code
+    JOIN opaque ON pg_catalog.strpos(code.body, pg_catalog.lower(opaque.proname)) > 0
 )
 SELECT pg_catalog.json_build_object(
+    'role_settings', (SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(s::text, ';' ORDER BY s.setdatabase, s.setrole)), '')
+        FROM pg_catalog.pg_db_role_setting s),
+    'opaque', pg_catalog.json_build_object(
+        'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
+        'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
+            WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
             'should_have_shards', n.shouldhaveshards) ORDER BY n.nodeid), '[]')
@@ -61,7 +89,8 @@ SELECT pg_catalog.json_build_object(
                     SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t JOIN base ON t.oid = base.typbasetype)
                 SELECT base.oid FROM base WHERE base.typbasetype = 0), c.distributioncolumntype)::pg_catalog.int8 END,
             'shard_groups', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-                    'id', g.id, 'min', g.minvalue, 'max', g.maxvalue, 'node', g.nodeid) ORDER BY g.minvalue), '[]')
+                    'id', g.id, 'min', g.minvalue, 'max', g.maxvalue, 'node', g.nodeid, 'tenant', g.tenant,
+                    'key', pg_catalog.encode(g.tenant_key, 'hex')) ORDER BY g.id), '[]')
                 FROM tenantry.shard_group g WHERE g.colocationid = c.colocationid)
             ) ORDER BY c.colocationid), '[]')
         FROM tenantry.colocation c),
@@ -86,6 +115,9 @@ SELECT pg_catalog.json_build_object(
 pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
     let rows: Rows = serde_json::from_str(json).map_err(|e| corrupted(format!("It cannot be read: {e}.")))?;
     let mut parts = ShardMapParts { shadows: rows.shadows, ..ShardMapParts::default() };
+    parts.opaque.functions.extend(rows.opaque.functions);
+    parts.role_settings = rows.role_settings.into();
+    parts.opaque.is_everywhere = rows.opaque.is_everywhere;
     let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
     let node_id = |id: u32| if coordinator_rows.contains(&id) { NodeId::COORDINATOR } else { NodeId(id) };
     for node in rows.nodes {
@@ -105,17 +137,9 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
                 corrupted(format!("Colocation group {} is cut by type {oid}, which has no known hash.", colocation.id))
             })?),
         };
-        let shard_groups = colocation.shard_groups.into_iter().map(|g| ShardGroup {
-            id: ShardGroupId(g.id),
-            min: g.min,
-            max: g.max,
-            node: node_id(g.node),
-        });
-        parts.colocations.push(ColocationGroup {
-            id: ColocationId(colocation.id),
-            shard_groups: shard_groups.collect(),
-            hash,
-        });
+        let shard_groups: Result<Vec<_>> =
+            colocation.shard_groups.into_iter().map(|group| group.into_shard_group(node_id)).collect();
+        parts.colocations.push(ColocationGroup::new(ColocationId(colocation.id), hash, shard_groups?));
     }
     for table in rows.tables {
         let table = table.check(&parts.colocations)?;
@@ -130,6 +154,16 @@ struct Rows {
     colocations: Vec<ColocationRow>,
     tables: Vec<TableRow>,
     shadows: Vec<(String, String)>,
+    #[serde(default)]
+    role_settings: String,
+    #[serde(default)]
+    opaque: OpaqueRow,
+}
+
+#[derive(Default, Deserialize)]
+struct OpaqueRow {
+    functions: Vec<String>,
+    is_everywhere: bool,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +189,29 @@ struct ShardGroupRow {
     min: i32,
     max: i32,
     node: u32,
+    tenant: Option<String>,
+    /// In hexadecimal.
+    key: Option<String>,
+}
+
+impl ShardGroupRow {
+    fn into_shard_group(self, node_id: impl Fn(u32) -> NodeId) -> Result<ShardGroup> {
+        let tenant = match (self.tenant, self.key) {
+            (Some(text), Some(key)) => {
+                let key = bytes_of_hex(&key)
+                    .ok_or_else(|| corrupted(format!("The tenant of shard group {} cannot be read.", self.id)))?;
+                Some(Tenant { key, text })
+            }
+            _ => None,
+        };
+        Ok(ShardGroup { id: ShardGroupId(self.id), min: self.min, max: self.max, node: node_id(self.node), tenant })
+    }
+}
+
+/// What Postgres's `encode(..., 'hex')` wrote.
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|d| d as u8);
+    text.as_bytes().chunks(2).map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?)).collect()
 }
 
 #[derive(Deserialize)]
@@ -234,7 +291,8 @@ mod tests {
     const ORDERS: &str = r#"{"nodes": [{"id": 7, "group_id": 0, "host": "c", "port": 1, "is_active": true, "should_have_shards": false},
         {"id": 8, "group_id": 1, "host": "w", "port": 2, "is_active": true, "should_have_shards": true}],
         "colocations": [{"id": 1, "hash_oid": 20, "shard_groups": [
-            {"id": 102008, "min": -2147483648, "max": -1, "node": 8}, {"id": 102009, "min": 0, "max": 2147483647, "node": 8}]}],
+            {"id": 102008, "min": -2147483648, "max": -1, "node": 8, "tenant": null, "key": null},
+            {"id": 102009, "min": 0, "max": 2147483647, "node": 8, "tenant": null, "key": null}]}],
         "tables": [{"oid": 99, "schema": "public", "name": "orders", "is_reference": false, "key": 3, "colocation": 1,
             "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "type_modifier": -1, "is_generated": false, "has_volatile_default": false}],
             "shards": [102008, 102009]}],
@@ -246,6 +304,16 @@ mod tests {
         assert!(map.node(NodeId::COORDINATOR).is_some() && map.node(NodeId(8)).is_some());
         let table = map.table("public", "orders").unwrap();
         assert_eq!(table.kind, TableKind::Distributed { column: 0, hash: HashType::Int8 });
+    }
+
+    #[test]
+    fn an_isolated_tenants_shard_group_stands_behind_the_intervals() {
+        let isolated = r#"{"id": 102007, "min": 5, "max": 5, "node": 8, "tenant": "42", "key": "00000000000000aF"}, {"id": 102008,"#;
+        let json = ORDERS.replace(r#"{"id": 102008,"#, isolated);
+        let map = parse(5, &json.replace("[102008, 102009]", "[102008, 102009, 102007]")).unwrap();
+        let last = map.colocations().next().unwrap().shard_groups.last().unwrap();
+        assert_eq!(last.tenant, Some(Tenant { key: vec![0, 0, 0, 0, 0, 0, 0, 0xaf], text: "42".into() }));
+        assert!(parse(5, &json.replace("0aF", "0xF")).is_err());
     }
 
     #[test]

@@ -17,6 +17,12 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (10, "moves", include_str!("schema/010_moves.sql")),
     (20, "cluster_requests", include_str!("schema/020_cluster_requests.sql")),
     (30, "administration", include_str!("schema/030_administration.sql")),
+    (40, "tenants", include_str!("schema/040_tenants.sql")),
+    (50, "rebalance", include_str!("schema/050_rebalance.sql")),
+    (60, "node_functions", include_str!("schema/060_node_functions.sql")),
+    (65, "role_passwords", include_str!("schema/065_role_passwords.sql")),
+    (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
+    (80, "isolation", include_str!("schema/080_isolation.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

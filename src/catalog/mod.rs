@@ -15,6 +15,7 @@ mod migrate;
 mod watch;
 
 pub mod cleanup;
+pub mod job_tasks;
 pub mod jobs;
 pub mod nodes;
 pub mod quote;

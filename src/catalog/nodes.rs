@@ -17,19 +17,21 @@ pub struct NewNode {
     pub role: String,
     pub cluster: String,
     pub should_have_shards: bool,
+    pub is_active: bool,
 }
 
 /// Answers one row: the new `nodeid`.
 pub fn insert(node: &NewNode) -> String {
     let group = node.group_id.map_or("pg_catalog.nextval('tenantry.node_group_id')".to_owned(), |g| g.to_string());
     format!(
-        "INSERT INTO tenantry.node (groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards) \
-         VALUES ({group}, {}, {}, {}, {}, {}) RETURNING nodeid",
+        "INSERT INTO tenantry.node (groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards, isactive) \
+         VALUES ({group}, {}, {}, {}, {}, {}, {}) RETURNING nodeid",
         literal(&node.host),
         node.port,
         literal(&node.role),
         literal(&node.cluster),
-        node.should_have_shards
+        node.should_have_shards,
+        node.is_active
     )
 }
 
@@ -57,6 +59,15 @@ pub fn set_should_have_shards(host: &str, port: u16, value: bool) -> String {
         "UPDATE tenantry.node SET shouldhaveshards = {value} WHERE nodename = {} AND nodeport = {port}",
         literal(host)
     )
+}
+
+pub fn set_active(node: NodeId, value: bool) -> String {
+    format!("UPDATE tenantry.node SET isactive = {value} WHERE nodeid = {node}")
+}
+
+/// The node's server is at another address from now on.
+pub fn set_address(node: NodeId, host: &str, port: u16) -> String {
+    format!("UPDATE tenantry.node SET nodename = {}, nodeport = {port} WHERE nodeid = {node}", literal(host))
 }
 
 /// Gives the coordinator an address that workers and users know; the row is made when there is none.

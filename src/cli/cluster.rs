@@ -19,6 +19,21 @@ pub enum Cluster {
         #[command(flatten)]
         proxy: ProxyAddress,
     },
+    /// Stop changing the size after the step at hand, until it is resumed or cancelled.
+    Pause {
+        #[command(flatten)]
+        proxy: ProxyAddress,
+    },
+    /// Go on with what was paused.
+    Resume {
+        #[command(flatten)]
+        proxy: ProxyAddress,
+    },
+    /// Give up changing the size after the step at hand. What is done stays.
+    Cancel {
+        #[command(flatten)]
+        proxy: ProxyAddress,
+    },
     /// Show the size and state of the cluster.
     List {
         #[command(flatten)]
@@ -33,6 +48,9 @@ impl Cluster {
     pub async fn run(self) -> Result<()> {
         match self {
             Cluster::Edit { workers, proxy } => edit(&proxy, workers).await,
+            Cluster::Pause { proxy } => wish(&proxy, "pause", "is paused after the step at hand").await,
+            Cluster::Resume { proxy } => wish(&proxy, "resume", "goes on").await,
+            Cluster::Cancel { proxy } => wish(&proxy, "cancel", "is cancelled after the step at hand").await,
             Cluster::List { proxy, json } => list(&proxy, json).await,
         }
     }
@@ -58,6 +76,9 @@ async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
         }
         match request.state.as_str() {
             "Successful" => return Ok(()),
+            "Cancelled" => {
+                return Err(PgError::new(SqlState::QUERY_CANCELED, "the request was cancelled"));
+            }
             "Failed" => {
                 return Err(PgError::new(
                     SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -71,6 +92,12 @@ async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
             _ => tokio::time::sleep(POLL).await,
         }
     }
+}
+
+async fn wish(proxy: &ProxyAddress, wish: &str, what: &str) -> Result<()> {
+    let asked = proxy.connect().await?.ask(&format!("SELECT tenantry_cluster_{wish}()")).await?;
+    println!("request {} {what}", asked.number().ok_or_else(|| unreadable("id"))?);
+    Ok(())
 }
 
 async fn list(proxy: &ProxyAddress, json: bool) -> Result<()> {

@@ -16,9 +16,10 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, ProxyAddress};
-use super::{Serve, internal, logging, signals, wait_for};
+use super::signals::{Hangup, Signals};
+use super::{LogFilter, Serve, internal, logging, wait_for};
 use crate::catalog::Address;
-use crate::config::{Auth, ConfigFile, LogFormat, LogSettings, Settings};
+use crate::config::{Auth, ConfigFile, Settings, Time};
 use crate::dev_cluster;
 use crate::dev_cluster::DevCluster;
 use crate::error::{PgError, Result, SqlState};
@@ -49,8 +50,9 @@ pub struct Dev {
 impl Dev {
     pub fn run(self, serve: Serve) -> Result<()> {
         let settings = self.proxy_settings()?;
-        logging::start(&settings.log)?;
-        let stop = signals::stop_token()?;
+        let filter = logging::start(&settings.log)?;
+        let signals = Signals::listen(Hangup::Stops)?;
+        let stop = signals.stop.clone();
         println!("starting servers ...");
         let cluster = DevCluster::start(dev_cluster::Settings {
             data: self.data.clone(),
@@ -62,7 +64,7 @@ impl Dev {
             return Ok(());
         }
         let cluster = Arc::new(Mutex::new(cluster));
-        let proxy = Proxy::start(serve, settings, &stop)?;
+        let proxy = Proxy::start(serve, settings, signals, filter)?;
         let ran = wait_for(self.attend(&proxy, &cluster, &stop));
         stop.cancel();
         let served = proxy.end();
@@ -80,10 +82,9 @@ impl Dev {
                 .hint("Choose a lower port with --port.")
         })?;
         file.admin.port = self.admin_port;
-        let mut settings = Settings::from_file(file)?;
-        settings.log = LogSettings { format: LogFormat::Text, filter: self.log.clone() };
-        settings.stop_timeout = STOP_TIMEOUT;
-        Ok(settings)
+        file.log.filter = self.log.clone();
+        file.listen.stop_timeout = Time(STOP_TIMEOUT);
+        Settings::from_file(file)
     }
 
     /// Registers the nodes, says that the cluster is ready, and carries out changes of its size until `stop`.
@@ -154,9 +155,9 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(serve: Serve, settings: Settings, stop: &CancellationToken) -> Result<Self> {
-        let stop = stop.clone();
-        let thread = std::thread::Builder::new().name("proxy".to_owned()).spawn(move || serve(settings, stop));
+    fn start(serve: Serve, settings: Settings, signals: Signals, filter: LogFilter) -> Result<Self> {
+        let thread =
+            std::thread::Builder::new().name("proxy".to_owned()).spawn(move || serve(settings, signals, filter));
         Ok(Self { thread: thread.map_err(|error| internal("start a thread", error))? })
     }
 

@@ -20,15 +20,17 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
-
 use crate::config::Settings;
 use crate::error::{PgError, Result, SqlState};
+use clap::{Parser, Subcommand};
 use connection::ProxyAddress;
+use signals::Hangup;
 
-/// Runs a proxy until the token is cancelled; blocks its thread meanwhile.
-pub type Serve = fn(Settings, CancellationToken) -> Result<()>;
+pub use logging::LogFilter;
+pub use signals::Signals;
+
+/// Runs a proxy until it is told to stop; blocks its thread meanwhile. The filter of the log follows the settings.
+pub type Serve = fn(Settings, Signals, LogFilter) -> Result<()>;
 
 /// Runs the program with this process's arguments.
 pub fn run(serve: Serve) -> ExitCode {
@@ -66,6 +68,9 @@ enum Command {
         /// The configuration file; config/tenantry.toml shows every setting.
         #[arg(long)]
         config: PathBuf,
+        /// Take over the port from the proxy that runs with the same listen.takeover_socket, if one does.
+        #[arg(long)]
+        take_over: bool,
     },
     /// Say whether a configuration file is valid.
     CheckConfig {
@@ -113,10 +118,10 @@ impl Command {
     fn run(self, serve: Serve) -> Result<()> {
         match self {
             Command::Dev(dev) => dev.run(serve),
-            Command::Serve { config } => {
-                let settings = Settings::read(&config)?;
-                logging::start(&settings.log)?;
-                serve(settings, signals::stop_token()?)
+            Command::Serve { config, take_over } => {
+                let settings = Settings { take_over, ..Settings::read(&config)? };
+                let filter = logging::start(&settings.log)?;
+                serve(settings, Signals::listen(Hangup::Reloads)?, filter)
             }
             Command::CheckConfig { config } => {
                 Settings::read(&config)?;

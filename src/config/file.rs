@@ -1,14 +1,14 @@
 //! The configuration file as it is written. Unknown names are refused, so that a typing error is not a silent default.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::LimitsSection;
+use super::limits::Limits;
 use super::settings::LogFormat;
 use super::units::{Size, Time};
-use crate::backend::PoolSettings;
+use crate::backend::{PoolMode, PoolSettings};
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
@@ -19,10 +19,11 @@ use crate::jobs;
 #[serde(default, deny_unknown_fields)]
 pub struct ConfigFile {
     pub listen: Listen,
+    pub tls: Tls,
     pub coordinator: Coordinator,
     pub pool: Pool,
     pub execution: Execution,
-    pub limits: LimitsSection,
+    pub limits: Limits,
     pub admin: Admin,
     pub log: Log,
 }
@@ -35,12 +36,17 @@ pub struct Listen {
     pub address: IpAddr,
     /// Its TCP port. Default: 7432. Reload: no.
     pub port: u16,
-    /// How clients prove who they are. Default: scram. Reload: no.
+    /// How clients prove who they are. Default: scram. Reload: yes.
     pub auth: Auth,
-    /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: no.
+    /// Rules as in pg_hba.conf, one a line; the first that fits decides. None: as `auth` says. Default: []. Reload: yes.
+    pub hba: Vec<String>,
+    /// Longest time from connecting to being logged in. Unit: time. Default: 1min. Reload: yes.
     pub login_timeout: Time,
-    /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: no.
+    /// How long open sessions may go on when the proxy is stopped. Unit: time. Default: 10s. Reload: yes.
     pub stop_timeout: Time,
+    /// Unix socket over which a new process takes over the port. Default: none, nobody can. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takeover_socket: Option<PathBuf>,
     /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
     pub threads: usize,
 }
@@ -52,6 +58,39 @@ pub enum Auth {
     Scram,
     /// Clients on this machine's loopback addresses need no password; others as with `scram`.
     TrustLoopback,
+}
+
+/// Encryption between clients and the proxy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// off, allow, require, verify-ca or verify-full. Default: off. Reload: yes.
+    pub mode: TlsMode,
+    /// The proxy's certificate and those that lead to its root, PEM. Default: none. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM; nobody else may read the file. Default: none. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Roots that clients' certificates must lead to, PEM. Default: none, no certificates are asked for. Reload: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Encryption is refused.
+    #[default]
+    Off,
+    /// Encryption as the client likes.
+    Allow,
+    /// Clients must encrypt.
+    Require,
+    /// ... and show a certificate that leads to `client_ca`.
+    VerifyCa,
+    /// ... whose common name is the role's.
+    VerifyFull,
 }
 
 /// The Postgres that holds the catalog, and the login of the control channel, there and on the workers.
@@ -79,27 +118,45 @@ pub struct Coordinator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
-    /// Most connections of one pool. Default: 32. Reload: no.
+    /// For how long a session has a server connection: for a transaction, or to its end. Default: transaction. Reload: yes.
+    pub mode: PoolMode,
+    /// Most connections of one pool. Default: 32. Reload: yes.
     pub size: usize,
-    /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: no.
+    /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: yes.
+    pub node_connections: usize,
+    /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: yes.
     pub checkout_timeout: Time,
-    /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: no.
+    /// Longest wait for a new connection to be logged in. Unit: time. Default: 5s. Reload: yes.
     pub connect_timeout: Time,
-    /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: no.
+    /// Connections without work are closed after this time. Unit: time. Default: 5min. Reload: yes.
     pub idle_timeout: Time,
+    /// Connections are replaced at this age, give or take a tenth. Unit: time. Default: 1h. Reload: yes.
+    pub age_max: Time,
+    /// A connection idle for longer is asked whether it is well before it is used. Unit: time. Default: 30s. Reload: yes.
+    pub check_after: Time,
+    /// Longest wait for that answer, and for a node's sign of life. Unit: time. Default: 4s. Reload: yes.
+    pub check_timeout: Time,
+    /// Longest pause between two attempts to reach a node that is down. Unit: time. Default: 1s. Reload: yes.
+    pub reconnect_max: Time,
+    /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: yes.
+    pub silence_max: Time,
+    /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: yes.
+    pub dead_peer_after: Time,
+    /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
+    pub prepared_statements: usize,
 }
 
 /// Bounds of running statements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Execution {
-    /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: no.
+    /// Longest wait for a shard that is being cut over, then SQLSTATE 40001. Unit: time. Default: 30s. Reload: yes.
     pub hold_timeout: Time,
-    /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: no.
+    /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: yes.
     pub recovery_patience: Time,
-    /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: no.
+    /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: yes.
     pub copy_buffer: Size,
-    /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: no.
+    /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: yes.
     pub copy_row: Size,
 }
 
@@ -120,7 +177,7 @@ pub struct Admin {
 pub struct Log {
     /// text, or json with one object a line. Default: text. Reload: no.
     pub format: LogFormat,
-    /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: no.
+    /// Levels, for all or by module: `info`, `info,tenantry::catalog=debug`. Default: info. Reload: yes.
     pub filter: String,
 }
 
@@ -150,8 +207,10 @@ impl Default for Listen {
             address: LOOPBACK,
             port: 7432,
             auth: Auth::Scram,
+            hba: Vec::new(),
             login_timeout: Time(std::time::Duration::from_secs(60)),
             stop_timeout: Time(std::time::Duration::from_secs(10)),
+            takeover_socket: None,
             threads: 0,
         }
     }
@@ -176,10 +235,19 @@ impl Default for Pool {
     fn default() -> Self {
         let of = PoolSettings::default();
         Self {
+            mode: of.mode,
             size: of.size,
+            node_connections: of.node_connections,
             checkout_timeout: Time(of.checkout_timeout),
             connect_timeout: Time(of.connect_timeout),
             idle_timeout: Time(of.idle_timeout),
+            age_max: Time(of.age_max),
+            check_after: Time(of.check_after),
+            check_timeout: Time(of.check_timeout),
+            reconnect_max: Time(of.reconnect_max),
+            silence_max: Time(of.silence_max),
+            dead_peer_after: Time(of.dead_peer_after),
+            prepared_statements: of.prepared_statements,
         }
     }
 }
@@ -229,6 +297,10 @@ mod tests {
         // These have no default that could be written; the example shows some value.
         let coordinator = shown.get_mut("coordinator").and_then(|t| t.as_table_mut()).expect("a section");
         assert!(coordinator.remove("password").is_some());
+        let listen = shown.get_mut("listen").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(listen.remove("takeover_socket").is_some());
+        let tls = shown.get_mut("tls").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(["certificate", "key", "client_ca"].into_iter().all(|name| tls.remove(name).is_some()));
         assert!(shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section").remove("port").is_some());
         let defaults = toml::Table::try_from(ConfigFile::default()).expect("plain values");
         assert_eq!(shown, defaults);

@@ -2,14 +2,18 @@
 //!
 //! ```text
 //!   tenantry.toml ──file.rs──> ConfigFile (as written) ──settings.rs──> Settings (what it means)
+//!                                                                          └─reload.rs──> Live (what may change)
 //! ```
 //!
 //! `config/tenantry.toml` shows every setting with its default; a test keeps it true.
 
 mod file;
 mod limits;
+mod reload;
 mod settings;
 mod units;
 
 pub use file::{Auth, ConfigFile};
+pub use reload::{Live, Reloaded, Reloader, Shown};
 pub use settings::{LogFormat, LogSettings, Settings};
+pub use units::Time;

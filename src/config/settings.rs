@@ -1,18 +1,20 @@
 //! What the configuration means: each room's own settings, checked.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, ConfigFile};
+use super::file::{Auth, ConfigFile, Listen, Tls, TlsMode};
+use crate::auth::hba::{Certificate, Method, Rules};
 use crate::backend::PoolSettings;
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
-use crate::session::{Limits, LoginSettings};
+use crate::session::LoginSettings;
+use crate::transport::AcceptorSettings;
 
 /// Everything that a proxy is started with.
 #[derive(Debug, Clone)]
@@ -25,13 +27,22 @@ pub struct Settings {
     pub pool: PoolSettings,
     pub executor: executor::Settings,
     pub login: LoginSettings,
-    pub limits: Limits,
+    /// Certificates for clients; none: no encryption.
+    pub tls: Option<AcceptorSettings>,
     pub jobs: jobs::Settings,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Duration,
+    /// Where a successor asks for the listening sockets; none: nobody can.
+    pub takeover_socket: Option<PathBuf>,
+    /// Take the sockets of the proxy that runs, if one does.
+    pub take_over: bool,
     pub log: LogSettings,
+    /// The file that all this was read from; none when there is no file.
+    pub path: Option<PathBuf>,
+    /// Its settings as they were written.
+    pub written: ConfigFile,
 }
 
 /// What is written to the standard error stream.
@@ -52,12 +63,15 @@ pub enum LogFormat {
 impl Settings {
     /// Errors: F0000 for a file that cannot be read, is not valid, or asks for what cannot be.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_file(ConfigFile::read(path)?)
+        let settings = Self::from_file(ConfigFile::read(path)?)?;
+        Ok(Self { path: Some(path.to_owned()), ..settings })
     }
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
-        let ConfigFile { listen, coordinator, pool, execution, limits, admin, log } = file;
+        let written = file.clone();
+        let ConfigFile { listen, tls, coordinator, pool, execution, limits, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
+        at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
         if admin.port == Some(listen.port) && admin.address == listen.address {
             return Err(invalid("admin.port", "is the port that clients connect to"));
@@ -77,35 +91,90 @@ impl Settings {
                 connections_max: coordinator.connections_max,
             },
             pool: PoolSettings {
+                mode: pool.mode,
                 size: pool.size,
+                node_connections: pool.node_connections,
                 checkout_timeout: pool.checkout_timeout.0,
                 connect_timeout: pool.connect_timeout.0,
                 idle_timeout: pool.idle_timeout.0,
+                age_max: pool.age_max.0,
+                check_after: pool.check_after.0,
+                check_timeout: pool.check_timeout.0,
+                reconnect_max: pool.reconnect_max.0,
+                silence_max: pool.silence_max.0,
+                dead_peer_after: pool.dead_peer_after.0,
+                prepared_statements: pool.prepared_statements,
             },
             executor: executor::Settings {
                 hold_timeout: execution.hold_timeout.0,
                 copy_buffer_bytes: execution.copy_buffer.0,
                 copy_row_bytes: execution.copy_row.0,
+                client: limits.client()?,
+                client_statements: limits.statements,
+                client_statement_bytes: limits.statement_texts.0,
                 ..executor::Settings::default()
             },
             login: LoginSettings {
-                trust_loopback: listen.auth == Auth::TrustLoopback,
+                rules: rules(&listen, tls.mode)?,
+                encryption_required: !matches!(tls.mode, TlsMode::Off | TlsMode::Allow),
                 timeout: listen.login_timeout.0,
                 mock_secret: rand::random(),
             },
-            limits: limits.check()?,
+            tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,
             },
             stop_timeout: listen.stop_timeout.0,
+            takeover_socket: listen.takeover_socket,
+            take_over: false,
             log: LogSettings { format: log.format, filter: log.filter },
+            path: None,
+            written,
         })
     }
 }
 
-pub(super) fn at_least_one(name: &str, value: usize) -> Result<()> {
+fn rules(listen: &Listen, mode: TlsMode) -> Result<Rules> {
+    let loopback = match listen.auth {
+        Auth::TrustLoopback => Method::Trust,
+        Auth::Scram => Method::ScramSha256,
+    };
+    let mut rules = match listen.hba.as_slice() {
+        [] => Rules::by_password(loopback),
+        lines => Rules::parse(lines.iter().map(String::as_str)).map_err(|why| invalid("listen.hba", &why))?,
+    };
+    for rule in &mut rules.0 {
+        rule.certificate = match mode {
+            TlsMode::VerifyFull => Certificate::NamesUser,
+            TlsMode::VerifyCa if rule.certificate == Certificate::NotNeeded => Certificate::Trusted,
+            _ => rule.certificate,
+        };
+    }
+    Ok(rules)
+}
+
+fn acceptor_settings(tls: Tls) -> Result<Option<AcceptorSettings>> {
+    if tls.mode == TlsMode::Off {
+        return Ok(None);
+    }
+    let needed = |file: Option<PathBuf>, name: &str| {
+        file.ok_or_else(|| invalid(name, "must be given, because tls.mode is not off"))
+    };
+    let client_certificate_required = matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+    if client_certificate_required && tls.client_ca.is_none() {
+        return Err(invalid("tls.client_ca", "must be given, because tls.mode asks for clients' certificates"));
+    }
+    Ok(Some(AcceptorSettings {
+        certificate: needed(tls.certificate, "tls.certificate")?,
+        key: needed(tls.key, "tls.key")?,
+        client_ca: tls.client_ca,
+        client_certificate_required,
+    }))
+}
+
+fn at_least_one(name: &str, value: usize) -> Result<()> {
     if value == 0 { Err(invalid(name, "must be at least 1")) } else { Ok(()) }
 }
 
@@ -127,7 +196,7 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:7432".parse().expect("an address"));
         assert_eq!(settings.pool.checkout_timeout, PoolSettings::default().checkout_timeout);
         assert_eq!(settings.executor.copy_row_bytes, executor::Settings::default().copy_row_bytes);
-        assert!(settings.data_threads >= 1 && settings.admin.is_none() && !settings.login.trust_loopback);
+        assert!(settings.data_threads >= 1 && settings.admin.is_none() && settings.tls.is_none());
     }
 
     #[test]
@@ -136,6 +205,9 @@ mod tests {
             ("[pool]\nsize = 0", "pool.size"),
             ("[admin]\nport = 7432", "admin.port"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),
+            ("[listen]\nhba = [\"host all all all ldap\"]", "listen.hba"),
+            ("[tls]\nmode = \"require\"", "tls.certificate"),
+            ("[tls]\nmode = \"verify-ca\"\ncertificate = \"a\"\nkey = \"b\"", "tls.client_ca"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.message().contains(name), "{error}");

@@ -65,6 +65,11 @@ impl PgError {
         error
     }
 
+    /// SQLSTATE 57P01: the proxy ends.
+    pub fn shut_down() -> Self {
+        Self::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+    }
+
     /// SQLSTATE 0A000: a thing that Tenantry does not do (yet), refused before anything ran.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(SqlState::FEATURE_NOT_SUPPORTED, message)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
@@ -47,6 +48,8 @@ pub struct Client {
     limits: ClientLimits,
     /// Since when the client has been sending the frame that is not whole yet.
     began: Option<Instant>,
+    /// Cancelled when there is no time left to wait for more from this client.
+    hurry: CancellationToken,
 }
 
 /// A place in the answer, to come back to while nothing has left since.
@@ -58,18 +61,23 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: Stream, read: BytesMut) -> Self {
-        let (limits, began) = (ClientLimits::default(), None);
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began }
-    }
-
-    pub fn set_limits(&mut self, limits: ClientLimits) {
-        self.limits = limits;
+    pub fn new(stream: Stream, read: BytesMut, limits: ClientLimits, hurry: CancellationToken) -> Self {
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began: None, hurry }
     }
 
     /// The answer so far; leaves with `flush`.
     pub fn out(&mut self) -> &mut BytesMut {
         &mut self.out
+    }
+
+    /// Adds a NotificationResponse. One that the session's own server (`server_pid`) has sent names the process id that
+    /// the client knows itself by.
+    pub fn put_notification(&mut self, frame: &[u8], server_pid: u32, own_pid: u32) {
+        let at = self.out.len() + frame::HEADER_LEN;
+        self.out.extend_from_slice(frame);
+        if let Some(pid) = self.out.get_mut(at..at + 4).filter(|pid| **pid == server_pid.to_be_bytes()) {
+            pid.copy_from_slice(&own_pid.to_be_bytes());
+        }
     }
 
     pub fn mark(&self) -> Mark {
@@ -110,11 +118,7 @@ impl Client {
             let left = timeout(self.limits.reader_timeout, self.stream.flush()).await;
             left.map_err(|_| lost("client does not take its answer"))??;
             self.torn = false;
-            if self.out.capacity() > KEEP_LEN {
-                self.out = BytesMut::new();
-            } else {
-                self.out.clear();
-            }
+            self.out.clear();
         }
         Ok(())
     }
@@ -122,6 +126,11 @@ impl Client {
     /// Sends the answer when it has grown to where waiting costs more than a system call.
     pub async fn flush_if_long(&mut self) -> Result<()> {
         if self.out.len() >= LONG_LEN { self.flush().await } else { Ok(()) }
+    }
+
+    /// The same where more of the answer is at hand: sends when holding more would cost memory.
+    pub async fn flush_if_full(&mut self) -> Result<()> {
+        if self.out.len() >= FULL_LEN { self.flush().await } else { Ok(()) }
     }
 
     /// A frame that is already here, if one is whole.
@@ -163,6 +172,9 @@ impl Client {
             if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
                 self.read = BytesMut::new();
             }
+            if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
+                self.out = BytesMut::new();
+            }
             self.read.reserve(READ_LEN);
             let received = if self.read.is_empty() {
                 self.stream.read_buf(&mut self.read).await?
@@ -182,6 +194,17 @@ impl Client {
                 return Ok(None);
             }
         }
+    }
+
+    /// The next frame of a COPY; `None` when the client has closed the connection.
+    ///
+    /// Errors: those of `next_frame`; 57P01 when the proxy ends and waits no longer.
+    pub async fn next_copy_frame(&mut self) -> Result<Option<Frame>> {
+        if let Some(frame) = self.buffered_frame()? {
+            return Ok(Some(frame));
+        }
+        let hurry = self.hurry.clone();
+        hurry.run_until_cancelled(self.next_frame()).await.unwrap_or_else(|| Err(PgError::shut_down()))
     }
 
     /// When the frame that has begun must be whole.
@@ -228,5 +251,6 @@ fn lost(why: &str) -> PgError {
 
 const READ_LEN: usize = 8 * 1024;
 const LONG_LEN: usize = 32 * 1024;
+const FULL_LEN: usize = 128 * 1024;
 /// Buffers that grew past this are given back when they are empty.
 const KEEP_LEN: usize = 64 * 1024;

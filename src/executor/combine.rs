@@ -16,17 +16,53 @@ use crate::wire::reply_queue::To;
 /// Gathers the plan's rowsets. Afterwards `plan.query` runs on the coordinator, in this transaction.
 pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>) -> Result<()> {
     txn.require_atomic().await?;
+    txn.join(NodeId::COORDINATOR).await?.begin_rowsets();
+    make_room(txn, plan).await?;
     for rowset in &plan.rowsets {
         gather_rowset(txn, rowset, request).await?;
     }
+    txn.join(NodeId::COORDINATOR).await?.end_rowsets();
+    Ok(())
+}
+
+/// Tables of rowsets that a transaction has on the coordinator. They end with it.
+#[derive(Debug, Default)]
+pub struct Rowsets {
+    names: Vec<String>,
+    kept: u32,
+    /// A rollback to a savepoint may have brought some back.
+    pub are_uncertain: bool,
+}
+
+/// Earlier queries' tables of the same names are dropped, or get other names while a cursor may be reading them.
+async fn make_room(txn: &mut Transaction, plan: &Combine) -> Result<()> {
+    let names: Vec<_> = plan.rowsets.iter().map(|rowset| rowset.name.clone()).collect();
+    if txn.rowsets.are_uncertain || names.iter().any(|name| txn.rowsets.names.contains(name)) {
+        let rows = txn.query(NodeId::COORDINATOR, "SELECT EXISTS (SELECT FROM pg_catalog.pg_cursors)").await?;
+        let is_read = rows.first().and_then(|row| row[0].as_deref()) != Some("f");
+        let mut earlier = std::mem::take(&mut txn.rowsets.names);
+        earlier.extend(names.iter().filter(|name| !earlier.contains(name)).cloned().collect::<Vec<_>>());
+        let mut sql = String::new();
+        for name in earlier {
+            if !is_read {
+                sql.push_str(&format!("DROP TABLE IF EXISTS pg_temp.{name};"));
+            } else if names.contains(&name) {
+                txn.rowsets.kept += 1;
+                let kept = format!("tenantry_kept_{}", txn.rowsets.kept);
+                sql.push_str(&format!("ALTER TABLE IF EXISTS pg_temp.{name} RENAME TO {kept};"));
+                txn.rowsets.names.push(kept);
+            } else {
+                txn.rowsets.names.push(name);
+            }
+        }
+        txn.query(NodeId::COORDINATOR, &sql).await?;
+    }
+    txn.rowsets.names.extend(names);
     Ok(())
 }
 
 async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<'_>) -> Result<()> {
-    let map = txn.map();
-    let colocation = map.colocation(rowset.colocation).ok_or_else(super::stale_plan)?;
-    let groups = request.values().groups(colocation, &rowset.shards);
-    txn.await_holds(&groups).await?;
+    let groups = txn.free_groups(rowset.colocation, |c| request.values().groups(c, &rowset.shards)).await?;
     let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
     let mut coordinator = txn.take(&[NodeId::COORDINATOR]).await?.pop().expect("one was asked for");
     let gathered = fill_rowset(txn, &mut coordinator, rowset, tasks, request).await;
@@ -48,7 +84,7 @@ async fn fill_rowset(
     frontend::copy_data(COPY_HEADER, server.queue());
     let binary = request.bind.with_results(true);
     let request = Request { bind: &binary, describe: false, ..request };
-    let sink = Sink::Copy { server, bytes_left: txn.executor.settings.rowset_bytes };
+    let sink = Sink::Copy { server, bytes_left: txn.executor.settings.load().rowset_bytes };
     let gathered = run_tasks(txn, tasks, request, sink).await;
     let server = &mut coordinator.server;
     match &gathered {
@@ -65,8 +101,6 @@ async fn fill_rowset(
 
 /// The rowset's table, with the columns that the same query has over the shells.
 async fn create(coordinator: &mut Participant, rowset: &Rowset, request: Request<'_>) -> Result<()> {
-    let server = &mut coordinator.server;
-    server.query(&format!("DROP TABLE IF EXISTS pg_temp.{}", rowset.name)).await?;
     let sql = format!(
         "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS {} WITH NO DATA",
         rowset.name,
@@ -114,7 +148,10 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<(
             if !values.is_empty() {
                 sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
             }
-            txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
+            txn.join(NodeId::COORDINATOR).await?.begin_rowsets();
+            txn.query(NodeId::COORDINATOR, &sql).await?;
+            txn.join(NodeId::COORDINATOR).await?.end_rowsets();
+            Ok(())
         }
     }
 }

@@ -19,6 +19,7 @@ use super::{Client, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{CopyFormat, CopyIn, CopyOptions};
+use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, TableKind};
 use crate::sql::Operand;
 use crate::wire::copy_rows::{self, CopyTarget, CsvOptions, FieldValue, Header, RowSplitter};
@@ -32,15 +33,17 @@ pub struct CopyRouter {
     table: Arc<Table>,
     columns: Vec<String>,
     options: String,
-    binary: bool,
+    /// The data's, without a header.
+    format: copy_rows::CopyFormat,
+    copy_target: CopyTarget,
     splitter: RowSplitter,
     target: Where,
     buffers: HashMap<Option<ShardGroupId>, BytesMut>,
     buffered: usize,
     limit: usize,
     rows: u64,
-    /// The last value that only the coordinator could hash.
-    asked: Option<(Vec<u8>, i32)>,
+    /// The last value that only the coordinator could read.
+    asked: Option<(Vec<u8>, Value<'static>)>,
 }
 
 enum Where {
@@ -72,7 +75,7 @@ impl CopyRouter {
             txn.refresh_nodes().await?;
         }
         let map = txn.map();
-        let settings = &txn.executor.settings;
+        let settings = txn.executor.settings.load_full();
         let (target, column) = match table.kind {
             TableKind::Reference => {
                 let left_out = |c: &&crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
@@ -100,13 +103,15 @@ impl CopyRouter {
                 (Where::Shards { colocation, hash, used: Use::stored_in(table) }, at)
             }
         };
+        let header = if options.header { Header::Skip } else { Header::Absent };
         let copy_target = CopyTarget { table: table.name.clone(), columns: columns.to_vec(), column };
         Ok(Self {
             table: table.clone(),
             columns: columns.to_vec(),
             options: options.text.clone(),
-            binary: options.format == CopyFormat::Binary,
-            splitter: RowSplitter::new(split_format(options), copy_target, settings.copy_row_bytes),
+            format: split_format(options, Header::Absent),
+            splitter: RowSplitter::new(split_format(options, header), copy_target.clone(), settings.copy_row_bytes),
+            copy_target,
             target,
             buffers: HashMap::new(),
             buffered: 0,
@@ -126,8 +131,7 @@ impl CopyRouter {
     pub async fn finish(mut self, txn: &mut Transaction) -> Result<u64> {
         self.splitter.finish();
         self.route(txn).await?;
-        let groups: Vec<_> = self.buffers.keys().copied().collect();
-        for group in groups {
+        while let Some(group) = self.buffers.keys().next().copied() {
             self.send(txn, group).await?;
         }
         for participant in txn.participants() {
@@ -148,16 +152,16 @@ impl CopyRouter {
                     let known = match &row.value {
                         FieldValue::Null => return Err(null_in_copy(&self.table)),
                         FieldValue::Text(text) => {
-                            std::str::from_utf8(text).ok().and_then(|t| hash.hash_stored_text(t, typmod))
+                            std::str::from_utf8(text).ok().and_then(|t| hash.read_stored_text(t, typmod))
                         }
                         // A domain's values have the form of its base type's.
-                        FieldValue::Binary(bytes) => hash.hash_stored_binary(hash.oid(), bytes, typmod),
+                        FieldValue::Binary(bytes) => hash.read_stored_binary(hash.oid(), bytes, typmod),
                     };
                     let value = match known {
                         Some(value) => value,
                         None => ask(txn, &row.value, *hash, *used, &mut self.asked).await?,
                     };
-                    Some(colocation.group_of_hash(value).ok_or_else(super::stale_plan)?.id)
+                    Some(colocation.group_of(&value).ok_or_else(super::stale_plan)?.id)
                 }
             };
             self.rows += 1;
@@ -174,6 +178,26 @@ impl CopyRouter {
         Ok(())
     }
 
+    /// Rows waited here while other groups took the place of theirs.
+    async fn route_again(&mut self, txn: &mut Transaction, now: Arc<ColocationGroup>, data: &[u8]) -> Result<()> {
+        if let Where::Shards { colocation, .. } = &mut self.target {
+            *colocation = now;
+        }
+        let again = RowSplitter::new(self.format.clone(), self.copy_target.clone(), usize::MAX);
+        let (splitter, rows) = (std::mem::replace(&mut self.splitter, again), self.rows);
+        if self.format == copy_rows::CopyFormat::Binary {
+            self.splitter.push(COPY_HEADER);
+        }
+        self.splitter.push(data);
+        if self.format == copy_rows::CopyFormat::Binary {
+            self.splitter.push(COPY_TRAILER);
+        }
+        self.splitter.finish();
+        let routed = Box::pin(self.route(txn)).await;
+        (self.splitter, self.rows) = (splitter, rows);
+        routed
+    }
+
     async fn send(&mut self, txn: &mut Transaction, group: Option<ShardGroupId>) -> Result<()> {
         let Some(data) = self.buffers.remove(&group) else { return Ok(()) };
         self.buffered -= data.len();
@@ -183,8 +207,11 @@ impl CopyRouter {
                 // As the map is now: a hold may have ended because the group is elsewhere.
                 txn.await_holds(&[group]).await?;
                 let map = txn.map();
-                let now = map.colocation(colocation.id).and_then(|c| c.group(group));
-                vec![now.ok_or_else(super::stale_plan)?.node]
+                let now = map.colocation(colocation.id).ok_or_else(super::stale_plan)?;
+                match now.group(group) {
+                    Some(group) => vec![group.node],
+                    None => return self.route_again(txn, now.clone(), &data).await,
+                }
             }
             (Where::Shards { .. }, None) => unreachable!("rows of shards have a group"),
         };
@@ -212,13 +239,13 @@ impl CopyRouter {
             }
             let server = &mut participant.server;
             server.queue_query(&sql, To::Nobody);
-            if self.binary {
+            if self.format == copy_rows::CopyFormat::Binary {
                 frontend::copy_data(COPY_HEADER, server.queue());
             }
             for chunk in data.chunks(COPY_DATA_LEN) {
                 frontend::copy_data(chunk, server.queue());
             }
-            if self.binary {
+            if self.format == copy_rows::CopyFormat::Binary {
                 frontend::copy_data(COPY_TRAILER, server.queue());
             }
             frontend::copy_done(server.queue());
@@ -233,20 +260,20 @@ async fn ask(
     value: &FieldValue<'_>,
     hash: HashType,
     used: Use,
-    asked: &mut Option<(Vec<u8>, i32)>,
-) -> Result<i32> {
+    asked: &mut Option<(Vec<u8>, Value<'static>)>,
+) -> Result<Value<'static>> {
     let (is_binary, bytes): (bool, &[u8]) = match value {
         FieldValue::Null => return Err(null_tenant()),
         FieldValue::Text(text) => (false, text),
         FieldValue::Binary(bytes) => (true, bytes),
     };
     if let Some((_, value)) = asked.as_ref().filter(|(known, _)| known[..] == *bytes) {
-        return Ok(*value);
+        return Ok(value.clone());
     }
     let bind = Bind::one(is_binary, Some(bytes));
     let values = Values::Bind { bind: &bind, types: &[hash.oid()] };
-    let value = txn.ask_hash(&Operand::Param(0), hash, used, values).await?.ok_or_else(null_tenant)?;
-    *asked = Some((bytes.to_vec(), value));
+    let value = txn.ask_value(&Operand::Param(0), hash, used, values).await?.ok_or_else(null_tenant)?;
+    *asked = Some((bytes.to_vec(), value.clone()));
     Ok(value)
 }
 
@@ -257,8 +284,7 @@ fn null_in_copy(table: &Table) -> PgError {
     )
 }
 
-fn split_format(options: &CopyOptions) -> copy_rows::CopyFormat {
-    let header = if options.header { Header::Skip } else { Header::Absent };
+fn split_format(options: &CopyOptions, header: Header) -> copy_rows::CopyFormat {
     let null = options.null.clone().into_bytes();
     match options.format {
         CopyFormat::Text => copy_rows::CopyFormat::Text { delimiter: options.delimiter, null, header },
@@ -304,7 +330,7 @@ async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mu
     answer::copy_in_response(plan.options.format == CopyFormat::Binary, plan.columns.len(), client.out());
     client.flush().await?;
     loop {
-        let Some(frame) = client.next_frame().await? else {
+        let Some(frame) = client.next_copy_frame().await? else {
             return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection"));
         };
         match frame.tag {

@@ -1,5 +1,7 @@
 //! COPY table TO STDOUT: shard after shard, as one stream.
 
+use std::collections::VecDeque;
+
 use super::combine::COPY_TRAILER;
 use super::relay::{Routed, in_the_users_terms};
 use super::{Client, Transaction};
@@ -19,15 +21,23 @@ pub async fn copy_table(
     options: &CopyOptions,
 ) -> Result<u64> {
     let map = txn.map();
-    let colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
+    let mut colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
     let binary = options.format == CopyFormat::Binary;
     let quoted: Vec<_> = columns.iter().map(|c| quote_ident(c)).collect();
     let mut count = 0;
-    for (at, group) in colocation.shard_groups.iter().enumerate() {
-        txn.await_holds(&[group.id]).await?;
+    let mut waiting: VecDeque<ShardGroupId> = colocation.shard_groups.iter().map(|g| g.id).collect();
+    let mut at = 0;
+    while let Some(id) = waiting.front().copied() {
+        txn.await_holds(&[id]).await?;
         // As the map is now: a hold may have ended because the group is elsewhere.
         let map = txn.map();
-        let group = map.colocation(table.colocation).and_then(|c| c.group(group.id)).ok_or_else(super::stale_plan)?;
+        let now = map.colocation(table.colocation).ok_or_else(super::stale_plan)?;
+        let Some(group) = now.group(id) else {
+            waiting = waiting.into_iter().flat_map(|id| colocation.successors(id, now)).collect();
+            colocation = now.clone();
+            continue;
+        };
+        waiting.pop_front();
         let mut schema = String::new();
         crate::sql::push_shard_schema(&mut schema, &table.schema, group.id);
         let header = options.header && at == 0;
@@ -46,7 +56,10 @@ pub async fn copy_table(
         let copied = one_shard(server, client, stream, group.id).await?;
         participant.statements += 1;
         match copied {
-            Ok(rows) => count += rows,
+            Ok(rows) => {
+                count += rows;
+                at += 1;
+            }
             Err(error) => {
                 txn.failed = true;
                 return Err(error);

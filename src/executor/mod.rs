@@ -8,12 +8,15 @@
 //! One `Executor` per data thread. Everything a client runs goes through a `Transaction`, which knows the servers that
 //! take part and how to end on all of them at once.
 
+mod ask;
 pub mod cancel;
 mod client;
 pub mod combine;
 pub mod copy_in;
 pub mod copy_out;
 mod hold;
+mod journal;
+mod participant;
 pub mod reference;
 mod relay;
 mod route;
@@ -23,13 +26,17 @@ mod two_phase;
 
 pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
 pub use hold::{HoldGuard, Holds};
+pub use journal::changed_parameters;
+pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
-pub use route::{Hashed, Target, Use, Values};
-pub use transaction::{Kind, Origin, Participant, Transaction};
+pub use route::{Found, Target, Use, Values};
+pub use transaction::{Kind, Origin, Pin, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::backend::{Pools, ServerAddress};
 use crate::catalog::Catalog;
@@ -42,7 +49,8 @@ pub struct Executor {
     pub holds: Arc<Holds>,
     pub coordinator: ServerAddress,
     pub transaction_ids: Arc<TransactionIds>,
-    pub settings: Settings,
+    /// They may change at any time.
+    pub settings: Arc<ArcSwap<Settings>>,
 }
 
 /// Bounds of execution.
@@ -56,6 +64,12 @@ pub struct Settings {
     pub rowset_bytes: usize,
     /// The longest row that COPY accepts.
     pub copy_row_bytes: usize,
+    /// In force from a client's login on.
+    pub client: ClientLimits,
+    /// Most prepared statements of one client.
+    pub client_statements: usize,
+    /// Most bytes that their texts may take together.
+    pub client_statement_bytes: usize,
 }
 
 impl Default for Settings {
@@ -65,6 +79,9 @@ impl Default for Settings {
             copy_buffer_bytes: 16 << 20,
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
+            client: ClientLimits::default(),
+            client_statements: 10_000,
+            client_statement_bytes: 16 << 20,
         }
     }
 }

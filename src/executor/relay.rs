@@ -59,6 +59,7 @@ pub enum Retry {
 pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>) -> Result<Relayed> {
     server.flush().await?;
     let mut relayed = Relayed::default();
+    let mut was_clients = false;
     loop {
         while server.owes() {
             if let Some(answer) = server.pop_simulated() {
@@ -81,10 +82,19 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
                     if header.tag == b'G' && due.to == To::Client {
                         relayed.copy_in = true;
                     }
-                    due.to == To::Client
+                    was_clients = due.to == To::Client;
+                    was_clients
                 }
                 Verdict::Ready(_) => false,
-                Verdict::Async => header.tag != b'S' || server.front_is_clients(),
+                // They have their place before the client's turn, and are not taken back with an answer.
+                Verdict::Async if header.tag == b'A' => {
+                    server.keep_notification(take);
+                    continue;
+                }
+                // The client's settings, that is: they are reported behind the answer, before its Sync's.
+                Verdict::Async => {
+                    header.tag != b'S' || server.front_is_clients() || was_clients && server.front_is_sync()
+                }
                 Verdict::Error(due) => {
                     relayed.failed_reply.get_or_insert(due.reply);
                     let error = PgError::from_body(&server.received()[frame::HEADER_LEN..take]);
@@ -105,7 +115,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             }
             server.consume(take);
             stream_rest(server, client, header.len - take, forward).await?;
-            client.flush_if_long().await?;
+            client.flush_if_full().await?;
             if relayed.copy_in {
                 client.flush().await?;
                 return Ok(relayed);
@@ -114,6 +124,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
         if !server.owes() {
             return Ok(relayed);
         }
+        client.flush_if_long().await?;
         server.receive().await?;
     }
 }
@@ -179,8 +190,7 @@ pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
     matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
         && error.message().split('_').skip(1).any(|part| {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
-            let group = digits.parse().map(ShardGroupId);
-            group.is_ok_and(|g| map.colocations().any(|c| c.group(g).is_some()))
+            digits.parse().is_ok_and(|id| map.may_have_had_group(ShardGroupId(id)))
         })
 }
 

@@ -1,6 +1,7 @@
 //! From a plan's operands and a statement's values to shard groups. Pure.
 
 use crate::planner::Shards;
+use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationGroup, HashType, ShardGroupId, Table};
 use crate::sql::Operand;
 use crate::wire::frontend::Bind;
@@ -16,10 +17,10 @@ pub enum Values<'a> {
     },
 }
 
-/// The hash of one operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hashed {
-    Hash(i32),
+/// What one operand is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<'a> {
+    Value(Value<'a>),
     Null,
     /// Not provable here; the coordinator can tell.
     Unknown,
@@ -58,31 +59,34 @@ impl Use {
     }
 }
 
-impl Values<'_> {
-    /// The hash of what the operand becomes.
-    pub fn hash(&self, operand: &Operand, hash: HashType, used: Use) -> Hashed {
-        let known = |hash: Option<i32>| hash.map_or(Hashed::Unknown, Hashed::Hash);
+impl<'a> Values<'a> {
+    /// What the operand becomes.
+    pub fn find<'b>(&self, operand: &'b Operand, hash: HashType, used: Use) -> Found<'b>
+    where
+        'a: 'b,
+    {
+        let known = |value: Option<Value<'b>>| value.map_or(Found::Unknown, Found::Value);
         let typmod = used.type_modifier();
         match operand {
-            Operand::Null => Hashed::Null,
-            Operand::Literal(text) => known(hash.hash_stored_text(text, typmod)),
-            Operand::Lifted { .. } => Hashed::Unknown,
+            Operand::Null => Found::Null,
+            Operand::Literal(text) => known(hash.read_stored_text(text, typmod)),
+            Operand::Lifted { .. } => Found::Unknown,
             Operand::Param(n) => {
-                let Values::Bind { bind, types } = self else { return Hashed::Unknown };
+                let Values::Bind { bind, types } = self else { return Found::Unknown };
                 match bind.parameter(*n) {
-                    Err(_) => Hashed::Unknown,
-                    Ok((_, None)) => Hashed::Null,
+                    Err(_) => Found::Unknown,
+                    Ok((_, None)) => Found::Null,
                     Ok((true, Some(bytes))) => match types.get(*n as usize) {
-                        None | Some(0) => Hashed::Unknown,
-                        Some(oid) => known(hash.hash_stored_binary(*oid, bytes, typmod)),
+                        None | Some(0) => Found::Unknown,
+                        Some(oid) => known(hash.read_stored_binary(*oid, bytes, typmod)),
                     },
                     Ok((false, Some(text))) => {
-                        let Ok(text) = std::str::from_utf8(text) else { return Hashed::Unknown };
-                        let stored = hash.hash_stored_text(text, typmod);
+                        let Ok(text) = std::str::from_utf8(text) else { return Found::Unknown };
+                        let stored = hash.read_stored_text(text, typmod);
                         known(match types.get(*n as usize) {
                             None | Some(0) => stored,
                             // The text is a value of the parameter's type first: '1 ' of char(n) is no '1 ' of text.
-                            Some(oid) => stored.and_then(|_| hash.hash_typed_text(*oid, text)),
+                            Some(oid) => stored.and_then(|_| hash.read_typed_text(*oid, text)),
                         })
                     }
                 }
@@ -94,11 +98,11 @@ impl Values<'_> {
         let Some(hash) = colocation.hash else { return Target::Many };
         let mut target = Target::Nowhere;
         for (index, operand) in operands.iter().enumerate() {
-            match self.hash(operand, hash, used) {
-                Hashed::Null => {}
-                Hashed::Unknown => return Target::Unknown(index),
-                Hashed::Hash(h) => {
-                    let Some(group) = colocation.group_of_hash(h) else { return Target::Many };
+            match self.find(operand, hash, used) {
+                Found::Null => {}
+                Found::Unknown => return Target::Unknown(index),
+                Found::Value(value) => {
+                    let Some(group) = colocation.group_of(&value) else { return Target::Many };
                     match target {
                         Target::One(other) if other != group.id => return Target::Many,
                         _ => target = Target::One(group.id),
@@ -109,16 +113,16 @@ impl Values<'_> {
         target
     }
 
-    /// The shard groups concerned, in interval order; all of them when a value is not provable.
+    /// The shard groups concerned, in the colocation group's order; all of them when a value is not provable.
     pub fn groups(&self, colocation: &ColocationGroup, shards: &Shards) -> Vec<ShardGroupId> {
         let all = || colocation.shard_groups.iter().map(|g| g.id).collect();
         let (Shards::Holding(operands), Some(hash)) = (shards, colocation.hash) else { return all() };
         let mut wanted = Vec::new();
         for operand in operands {
-            match self.hash(operand, hash, Use::Compared) {
-                Hashed::Null => {}
-                Hashed::Unknown => return all(),
-                Hashed::Hash(h) => wanted.extend(colocation.group_of_hash(h).map(|g| g.id)),
+            match self.find(operand, hash, Use::Compared) {
+                Found::Null => {}
+                Found::Unknown => return all(),
+                Found::Value(value) => wanted.extend(colocation.group_of(&value).map(|g| g.id)),
             }
         }
         // A read of no shard still needs one to say what its columns are.
@@ -138,9 +142,9 @@ mod tests {
         let shard_groups = hash::intervals(4)
             .into_iter()
             .enumerate()
-            .map(|(i, (min, max))| ShardGroup { id: ShardGroupId(i as u64), min, max, node: NodeId(1) })
+            .map(|(i, (min, max))| ShardGroup { id: ShardGroupId(i as u64), min, max, node: NodeId(1), tenant: None })
             .collect();
-        ColocationGroup { id: ColocationId(1), shard_groups, hash: Some(HashType::Int4) }
+        ColocationGroup::new(ColocationId(1), Some(HashType::Int4), shard_groups)
     }
 
     fn literal(text: &str) -> Operand {

@@ -7,7 +7,7 @@
 //! Each node's statements leave in as few writes as fit; its answers wait in the sockets' buffers until their turn, which
 //! bounds memory. Each task has its own Sync, so that one shard's error leaves the connection in step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -16,13 +16,13 @@ use super::{Client, Participant, Transaction, Use};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Insert, Scatter};
-use crate::shard_map::{NodeId, ShardGroupId};
+use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{frame, rows};
 
-use super::route::{Hashed, Values};
+use super::route::{Found, Values};
 
 /// A statement's values and how its answer should look.
 #[derive(Clone, Copy)]
@@ -142,10 +142,7 @@ pub async fn scatter(
     plan: &Scatter,
     request: Request<'_>,
 ) -> Result<Count> {
-    let map = txn.map();
-    let colocation = map.colocation(plan.colocation).ok_or_else(super::stale_plan)?;
-    let groups = request.values().groups(colocation, &plan.shards);
-    txn.await_holds(&groups).await?;
+    let groups = txn.free_groups(plan.colocation, |c| request.values().groups(c, &plan.shards)).await?;
     if plan.access == Access::Write && groups.len() > 1 {
         txn.require_atomic().await?;
     }
@@ -155,30 +152,35 @@ pub async fn scatter(
 
 /// Runs an `Insert` plan whose rows belong to several shard groups.
 pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, request: Request<'_>) -> Result<Count> {
-    let map = txn.map();
-    let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
-    let hash = colocation.hash.ok_or_else(super::stale_plan)?;
-    let mut rows_of: BTreeMap<ShardGroupId, Vec<usize>> = BTreeMap::new();
+    let colocation = plan.table.colocation;
+    let hash = txn.map().colocation(colocation).and_then(|c| c.hash).ok_or_else(super::stale_plan)?;
     let used = Use::stored_in(&plan.table);
-    for (at, row) in plan.rows.iter().enumerate() {
-        let value = match request.values().hash(&row.tenant, hash, used) {
-            Hashed::Hash(value) => value,
-            Hashed::Null => return Err(null_tenant()),
-            Hashed::Unknown => {
-                txn.ask_hash(&row.tenant, hash, used, request.values()).await?.ok_or_else(null_tenant)?
+    let mut values = Vec::with_capacity(plan.rows.len());
+    for row in &plan.rows {
+        values.push(match request.values().find(&row.tenant, hash, used) {
+            Found::Value(value) => value,
+            Found::Null => return Err(null_tenant()),
+            Found::Unknown => {
+                txn.ask_value(&row.tenant, hash, used, request.values()).await?.ok_or_else(null_tenant)?
             }
-        };
-        let group = colocation.group_of_hash(value).ok_or_else(super::stale_plan)?;
-        rows_of.entry(group.id).or_default().push(at);
+        });
     }
-    let groups: Vec<_> = rows_of.keys().copied().collect();
-    txn.await_holds(&groups).await?;
+    let groups_of = |c: &ColocationGroup| {
+        let groups: BTreeSet<_> = values.iter().filter_map(|value| c.group_of(value)).map(|g| g.id).collect();
+        groups.into_iter().collect()
+    };
+    let groups: Vec<ShardGroupId> = txn.free_groups(colocation, groups_of).await?;
     if groups.len() > 1 {
         txn.require_atomic().await?;
     }
     // Read again: a hold may have ended because the group is elsewhere now.
     let map = txn.map();
-    let colocation = map.colocation(plan.table.colocation).ok_or_else(super::stale_plan)?;
+    let colocation = map.colocation(colocation).ok_or_else(super::stale_plan)?;
+    let mut rows_of: BTreeMap<ShardGroupId, Vec<usize>> = BTreeMap::new();
+    for (at, value) in values.iter().enumerate() {
+        let group = colocation.group_of(value).ok_or_else(super::stale_plan)?;
+        rows_of.entry(group.id).or_default().push(at);
+    }
     let mut tasks = Vec::new();
     for (id, rows) in &rows_of {
         let group = colocation.group(*id).ok_or_else(super::stale_plan)?;

@@ -12,14 +12,13 @@ use futures_util::future::join_all;
 
 use super::Executor;
 use super::cancel::CancelHandle;
-use super::route::{Use, Values};
-use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings, quote_literal};
+use super::combine::Rowsets;
+use super::journal::Entry;
+use super::participant::Participant;
+use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{HashType, NodeId, ShardGroupId, ShardMap};
-use crate::sql::Operand;
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::wire::answer::Status;
-use crate::wire::frontend::Bind;
-use crate::wire::reply_queue::To;
 
 /// Who decides where the transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,37 +31,6 @@ pub enum Kind {
     Explicit,
 }
 
-/// A server that takes part.
-pub struct Participant {
-    pub node: NodeId,
-    pub server: PooledServer,
-    /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
-    pub groups: Vec<ShardGroupId>,
-    /// Statements whose answers are complete. While there is none, joining can be undone.
-    pub statements: u32,
-    /// In a transaction block of ours or the client's.
-    pub began: bool,
-    /// Messages of the extended protocol were queued since the last Sync.
-    pub is_unsynced: bool,
-    settings_before: SessionSettings,
-}
-
-impl Participant {
-    /// Queues the Sync that ends what was queued since the last one. Outside a block that commits it, so where it
-    /// must not stay it is rolled back first.
-    pub fn end_messages(&mut self, succeeded: bool) {
-        if !std::mem::take(&mut self.is_unsynced) {
-            return;
-        }
-        if !succeeded && !self.began && !self.server.skips() {
-            // BEGIN makes a block of what has run, so that ROLLBACK has something to end and does not warn.
-            self.server.queue_between("BEGIN");
-            self.server.queue_between("ROLLBACK");
-        }
-        self.server.queue_sync();
-    }
-}
-
 pub struct Transaction {
     pub executor: Rc<Executor>,
     pub kind: Kind,
@@ -73,32 +41,46 @@ pub struct Transaction {
     identity: Rc<Identity>,
     /// What the client has SET, inside the transaction too.
     pub settings: SessionSettings,
-    settings_before: SessionSettings,
+    pub(super) settings_before: SessionSettings,
     cancel: Arc<CancelHandle>,
     begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
-    journal: Vec<Entry>,
-    participants: Vec<Participant>,
+    pub(super) journal: Vec<Entry>,
+    pub(super) participants: Vec<Participant>,
     /// The map as this transaction sees it, once it has changed the catalog itself.
-    private_map: Option<Arc<ShardMap>>,
+    pub(super) private_map: Option<Arc<ShardMap>>,
     notices: Vec<(&'static str, PgError)>,
     /// The coordinator connection that the session keeps for itself.
     pinned: Option<PooledServer>,
-    pins: bool,
+    pins: Option<Pin>,
+    /// The connection that the session kept was lost, and with it what it kept it for.
+    pub has_lost_pin: bool,
+    /// Code that nobody here can read has run: its servers may keep anything of it.
+    pub is_opaque: bool,
+    /// Parameters that changed without the client being told.
+    pub parameter_changes: Vec<(String, String)>,
+    pub(super) rowsets: Rowsets,
+    /// Whose it is.
+    client: u64,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
     client_tag: String,
 }
 
-struct Entry {
-    sql: String,
-    /// Savepoint that it sets, and the settings at that moment.
-    savepoint: Option<(String, SessionSettings)>,
+/// Why a session keeps its coordinator connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// For something that Postgres can show, and so tell when it is gone: a temporary table, a lock, LISTEN.
+    Visible,
+    /// For whatever code has done that nobody here can read.
+    Unknown,
 }
 
 /// What a session hands to its transactions.
 pub struct Origin<'a> {
+    /// A number of its own, never 0.
+    pub client: u64,
     pub executor: &'a Rc<Executor>,
     pub identity: &'a Rc<Identity>,
     pub settings: &'a SessionSettings,
@@ -125,7 +107,12 @@ impl Transaction {
             participants: Vec::new(),
             private_map: None,
             notices: Vec::new(),
-            pins: pinned.is_some(),
+            pins: pinned.as_ref().map(|_| Pin::Visible),
+            has_lost_pin: false,
+            is_opaque: false,
+            parameter_changes: Vec::new(),
+            rowsets: Rowsets::default(),
+            client: origin.client,
             schema_changed: false,
             client_tag: String::new(),
             pinned,
@@ -268,40 +255,67 @@ impl Transaction {
         if let Some(at) = self.participants.iter().position(|p| p.node == node) {
             return Ok(&mut self.participants[at]);
         }
-        let mut server = match self.pinned.take() {
-            Some(pinned) if node.is_coordinator() => pinned,
+        let (mut server, is_kept) = match self.pinned.take() {
+            Some(pinned) if node.is_coordinator() => (pinned, true),
             other => {
                 self.pinned = other;
-                let address = self.address(node)?;
-                self.executor.pools.checkout(&address, &self.identity).await?
+                (self.checkout(node).await?, false)
             }
         };
         server.knows_user_types = node.is_coordinator();
-        if self.pins && node.is_coordinator() {
-            server.retire();
+        server.carry(&self.settings_before).await?;
+        if node.is_coordinator() {
+            if let Some(pin) = self.pins {
+                keep(&mut server, pin);
+            }
+            let leftovers = &mut server.leftovers;
+            if is_kept && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = self.client;
+                server.query("DISCARD SEQUENCES").await?;
+            } else if self.kind == Kind::Auto && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = 0;
+            }
         }
         self.cancel.add(server.cancel_target());
-        let participant = Participant {
-            node,
-            groups: Vec::new(),
-            statements: 0,
-            began: false,
-            is_unsynced: false,
-            settings_before: SessionSettings::default(),
-            server: {
-                carry_settings(&mut server, &self.settings_before).await?;
-                server
-            },
-        };
-        self.participants.push(participant);
+        self.participants.push(Participant::new(node, server));
         let participant = self.participants.last_mut().expect("just pushed");
-        participant.settings_before = participant.server.settings.clone();
         if self.kind != Kind::Auto {
-            begin(participant, &self.begin, &self.journal).await?;
+            participant.begin(&self.begin, &self.journal, self.client).await?;
             // What was SET stands in the journal, between the savepoints that it was set between.
             participant.server.settings = self.settings.clone();
         }
         Ok(participant)
+    }
+
+    /// A connection that was logged in with the defaults that its role and database have now.
+    async fn checkout(&self, node: NodeId) -> Result<PooledServer> {
+        let address = self.address(node)?;
+        loop {
+            let mut server = self.executor.pools.checkout(&address, &self.identity).await?;
+            let is_current = self.executor.catalog.with_map(|map| {
+                let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
+                Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
+            });
+            if is_current {
+                return Ok(server);
+            }
+            server.poison();
+        }
+    }
+
+    /// May `currval` and `lastval` be asked? Only where the coordinator's connection remembers nobody else's values,
+    /// and is the same from statement to statement.
+    ///
+    /// Errors: 0A000.
+    pub async fn check_sequences(&mut self) -> Result<()> {
+        let (is_lasting, client) = (self.kind != Kind::Auto || self.pins.is_some(), self.client);
+        let coordinator = self.join(NodeId::COORDINATOR).await?;
+        if is_lasting && coordinator.server.leftovers.sequences_of == client {
+            return Ok(());
+        }
+        Err(PgError::unsupported("currval and lastval are not supported outside a transaction block")
+            .detail("The next statement may run on another server connection, which has seen other values.")
+            .hint("Use INSERT ... RETURNING, or ask in the transaction that made the value."))
     }
 
     /// From here on everything is one transaction on all servers. Only before anything but reads has been sent.
@@ -315,11 +329,12 @@ impl Transaction {
             if participant.began {
                 continue;
             }
-            participant.began = true;
-            match participant.is_unsynced {
-                true => participant.server.queue_between("BEGIN"),
+            if participant.is_unsynced {
+                participant.began = true;
+                participant.server.queue_between("BEGIN");
+            } else {
                 // It has only answered a question of ours.
-                false => participant.server.queue_query("BEGIN", To::Nobody),
+                participant.begin("BEGIN", &[], self.client).await?;
             }
         }
         Ok(())
@@ -348,7 +363,7 @@ impl Transaction {
         for group in groups {
             if self.executor.holds.is_held(*group)
                 && !self.uses(*group)
-                && !self.executor.holds.wait(*group, self.executor.settings.hold_timeout).await
+                && !self.executor.holds.wait(*group, self.executor.settings.load().hold_timeout).await
             {
                 return Err(PgError::new(
                     SqlState::SERIALIZATION_FAILURE,
@@ -358,45 +373,6 @@ impl Transaction {
             }
         }
         Ok(())
-    }
-
-    /// The hash of a tenant value that cannot be read here (a date in words, a binary parameter of another type):
-    /// Postgres casts and hashes it. `None` for NULL.
-    ///
-    /// Errors: what the cast says, e.g. 22P02.
-    pub async fn ask_hash(
-        &mut self,
-        operand: &Operand,
-        hash: HashType,
-        used: Use,
-        values: Values<'_>,
-    ) -> Result<Option<i32>> {
-        // Where storing would fail because the value is too long, the cast cuts it, and the shard complains.
-        let cast = hash.sql_type(used.type_modifier());
-        let (expression, bind, types) = match (operand, values) {
-            (Operand::Literal(text), _) => (quote_literal(text), Bind::text(&[]), Vec::new()),
-            (Operand::Param(n), Values::Bind { bind, types }) => {
-                let one = bind.only_parameter(*n)?;
-                ("$1".to_owned(), one, vec![types.get(*n as usize).copied().unwrap_or(0)])
-            }
-            _ => return Ok(None),
-        };
-        // An array's hash is built with its elements' hash function, whatever its name and argument are called; the hash of
-        // an array of one is 31 more. Source: PostgreSQL src/backend/utils/adt/arrayfuncs.c, hash_array().
-        let sql = format!(
-            "SELECT pg_catalog.hash_array(ARRAY[value]) FROM (SELECT ({expression})::{cast} AS value) AS x \
-             WHERE value IS NOT NULL"
-        );
-        let participant = self.join(NodeId::COORDINATOR).await?;
-        let server = &mut participant.server;
-        server.queue_parse("", &sql, &types, To::Nobody);
-        server.queue_bind(&bind, b"", "", To::Nobody);
-        server.queue_execute(b"", 0, To::Nobody);
-        server.queue_sync();
-        let rows = server.finish().await;
-        participant.statements += 1;
-        self.failed |= rows.is_err();
-        Ok(rows?.first().and_then(|r| r[0].as_deref()).and_then(|h| h.parse::<i32>().ok()).map(|h| h.wrapping_sub(31)))
     }
 
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
@@ -450,86 +426,14 @@ impl Transaction {
         result
     }
 
-    /// Runs a text on every server that takes part, and on those that join later.
-    pub async fn run_everywhere(&mut self, sql: &str) -> Result<()> {
-        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
-        Ok(())
-    }
-
-    /// Later servers run this too when they join.
-    pub fn remember(&mut self, sql: &str) {
-        self.journal.push(Entry { sql: sql.to_owned(), savepoint: None });
-    }
-
     /// The options that BEGIN had.
     pub fn options(&self) -> &str {
         self.begin.strip_prefix("BEGIN").unwrap_or("").trim_start()
     }
 
-    pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
-        self.run_everywhere(sql).await?;
-        let entry = self.journal.last_mut().expect("just pushed");
-        entry.savepoint = Some((name.to_owned(), self.settings.clone()));
-        Ok(())
-    }
-
-    pub async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
-        let at = self.savepoint_at(name)?;
-        self.run_everywhere(sql).await?;
-        self.journal.pop();
-        // Its settings stay; it and the savepoints inside it are gone.
-        let kept = self.journal.split_off(at).into_iter().filter(|e| e.savepoint.is_none());
-        self.journal.extend(kept.collect::<Vec<_>>());
-        Ok(())
-    }
-
-    pub async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<()> {
-        let at = self.savepoint_at(name)?;
-        self.failed = false;
-        self.run_everywhere(sql).await?;
-        self.journal.truncate(at + 1);
-        let (_, settings) = self.journal[at].savepoint.as_ref().expect("found by its savepoint");
-        self.settings = settings.clone();
-        for participant in &mut self.participants {
-            participant.server.settings = self.settings.clone();
-        }
-        if self.private_map.is_some() {
-            self.reload_map().await?;
-        }
-        Ok(())
-    }
-
-    fn savepoint_at(&self, name: &str) -> Result<usize> {
-        self.journal.iter().rposition(|e| e.savepoint.as_ref().is_some_and(|(n, _)| n == name)).ok_or_else(|| {
-            PgError::new(
-                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
-                format!("savepoint \"{name}\" does not exist"),
-            )
-        })
-    }
-
-    /// A SET that every server has run: later ones get it when they join.
-    pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
-        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
-        Ok(())
-    }
-
-    /// Every server that takes part has run `sql`, a SET or RESET for the session.
-    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
-        change(&mut self.settings);
-        match self.kind {
-            Kind::Auto => self.settings_before = self.settings.clone(),
-            _ => self.remember(sql),
-        }
-        for participant in &mut self.participants {
-            participant.server.settings = self.settings.clone();
-        }
-    }
-
     /// Ends without success.
     pub async fn rollback(&mut self) -> Result<()> {
+        let told = self.parameters_told();
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
             p.end_messages(false);
@@ -544,7 +448,9 @@ impl Transaction {
             }
             p
         });
-        for participant in join_all(rollbacks).await {
+        self.participants = join_all(rollbacks).await;
+        self.note_parameter_changes(told);
+        for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
         self.settings = self.settings_before.clone();
@@ -553,12 +459,21 @@ impl Transaction {
         Ok(())
     }
 
+    /// Names, code or roles' settings have changed: when that is committed, every proxy reads them again.
+    pub async fn announce_change(&mut self) -> Result<()> {
+        self.schema_changed = true;
+        self.query(NodeId::COORDINATOR, "NOTIFY tenantry_catalog").await.map(|_| ())
+    }
+
     /// Ends with success, on all servers or on none. The settings made inside stay.
     pub async fn commit(&mut self) -> Result<()> {
         let changed_catalog = self.changed_catalog() || self.schema_changed;
+        let told = self.parameters_told();
         let (participants, result) =
             super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
-        for mut participant in participants {
+        self.participants = participants;
+        self.note_parameter_changes(told);
+        for mut participant in std::mem::take(&mut self.participants) {
             if result.is_err() {
                 participant.server.settings = participant.settings_before.clone();
             }
@@ -579,12 +494,12 @@ impl Transaction {
         result
     }
 
-    /// From here on the session keeps its coordinator connection, because it leaves something there: a temporary table,
-    /// a lock, LISTEN. However the session ends, nobody else gets that connection.
-    pub fn pin(&mut self) {
-        self.pins = true;
+    /// From here on the session keeps its coordinator connection, because it leaves something there. However the session
+    /// ends, nobody else gets it as it is.
+    pub fn pin(&mut self, pin: Pin) {
+        self.pins = self.pins.max(Some(pin));
         if let Some(participant) = self.participant(NodeId::COORDINATOR) {
-            participant.server.retire();
+            keep(&mut participant.server, pin);
         }
     }
 
@@ -602,13 +517,22 @@ impl Transaction {
 
     fn release(&mut self, mut participant: Participant) {
         let is_quiet = self.cancel.remove(participant.server.key.0);
-        if self.pins && participant.node.is_coordinator() {
+        if self.pins.is_some() && participant.node.is_coordinator() {
             // A cancel that is on its way still finds the session that it is meant for.
+            self.has_lost_pin |= participant.server.is_poisoned();
             self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
-        } else if !is_quiet {
+            return;
+        }
+        participant.server.leftovers.is_unsure |= self.is_opaque;
+        if !is_quiet {
             participant.server.poison();
         }
     }
+}
+
+fn keep(server: &mut PooledServer, pin: Pin) {
+    server.retire();
+    server.leftovers.keeps_unknown |= pin == Pin::Unknown;
 }
 
 impl Drop for Transaction {
@@ -620,33 +544,4 @@ impl Drop for Transaction {
             }
         }
     }
-}
-
-/// Brings a connection to the settings wanted, before anything else runs on it: a statement must never run
-/// with another client's settings, so this is one round trip of its own.
-async fn carry_settings(server: &mut PooledServer, wanted: &SessionSettings) -> Result<()> {
-    if let Some(sql) = server.settings.statements_to(wanted) {
-        let result = server.query(&sql).await;
-        if result.is_err() && server.status() == Status::Idle {
-            server.poison();
-        }
-        result?;
-    }
-    // Equal or not: what is the same value is compared faster next time.
-    server.settings = wanted.clone();
-    Ok(())
-}
-
-async fn begin(participant: &mut Participant, begin: &str, journal: &[Entry]) -> Result<()> {
-    participant.began = true;
-    if begin == "BEGIN" && journal.is_empty() {
-        participant.server.queue_query("BEGIN", To::Nobody);
-        return Ok(());
-    }
-    // With options of the client's BEGIN may fail, and then nothing may run behind it.
-    participant.server.query(begin).await?;
-    for entry in journal {
-        participant.server.query(&entry.sql).await?;
-    }
-    Ok(())
 }

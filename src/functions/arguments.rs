@@ -50,3 +50,11 @@ pub struct NodeProperty {
 pub struct ClusterEdit {
     pub workers: Option<i32>,
 }
+
+#[derive(Deserialize)]
+pub struct UpdateNode {
+    pub node_id: Option<i32>,
+    pub new_node_name: Option<String>,
+    pub new_node_port: Option<i32>,
+    pub force: Option<bool>,
+}

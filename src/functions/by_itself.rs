@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
-use crate::operations::mover::{MoverEnvironment, Notice};
-use crate::operations::rebalance::call;
+use crate::operations::mover::{MoverEnvironment, Notice, isolate};
+use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
 pub fn runs_by_itself(name: &str) -> bool {
@@ -23,6 +23,13 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "get_rebalance_table_shards_plan"
             | "rebalance_status"
             | "rebalance_stop"
+            | "job_status"
+            | "job_wait"
+            | "job_cancel"
+            | "task_wait"
+            | "get_rebalance_progress"
+            | "isolate_tenant_to_new_shard"
+            | "tenantry_isolate_tenant"
     )
 }
 
@@ -47,10 +54,17 @@ pub async fn call_by_itself(
             call::get_rebalance_table_shards_plan(&environment, &arguments, &notify).await
         }
         "citus_drain_node" | "master_drain_node" => call::citus_drain_node(&environment, &arguments, &notify).await,
-        "citus_rebalance_start" => call::citus_rebalance_start(&environment, &arguments, &notify).await,
-        "citus_rebalance_status" => call::citus_rebalance_status(&environment, &arguments, &notify).await,
-        "citus_rebalance_wait" => call::citus_rebalance_wait(&environment, &arguments, &notify).await,
-        "citus_rebalance_stop" => call::citus_rebalance_stop(&environment, &arguments, &notify).await,
+        "citus_rebalance_start" => job::citus_rebalance_start(&environment, &arguments, &notify).await,
+        "citus_rebalance_status" => job::citus_rebalance_status(&environment).await,
+        "citus_rebalance_wait" => job::citus_rebalance_wait(&environment).await,
+        "citus_rebalance_stop" => job::citus_rebalance_stop(&environment).await,
+        "citus_job_status" => job::citus_job_status(&environment, &arguments).await,
+        "citus_job_wait" => job::citus_job_wait(&environment, &arguments).await,
+        "citus_job_cancel" => job::citus_job_cancel(&environment, &arguments).await,
+        "citus_task_wait" => job::citus_task_wait(&environment, &arguments).await,
+        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(&environment, &arguments, &notify).await,
+        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(&environment, &arguments, &notify).await,
+        "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;
     Ok((value, notices.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())))

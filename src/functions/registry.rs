@@ -6,16 +6,18 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::arguments::{AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable};
+use super::arguments::{
+    AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable, UpdateNode,
+};
 use super::cluster_size;
 use crate::catalog::Catalog;
 use crate::catalog::shards::Measure;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
-use crate::operations::nodes;
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::sizes::table_size;
+use crate::operations::{node_state, nodes};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
 
@@ -40,10 +42,25 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         }
         // Shells are empty from the start.
         "truncate_local_data_after_distributing_table" => Ok(Value::Null),
-        "citus_add_node" | "master_add_node" => add_node(name, arguments, txn, env).await,
+        "citus_add_node" | "master_add_node" => add_node(name, arguments, txn, env, true).await,
+        "citus_add_inactive_node" | "master_add_inactive_node" => add_node(name, arguments, txn, env, false).await,
+        "citus_activate_node" | "master_activate_node" => {
+            let (host, port) = node_address(name, arguments)?;
+            node_state::activate_node(txn, &env.catalog, &host, port).await.map(|id| json!(id))
+        }
+        "citus_disable_node" | "master_disable_node" => {
+            let (host, port) = node_address(name, arguments)?;
+            node_state::disable_node(txn, &host, port).await.map(|()| Value::Null)
+        }
+        "citus_update_node" | "master_update_node" => update_node(name, arguments, txn, env).await,
+        "citus_check_cluster_node_health" => node_state::check_health(&env.catalog, &txn.map()).await,
+        "citus_check_connection_to_node" => {
+            let (host, port) = node_address(name, arguments)?;
+            let address = nodes::address(&host, port)?;
+            Ok(json!(node_state::reaches(&env.catalog, &address).await))
+        }
         "citus_remove_node" | "master_remove_node" => {
-            let NodeAddress { nodename, nodeport } = read(name, arguments)?;
-            let (host, port) = (required(nodename, "nodename")?, required(nodeport, "nodeport")?);
+            let (host, port) = node_address(name, arguments)?;
             nodes::remove_node(txn, &host, port).await.map(|()| Value::Null)
         }
         "citus_set_coordinator_host" => {
@@ -77,6 +94,16 @@ pub fn provided() -> Provided {
             "master_add_node",
             "citus_remove_node",
             "master_remove_node",
+            "citus_add_inactive_node",
+            "master_add_inactive_node",
+            "citus_activate_node",
+            "master_activate_node",
+            "citus_disable_node",
+            "master_disable_node",
+            "citus_update_node",
+            "master_update_node",
+            "citus_check_cluster_node_health",
+            "citus_check_connection_to_node",
             "citus_set_coordinator_host",
             "citus_set_node_property",
             "master_set_node_property",
@@ -93,11 +120,28 @@ pub fn provided() -> Provided {
             "citus_rebalance_status",
             "citus_rebalance_wait",
             "citus_rebalance_stop",
+            "citus_job_status",
+            "citus_job_wait",
+            "citus_job_cancel",
+            "citus_task_wait",
+            "get_rebalance_progress",
+            "isolate_tenant_to_new_shard",
+            "tenantry_isolate_tenant",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
         ]),
         inline: HashSet::from([
             "citus_version",
+            "citus_add_rebalance_strategy",
+            "citus_set_default_rebalance_strategy",
+            "citus_shard_cost_1",
+            "citus_shard_cost_by_disk_size",
+            "citus_node_capacity_1",
+            "citus_shard_allowed_on_node_true",
+            "citus_job_list",
+            "tenantry_cluster_pause",
+            "tenantry_cluster_resume",
+            "tenantry_cluster_cancel",
             "citus_is_coordinator",
             "citus_coordinator_nodeid",
             "citus_get_active_worker_nodes",
@@ -114,9 +158,13 @@ pub fn provided() -> Provided {
             ("pg_dist_placement", None),
             ("pg_dist_shard_placement", None),
             ("pg_dist_colocation", None),
+            ("pg_dist_rebalance_strategy", None),
+            ("pg_dist_background_job", None),
+            ("pg_dist_background_task", None),
             ("citus_nodes", None),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),
+            ("tenantry_tenants", None),
         ]),
     }
 }
@@ -134,7 +182,25 @@ async fn distribute(arguments: Value, txn: &mut Transaction, env: &Environment) 
     create_distributed_table(txn, request).await.map(|()| Value::Null)
 }
 
-async fn add_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+fn node_address(name: &str, arguments: Value) -> Result<(String, i32)> {
+    let NodeAddress { nodename, nodeport } = read(name, arguments)?;
+    Ok((required(nodename, "nodename")?, required(nodeport, "nodeport")?))
+}
+
+async fn update_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    let UpdateNode { node_id, new_node_name, new_node_port, force } = read(name, arguments)?;
+    let (id, host) = (required(node_id, "node_id")?, required(new_node_name, "new_node_name")?);
+    let (port, force) = (required(new_node_port, "new_node_port")?, force.unwrap_or(false));
+    node_state::update_node(txn, &env.catalog, id, (&host, port), force).await.map(|()| Value::Null)
+}
+
+async fn add_node(
+    name: &str,
+    arguments: Value,
+    txn: &mut Transaction,
+    env: &Environment,
+    is_active: bool,
+) -> Result<Value> {
     let arguments: AddNode = read(name, arguments)?;
     let request = nodes::AddNode {
         host: required(arguments.nodename, "nodename")?,
@@ -142,6 +208,7 @@ async fn add_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         group_id: required(arguments.groupid, "groupid")?,
         role: required(arguments.noderole, "noderole")?,
         cluster: required(arguments.nodecluster, "nodecluster")?,
+        is_active,
     };
     nodes::add_node(txn, &env.catalog, request).await.map(|id| json!(id))
 }

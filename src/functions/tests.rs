@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Environment;
-use crate::backend::{Identity, PoolSettings, Pools, Secret, ServerAddress, SessionSettings};
+use crate::backend::{Identity, Nodes, Pools, Secret, ServerAddress, SessionSettings};
 use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
 use crate::error::{Result, SqlState};
@@ -39,7 +39,7 @@ impl Cluster {
         let settings = catalog::Settings { port: servers.coordinator().port(), ..catalog::Settings::default() };
         let catalog = Catalog::open(settings).await.unwrap();
         let executor = Rc::new(Executor {
-            pools: Pools::new(PoolSettings::default()),
+            pools: Pools::new(Nodes::new(Default::default())),
             catalog: catalog.clone(),
             holds: Arc::new(Holds::default()),
             coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },
@@ -60,6 +60,7 @@ impl Cluster {
     fn begin(&self) -> Transaction {
         let identity = Identity { user: "postgres".into(), database: "postgres".into(), secret: Secret::None };
         let origin = Origin {
+            client: 1,
             executor: &self.executor,
             identity: &Rc::new(identity),
             settings: &SessionSettings::default(),
@@ -219,7 +220,36 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
     assert_eq!(cluster.ask(NodeId(3), verifier).await, cluster.ask(NodeId::COORDINATOR, verifier).await);
     cluster.call("citus_remove_node", &add_node(third.port())).await.unwrap();
-    assert_eq!(cluster.call("citus_add_node", &add_node(third.port())).await.unwrap().as_deref(), Some("4"));
+    // Noted down first, and put into service later; taken out again while it holds no shards.
+    let inactive = cluster.call("citus_add_inactive_node", &add_node(third.port())).await.unwrap();
+    assert_eq!(inactive.as_deref(), Some("4"));
+    assert_eq!(cluster.env.catalog.map().active_workers().count(), 2);
+    cluster.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (7)").await;
+    cluster.call("create_reference_table", "'later'").await.unwrap();
+    cluster.call("citus_activate_node", &add_node(third.port())).await.unwrap();
+    assert_eq!(cluster.ask(NodeId(4), "SELECT id FROM later").await, ["7"]);
+    cluster.call("citus_disable_node", &add_node(third.port())).await.unwrap();
+    assert_eq!(cluster.env.catalog.map().active_workers().count(), 2);
+    let health = "SELECT count(*) FROM tenantry_result.citus_check_cluster_node_health('{}') r WHERE r.result";
+    let mut txn = cluster.begin();
+    let rows = super::call("citus_check_cluster_node_health", json!({}), &mut txn, &cluster.env).await.unwrap();
+    assert_eq!(
+        txn.query(NodeId::COORDINATOR, &health.replace("{}", &rows.to_string())).await.unwrap()[0][0],
+        Some("3".into())
+    );
+    drop(txn);
+    let down = cluster.call("citus_check_connection_to_node", "'127.0.0.1', 1").await.unwrap();
+    assert_eq!(down.as_deref(), Some("f"));
+
+    // The same server under another name is taken; a server without the shards is not.
+    let second = cluster.servers.workers()[1].port();
+    cluster.call("citus_update_node", &format!("2, 'localhost', {second}")).await.unwrap();
+    assert_eq!(cluster.env.catalog.map().node(NodeId(2)).map(|n| n.host.as_str()), Some("localhost"));
+    assert_eq!(cluster.rows_on_shards("public", "companies").await, 1000);
+    cluster.call("citus_remove_node", &add_node(third.port())).await.unwrap();
+    let refused = cluster.call("citus_update_node", &format!("2, '127.0.0.1', {}", third.port())).await.unwrap_err();
+    assert_eq!(refused.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+    assert!(refused.detail_text().unwrap().starts_with("The server there lacks shards of the node: public_"));
 
     let first = cluster.servers.workers()[0].port();
     let refused = cluster.call("citus_remove_node", &add_node(first)).await.unwrap_err();
@@ -297,6 +327,10 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         access: Access::Write,
         returns_rows: false,
         pins: false,
+        pins_unknown: false,
+        frees: false,
+        recalls_sequences: false,
+        sets: Vec::new(),
         changes_schema: true,
         on_all_nodes: true,
         outside_transaction: false,

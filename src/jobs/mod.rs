@@ -8,6 +8,7 @@ mod two_phase_recovery;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
@@ -27,13 +28,13 @@ impl Default for Settings {
 }
 
 /// All jobs, until `stop`.
-pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
+pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let rebalances = rebalances::run(MoverEnvironment::new(catalog.clone(), holds.clone()), stop.clone());
     tokio::join!(maintain(catalog, holds, settings, stop), rebalances);
 }
 
 /// The steady loop: ends what crashed proxies left half done.
-async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, stop: CancellationToken) {
+async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let environment = MoverEnvironment::new(catalog.clone(), holds);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -42,7 +43,8 @@ async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Settings, 
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match two_phase_recovery::recover(&catalog, settings.recovery_patience).await {
+        let patience = settings.load().recovery_patience;
+        match two_phase_recovery::recover(&catalog, patience).await {
             Ok(0) => {}
             Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
             Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{connect, jobs, pg_error};
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notice};
-use crate::operations::rebalance::call::{KIND, run_rebalance_job};
+use crate::operations::rebalance::job::{KIND, run_rebalance_job};
 use crate::shard_map::NodeId;
 
 /// Looks for work until `stop`. A move under way at the stop is repaired by the next proxy.
@@ -46,6 +46,6 @@ async fn work(environment: &MoverEnvironment) -> Result<()> {
     Ok(())
 }
 
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(500);
 /// Key of the advisory lock: "rebalanc" in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"rebalanc");

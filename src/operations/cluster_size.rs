@@ -3,8 +3,11 @@
 //! ```text
 //!   Pending      servers are started and added            3/5: three of five take part, the coordinator counted in
 //!   Progressing  shards are moved onto them, or off those that go
-//!   Successful | Failed
+//!   Successful | Failed | Cancelled
 //! ```
+//!
+//! Between two steps it looks whether the request is to be paused or cancelled. Cancelled, it leaves what is done: servers
+//! that were added stay, and those that were to go take shards again.
 //!
 //! What a request asks for is compared with the nodes there are, so one that was cut off goes on where it stopped.
 //! The cluster is changed by the same SQL that a user would type, through the proxy.
@@ -63,11 +66,31 @@ async fn serve(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Confi
 }
 
 async fn carry_out(request: &Request, provisioner: &mut impl Provisioner, sql: &Sql) -> Result<()> {
-    let mut workers = sql.workers().await?;
-    let wanted = request.workers;
-    let servers = |workers: &[Address]| Servers { ready: workers.len() + 1, wanted: wanted + 1 };
+    let workers = sql.workers().await?;
+    let done = match workers.len() <= request.workers {
+        true => grow(request, workers, provisioner, sql).await?,
+        false => shrink(request, workers, provisioner, sql).await?,
+    };
+    match done {
+        Go::On => sql.finish(request, State::Successful, "").await,
+        Go::Back => sql.finish(request, State::Cancelled, "cancelled by an operator").await,
+    }
+}
+
+/// Starts servers, then gives them their part of the shards.
+async fn grow(
+    request: &Request,
+    mut workers: Vec<Address>,
+    provisioner: &mut impl Provisioner,
+    sql: &Sql,
+) -> Result<Go> {
+    let wanted = request.workers + 1;
+    let servers = |workers: &[Address]| Servers { ready: workers.len() + 1, wanted };
     sql.note(request, State::Pending, "", &servers(&workers)).await?;
-    while workers.len() < wanted {
+    while workers.len() < request.workers {
+        if sql.wait_while_paused(request).await? == Go::Back {
+            return Ok(Go::Back);
+        }
         sql.note(request, State::Pending, "starting a server", &servers(&workers)).await?;
         let address = provisioner.add_worker().await?;
         if let Err(error) = sql.run(&format!("SELECT citus_add_node({})", arguments(&address))).await {
@@ -78,37 +101,66 @@ async fn carry_out(request: &Request, provisioner: &mut impl Provisioner, sql: &
         }
         workers.push(address);
     }
-    let leaving = workers.split_off(wanted.min(workers.len()));
-    if leaving.len() > 1 {
-        // All at once, or the first to be drained would fill the next.
-        for address in &leaving {
-            let arguments = arguments(address);
-            sql.run(&format!("SELECT citus_set_node_property({arguments}, 'shouldhaveshards', false)")).await?;
-        }
-    }
+    // Also when nothing was added just now: an earlier run may have been cut off before this.
+    sql.rebalance(request, "rebalancing shards", &servers(&workers), "").await
+}
+
+/// Moves the shards off the servers that were added last, then ends these.
+async fn shrink(
+    request: &Request,
+    mut workers: Vec<Address>,
+    provisioner: &mut impl Provisioner,
+    sql: &Sql,
+) -> Result<Go> {
+    let wanted = request.workers + 1;
+    let leaving = workers.split_off(request.workers);
     let mut left = leaving.len();
+    // All at once, or the first to be drained would fill the next.
+    sql.let_hold_shards(&leaving, false).await?;
+    let servers = Servers { ready: wanted + left, wanted };
+    let detail = match leaving.as_slice() {
+        [one] => format!("moving shards off {}:{}", one.host, one.port),
+        several => format!("moving shards off {} servers", several.len()),
+    };
+    if sql.rebalance(request, &detail, &servers, "drain_only := true").await? == Go::Back {
+        sql.let_hold_shards(&leaving, true).await?;
+        return Ok(Go::Back);
+    }
     for address in leaving.iter().rev() {
-        let detail = format!("moving shards off {}:{}", address.host, address.port);
-        sql.note(request, State::Progressing, &detail, &Servers { ready: wanted + 1 + left, wanted: wanted + 1 })
-            .await?;
-        let arguments = arguments(address);
-        sql.run(&format!("SELECT citus_drain_node({arguments})")).await?;
-        sql.run(&format!("SELECT citus_remove_node({arguments})")).await?;
+        sql.run(&format!("SELECT citus_remove_node({})", arguments(address))).await?;
         provisioner.remove_worker(address).await?;
         left -= 1;
+        sql.note(request, State::Progressing, "stopping servers", &Servers { ready: wanted + left, wanted }).await?;
     }
-    if leaving.is_empty() {
-        // Also when nothing was added just now: an earlier run may have been cut off before this.
-        sql.note(request, State::Progressing, "rebalancing shards", &servers(&workers)).await?;
-        sql.run("SELECT rebalance_table_shards()").await?;
-    }
-    sql.note(request, State::Progressing, "", &servers(&workers)).await?;
-    sql.finish(request, State::Successful, "").await
+    Ok(Go::On)
+}
+
+/// Whether the request is still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Go {
+    On,
+    /// It was cancelled.
+    Back,
 }
 
 struct Request {
     id: i64,
     workers: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Run,
+    Pause,
+    Cancel,
+}
+
+/// How far a rebalance is.
+struct Progress {
+    state: String,
+    error: String,
+    done: u64,
+    all: u64,
 }
 
 /// Servers that take part, of those that shall, the coordinator counted in.
@@ -123,6 +175,7 @@ enum State {
     Progressing,
     Successful,
     Failed,
+    Cancelled,
 }
 
 /// The statements of this job.
@@ -148,6 +201,88 @@ impl Sql {
                 Ok(Address { host: row.pop().unwrap_or_default(), port })
             })
             .collect()
+    }
+
+    /// Has a rebalance done in the background and waits for it; while the request is paused it is stopped.
+    ///
+    /// Errors: 55000 with the job's error when it failed.
+    async fn rebalance(&self, request: &Request, detail: &str, servers: &Servers, options: &str) -> Result<Go> {
+        loop {
+            if self.wait_while_paused(request).await? == Go::Back {
+                return Ok(Go::Back);
+            }
+            self.note(request, State::Progressing, detail, servers).await?;
+            let started = self.rows(&format!("SELECT citus_rebalance_start({options})")).await?;
+            let job: i64 = number(started.first().and_then(|row| row.first()).map_or("", String::as_str))?;
+            if job == 0 {
+                return Ok(Go::On);
+            }
+            let mut stopped = false;
+            loop {
+                tokio::time::sleep(POLL).await;
+                let Progress { state, error, done, all } = self.progress(job).await?;
+                match state.as_str() {
+                    "finished" => return Ok(Go::On),
+                    // Stopped by us to pause or cancel the request, or by somebody else: look again what is wanted.
+                    "cancelled" => break,
+                    "failed" => return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, error)),
+                    _ => {}
+                }
+                self.note(request, State::Progressing, &format!("{detail} {done}/{all}"), servers).await?;
+                if !stopped && self.wish(request).await? != Wish::Run {
+                    self.run(&format!("SELECT citus_job_cancel({job})")).await?;
+                    stopped = true;
+                }
+            }
+        }
+    }
+
+    async fn progress(&self, job: i64) -> Result<Progress> {
+        let sql = format!(
+            "SELECT j.state, coalesce(j.error, ''), count(t.id) FILTER (WHERE t.state = 'done'), count(t.id) \
+             FROM tenantry.job j LEFT JOIN tenantry.job_task t ON t.job_id = j.id WHERE j.id = {job} GROUP BY j.id"
+        );
+        let rows = self.rows(&sql).await?;
+        let Some([state, error, done, all]) = rows.first().map(Vec::as_slice) else {
+            return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("job {job} is gone")));
+        };
+        Ok(Progress { state: state.clone(), error: error.clone(), done: number(done)?, all: number(all)? })
+    }
+
+    async fn wish(&self, request: &Request) -> Result<Wish> {
+        let sql = format!("SELECT wish FROM tenantry.cluster_request WHERE id = {}", request.id);
+        let rows = self.rows(&sql).await?;
+        Ok(match rows.first().and_then(|row| row.first()).map(String::as_str) {
+            Some("pause") => Wish::Pause,
+            Some("cancel") => Wish::Cancel,
+            _ => Wish::Run,
+        })
+    }
+
+    async fn wait_while_paused(&self, request: &Request) -> Result<Go> {
+        let mut told = false;
+        loop {
+            match self.wish(request).await? {
+                Wish::Run => return Ok(Go::On),
+                Wish::Cancel => return Ok(Go::Back),
+                Wish::Pause if told => {}
+                Wish::Pause => {
+                    let sql = "UPDATE tenantry.cluster_request SET detail = 'paused', \
+                               started_at = coalesce(started_at, now()) WHERE id = ";
+                    self.run(&format!("{sql}{}", request.id)).await?;
+                    told = true;
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn let_hold_shards(&self, workers: &[Address], value: bool) -> Result<()> {
+        for address in workers {
+            let arguments = arguments(address);
+            self.run(&format!("SELECT citus_set_node_property({arguments}, 'shouldhaveshards', {value})")).await?;
+        }
+        Ok(())
     }
 
     async fn note(&self, request: &Request, state: State, detail: &str, servers: &Servers) -> Result<()> {

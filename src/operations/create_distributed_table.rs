@@ -245,7 +245,7 @@ async fn place(txn: &mut Transaction, map: &ShardMap, count: u32) -> Result<Vec<
     let intervals = hash::intervals(count).into_iter().zip(ids);
     Ok(intervals
         .zip(workers.iter().cycle())
-        .map(|(((min, max), id), worker)| ShardGroup { id: ShardGroupId(id), min, max, node: worker.id })
+        .map(|(((min, max), id), worker)| ShardGroup { id: ShardGroupId(id), min, max, node: worker.id, tenant: None })
         .collect())
 }
 

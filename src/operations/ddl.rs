@@ -88,13 +88,14 @@ pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) ->
     txn.require_atomic().await?;
     let text = statement.query.render(None);
     let sets_password = text.to_ascii_lowercase().contains("password");
-    let before = if sets_password { verifiers(txn).await? } else { BTreeSet::new() };
     txn.query_for_client(&text).await?;
     let mut each = text;
     if sets_password {
         // Each server would salt a password in its own way; a login passed through needs one verifier everywhere.
-        for (role, verifier) in verifiers(txn).await?.difference(&before) {
-            each.push_str(&format!(";\nALTER ROLE {} PASSWORD {}", identifier(role), literal(verifier)));
+        for row in txn.query(NodeId::COORDINATOR, "SELECT role, stored FROM tenantry.passwords_set_here()").await? {
+            if let [Some(role), Some(stored)] = row.as_slice() {
+                each.push_str(&format!(";\nALTER ROLE {} PASSWORD {}", identifier(role), literal(stored)));
+            }
         }
     }
     let workers: Vec<NodeId> = txn.map().active_workers().map(|n| n.id).collect();
@@ -410,17 +411,4 @@ async fn index_owner(txn: &mut Transaction, name: &QualifiedName) -> Result<Opti
     let Some([Some(oid), Some(index)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
     let table = oid.parse().ok().and_then(|oid| txn.map().table_by_oid(TableOid(oid)).cloned());
     Ok(table.map(|table| (table, index.clone())))
-}
-
-/// Roles and their stored passwords. Only a superuser may see them, and only a superuser's passwords reach workers.
-async fn verifiers(txn: &mut Transaction) -> Result<BTreeSet<(String, String)>> {
-    let sql = "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL";
-    let rows = txn.query(NodeId::COORDINATOR, sql).await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| match <[Option<String>; 2]>::try_from(row) {
-            Ok([Some(role), Some(verifier)]) => Some((role, verifier)),
-            _ => None,
-        })
-        .collect())
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::create_distributed_table::number;
+use super::node_check::check_server;
 use super::node_objects;
 use crate::catalog::nodes::{self, NewNode};
 use crate::catalog::{Address, Catalog, connect, pg_error};
@@ -22,6 +23,8 @@ pub struct AddNode {
     pub group_id: i32,
     pub role: String,
     pub cluster: String,
+    /// An inactive one is only noted down: `activate_node` checks and prepares it.
+    pub is_active: bool,
 }
 
 /// Answers the node's id; that of the existing node when it is already there.
@@ -41,9 +44,12 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
         txn.reload_map().await?;
         return Ok(number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default());
     }
-    check_server(catalog, &map, &address).await?;
-    prepare_server(txn, catalog, &map, &address).await?;
+    if request.is_active {
+        check_server(catalog, &map, &address).await?;
+        prepare_server(txn, catalog, &map, &address).await?;
+    }
     let row = NewNode {
+        is_active: request.is_active,
         host: address.host,
         port: address.port,
         group_id: u32::try_from(request.group_id).ok(),
@@ -107,7 +113,8 @@ pub async fn set_node_property(
     Ok(())
 }
 
-fn address(host: &str, port: i32) -> Result<Address> {
+/// Errors: 22023 for what can be no address.
+pub fn address(host: &str, port: i32) -> Result<Address> {
     let port = u16::try_from(port).ok().filter(|p| *p > 0).ok_or_else(|| {
         PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("invalid port number: {port}"))
             .detail("A port is a number from 1 to 65535.")
@@ -119,11 +126,11 @@ fn address(host: &str, port: i32) -> Result<Address> {
     Ok(Address { host: host.to_owned(), port })
 }
 
-fn no_such_node(address: &Address) -> PgError {
+pub(super) fn no_such_node(address: &Address) -> PgError {
     PgError::new(SqlState::UNDEFINED_OBJECT, format!("node at \"{}:{}\" does not exist", address.host, address.port))
 }
 
-fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Address) -> Result<()> {
+pub(super) fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Address) -> Result<()> {
     for table in map.tables() {
         let Some(colocation) = map.colocation(table.colocation) else { continue };
         let held = table.shards.iter().zip(&colocation.shard_groups).find(|(_, group)| group.node == node);
@@ -148,94 +155,13 @@ fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Address) -> Res
     Ok(())
 }
 
-/// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
-async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
-    let settings = catalog.settings();
-    let candidate = facts(&connect(settings, address).await?).await?;
-    let coordinator = facts(&connect(settings, &settings.coordinator()).await?).await?;
-    let mut complaints = Vec::new();
-    if candidate.version < VERSION_MIN {
-        complaints.push(format!("It runs PostgreSQL {}; 15 or later is needed.", candidate.version / 10000));
-    }
-    if candidate.in_recovery {
-        complaints.push("It is in recovery (a standby).".to_owned());
-    }
-    if candidate.wal_level != "logical" {
-        complaints.push(format!("Its wal_level is {}; logical is needed to move shards.", candidate.wal_level));
-    }
-    if candidate.max_prepared_transactions == 0 {
-        complaints.push("Its max_prepared_transactions is 0; two-phase commit needs more.".to_owned());
-    }
-    if candidate.max_replication_slots == 0 {
-        complaints.push("Its max_replication_slots is 0; moving shards needs more.".to_owned());
-    }
-    if candidate.encoding != coordinator.encoding {
-        complaints.push(format!(
-            "Its database \"{}\" has encoding {}, the coordinator's has {}.",
-            settings.dbname, candidate.encoding, coordinator.encoding
-        ));
-    }
-    if candidate.identity == coordinator.identity {
-        complaints.push("It is the coordinator itself.".to_owned());
-    }
-    for worker in map.active_workers() {
-        let at = Address { host: worker.host.clone(), port: worker.port };
-        // A worker that is down cannot be the server that has just answered.
-        if let Ok(client) = connect(settings, &at).await
-            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
-        {
-            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
-        }
-    }
-    if complaints.is_empty() {
-        return Ok(());
-    }
-    Err(PgError::new(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("cannot add node {}:{}", address.host, address.port),
-    )
-    .detail(complaints.join(" "))
-    .hint("Change the server's settings, restart it and call citus_add_node again."))
-}
-
-struct Facts {
-    version: i32,
-    in_recovery: bool,
-    wal_level: String,
-    max_prepared_transactions: i32,
-    max_replication_slots: i32,
-    encoding: String,
-    /// Differs between servers, even between copies of one data folder.
-    identity: String,
-}
-
-async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
-    let row = client
-        .query_one(
-            "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), \
-             current_setting('max_prepared_transactions')::int, current_setting('max_replication_slots')::int, \
-             current_setting('server_encoding'), \
-             (SELECT system_identifier FROM pg_control_system()) || '/' || pg_postmaster_start_time()",
-            &[],
-        )
-        .await
-        .map_err(pg_error)?;
-    let read = || {
-        Ok(Facts {
-            version: row.try_get(0)?,
-            in_recovery: row.try_get(1)?,
-            wal_level: row.try_get(2)?,
-            max_prepared_transactions: row.try_get(3)?,
-            max_replication_slots: row.try_get(4)?,
-            encoding: row.try_get(5)?,
-            identity: row.try_get(6)?,
-        })
-    };
-    read().map_err(pg_error)
-}
-
 /// Roles, schemas, extensions, types and reference tables, in one transaction on the new server.
-async fn prepare_server(txn: &mut Transaction, catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
+pub(super) async fn prepare_server(
+    txn: &mut Transaction,
+    catalog: &Catalog,
+    map: &ShardMap,
+    address: &Address,
+) -> Result<()> {
     // Nobody may write a reference table between its copy and the commit that makes the node known.
     let references = node_objects::lock_reference_tables(txn, map).await?;
     let settings = catalog.settings();
@@ -252,5 +178,4 @@ async fn prepare_server(txn: &mut Transaction, catalog: &Catalog, map: &ShardMap
     target.commit().await.map_err(pg_error)
 }
 
-const VERSION_MIN: i32 = 150000;
 const HOST_BYTES_MAX: usize = 255;

@@ -11,6 +11,7 @@ use crate::sql::copy_statement::{
 
 use super::names::{coordinator, resolve};
 use super::query_wrapper::{PlanQuery, rebase};
+use super::session_effects::refuse_hidden_settings;
 use super::{Context, Coordinator, CopyFormat, CopyIn, CopyOptions, CopyOut, Plan};
 
 pub(super) fn plan_copy(
@@ -26,7 +27,9 @@ pub(super) fn plan_copy(
     match &statement.source {
         CopySource::Query(range) => {
             let inner = &text[range.start as usize..range.end as usize];
-            match plan_query(inner)? {
+            let plan = plan_query(inner)?;
+            refuse_hidden_settings(&plan)?;
+            match plan {
                 Plan::Coordinator(plan) => Ok(Coordinator {
                     query: rebase(text, range.start as usize, &plan.query),
                     returns_rows: false,

@@ -33,7 +33,35 @@ pub(super) fn binds_session(name: &str) -> bool {
             | "pg_advisory_unlock_shared"
             | "pg_advisory_unlock_all"
             | "set_config"
-    )
+    ) || hides_state(name)
+}
+
+/// As above, and nobody can ask what is left: it runs a text, or keeps a state that no view shows.
+pub(super) fn hides_state(name: &str) -> bool {
+    matches!(
+        name,
+        "query_to_xml"
+            | "query_to_xmlschema"
+            | "query_to_xml_and_xmlschema"
+            | "ts_stat"
+            | "ts_rewrite"
+            | "setseed"
+            | "set_limit"
+            | "connectby"
+            | "xpath_table"
+            | "dblink_connect"
+            | "dblink_connect_u"
+    ) || name.starts_with("crosstab")
+}
+
+/// May let go of what a session has been kept for.
+pub(super) fn frees_session(name: &str) -> bool {
+    name.starts_with("pg_advisory_unlock")
+}
+
+/// Tells what the session has drawn from a sequence.
+pub(super) fn recalls_sequence(name: &str) -> bool {
+    matches!(name, "currval" | "lastval")
 }
 
 /// Reads or moves a sequence; sequences live on the coordinator.

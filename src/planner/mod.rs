@@ -15,6 +15,7 @@ mod pull;
 mod query;
 mod query_wrapper;
 mod session_command;
+mod session_effects;
 mod shape;
 mod statement;
 mod transaction;
@@ -24,6 +25,7 @@ mod utility;
 mod utility_tests;
 
 pub use plan::*;
+pub use session_effects::may_run_opaque_code;
 pub use shape::plan_shape;
 pub use utility::plan_utility;
 

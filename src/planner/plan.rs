@@ -133,6 +133,14 @@ pub struct Coordinator {
     /// Leaves state behind that only this connection has (temporary table, LISTEN, session advisory lock,
     /// WITH HOLD cursor, or a body nobody can look into): the session keeps the connection.
     pub pins: bool,
+    /// As `pins`, and Postgres cannot show what it has left: a body that nobody here can look into.
+    pub pins_unknown: bool,
+    /// May end what the session keeps its connection for.
+    pub frees: bool,
+    /// Asks for values that the session has drawn from sequences (`currval`, `lastval`).
+    pub recalls_sequences: bool,
+    /// Calls of `set_config`, whose settings must follow the client.
+    pub sets: Vec<SetConfig>,
     /// May change names: the shard map's shadows are read again afterwards (CREATE/ALTER/DROP of anything).
     pub changes_schema: bool,
     /// CREATE/ALTER/DROP ROLE, SCHEMA, EXTENSION, TYPE, FUNCTION, GRANT ...: every worker runs it too.
@@ -141,6 +149,14 @@ pub struct Coordinator {
     pub outside_transaction: bool,
     /// System views that need figures of the workers before they are read.
     pub needs: Vec<Figures>,
+}
+
+/// A call of `set_config`. Its value is asked for when it has run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetConfig {
+    /// A literal or a parameter.
+    pub name: Operand,
+    pub is_local: Operand,
 }
 
 /// Figures gathered from the workers into `pg_temp.<table>` before a statement that reads them.

@@ -11,6 +11,7 @@ use crate::sql::{Access, Operand, Spliced};
 
 use super::function_call::inline_splices;
 use super::names::{coordinator, names_managed_table};
+use super::session_effects::with_session_effects;
 use super::statement::{Statement, has_call, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
 use super::{combine, insert, modify, pull};
@@ -25,7 +26,9 @@ pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mo
         }
         Err(_) => {
             let query = Spliced::new(text, inline_splices(text, tokens, ctx));
-            return Ok(Coordinator { query, ..unread(text, tokens) }.into());
+            let plan = Coordinator { query, ..unread(text, tokens) };
+            let reads = plan.access == Access::Read;
+            return with_session_effects(text, tokens, reads, plan).map(Plan::from);
         }
     };
     let meaning = |name: &[Name]| meaning(ctx, name);
@@ -113,18 +116,17 @@ impl Statement<'_> {
         if self.relations.iter().any(|r| r.is_target && matches!(r.meaning, Meaning::Reference(_))) {
             return modify::plan_reference(self);
         }
-        let calls = self.calls();
         let into = matches!(&self.tree.body, Body::Select(s) if s.into);
-        Ok(Coordinator {
+        let plan = Coordinator {
             query: Spliced::new(self.text, self.coordinator_splices()),
             access: if into { Access::Write } else { self.access() },
             returns_rows: self.returns_rows(),
-            pins: calls.iter().any(|name| functions::binds_session(name)) || into,
+            pins: into,
             changes_schema: into,
             needs: self.needs(),
             ..coordinator("")
-        }
-        .into())
+        };
+        with_session_effects(self.text, self.tokens, !self.writes() && !into, plan).map(Plan::from)
     }
 
     /// Effects that must not happen on a shard, or on several.

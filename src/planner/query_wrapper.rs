@@ -7,6 +7,7 @@ use crate::shard_map::ColocationId;
 use crate::sql::{Access, Cursor, Splice, Spliced};
 
 use super::names::{coordinator, names_managed_table};
+use super::session_effects::refuse_hidden_settings;
 use super::statement::is_stored_as_written;
 use super::{Combine, Context, Coordinator, Plan, Router, Rowset, Scatter, Shards};
 
@@ -52,10 +53,15 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
         };
     }
     let offset = c.rest_range().start;
-    Ok(match plan_query(c.rest_text())? {
+    let inner = plan_query(c.rest_text())?;
+    if analyze {
+        refuse_hidden_settings(&inner)?;
+    }
+    Ok(match inner {
         Plan::Coordinator(inner) => Coordinator {
             access: if analyze { inner.access } else { Access::Read },
             pins: inner.pins,
+            recalls_sequences: inner.recalls_sequences,
             needs: inner.needs,
             ..returns(rebase(text, offset, &inner.query))
         }
@@ -99,8 +105,11 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
     let with_hold = c.take_all(&["with", "hold"]);
     c.take_all(&["without", "hold"]);
     c.expect("for")?;
-    match plan_query(c.rest_text())? {
+    let inner = plan_query(c.rest_text())?;
+    refuse_hidden_settings(&inner)?;
+    match inner {
         Plan::Coordinator(inner) => Ok(Coordinator {
+            recalls_sequences: inner.recalls_sequences,
             query: rebase(text, c.rest_range().start, &inner.query),
             access: inner.access,
             pins: inner.pins || with_hold,
@@ -157,8 +166,11 @@ pub(super) fn plan_stored_query(
 ) -> Result<Plan, PgError> {
     let text = whole.text();
     let range = without_tail(query).rest_range();
-    match plan_query(&text[range.clone()])? {
+    let inner = plan_query(&text[range.clone()])?;
+    refuse_hidden_settings(&inner)?;
+    match inner {
         Plan::Coordinator(inner) => Ok(Coordinator {
+            recalls_sequences: inner.recalls_sequences,
             query: rebase(text, range.start, &inner.query),
             pins: inner.pins || is_temporary,
             changes_schema: true,

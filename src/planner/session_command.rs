@@ -11,6 +11,15 @@ use super::{Coordinator, Plan, SessionCommand, TransactionCommand};
 /// `text`: the statement, without comments around it.
 pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Plan, PgError> {
     Ok(Plan::Session(match statement {
+        // They belong to the transaction.
+        SessionStatement::Set { name, values, .. } if name == "transaction_read_only" => {
+            let is_on = values.first().is_none_or(|value| is_on(value));
+            let text = if is_on { "SET TRANSACTION READ ONLY" } else { "SET TRANSACTION READ WRITE" };
+            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+        }
+        SessionStatement::Set { name, .. } if name == "transaction_isolation" || name == "transaction_deferrable" => {
+            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+        }
         SessionStatement::Set { name, local, values } => {
             check_setting(&name, &values)?;
             SessionCommand::Set { name, local, text: text.to_owned() }
@@ -26,7 +35,7 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         }
         SessionStatement::DiscardAll => SessionCommand::DiscardAll,
         SessionStatement::DiscardSome => {
-            return Ok(Coordinator { access: Access::Read, ..coordinator(text) }.into());
+            return Ok(Coordinator { access: Access::Read, frees: true, ..coordinator(text) }.into());
         }
         SessionStatement::Prepare { name, types, body } => SessionCommand::Prepare { name, types, body },
         SessionStatement::Execute { name, arguments } => SessionCommand::Execute { name, arguments },
@@ -36,7 +45,7 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
 
 /// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
 /// different statements. Errors: 0A000.
-fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
+pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
     let Some(value) = values.first() else { return Ok(()) };
     match name {
         "standard_conforming_strings" if !is_on(value) => {

@@ -257,7 +257,7 @@ pub(super) fn is_stored_as_written(table: &Table, operand: &Operand) -> bool {
     column.type_modifier < 0
         || match operand {
             Operand::Null => true,
-            Operand::Literal(text) => hash.hash_stored_text(text, column.type_modifier).is_some(),
+            Operand::Literal(text) => hash.read_stored_text(text, column.type_modifier).is_some(),
             Operand::Param(_) | Operand::Lifted { .. } => false,
         }
 }

@@ -60,9 +60,10 @@ fn plan(verb: &str, cursor: Cursor<'_>, ctx: &Context<'_>, plan_query: PlanQuery
         "explain" => plan_explain(c, ctx, plan_query),
         "declare" => plan_declare(c, plan_query),
         "fetch" => Ok(read(true).into()),
-        "move" | "close" | "notify" | "checkpoint" => Ok(read(false).into()),
-        "listen" | "load" => Ok(Coordinator { pins: true, ..read(false) }.into()),
-        "unlisten" => Ok(read(false).into()),
+        "move" | "notify" | "checkpoint" => Ok(read(false).into()),
+        "listen" => Ok(Coordinator { pins: true, ..read(false) }.into()),
+        "load" => Ok(Coordinator { pins: true, pins_unknown: true, ..read(false) }.into()),
+        "unlisten" | "close" => Ok(Coordinator { frees: true, ..read(false) }.into()),
         "create" | "alter" | "drop" => plan_definition(verb, c, cursor, ctx, plan_query),
         "grant" | "revoke" => plan_grant(c, text),
         "reassign" => Ok(Coordinator { on_all_nodes: true, ..coordinator(text) }.into()),
@@ -84,7 +85,10 @@ fn plan_opaque(cursor: Cursor<'_>, ctx: &Context<'_>) -> Result<Plan, PgError> {
     });
     match named {
         Some(table) => Err(refuse_construct(&format!("a {verb} statement"), &table)),
-        None => Ok(Coordinator { pins: true, returns_rows: verb == "CALL", ..coordinator(text) }.into()),
+        None => {
+            let returns_rows = verb == "CALL";
+            Ok(Coordinator { pins: true, pins_unknown: true, returns_rows, ..coordinator(text) }.into())
+        }
     }
 }
 
@@ -121,6 +125,7 @@ fn plan_definition(
     if verb == "create" && (c.take("view") || c.take_all(&["materialized", "view"])) {
         c.take_all(&["if", "not", "exists"]);
         let name = c.qualified_name()?;
+        let is_temporary = is_temporary || is_made_temporary(&name, ctx);
         refuse_shadowing(is_temporary, &name, ctx)?;
         if !c.seek("as") {
             return Err(c.syntax_error());
@@ -143,6 +148,13 @@ fn plan_definition(
                 .hint("Drop the role's objects one by one.")),
             None => Ok(on_all_nodes(text)),
         },
+        "type" | "domain" | "function" | "procedure" | "aggregate" | "routine" | "operator" | "cast"
+            if whole.all().iter().any(|t| is_temporary_schema(&fold(text, t))) =>
+        {
+            Err(PgError::unsupported(format!("cannot create a temporary {kind}"))
+                .detail("It would stay on server connections that others use.")
+                .hint("Create it in another schema."))
+        }
         "type" | "domain" | "function" | "procedure" | "aggregate" | "routine" | "operator" | "cast" => {
             // A body would find the table's empty shell wherever it runs.
             let named = names_managed_table(text, whole.all(), ctx)
@@ -153,12 +165,19 @@ fn plan_definition(
             }
         }
         "conversion" | "language" | "trusted" | "text" => Ok(on_all_nodes(text)),
+        "database" if scope.is_at(2, "reset") || scope.is_at(2, "set") && !scope.is_at(3, "tablespace") => {
+            refuse_lexical_settings(whole)?;
+            Ok(on_all_nodes(text))
+        }
         "database" | "tablespace" | "system" | "subscription" => {
             refuse_lexical_settings(whole)?;
             Ok(Coordinator { outside_transaction: true, ..local() }.into())
         }
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
-        "sequence" | "view" | "materialized" | "default" => Ok(local().into()),
+        "sequence" | "view" | "materialized" | "default" => {
+            let pins = verb == "create" && whole.all().iter().any(|t| is_temporary_schema(&fold(text, t)));
+            Ok(Coordinator { pins, ..local() }.into())
+        }
         "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),
         _ => match names_managed_table(text, whole.all(), ctx) {
             Some(table) => Err(refuse_definition(verb, &kind, &table)),
@@ -225,6 +244,7 @@ fn plan_create_table(
 ) -> Result<Plan, PgError> {
     c.take_all(&["if", "not", "exists"]);
     let name = c.qualified_name()?;
+    let is_temporary = is_temporary || is_made_temporary(&name, ctx);
     refuse_shadowing(is_temporary, &name, ctx)?;
     if c.take_all(&["partition", "of"]) {
         refuse_managed(&c.qualified_name()?, "a partition", ctx)?;
@@ -258,9 +278,20 @@ fn plan_create_table(
     Ok(Coordinator { changes_schema: true, pins: is_temporary, ..coordinator(whole.text()) }.into())
 }
 
+/// Where the name says so, or the search_path does.
+fn is_made_temporary(name: &QualifiedName, ctx: &Context<'_>) -> bool {
+    match &name.schema {
+        Some(schema) => is_temporary_schema(schema),
+        None => ctx.search_path.first().is_some_and(|schema| is_temporary_schema(schema)),
+    }
+}
+
+fn is_temporary_schema(name: &str) -> bool {
+    name == "pg_temp" || name.starts_with("pg_temp_")
+}
+
 /// A temporary relation would hide a managed table from the coordinator, but not from routing.
 fn refuse_shadowing(is_temporary: bool, name: &QualifiedName, ctx: &Context<'_>) -> Result<(), PgError> {
-    let is_temporary = is_temporary || name.schema.as_deref() == Some("pg_temp");
     if is_temporary && ctx.map.has_table_named(&name.name) {
         return Err(PgError::unsupported(format!("cannot create a temporary relation called \"{}\"", name.name))
             .detail("A distributed or reference table has this name.")

@@ -32,10 +32,9 @@ fn table(oid: u32, name: &str, colocation: u32, columns: Vec<Column>) -> Table {
 }
 
 fn map() -> ShardMap {
-    let group = |id: u32| ColocationGroup {
-        id: ColocationId(id),
-        hash: (id != 9).then_some(HashType::Int4),
-        shard_groups: vec![ShardGroup { id: ShardGroupId(7), min: i32::MIN, max: i32::MAX, node: NodeId(1) }],
+    let group = |id: u32| {
+        let all = ShardGroup { id: ShardGroupId(7), min: i32::MIN, max: i32::MAX, node: NodeId(1), tenant: None };
+        ColocationGroup::new(ColocationId(id), (id != 9).then_some(HashType::Int4), vec![all])
     };
     let key = || column("tenant_id", false);
     ShardMap::new(
@@ -50,6 +49,7 @@ fn map() -> ShardMap {
             ],
             colocations: vec![group(1), group(2), group(9)],
             shadows: vec![("mine".into(), "orders".into())],
+            ..ShardMapParts::default()
         },
     )
 }

@@ -92,7 +92,9 @@ impl Session {
         for name in std::mem::take(&mut self.batch.parsed) {
             self.statements.remove(&name);
         }
-        self.statements.extend(std::mem::take(&mut self.batch.closed));
+        for (name, statement) in std::mem::take(&mut self.batch.closed) {
+            self.statements.insert(name, statement);
+        }
         if retry == Retry::StalePlan {
             self.forget_prepared().await;
         }

@@ -50,6 +50,12 @@ impl CancelKeys {
         bool::from(session.0.ct_eq(key)).then(|| session.1.clone())
     }
 
+    /// Cancels what every session runs.
+    pub async fn cancel_all(&self) {
+        let handles: Vec<_> = self.sessions.iter().map(|session| session.1.clone()).collect();
+        futures_util::future::join_all(handles.iter().map(|handle| handle.cancel())).await;
+    }
+
     /// Sessions that are logged in.
     pub fn len(&self) -> usize {
         self.sessions.len()

@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Relayed, Retry, Routed, Use};
+use crate::executor::{Found, Kind, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -49,7 +49,7 @@ impl Session {
             self.batch.start = Some(Start {
                 mark: self.client.mark(),
                 version: self.map_version(),
-                deadline: tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout,
+                deadline: tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout,
             });
         }
         self.batch.keep(&frame);
@@ -146,13 +146,16 @@ impl Session {
     async fn parse(&mut self, frame: &Frame) -> Result<()> {
         let parse = Parse::read(frame.payload())?;
         let name = frame.bytes.slice_ref(parse.name);
-        if !name.is_empty() && self.statements.contains_key(&name) {
+        if !name.is_empty() && self.statements.contains(&name) {
             return Err(PgError::new(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
                 format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
             ));
         }
         self.confirm_unanswered_parse().await?;
+        if !name.is_empty() {
+            self.check_room(parse.text.len())?;
+        }
         let statement = Rc::new(self.new_statement(parse.text, parse.types)?);
         if !matches!(&*statement.plan, Plan::Transaction(_)) {
             self.refuse_if_failed()?;
@@ -257,6 +260,7 @@ impl Session {
         if !self.places_at_once(&statement.plan, request) {
             self.pause().await?;
         }
+        self.note_opaque_code(&statement.text);
         match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
             Place::Server { node, group, query, shared } => {
                 let types = match shared {
@@ -311,10 +315,10 @@ impl Session {
             Plan::Router(router) => {
                 let map = self.map();
                 let hash = map.colocation(router.colocation).and_then(|c| c.hash);
-                let hashes = |o| hash.is_some_and(|h| request.values().hash(o, h, Use::Compared) != Hashed::Unknown);
+                let hashes = |o| hash.is_some_and(|h| request.values().find(o, h, Use::Compared) != Found::Unknown);
                 router.operands.iter().all(hashes)
             }
-            Plan::Coordinator(c) => c.needs.is_empty(),
+            Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
             Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
             _ => false,
         }
@@ -473,7 +477,7 @@ impl Session {
                     self.confirm_unanswered_parse().await?;
                 }
                 // The servers keep it: other clients may use the same text.
-                if let Some(closed) = self.statements.remove_entry(name) {
+                if let Some(closed) = self.statements.remove(name) {
                     self.batch.closed.push(closed);
                 }
                 self.answer(answer::close_complete);
@@ -499,6 +503,19 @@ impl Session {
         self.confirm_unanswered_parse().await?;
         self.settle().await?;
         self.client.flush().await
+    }
+
+    /// COPY data without a Flush or Sync before it: the Execute that asks for it leaves now, and takes it.
+    pub(super) async fn copy_message(&mut self, frame: Frame) -> Result<()> {
+        self.replay.push_front(frame);
+        if let Err(error) = self.settle().await {
+            self.batch_error(error).await?;
+        }
+        // No COPY wanted it. Source: PostgreSQL src/backend/tcop/postgres.c, PostgresMain().
+        if self.replay.front().is_some_and(|next| matches!(next.tag, b'd' | b'c' | b'f')) {
+            self.replay.pop_front();
+        }
+        Ok(())
     }
 
     /// From here on messages go to `node`; another server's answers come first.

@@ -11,8 +11,8 @@
 
 mod batch;
 mod cancel_keys;
+mod credentials;
 mod extended_query;
-mod limits;
 mod login;
 mod metrics;
 mod place;
@@ -24,25 +24,28 @@ mod shapes;
 mod simple_query;
 mod startup;
 mod statement_plans;
+mod statements;
 mod transaction_commands;
 
 pub use cancel_keys::CancelKeys;
-pub use limits::Limits;
+pub use credentials::Credentials;
 pub use login::LoginSettings;
 pub use shapes::{Route, Shapes};
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{PoolSettings, Pools, ServerAddress};
+use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::executor::{self, Executor, Holds, TransactionIds};
 use crate::planner::Provided;
+use crate::transport::Acceptor;
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -51,24 +54,35 @@ pub struct Shared {
     pub transaction_ids: Arc<TransactionIds>,
     pub coordinator: ServerAddress,
     pub cancel_keys: Arc<CancelKeys>,
-    pub pool: PoolSettings,
-    pub executor: executor::Settings,
-    pub login: LoginSettings,
-    pub limits: Limits,
+    /// What the whole process holds to each node.
+    pub nodes: Arc<Nodes>,
+    /// These two may change at any time.
+    pub executor: Arc<ArcSwap<executor::Settings>>,
+    pub login: Arc<ArcSwap<LoginSettings>>,
+    /// Takes clients' TLS handshakes.
+    pub acceptor: Arc<Acceptor>,
+    pub credentials: Credentials,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,
 }
 
-/// Serves the sockets that arrive, on the calling thread (inside a `LocalSet`), until `stop`; then lets the sessions
-/// that are in a transaction end it.
-pub async fn run_data_thread(
-    shared: Arc<Shared>,
-    mut incoming: mpsc::Receiver<std::net::TcpStream>,
-    stop: CancellationToken,
-) {
+/// How data threads are told to end.
+#[derive(Clone)]
+pub struct Ending {
+    /// Sessions end as soon as they are in no transaction.
+    pub stop: CancellationToken,
+    /// Sessions end as soon as no statement runs.
+    pub hurry: CancellationToken,
+}
+
+/// Serves the sockets that arrive, on the calling thread (inside a `LocalSet`), until told to stop or `incoming` ends;
+/// then lets the sessions come to their end.
+pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<std::net::TcpStream>, ending: Ending) {
+    // Of this thread alone, so that looking at them costs no other thread anything.
+    let ending = Ending { stop: ending.stop.child_token(), hurry: ending.hurry.child_token() };
     let executor = Rc::new(Executor {
-        pools: Pools::new(shared.pool.clone()),
+        pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),
         holds: shared.holds.clone(),
         coordinator: shared.coordinator.clone(),
@@ -77,39 +91,42 @@ pub async fn run_data_thread(
     });
     let thread = Rc::new(run::Thread {
         shared,
-        executor,
+        executor: executor.clone(),
         plans: plan_cache::PlanCache::default(),
         shapes: shapes::Shapes::default(),
         metrics: metrics::Metrics::new(),
     });
     let sessions = TaskTracker::new();
-    let mut close_idle = tokio::time::interval(CLOSE_IDLE_EVERY);
+    let pools = executor.pools.clone();
+    let mut maintain = std::pin::pin!(pools.maintain());
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
-            _ = close_idle.tick() => thread.executor.pools.close_idle(),
+            () = ending.stop.cancelled() => break,
+            () = &mut maintain => {}
             socket = incoming.recv() => match socket {
                 None => break,
                 Some(socket) => {
-                    let session = serve(thread.clone(), socket, stop.clone());
+                    let session = serve(thread.clone(), socket, ending.clone());
                     tokio::task::spawn_local(sessions.track_future(session));
                 }
             },
         }
     }
+    // Accepted before the end: they are told.
+    while let Ok(socket) = incoming.try_recv() {
+        tokio::task::spawn_local(sessions.track_future(serve(thread.clone(), socket, ending.clone())));
+    }
     sessions.close();
-    sessions.wait().await;
+    tokio::select! { () = &mut maintain => {} () = sessions.wait() => {} }
 }
 
-async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, stop: CancellationToken) {
+async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, ending: Ending) {
     let prepared = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
     let served = match prepared {
-        Ok(socket) => run::serve(thread, socket, stop).await,
+        Ok(socket) => run::serve(thread, socket, ending).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "session ended");
     }
 }
-
-const CLOSE_IDLE_EVERY: std::time::Duration = std::time::Duration::from_secs(30);

@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Hashed, Kind, Target, Use, combine};
+use crate::executor::{Found, Kind, Pin, Target, Use, combine};
 use crate::planner::{self, Context, Mode, Plan};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -42,9 +42,14 @@ impl Session {
 
     /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
     pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
-        let Some(route) = self.context_of(|context| self.thread.shapes.route(text, context)) else { return Ok(None) };
-        self.refuse_if_failed()?;
-        self.server_of(route.colocation, route.group, &route.query, true).await.map(Some)
+        loop {
+            let route = self.context_of(|context| self.thread.shapes.route(text, context));
+            let Some(route) = route else { return Ok(None) };
+            self.refuse_if_failed()?;
+            if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
+                return Ok(Some(place));
+            }
+        }
     }
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
@@ -61,8 +66,9 @@ impl Session {
     ) -> Result<Place> {
         match &**plan {
             Plan::Router(router) => {
-                match self.target(router.colocation, &router.operands, Use::Compared, request, statement).await? {
-                    Some(group) => self.server_of(router.colocation, group, &router.query, true).await,
+                let (colocation, operands) = (router.colocation, &router.operands);
+                match self.server(colocation, operands, &router.query, Use::Compared, request, statement).await? {
+                    Some(place) => Ok(place),
                     None => {
                         let many = self.plan_for_many_shards(text)?;
                         if matches!(&*many, Plan::Router(_)) {
@@ -93,18 +99,15 @@ impl Session {
                     return Err(crate::executor::scatter::null_tenant());
                 }
                 let used = Use::stored_in(&insert.table);
-                match self.target(insert.table.colocation, &operands, used, request, statement).await? {
-                    Some(group) => self.server_of(insert.table.colocation, group, &insert.query, true).await,
-                    None => Ok(Place::Virtual(plan.clone())),
-                }
+                let colocation = insert.table.colocation;
+                let place = self.server(colocation, &operands, &insert.query, used, request, statement).await?;
+                Ok(place.unwrap_or_else(|| Place::Virtual(plan.clone())))
             }
-            Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema => {
+            Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema && c.sets.is_empty() => {
                 for figures in &c.needs {
                     combine::gather_figures(self.txn(), *figures).await?;
                 }
-                if c.pins {
-                    self.txn().pin();
-                }
+                self.note_session_effects(c).await?;
                 Ok(Place::Server {
                     node: NodeId::COORDINATOR,
                     group: None,
@@ -121,9 +124,51 @@ impl Session {
         }
     }
 
+    /// Before a statement of the coordinator: does the session keep the connection, or may it let go of it?
+    ///
+    /// Errors: 0A000 for values of sequences that would be another client's.
+    pub async fn note_session_effects(&mut self, plan: &planner::Coordinator) -> Result<()> {
+        if plan.pins {
+            let pin = if plan.pins_unknown { Pin::Unknown } else { Pin::Visible };
+            self.txn().pin(pin);
+        }
+        if plan.recalls_sequences {
+            self.txn().check_sequences().await?;
+        }
+        self.may_unpin |= plan.frees || plan.changes_schema;
+        Ok(())
+    }
+
+    /// Notes that the servers of the transaction may keep what this text has done, if nobody can read what it runs.
+    pub fn note_opaque_code(&mut self, text: &str) {
+        if self.with_map(|map| planner::may_run_opaque_code(text, map)) {
+            self.txn().is_opaque = true;
+        }
+    }
+
     fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {
         let hash = self.with_map(|map| map.colocation(colocation).and_then(|c| c.hash));
-        hash.is_some_and(|hash| operands.iter().any(|o| request.values().hash(o, hash, Use::Compared) == Hashed::Null))
+        hash.is_some_and(|hash| operands.iter().any(|o| request.values().find(o, hash, Use::Compared) == Found::Null))
+    }
+
+    /// The server of the one shard group that the operands lie in; `None` when they lie in several.
+    async fn server(
+        &mut self,
+        colocation: ColocationId,
+        operands: &[Operand],
+        query: &Spliced,
+        used: Use,
+        request: Request<'_>,
+        statement: Option<&Statement>,
+    ) -> Result<Option<Place>> {
+        loop {
+            let Some(group) = self.target(colocation, operands, used, request, statement).await? else {
+                return Ok(None);
+            };
+            if let Some(place) = self.server_of(colocation, group, query, true).await? {
+                return Ok(Some(place));
+            }
+        }
     }
 
     /// The one shard group that the operands lie in; `None` when they lie in several.
@@ -144,24 +189,24 @@ impl Session {
         let hash = colocation.hash.ok_or_else(gone)?;
         let mut target = None;
         for operand in operands {
-            let mut hashed = request.values().hash(operand, hash, used);
+            let mut found = request.values().find(operand, hash, used);
             let described;
-            if hashed == Hashed::Unknown
+            if found == Found::Unknown
                 && let (Operand::Param(_), Some(statement)) = (operand, statement)
             {
                 // A binary value whose type the client left open: ask what the statement takes.
                 described = self.describe(statement).await?;
-                hashed = Request { types: &described.parameters, ..request }.values().hash(operand, hash, used);
+                found = Request { types: &described.parameters, ..request }.values().find(operand, hash, used);
             }
-            let value = match hashed {
-                Hashed::Hash(value) => value,
-                Hashed::Null => continue,
-                Hashed::Unknown => match self.txn().ask_hash(operand, hash, used, request.values()).await? {
+            let value = match found {
+                Found::Value(value) => value,
+                Found::Null => continue,
+                Found::Unknown => match self.txn().ask_value(operand, hash, used, request.values()).await? {
                     Some(value) => value,
                     None => continue,
                 },
             };
-            let group = colocation.group_of_hash(value).ok_or_else(gone)?.id;
+            let group = colocation.group_of(&value).ok_or_else(gone)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return Ok(None);
             }
@@ -170,19 +215,21 @@ impl Session {
         Ok(target.or_else(|| colocation.shard_groups.first().map(|g| g.id)))
     }
 
+    /// The server of a shard group, once it is not held; `None` when other groups have taken its place meanwhile.
     async fn server_of(
         &mut self,
         colocation: ColocationId,
         group: ShardGroupId,
         query: &Spliced,
         shared: bool,
-    ) -> Result<Place> {
+    ) -> Result<Option<Place>> {
         if self.thread.shared.holds.is_held(group) {
             self.txn().await_holds(&[group]).await?;
         }
         // The map is read after the hold: it may have ended because the group is elsewhere now.
-        let node = self.with_map(|map| Some(map.colocation(colocation)?.group(group)?.node)).ok_or_else(gone)?;
-        Ok(Place::Server { node, group: Some(group), query: query.clone(), shared })
+        let colocation = self.with_map(|map| map.colocation(colocation).map(|c| c.group(group).map(|g| g.node)));
+        let node = colocation.ok_or_else(gone)?;
+        Ok(node.map(|node| Place::Server { node, group: Some(group), query: query.clone(), shared }))
     }
 
     /// A second server in what is not yet a transaction: from here on both are one.

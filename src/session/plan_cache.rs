@@ -10,8 +10,8 @@ use crate::planner::{self, Context, Mode, Plan};
 
 /// By text.
 type Plans = HashMap<Box<str>, (Made, Rc<Plan>)>;
-/// By text and parameter types.
-type StatementIds = HashMap<(Box<str>, Vec<u32>), u64>;
+/// By text, parameter types and search_path: types of parameters are inferred once, from the names found then.
+type StatementIds = HashMap<(Box<str>, Vec<u32>, Vec<String>), u64>;
 
 #[derive(Default)]
 pub struct PlanCache {
@@ -76,14 +76,14 @@ impl PlanCache {
         known.insert(text.into(), (Made::of(context), parsed.clone()));
     }
 
-    /// One number for each text and parameter types: what servers' prepared statements are named after.
-    pub fn statement_id(&self, text: &str, types: &[u32]) -> u64 {
+    /// One number for each text, parameter types and search_path: what servers' prepared statements are named after.
+    pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String]) -> u64 {
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= MAX_PLANS {
             // Numbers are never used twice, so servers cannot confuse an old statement with a new one.
             statements.clear();
         }
-        *statements.entry((text.into(), types.to_vec())).or_insert_with(|| {
+        *statements.entry((text.into(), types.to_vec(), search_path.to_vec())).or_insert_with(|| {
             self.next_statement.set(self.next_statement.get() + 1);
             self.next_statement.get()
         })

@@ -51,6 +51,7 @@ impl Statement {
             Plan::Insert(i) => i.returns_rows,
             Plan::ReferenceWrite(w) => w.returns_rows,
             Plan::FunctionCall(_) | Plan::Explain(_) => true,
+            Plan::Coordinator(c) => !c.sets.is_empty(),
             Plan::Session(SessionCommand::Execute { .. }) => true,
             _ => false,
         }
@@ -79,6 +80,12 @@ impl Session {
         Ok(Statement::new(parsed, map_version))
     }
 
+    /// Errors: 53400 when the client has as many statements as it may.
+    pub fn check_room(&self, text_len: usize) -> Result<()> {
+        let bounds = self.thread.executor.settings.load();
+        self.statements.check_room(text_len, bounds.client_statements, bounds.client_statement_bytes)
+    }
+
     pub fn statement(&self, name: &[u8]) -> Result<Rc<Statement>> {
         self.statements.get(name).cloned().ok_or_else(|| no_statement(name))
     }
@@ -99,12 +106,13 @@ impl Session {
         }))
     }
 
-    /// What servers know the statement by. The same for the same names, text and types, in every session of this
-    /// thread; under another search_path, or when a table has come before it there, the names are others.
+    /// What servers know the statement by. The same for the same names, text, types and search_path, in every session of
+    /// this thread. Plans are the server's business: it makes them anew for another role.
     pub fn key_of(&self, statement: &Statement, query: &Spliced, group: Option<ShardGroupId>) -> StatementKey {
         if statement.number.get() == 0 {
             let any_shard = query.render(Some(ShardGroupId(0)));
-            statement.number.set(self.thread.plans.statement_id(&any_shard, &statement.types));
+            let id = self.thread.plans.statement_id(&any_shard, &statement.types, &self.search_path);
+            statement.number.set(id);
         }
         StatementKey { statement: statement.number.get(), group: group.map_or(0, |g| g.0) }
     }
@@ -159,21 +167,15 @@ impl Session {
         let executor = &self.thread.executor;
         let mut server = executor.pools.checkout(&executor.coordinator, &self.identity).await?;
         server.knows_user_types = true;
-        let wanted = self.transaction.as_ref().map_or(&self.settings, |t| &t.settings);
-        if let Some(sql) = server.settings.statements_to(wanted) {
-            if let Err(error) = server.query(&sql).await {
-                server.poison();
-                return Err(error);
-            }
-            server.settings = wanted.clone();
-        }
+        server.carry(self.transaction.as_ref().map_or(&self.settings, |t| &t.settings)).await?;
         Ok(server)
     }
 
     /// PREPARE name (types) AS body.
     pub async fn prepare(&mut self, name: &str, types: &[String], body: &str) -> Result<()> {
         let key = Bytes::copy_from_slice(name.as_bytes());
-        if self.statements.contains_key(&key) {
+        self.check_room(body.len())?;
+        if self.statements.contains(&key) {
             return Err(PgError::new(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
                 format!("prepared statement \"{name}\" already exists"),
@@ -209,6 +211,7 @@ impl Session {
         let values = self.evaluate(arguments, &statement.types).await?;
         let values: Vec<_> = values.iter().map(Option::as_deref).collect();
         let bind = Bind::text(&values);
+        self.note_opaque_code(&statement.text);
         let request = Request { bind: &bind, types: &statement.types, describe };
         let (node, group, query, shared) =
             match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {

@@ -9,16 +9,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
-use super::prepared::Statement;
 use super::shapes::Shapes;
-use super::startup::{self, Wish};
-use super::{Shared, login};
+use super::startup::{Opening, Wish};
+use super::statements::Statements;
+use super::{Ending, Shared, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, Executor, Kind, Origin, Transaction};
@@ -48,11 +47,17 @@ pub struct Session {
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
-    pub statements: HashMap<Bytes, Rc<Statement>>,
+    pub statements: Statements,
     pub portals: HashMap<Bytes, Portal>,
     pub transaction: Option<Transaction>,
     /// The coordinator connection that this session keeps, because it left something there.
     pub pinned: Option<PooledServer>,
+    /// Something has run that may end what it is kept for.
+    pub may_unpin: bool,
+    /// It was lost, and with it what it was kept for: the session ends.
+    pub has_lost_pin: bool,
+    /// Parameters that changed and the client has yet to be told of.
+    pub parameter_changes: Vec<(String, String)>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
     pub batch: super::batch::Batch,
@@ -61,18 +66,19 @@ pub struct Session {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToken) -> Result<()> {
+pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
     socket.set_nodelay(true)?;
     let peer = socket.peer_addr()?.ip();
-    let mut stream = Stream::from(socket);
-    let deadline = tokio::time::Instant::now() + thread.shared.login.timeout;
-    let (wish, rest) = match tokio::time::timeout_at(deadline, startup::read(&mut stream)).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(error)) => return refuse(stream, error).await,
-        Err(_) => return Ok(()),
+    let mut opening = Opening::new(socket);
+    let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
+    let read = tokio::time::timeout_at(deadline, opening.read(&thread.shared.acceptor));
+    let wish = match ending.stop.run_until_cancelled(read).await {
+        Some(Ok(Ok(Some(wish)))) => wish,
+        Some(Ok(Err(error))) => return refuse(opening.stream, error).await,
+        Some(Ok(Ok(None)) | Err(_)) => return Ok(()),
+        None => return refuse(opening.stream, shutting_down()).await,
     };
     let startup = match wish {
-        Wish::Nothing => return Ok(()),
         Wish::Cancel { pid, key } => {
             if let Some(handle) = thread.shared.cancel_keys.find(pid, &key) {
                 handle.cancel().await;
@@ -81,21 +87,22 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
         }
         Wish::Session(startup) => startup,
     };
-    let mut client = Client::new(stream, rest);
+    let Some(stream) = opening.stream else { return Ok(()) };
+    let mut client =
+        Client::new(stream, opening.rest, thread.shared.executor.load().client.clone(), ending.hurry.clone());
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
-    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer);
-    let identity = match tokio::time::timeout_at(deadline, identity).await {
-        Ok(Ok(Some(identity))) => Rc::new(identity),
+    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer, opening.handshake.as_ref());
+    let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
+    let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
+        Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
         Ok(Ok(None)) | Err(_) => return Ok(()),
         Ok(Err(error)) => {
             answer::error(&as_fatal(error), client.out());
             return client.flush().await;
         }
     };
-    answer::authentication_ok(client.out());
-    client.set_limits(thread.shared.limits.client.clone());
     let cancel = thread.shared.cancel_keys.register(startup.minor);
     let mut session = Session {
         thread,
@@ -106,10 +113,13 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
-        statements: HashMap::new(),
+        statements: Statements::default(),
         portals: HashMap::new(),
         transaction: None,
         pinned: None,
+        may_unpin: false,
+        has_lost_pin: false,
+        parameter_changes: Vec::new(),
         skip_until_sync: false,
         batch: Default::default(),
         replay: VecDeque::new(),
@@ -120,7 +130,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
     }
     session.thread.metrics.logins.increment(1);
     session.thread.metrics.clients.increment(1.0);
-    let ended = session.run(stop).await;
+    let ended = session.run(&ending).await;
     session.thread.metrics.clients.decrement(1.0);
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
@@ -130,11 +140,17 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, stop: CancellationToke
     ended
 }
 
-async fn refuse(mut stream: Stream, error: PgError) -> Result<()> {
+/// Best effort: after a failed handshake there is nobody to tell.
+async fn refuse(stream: Option<Stream>, error: PgError) -> Result<()> {
+    let Some(mut stream) = stream else { return Err(error) };
     let mut out = BytesMut::new();
     answer::error(&error, &mut out);
     stream.write_all(&out).await?;
     Ok(stream.flush().await?)
+}
+
+fn shutting_down() -> PgError {
+    PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down")
 }
 
 fn as_fatal(error: PgError) -> PgError {
@@ -193,7 +209,7 @@ impl Session {
         self.client.flush().await
     }
 
-    async fn run(&mut self, stop: CancellationToken) -> Result<()> {
+    async fn run(&mut self, ending: &Ending) -> Result<()> {
         loop {
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
@@ -203,18 +219,27 @@ impl Session {
                     Ok(None) => {
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
-                        tokio::select! {
-                            frame = self.client.next_frame() => match frame {
-                                Err(error) => return Err(self.answered_before(error).await),
-                                Ok(Some(frame)) => frame,
-                                Ok(None) => return Ok(()),
-                            },
-                            () = stop.cancelled(), if idle => {
-                                return Err(PgError::fatal(
-                                    SqlState::ADMIN_SHUTDOWN,
-                                    "terminating connection due to administrator command",
-                                ));
+                        let frame = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
+                            tokio::select! {
+                                frame = self.client.next_frame() => frame,
+                                heard = pinned.receive() => {
+                                    heard?;
+                                    self.forward_unasked()?;
+                                    continue;
+                                }
+                                () = ending.stop.cancelled() => return Err(PgError::shut_down()),
                             }
+                        } else {
+                            let end = if idle { &ending.stop } else { &ending.hurry };
+                            tokio::select! {
+                                frame = self.client.next_frame() => frame,
+                                () = end.cancelled() => return Err(PgError::shut_down()),
+                            }
+                        };
+                        match frame {
+                            Err(error) => return Err(self.answered_before(error).await),
+                            Ok(Some(frame)) => frame,
+                            Ok(None) => return Ok(()),
                         }
                     }
                 },
@@ -222,18 +247,28 @@ impl Session {
             match frame.tag {
                 b'X' => return self.client.flush().await,
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
+                b'd' | b'c' | b'f' if self.batch.is_open() && !self.skip_until_sync => self.copy_message(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
                 b'F' if self.skip_until_sync => {}
                 b'F' => self.refuse_function_call().await?,
                 _ => self.extended_message(frame).await?,
             }
+            if self.has_lost_pin {
+                return Err(PgError::fatal(
+                    SqlState::CONNECTION_FAILURE,
+                    "the server connection that this session kept was lost",
+                )
+                .detail("Its temporary tables, locks and notifications are gone."));
+            }
         }
     }
 
-    /// The answers of the messages before a frame that cannot be read; its error ends the session after them.
+    /// The answers of the messages before a frame that cannot be read; its error ends the session after them. For a
+    /// client that is gone nothing more runs.
     async fn answered_before(&mut self, error: PgError) -> PgError {
-        if self.batch.is_open() && !self.skip_until_sync {
+        let is_there = error.code() == SqlState::PROTOCOL_VIOLATION;
+        if is_there && self.batch.is_open() && !self.skip_until_sync {
             let answered = match self.confirm_unanswered_parse().await {
                 Ok(()) => self.settle().await,
                 Err(error) => self.batch_error(error).await,
@@ -243,6 +278,21 @@ impl Session {
             }
         }
         error
+    }
+
+    /// What the kept connection has sent while nobody asked it anything.
+    ///
+    /// Errors: what ends that connection, and so the session.
+    fn forward_unasked(&mut self) -> Result<()> {
+        let Some(server) = &mut self.pinned else { return Ok(()) };
+        let pid = server.key.0;
+        while let Some(frame) = server.take_unasked()? {
+            match frame.tag {
+                b'A' => self.client.put_notification(&frame.bytes, pid, self.cancel.pid),
+                _ => self.client.out().extend_from_slice(&frame.bytes),
+            }
+        }
+        Ok(())
     }
 
     async fn refuse_function_call(&mut self) -> Result<()> {
@@ -265,6 +315,7 @@ impl Session {
 
     pub fn begin(&mut self, kind: Kind, options: &str) {
         let origin = Origin {
+            client: self.cancel.pid.into(),
             executor: &self.thread.executor,
             identity: &self.identity,
             settings: &self.settings,
@@ -277,6 +328,8 @@ impl Session {
     pub fn close_transaction(&mut self) {
         if let Some(txn) = self.transaction.take() {
             self.settings = txn.settings.clone();
+            self.has_lost_pin |= txn.has_lost_pin;
+            self.parameter_changes.extend(txn.parameter_changes.iter().cloned());
             self.pinned = txn.into_pinned();
         }
     }
@@ -357,6 +410,14 @@ impl Session {
     /// The client's turn.
     pub async fn ready(&mut self) -> Result<()> {
         self.put_notices();
+        if self.pinned.is_some() {
+            self.unpin_if_free().await?;
+            self.forward_notifications();
+        }
+        let of_transaction = self.transaction.iter_mut().flat_map(|t| std::mem::take(&mut t.parameter_changes));
+        for (name, value) in std::mem::take(&mut self.parameter_changes).into_iter().chain(of_transaction) {
+            answer::parameter_status(&name, &value, self.client.out());
+        }
         answer::ready(self.status(), self.client.out());
         Ok(())
     }

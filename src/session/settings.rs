@@ -1,11 +1,14 @@
 //! SET, RESET, DISCARD: the client's settings follow the client, not a connection.
 
 use super::run::Session;
+use crate::backend::{config_statement, quote_literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::{Kind, Routed, relay};
-use crate::planner::SessionCommand;
+use crate::executor::{Kind, Routed, changed_parameters, relay};
+use crate::planner::{SessionCommand, SetConfig};
 use crate::shard_map::NodeId;
+use crate::sql::Operand;
 use crate::wire::answer;
+use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
 
 impl Session {
@@ -108,6 +111,30 @@ impl Session {
         Ok(())
     }
 
+    /// Behind `set_config`, which has run on the coordinator: the other servers follow, and later connections.
+    pub async fn carry_set_config(&mut self, sets: &[SetConfig], bind: &Bind) -> Result<()> {
+        let mut touches_path = false;
+        for set in sets {
+            let Some(name) = text_of(&set.name, bind)?.map(|name| name.to_ascii_lowercase()) else { continue };
+            let is_local = text_of(&set.is_local, bind)?.is_some_and(|value| is_true(&value));
+            let ask = format!("SELECT pg_catalog.current_setting({}, true)", quote_literal(&name));
+            let rows = self.txn().query(NodeId::COORDINATOR, &ask).await?;
+            let Some(value) = rows.into_iter().next().and_then(|mut row| row.swap_remove(0)) else { continue };
+            let sql = config_statement(&name, &value, is_local);
+            let txn = self.txn();
+            let others = txn.participants().iter().map(|p| p.node).filter(|node| !node.is_coordinator());
+            let work = others.map(|node| (node, sql.clone())).collect();
+            txn.query_each(work).await?;
+            if !is_local {
+                txn.note_settings(&sql, |settings| settings.set(&name, sql.clone()));
+            } else if txn.kind != Kind::Auto {
+                txn.remember(&sql);
+            }
+            touches_path |= is_path(&name);
+        }
+        if touches_path { self.after_setting("search_path").await } else { Ok(()) }
+    }
+
     async fn discard_all(&mut self) -> Result<()> {
         if self.status() != answer::Status::Idle {
             return Err(PgError::new(
@@ -117,16 +144,69 @@ impl Session {
         }
         self.statements.clear();
         self.portals.clear();
-        self.end_auto();
+        let told = self.coordinator_parameters().await?;
         if let Some(mut pinned) = self.pinned.take() {
             // What it kept is discarded with it.
             pinned.poison();
         }
         self.settings = self.startup_settings.clone();
+        let now = self.coordinator_parameters().await?;
+        for (name, value) in changed_parameters(&told, &now) {
+            answer::parameter_status(&name, &value, self.client.out());
+        }
         self.read_search_path().await?;
         answer::command_complete("DISCARD ALL", self.client.out());
         Ok(())
     }
+
+    /// What the coordinator reports under the client's settings.
+    async fn coordinator_parameters(&mut self) -> Result<Vec<(String, String)>> {
+        let coordinator = self.txn().join(NodeId::COORDINATOR).await?;
+        let parameters = coordinator.server.parameters().to_vec();
+        self.end_auto();
+        Ok(parameters)
+    }
+
+    /// Gives the kept connection back when nothing is left to keep it for.
+    pub async fn unpin_if_free(&mut self) -> Result<()> {
+        if self.transaction.is_some() || !std::mem::take(&mut self.may_unpin) {
+            return Ok(());
+        }
+        let Some(server) = &mut self.pinned else { return Ok(()) };
+        if !server.is_kept_for_something().await? {
+            server.unretire();
+            self.forward_notifications();
+            self.pinned = None;
+        }
+        Ok(())
+    }
+
+    /// Puts the notifications that came meanwhile into the answer.
+    pub fn forward_notifications(&mut self) {
+        let Some(server) = &mut self.pinned else { return };
+        let pid = server.key.0;
+        for frame in server.take_notifications() {
+            self.client.put_notification(&frame, pid, self.cancel.pid);
+        }
+    }
+}
+
+/// A constant's or a parameter's text; None for NULL.
+fn text_of(operand: &Operand, bind: &Bind) -> Result<Option<String>> {
+    Ok(match operand {
+        Operand::Literal(text) => Some(text.to_string()),
+        Operand::Param(n) => match bind.parameter(*n)? {
+            (true, Some([byte])) => Some(if *byte == 0 { "false" } else { "true" }.to_owned()),
+            (_, value) => value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+        },
+        _ => None,
+    })
+}
+
+/// As Postgres reads a boolean. Source: PostgreSQL src/backend/utils/adt/bool.c, parse_bool_with_len().
+fn is_true(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    !value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value) || value == "on" || value == "1")
 }
 
 fn is_path(name: &str) -> bool {
@@ -188,6 +268,19 @@ pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
             .hint("Use UTF8."));
     }
     Ok(())
+}
+
+/// `set_config` of such a setting by a parameter, whose value nobody has checked.
+///
+/// Errors: 0A000.
+pub fn refuse_unsafe_name(name: &Operand, bind: &Bind) -> Result<()> {
+    let Operand::Param(_) = name else { return Ok(()) };
+    match text_of(name, bind)?.map(|name| name.to_ascii_lowercase()) {
+        Some(name) if ["client_encoding", "standard_conforming_strings"].contains(&&*name) => {
+            Err(PgError::unsupported(format!("cannot set {name} by a parameter of set_config")).hint("Use SET."))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn is_utf8(encoding: &str) -> bool {

@@ -110,7 +110,7 @@ impl Shape {
         let mut target = None;
         for tenant in &self.tenants {
             let value = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
-            let group = colocation.group_of_hash(self.hash.hash_stored_text(&value, self.used.type_modifier())?)?.id;
+            let group = colocation.group_of(&self.hash.read_stored_text(&value, self.used.type_modifier())?)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return None;
             }

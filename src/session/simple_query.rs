@@ -73,7 +73,7 @@ impl Session {
 
     /// Runs a statement again when the map was old: the client sees a delay.
     async fn simple_statement_with_retry(&mut self, text: &str) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.hold_timeout;
+        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout;
         loop {
             let mark = self.client.mark();
             let version = self.map_version();
@@ -107,6 +107,7 @@ impl Session {
 
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
         self.thread.metrics.statements.increment(1);
+        self.note_opaque_code(text);
         let bind = Bind::default();
         let request = Request { bind: &bind, types: &[], describe: true };
         let place = match self.place_by_shape(text).await? {
@@ -150,7 +151,11 @@ impl Session {
             self.batch.sync_is_swallowed |= ends_sync;
             let is_extended = self.batch.is_open();
             loop {
-                let Some(frame) = self.client.next_frame().await? else {
+                let next = match self.replay.pop_front() {
+                    Some(frame) => Ok(Some(frame)),
+                    None => self.client.next_copy_frame().await,
+                };
+                let Some(frame) = next.inspect_err(|_| participant.server.poison())? else {
                     participant.server.poison();
                     return Err(PgError::fatal(
                         SqlState::CONNECTION_FAILURE,

@@ -61,6 +61,7 @@ impl Session {
             Plan::FunctionCall(call) => self.function_call(call, request).await?,
             Plan::Transaction(command) => self.transaction_command(command).await?,
             Plan::Session(command) => self.session_command(command, text, request.describe).await?,
+            Plan::Coordinator(plan) if !plan.sets.is_empty() => self.set_config(plan, request).await?,
             Plan::Coordinator(plan) => self.coordinator_statement(plan).await?,
             Plan::Explain(plan) => self.explain(plan, request),
             Plan::Router(_) | Plan::Combine(_) => {
@@ -80,26 +81,51 @@ impl Session {
         answer::command_complete("EXPLAIN", self.client.out());
     }
 
+    /// A statement that calls `set_config`: it runs on the coordinator, then the settings are carried everywhere.
+    async fn set_config(&mut self, plan: &Coordinator, request: Request<'_>) -> Result<()> {
+        for figures in &plan.needs {
+            combine::gather_figures(self.txn(), *figures).await?;
+        }
+        self.note_session_effects(plan).await?;
+        for set in &plan.sets {
+            super::settings::refuse_unsafe_name(&set.name, request.bind)?;
+        }
+        let participant = self.txn().join(NodeId::COORDINATOR).await?;
+        let server = &mut participant.server;
+        server.queue_parse("", &plan.query.render(None), request.types, To::Nobody);
+        server.queue_bind(request.bind, b"", "", To::Nobody);
+        if request.describe {
+            server.queue_describe(Target::Portal(b""), To::Client);
+        }
+        server.queue_execute(b"", 0, To::Client);
+        server.queue_sync();
+        self.relay_own(Routed { query: Some(&plan.query), ..Routed::default() }).await?;
+        if self.transaction.as_ref().is_some_and(|t| t.failed) {
+            return Ok(());
+        }
+        self.carry_set_config(&plan.sets, request.bind).await
+    }
+
     /// A statement that may change names or roles: the coordinator alone, or every node.
     async fn coordinator_statement(&mut self, plan: &Coordinator) -> Result<()> {
         if plan.on_all_nodes {
             self.txn().require_atomic().await?;
             let txn = self.transaction.as_mut().expect("there is one now");
             ddl::run_on_all_nodes(txn, plan).await?;
+            // A role may have another password now.
+            self.thread.shared.credentials.forget_all();
             let tag = txn.client_tag().to_owned();
-            txn.schema_changed = true;
+            txn.announce_change().await?;
             answer::command_complete(&tag, self.client.out());
             return Ok(());
         }
         let leans = !plan.outside_transaction && !plan.pins;
+        self.note_session_effects(plan).await?;
         let txn = self.txn();
         if leans {
             txn.require_atomic().await?;
         }
         txn.schema_changed = true;
-        if plan.pins {
-            txn.pin();
-        }
         let sql = plan.query.render(None);
         let participant = txn.join(NodeId::COORDINATOR).await?;
         participant.server.queue_query(&sql, To::Client);
@@ -108,6 +134,7 @@ impl Session {
             let txn = self.transaction.as_mut().expect("checked");
             ddl::sweep(txn).await?;
             ddl::refuse_leaning_on_shells(txn).await?;
+            txn.announce_change().await?;
         }
         Ok(())
     }
@@ -128,7 +155,7 @@ impl Session {
         self.txn().require_atomic().await?;
         let txn = self.transaction.as_mut().expect("there is one now");
         ddl::run(txn, plan).await?;
-        txn.schema_changed = true;
+        txn.announce_change().await?;
         let tag = txn.client_tag().to_owned();
         answer::command_complete(&tag, self.client.out());
         Ok(())
@@ -293,6 +320,9 @@ impl Session {
             shell_query: Spliced::verbatim(text),
         };
         let combine = match plan {
+            Plan::Coordinator(c) if !c.sets.is_empty() => {
+                return Err(PgError::unsupported("cannot use the rows of set_config in another statement"));
+            }
             Plan::Coordinator(c) => return Ok(c.query.clone()),
             Plan::Combine(c) => c.clone(),
             Plan::Scatter(s) if s.access == Access::Read => Combine {

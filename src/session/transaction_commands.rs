@@ -19,7 +19,7 @@ impl Session {
                 let txn = self.txn();
                 txn.join(NodeId::COORDINATOR).await?;
                 if explicit || txn.kind == Kind::Implicit {
-                    txn.run_everywhere(text).await?;
+                    txn.set_modes(text).await?;
                 } else {
                     self.warn("SET TRANSACTION can only be used in transaction blocks");
                 }
@@ -72,7 +72,7 @@ impl Session {
                 txn.kind = Kind::Explicit;
                 txn.is_single = false;
                 if !options.is_empty() {
-                    txn.run_everywhere(&format!("SET TRANSACTION {options}")).await?;
+                    txn.set_modes(&format!("SET TRANSACTION {options}")).await?;
                 }
             }
             Some(_) => {

@@ -23,7 +23,7 @@ id!(
     ColocationId(u32)
 );
 id!(
-    /// One interval of a colocation group, the unit that moves. Its schemas are `<schema>_<id>`.
+    /// One interval of a colocation group, or one isolated tenant: the unit that moves. Its schemas are `<schema>_<id>`.
     ShardGroupId(u64)
 );
 id!(

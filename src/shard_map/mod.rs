@@ -1,6 +1,6 @@
 //! Who lives where: an immutable snapshot of nodes, tables and shard groups, and the hash that finds a tenant.
 //!
-//!   value ──hash──> i32 ──interval──> ShardGroup ──placement──> Node
+//!   value ──hash──> i32 ──own group, or interval──> ShardGroup ──placement──> Node
 //!
 //! Pure: no clock, no socket. `catalog` builds a `ShardMap`; every session reads the newest one.
 
@@ -14,5 +14,5 @@ pub mod hash;
 pub use hash::HashType;
 pub use ids::{ColocationId, NodeId, ShardGroupId, ShardId, TableOid};
 pub use node::Node;
-pub use snapshot::{ColocationGroup, ShardGroup, ShardMap, ShardMapParts};
+pub use snapshot::{ColocationGroup, OpaqueCode, ShardGroup, ShardMap, ShardMapParts, Tenant};
 pub use table::{Column, Table, TableKind};

@@ -12,7 +12,7 @@ pub struct Table {
     pub colocation: ColocationId,
     /// Live columns in attribute order, generated ones included.
     pub columns: Vec<Column>,
-    /// One per shard group of the colocation group, in interval order; one in all for a reference table.
+    /// One per shard group of the colocation group, in its order; one in all for a reference table.
     pub shards: Vec<ShardId>,
 }
 

@@ -194,9 +194,11 @@ impl Lexer<'_, '_> {
             Class::Dollar => self.dollar(at),
             Class::Operator => match (bytes[at], next) {
                 (b'-', b'-') => Ok(line_end(bytes, at)),
-                (b'/', b'*') => {
-                    comment_end(bytes, at).ok_or_else(|| self.error_at(at, bytes.len(), "unterminated /* comment"))
-                }
+                (b'/', b'*') => comment_end(bytes, at).map_err(|endless| match endless {
+                    Endless::Open => self.error_at(at, bytes.len(), "unterminated /* comment"),
+                    Endless::TooDeep => PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
+                        .detail(format!("Its comments are nested more than {COMMENT_NESTING_MAX} levels deep.")),
+                }),
                 _ => self.operator(at),
             },
             Class::Other => {
@@ -319,23 +321,36 @@ pub(super) fn line_end(bytes: &[u8], at: usize) -> usize {
     memchr2(b'\n', b'\r', &bytes[at..]).map_or(bytes.len(), |n| at + n)
 }
 
+/// Why a comment has no end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endless {
+    Open,
+    TooDeep,
+}
+
+/// Postgres's scanner takes time in the square of the depth.
+const COMMENT_NESTING_MAX: u32 = 1000;
+
 /// End of the `/*` comment that begins at `at`, nested ones included.
-pub(super) fn comment_end(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn comment_end(bytes: &[u8], at: usize) -> Result<usize, Endless> {
     let mut depth = 1;
     let mut at = at + 2;
     loop {
-        at += memchr2(b'*', b'/', &bytes[at..])?;
+        at += memchr2(b'*', b'/', &bytes[at..]).ok_or(Endless::Open)?;
         match (bytes[at], bytes.get(at + 1)) {
             (b'*', Some(b'/')) => {
                 at += 2;
                 depth -= 1;
                 if depth == 0 {
-                    return Some(at);
+                    return Ok(at);
                 }
             }
             (b'/', Some(b'*')) => {
                 at += 2;
                 depth += 1;
+                if depth > COMMENT_NESTING_MAX {
+                    return Err(Endless::TooDeep);
+                }
             }
             _ => at += 1,
         }

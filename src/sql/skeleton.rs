@@ -117,7 +117,7 @@ impl Skeleton {
                     continue;
                 }
                 Class::Operator if bytes[at] == b'/' && next == b'*' => {
-                    let end = comment_end(bytes, at)?;
+                    let end = comment_end(bytes, at).ok()?;
                     self.replace(bytes, &mut copied, at, end, b' ')?;
                     at = end;
                     continue;

@@ -92,3 +92,61 @@ fn read_savepoint_name(c: &mut Cursor<'_>) -> Result<String, PgError> {
     }
     c.identifier()
 }
+
+/// What BEGIN and SET TRANSACTION say of a transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// `REPEATABLE READ`
+    pub isolation: Option<&'static str>,
+    pub reads_only: Option<bool>,
+    pub is_deferrable: bool,
+}
+
+impl Modes {
+    /// Reads them wherever they stand in the text. What is no mode is passed over.
+    pub fn read(text: &str) -> Self {
+        let tokens = super::lexer::lex(text, true).unwrap_or_default();
+        let (mut modes, mut c) = (Modes::default(), Cursor::new(text, &tokens));
+        while !c.at_end() {
+            let found = LEVELS.iter().find(|(words, _)| c.take_all(words));
+            if let Some((_, level)) = found {
+                modes.isolation = Some(level);
+            } else if c.take_all(&["read", "only"]) {
+                modes.reads_only = Some(true);
+            } else if c.take_all(&["read", "write"]) {
+                modes.reads_only = Some(false);
+            } else if c.take_all(&["not", "deferrable"]) {
+                modes.is_deferrable = false;
+            } else if c.take("deferrable") {
+                modes.is_deferrable = true;
+            } else {
+                c.advance();
+            }
+        }
+        modes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+const LEVELS: &[(&[&str], &str)] = &[
+    (&["isolation", "level", "serializable"], "SERIALIZABLE"),
+    (&["isolation", "level", "repeatable", "read"], "REPEATABLE READ"),
+    (&["isolation", "level", "read", "committed"], "READ COMMITTED"),
+    (&["isolation", "level", "read", "uncommitted"], "READ UNCOMMITTED"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_in_any_order() {
+        let modes = Modes::read("SET TRANSACTION READ only, ISOLATION LEVEL /* */ Repeatable Read, not deferrable");
+        assert_eq!(modes, Modes { isolation: Some("REPEATABLE READ"), reads_only: Some(true), is_deferrable: false });
+        assert_eq!(Modes::read("BEGIN READ WRITE").reads_only, Some(false));
+        assert!(Modes::read("SET CONSTRAINTS ALL DEFERRED").is_empty());
+    }
+}

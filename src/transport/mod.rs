@@ -3,10 +3,19 @@
 //! ```text
 //!   session, backend ──read, write──> Stream ─┬─ Plain ──────────> TcpStream
 //!                                             └─ Tls ── rustls ──> TcpStream
+//!                                                 ▲ acceptor: clients' handshakes
 //! ```
+//!
+//! `takeover` is apart: a listening socket goes from one process to the next.
 //!
 //! TLS is rustls with the ring provider, versions 1.2 and 1.3.
 
+mod acceptor;
+mod certificate;
+mod liveness;
 mod stream;
+pub mod takeover;
 
+pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
+pub use liveness::watch_peer;
 pub use stream::Stream;

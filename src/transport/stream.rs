@@ -1,6 +1,7 @@
 //! One connection, plain or encrypted, behind one type: the plain path costs one comparison.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -19,6 +20,14 @@ pub enum Stream {
 impl Stream {
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
     }
 
     /// Sends all of `out`, receiving into `received` meanwhile: a peer that cannot get rid of what it says takes nothing.
@@ -55,6 +64,26 @@ impl Stream {
         }
         // TLS takes what it cannot send yet into a buffer of its own.
         Pin::new(self).poll_flush(context)
+    }
+
+    /// Has the socket wake its reader only when `bytes` are there, or the peer has closed; 1 is where sockets begin.
+    /// Over TLS nothing changes: records are read one by one.
+    #[allow(unsafe_code)]
+    pub fn set_low_water(&self, bytes: usize) -> io::Result<()> {
+        let Self::Plain(stream) = self else { return Ok(()) };
+        let bytes = libc::c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // No crate offers this option.
+        // SAFETY: the descriptor is open while `stream` is borrowed, and the kernel reads one int from where it is told.
+        let outcome = unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                std::ptr::from_ref(&bytes).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Is it open, with nothing to read? What TLS says for itself is no data.

@@ -145,6 +145,10 @@ pub fn authentication_ok(out: &mut BytesMut) {
     put(Authentication::Ok, out);
 }
 
+pub fn authentication_md5(salt: [u8; 4], out: &mut BytesMut) {
+    put(Authentication::MD5Password(salt.to_vec()), out);
+}
+
 pub fn authentication_sasl(mechanisms: &[&str], out: &mut BytesMut) {
     put(Authentication::SASL(mechanisms.iter().map(|m| m.to_string()).collect()), out);
 }

@@ -1,7 +1,5 @@
 //! Frames written by hand and answers in short: `T 2`, `D 1,x`, `C SELECT 1`, `E 42P01`, `N 01000`, `Z I`.
 
-#![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
-
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -19,16 +17,13 @@ impl Wire {
     }
 
     pub fn login(port: u16, user: &str) -> Self {
-        let mut wire = Self::connect(port);
-        wire.send(&startup_packet(3 << 16, &[("user", user), ("database", "postgres")]));
-        wire.answers_until("Z");
-        wire
+        Self::login_with(port, user, &[])
     }
 
-    /// As `login`, with more startup parameters.
-    pub fn login_with(port: u16, parameters: &[(&str, &str)]) -> Self {
+    /// With more startup parameters.
+    pub fn login_with(port: u16, user: &str, parameters: &[(&str, &str)]) -> Self {
         let mut wire = Self::connect(port);
-        let all = [&[("user", "postgres"), ("database", "postgres")], parameters].concat();
+        let all = [&[("user", user), ("database", "postgres")], parameters].concat();
         wire.send(&startup_packet(3 << 16, &all));
         wire.answers_until("Z");
         wire
@@ -43,6 +38,16 @@ impl Wire {
     /// A second handle, to read while this one sends.
     pub fn reader(&self) -> TcpStream {
         self.stream.try_clone().expect("a socket")
+    }
+
+    /// The next frame in short, whatever came before it; parameters are left out.
+    pub fn next(&mut self) -> String {
+        loop {
+            let Some((tag, payload)) = self.next_frame() else { return "closed".to_owned() };
+            if let Some(answer) = in_short(tag, &payload) {
+                return answer;
+            }
+        }
     }
 
     /// A server may close before it has read everything: what it said counts.
@@ -80,6 +85,19 @@ impl Wire {
         }
         answers.push("closed".to_owned());
         answers
+    }
+
+    /// Whole frames up to the ReadyForQuery.
+    pub fn frames_until_ready(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next_frame() {
+            let last = frame.0 == b'Z';
+            frames.push(frame);
+            if last {
+                break;
+            }
+        }
+        frames
     }
 
     pub fn rest_without_parameters(&mut self) -> Vec<String> {
@@ -159,7 +177,11 @@ fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
     let rest = match tag {
         // Settings are reported at other moments: a connection may have been brought to them before.
-        b'S' | b'K' | b'A' => return None,
+        b'S' | b'K' => return None,
+        b'A' => {
+            let pid = u32::from_be_bytes(payload[..4].try_into().unwrap());
+            format!("{pid} {}", text(&payload[4..]).replace('\0', " "))
+        }
         b'E' | b'N' => {
             let code = payload.split(|b| *b == 0).find_map(|field| field.strip_prefix(b"C"));
             text(code.unwrap_or(b"no code"))
@@ -173,7 +195,7 @@ fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     Some(format!("{} {rest}", tag as char).trim_end().to_owned())
 }
 
-fn values(mut payload: &[u8]) -> Vec<String> {
+pub fn values(mut payload: &[u8]) -> Vec<String> {
     payload = &payload[2..];
     let mut values = Vec::new();
     while let Some((len, rest)) = payload.split_first_chunk::<4>() {

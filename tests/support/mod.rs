@@ -13,6 +13,7 @@
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
 pub mod ports;
+pub mod serve;
 pub mod served;
 
 use ports::PortRange;
@@ -100,9 +101,7 @@ impl Cluster {
 
     /// What psql says on stderr for SQL that must fail, with SQLSTATE, DETAIL and HINT. Panics when it succeeds.
     pub fn psql_error(&self, sql: &str) -> String {
-        let output = run_psql(&self.dsn(), sql);
-        assert!(!output.status.success(), "this must fail, but psql printed {:?}:\n{sql}", text(&output.stdout));
-        text(&output.stderr)
+        psql_error(&self.dsn(), sql)
     }
 
     /// As `psql` for a script of many statements and psql's own commands (`\copy`, `\gset`, ...), read from its stdin.
@@ -180,6 +179,13 @@ impl Drop for Cluster {
 /// What psql prints for this SQL on any server. Panics on an error.
 pub fn psql(dsn: &str, sql: &str) -> String {
     succeeded("psql", run_psql(dsn, sql))
+}
+
+/// What psql says on stderr for SQL that must fail on any server. Panics when it succeeds.
+pub fn psql_error(dsn: &str, sql: &str) -> String {
+    let output = run_psql(dsn, sql);
+    assert!(!output.status.success(), "this must fail, but psql printed {:?}:\n{sql}", text(&output.stdout));
+    text(&output.stderr)
 }
 
 /// What a Python program of `tests/drivers` prints. Panics when it fails or when the drivers are not installed.

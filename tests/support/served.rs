@@ -24,19 +24,22 @@ pub struct Served {
     ports: PortRange,
     folder: tempfile::TempDir,
     proxies: Vec<Option<Child>>,
-    config: String,
     servers: Option<DevCluster>,
     workers: u16,
+    /// Of each proxy.
+    threads: u16,
+    /// More of the configuration file: settings of `[execution]`, then sections.
+    config: &'static str,
 }
 
 impl Served {
     /// Servers and one proxy, workers added.
     pub fn start(workers: u16) -> Self {
-        Self::start_with(workers, "")
+        Self::start_with(workers, 2, "")
     }
 
-    /// As `start`, with more sections for the proxies' configuration.
-    pub fn start_with(workers: u16, config: &str) -> Self {
+    /// As `start`, with more of the configuration file: settings of `[execution]`, then sections.
+    pub fn start_with(workers: u16, threads: u16, config: &'static str) -> Self {
         let ports = PortRange::reserve();
         let settings = Settings {
             base_port: ports.first,
@@ -47,14 +50,8 @@ impl Served {
         };
         let servers = DevCluster::start(settings).expect("servers start");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut served = Self {
-            ports,
-            folder,
-            proxies: vec![None, None],
-            config: config.to_owned(),
-            servers: Some(servers),
-            workers,
-        };
+        let mut served =
+            Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers, threads, config };
         served.start_proxy(0);
         for worker in 0..workers {
             psql(&served.dsn(0), &format!("SELECT citus_add_node('127.0.0.1', {})", served.worker_port(worker)));
@@ -64,28 +61,40 @@ impl Served {
 
     /// Starts proxy 0 or 1 and waits until it serves.
     pub fn start_proxy(&mut self, number: usize) {
-        let config = self.folder.path().join(format!("{number}.toml"));
         let text = format!(
-            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = 2\n[coordinator]\nport = {}\n\
-             [execution]\nrecovery_patience = \"1s\"\n{}",
+            "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\ntakeover_socket = \"{}\"\n\
+             [coordinator]\nport = {}\n[admin]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
+            self.threads,
+            self.folder.path().join(format!("{number}.socket")).display(),
             self.ports.first + 1,
+            self.admin_port(number),
             self.config
         );
-        std::fs::write(&config, text).expect("the folder can be written");
+        std::fs::write(self.config_file(number), text).expect("the folder can be written");
+        self.proxies[number] = Some(self.spawn(number, &[]));
+        let port = self.proxy_port(number);
+        let serves = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        assert!(wait_until(Duration::from_secs(20), serves), "proxy {number} did not start");
+    }
+
+    /// Another process in the place of a proxy that runs, with the same configuration.
+    pub fn spawn(&self, number: usize, arguments: &[&str]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log(number)).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        Command::new(env!("CARGO_BIN_EXE_tenantry"))
             .args(["serve", "--config"])
-            .arg(&config)
+            .arg(self.config_file(number))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("the built binary can be run");
-        self.proxies[number] = Some(child);
-        let port = self.proxy_port(number);
-        let serves = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
-        assert!(wait_until(Duration::from_secs(20), serves), "proxy {number} did not start");
+            .expect("the built binary can be run")
+    }
+
+    /// A proxy's process, to be ended by the caller; `new` stands in its place from now on.
+    pub fn replace_proxy(&mut self, number: usize, new: Option<Child>) -> Child {
+        std::mem::replace(&mut self.proxies[number], new).expect("it runs")
     }
 
     /// As `kill -9`.
@@ -105,6 +114,11 @@ impl Served {
         self.proxies[number].as_ref().expect("it runs").id()
     }
 
+    /// A proxy's configuration, which is written again whenever the proxy is started.
+    pub fn config_file(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("{number}.toml"))
+    }
+
     /// What a proxy has logged so far.
     pub fn logged(&self, number: usize) -> String {
         String::from_utf8_lossy(&std::fs::read(self.log(number)).unwrap_or_default()).into_owned()
@@ -116,6 +130,11 @@ impl Served {
 
     pub fn proxy_port(&self, number: usize) -> u16 {
         self.ports.first + 10 * u16::try_from(number).expect("0 or 1")
+    }
+
+    /// Where a proxy tells its metrics.
+    pub fn admin_port(&self, number: usize) -> u16 {
+        self.ports.first + 9 + 5 * u16::try_from(number).expect("0 or 1")
     }
 
     pub fn worker_port(&self, worker: u16) -> u16 {

@@ -20,11 +20,14 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
     drop_slot(&source, mv).await?;
     drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
     drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
-    drop_objects(environment, &target, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    let on_target = identifier(&mv.target_name());
+    drop_objects(environment, &target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
     if mv.state == MoveState::Switched {
-        for (schema, fenced) in mv.fences() {
+        for (_, fenced) in mv.fences() {
             drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced)))
                 .await?;
+        }
+        for schema in mv.target_schemas() {
             if is_marked(&target, mv, &schema).await? {
                 let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(&schema));
                 target.batch_execute(&sql).await.map_err(pg_error)?;
@@ -38,7 +41,7 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
             drop_objects(environment, &source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
         }
     }
-    for schema in mv.shard_schemas() {
+    for schema in mv.target_schemas() {
         if is_marked(&target, mv, &schema).await? {
             drop_objects(environment, &target, &format!("DROP SCHEMA {} CASCADE", identifier(&schema))).await?;
         }

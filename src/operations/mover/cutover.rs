@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::marker::Marker;
+use super::part;
 use super::session::{Session, is_lock_failure};
 use super::snapshot::SourceTable;
 use super::state::{Move, MoveState, taken_over};
@@ -79,6 +80,7 @@ pub async fn cut_over(
                 })??;
                 environment.stop_at(StopPoint::FenceApplied)?;
                 carry_sequences(sides.target, &answer).await?;
+                part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
                 flip(sides.catalog, mv).await?;
                 if let Err(error) = environment.catalog.refresh().await {
                     // The move has happened. Statements on the old map meet the fence and ask again.
@@ -139,15 +141,21 @@ pub async fn unfence(source: &Session, mv: &Move) -> Result<()> {
 
 /// Was the fence the last thing that happened on the source, and has it reached the target, with all before it?
 pub async fn is_fence_applied(source: &Session, target: &Session, mv: &Move) -> Result<bool> {
+    let mut rest = mv.rest_schemas().into_iter();
     for (_, fenced) in mv.fences() {
-        if !has_schema(source, &fenced).await? {
+        // What stays has its new name already, or not yet.
+        let is_left = match rest.next() {
+            Some(rest) => has_schema(source, &rest).await?,
+            None => false,
+        };
+        if !is_left && !has_schema(source, &fenced).await? {
             return Ok(false);
         }
     }
     let sql = format!("SELECT max(id) FROM {} WHERE purpose = $1", mv.marker());
     let last: Option<i64> = source.query_one(&sql, &[&FENCE]).await.map_err(pg_error)?.get(0);
     let Some(last) = last else { return Ok(false) };
-    let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE id = $1)", mv.marker());
+    let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE id = $1)", mv.target_marker());
     Ok(target.query_one(&sql, &[&last]).await.map_err(pg_error)?.get(0))
 }
 
@@ -155,6 +163,13 @@ pub async fn is_fence_applied(source: &Session, target: &Session, mv: &Move) -> 
 ///
 /// Errors: 55000 when the row or the placement is not as this move left it.
 pub async fn flip(catalog: &Session, mv: &mut Move) -> Result<()> {
+    if mv.part.is_some() {
+        if !part::switch(catalog, mv).await? {
+            return Err(taken_over(mv.id));
+        }
+        mv.state = MoveState::Switched;
+        return Ok(());
+    }
     let sql = "WITH moved AS (
                    UPDATE tenantry.shard_move SET state = 'switched', phase = 'Completing'
                    WHERE moveid = $1 AND state = 'caught_up' RETURNING moveid)

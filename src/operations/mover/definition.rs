@@ -5,6 +5,7 @@
 //!
 //! Limits: no inheritance other than partitions, no rules, no types or operators of the shard schema's own.
 
+use super::part::replace_word;
 use super::session::Session;
 use super::state::Move;
 use crate::catalog::pg_error;
@@ -28,6 +29,25 @@ pub struct ForeignKey {
     pub add: String,
     /// None where `add` checks itself, or the key never was valid.
     pub validate: Option<String>,
+}
+
+impl Definition {
+    /// With the names that the shard's schemas have on the target.
+    pub fn on_target(mut self, mv: &Move) -> Self {
+        if mv.part.is_none() {
+            return self;
+        }
+        let quoted = |name: &str| name.replace('"', "\"\"");
+        let schemas = || mv.shard_schemas().into_iter().zip(mv.target_schemas());
+        let rename = |statement: &mut String| {
+            for (from, to) in schemas() {
+                *statement = replace_word(statement, &quoted(&from), &quoted(&to));
+            }
+        };
+        let keys = self.foreign_keys.iter_mut().flat_map(|key| [Some(&mut key.add), key.validate.as_mut()]).flatten();
+        self.tables.iter_mut().chain(&mut self.keys_and_indexes).chain(&mut self.rest).chain(keys).for_each(rename);
+        self
+    }
 }
 
 /// Reads the group's definition. `session` has `search_path = pg_catalog`, so that every name is printed qualified.

@@ -15,8 +15,10 @@
 mod cleanup;
 mod cutover;
 mod definition;
+pub mod isolate;
 mod lock;
 mod marker;
+mod part;
 mod session;
 mod snapshot;
 mod state;
@@ -25,6 +27,8 @@ mod target;
 mod verify;
 mod xid_snapshot;
 
+#[cfg(test)]
+mod isolate_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -188,12 +192,8 @@ pub async fn move_shard_group(
 ) -> Result<Option<MoveReport>> {
     let map = environment.catalog.refresh().await?;
     let (colocation, _) = check(&map, request)?;
-    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
-    // What was true before the lock may not be now. Unfinished moves of the group have no owner any more.
-    for abandoned in Move::unfinished(&catalog).await?.into_iter().filter(|mv| mv.colocation == colocation) {
-        repair(environment, &catalog, abandoned).await?;
-    }
+    let catalog = begin(environment, colocation).await?;
+    // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
     let (colocation, is_there) = check(&map, request)?;
     if is_there {
@@ -201,10 +201,31 @@ pub async fn move_shard_group(
         return Ok(None);
     }
     let schemas = schemas(&map, colocation);
-    let mut mv = Move::plan(&catalog, colocation, request.group, (request.source, request.target), schemas).await?;
+    let nodes = (request.source, request.target);
+    let mv = Move::plan(&catalog, colocation, request.group, nodes, schemas, None).await?;
+    carry_out(environment, catalog, mv, notify).await.map(Some)
+}
+
+/// The session of a move, with the colocation group's lock; unfinished moves of the group are repaired.
+async fn begin(environment: &MoverEnvironment, colocation: ColocationId) -> Result<Session> {
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
+    for abandoned in Move::unfinished(&catalog).await?.into_iter().filter(|mv| mv.colocation == colocation) {
+        repair(environment, &catalog, abandoned).await?;
+    }
+    Ok(catalog)
+}
+
+/// A planned move, to its end or back to where it began.
+async fn carry_out(
+    environment: &MoverEnvironment,
+    catalog: Session,
+    mut mv: Move,
+    notify: &Notify<'_>,
+) -> Result<MoveReport> {
     let mut guard = None;
     match run(environment, &catalog, &mut mv, &mut guard, notify).await {
-        Ok(report) => Ok(Some(report)),
+        Ok(report) => Ok(report),
         Err(error) if environment.stop_at.is_some() && error.code() == STOPPED => Err(error),
         Err(error) => {
             let error = error_with_move(error, &mv);
@@ -256,8 +277,13 @@ async fn run(
     let source = session::connect(environment, mv.source).await?;
     let target = session::connect_as_replica(environment, mv.target).await?;
     snapshot::check_source(&source).await?;
-    let tables = snapshot::tables(&source, mv).await?;
-    let definition = definition::read(&source, mv).await?;
+    if mv.part.is_some() {
+        part::check_names(mv)?;
+        part::check(&source, mv).await?;
+    }
+    let tables = snapshot::tables(&source, mv, &environment.catalog.map()).await?;
+    let on_source = definition::read(&source, mv).await?;
+    let definition = on_source.clone().on_target(mv);
     target::create(&target, mv, &definition).await?;
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
@@ -286,7 +312,7 @@ async fn run(
         verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
     }
     // Schema changes wait for the group's lock; one that came past it would be lost with the source's tables.
-    if definition::read(&source, mv).await? != definition {
+    if definition::read(&source, mv).await? != on_source {
         return Err(PgError::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("tables of shard group {} were changed while it was being moved", mv.group),
@@ -339,6 +365,8 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
             let target = session::connect(environment, mv.target).await?;
             if cutover::is_fence_applied(&source, &target, &mv).await? {
                 cutover::carry_fenced_sequences(&source, &target, &mv).await?;
+                let map = environment.catalog.refresh().await?;
+                part::leave_rest(&source, &mv, &map).await?;
                 cutover::flip(catalog, &mut mv).await?;
                 environment.catalog.refresh().await?;
             } else {

@@ -8,6 +8,7 @@
 
 use futures_util::{SinkExt, StreamExt, pin_mut};
 
+use super::part;
 use super::session::{self, Session, with_short_locks};
 use super::state::Move;
 use super::{MoverEnvironment, Notice, Notify};
@@ -15,12 +16,17 @@ use crate::backend::replication::{CreatedSlot, ReplicationConnection};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardMap;
 
 /// One table of the shard group, as it stands on the source.
 #[derive(Debug, Clone)]
 pub struct SourceTable {
     /// With the shard schema, quoted.
     pub name: String,
+    /// Its name on the target.
+    pub target: String,
+    /// The condition for the rows that leave; all if none.
+    pub filter: Option<String>,
     /// All columns, quoted.
     pub columns: Vec<String>,
     /// Columns that can be written: not the generated ones.
@@ -34,7 +40,7 @@ pub struct SourceTable {
 /// The group's tables with rows of their own, partitions included, in order of creation.
 ///
 /// Errors: 0A000 for an unlogged table: its changes are in no stream.
-pub async fn tables(source: &Session, mv: &Move) -> Result<Vec<SourceTable>> {
+pub async fn tables(source: &Session, mv: &Move, map: &ShardMap) -> Result<Vec<SourceTable>> {
     let sql = "SELECT n.nspname::text, c.relname::text, c.relpersistence = 'u',
             ARRAY(SELECT a.attname::text FROM pg_attribute a
                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
@@ -51,15 +57,23 @@ pub async fn tables(source: &Session, mv: &Move) -> Result<Vec<SourceTable>> {
         WHERE n.nspname = ANY ($1) AND c.relkind = 'r' ORDER BY c.oid";
     let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
     let mut tables = Vec::new();
-    for row in source.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)? {
+    let (shard_schemas, target_schemas) = (mv.shard_schemas(), mv.target_schemas());
+    for row in source.query(sql, &[&shard_schemas]).await.map_err(pg_error)? {
         let name: String = row.get(1);
         if row.get(2) {
             return Err(PgError::unsupported(format!("cannot move a shard of the unlogged table \"{name}\""))
                 .detail("Changes of unlogged tables are not replicated.")
                 .hint(format!("Run ALTER TABLE {} SET LOGGED first.", identifier(&name))));
         }
+        let schema: &str = row.get(0);
+        let at = shard_schemas.iter().position(|s| s == schema).unwrap_or_default();
         tables.push(SourceTable {
-            name: qualified(row.get(0), &name),
+            name: qualified(schema, &name),
+            target: qualified(&target_schemas[at], &name),
+            filter: match &mv.part {
+                Some(part) => Some(part::filter(map, part, &mv.schemas[at], &name)?),
+                None => None,
+            },
             columns: quote(row.get(3)),
             stored: quote(row.get(4)),
             is_binary: row.get(5),
@@ -95,18 +109,25 @@ pub async fn prepare(
     }
     let name = identifier(&mv.name());
     let marker = mv.marker();
-    let published: Vec<&str> = tables.iter().map(|t| t.name.as_str()).chain([marker.as_str()]).collect();
+    let published: Vec<String> = tables.iter().map(|t| format!("{}{}", t.name, t.condition())).collect();
     let sql = format!(
         "CREATE SCHEMA {name}; {}; CREATE PUBLICATION {name} FOR TABLE {}",
-        marker_table(mv),
-        published.join(", ")
+        marker_table(&marker),
+        published.into_iter().chain([marker.clone()]).collect::<Vec<_>>().join(", ")
     );
     with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await
 }
 
 /// The marker table's definition, alike on source and target.
-pub fn marker_table(mv: &Move) -> String {
-    format!("CREATE TABLE {} (id bigint PRIMARY KEY, purpose text NOT NULL)", mv.marker())
+pub fn marker_table(name: &str) -> String {
+    format!("CREATE TABLE {name} (id bigint PRIMARY KEY, purpose text NOT NULL)")
+}
+
+impl SourceTable {
+    /// With a space before it; empty when all rows leave.
+    pub fn condition(&self) -> String {
+        self.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE ({filter})"))
+    }
 }
 
 /// Creates the slot. Its snapshot lives as long as nothing else is done on the connection.
@@ -160,11 +181,15 @@ async fn copy_table(source: &Session, target: &Session, table: &SourceTable) -> 
     let format = if table.is_binary { "binary" } else { "text" };
     // ONLY: a table that others inherit from has rows of its own.
     let rows = source
-        .copy_out(&format!("COPY (SELECT {columns} FROM ONLY {}) TO STDOUT (FORMAT {format})", table.name))
+        .copy_out(&format!(
+            "COPY (SELECT {columns} FROM ONLY {}{}) TO STDOUT (FORMAT {format})",
+            table.name,
+            table.condition()
+        ))
         .await
         .map_err(pg_error)?;
     let sink = target
-        .copy_in::<_, bytes::Bytes>(&format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.name))
+        .copy_in::<_, bytes::Bytes>(&format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.target))
         .await
         .map_err(pg_error)?;
     pin_mut!(rows, sink);

@@ -3,12 +3,13 @@
 use tokio_postgres::Row;
 
 use super::MoveReport;
+use super::part::Part;
 use super::session::Session;
 use super::snapshot::Copied;
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, shard_schema};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId, Tenant};
 
 /// What is finished. Each is a point that a crash can be repaired from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,8 @@ pub struct Move {
     pub schemas: Vec<String>,
     /// Source tables, quoted with their shard schema, that got REPLICA IDENTITY FULL for the move.
     pub full_identity: Vec<String>,
+    /// Only this leaves; the whole shard group if none.
+    pub part: Option<Part>,
 }
 
 impl Move {
@@ -70,13 +73,27 @@ impl Move {
         group: ShardGroupId,
         (source, target): (NodeId, NodeId),
         schemas: Vec<String>,
+        part: Option<Part>,
     ) -> Result<Self> {
-        let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas)
-                   VALUES ($1, $2, $3, $4, $5) RETURNING moveid";
+        let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
+                       tenant, tenant_key, tenant_hash, tenant_group, rest_group)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING moveid";
+        let id = |group: ShardGroupId| group.0 as i64;
         let row = catalog
             .query_one(
                 sql,
-                &[&(colocation.0 as i32), &(group.0 as i64), &(source.0 as i32), &(target.0 as i32), &schemas],
+                &[
+                    &(colocation.0 as i32),
+                    &id(group),
+                    &(source.0 as i32),
+                    &(target.0 as i32),
+                    &schemas,
+                    &part.as_ref().map(|part| &part.tenant.text),
+                    &part.as_ref().map(|part| &part.tenant.key),
+                    &part.as_ref().map(|part| part.hash),
+                    &part.as_ref().map(|part| id(part.group)),
+                    &part.as_ref().map(|part| id(part.rest)),
+                ],
             )
             .await
             .map_err(|error| match pg_error(error) {
@@ -87,7 +104,7 @@ impl Move {
                 error => error,
             })?;
         let state = MoveState::Planned;
-        Ok(Self { id: row.get(0), colocation, group, source, target, state, schemas, full_identity: Vec::new() })
+        Ok(Self { id: row.get(0), colocation, group, source, target, state, schemas, full_identity: Vec::new(), part })
     }
 
     /// Every move that is neither done nor failed.
@@ -157,9 +174,28 @@ impl Move {
         format!("tenantry_move_{}", self.id)
     }
 
-    /// The shard group's schemas, unquoted.
+    /// As `name`, on the target: another one where both may be one server.
+    pub fn target_name(&self) -> String {
+        if self.part.is_some() { format!("tenantry_part_{}", self.id) } else { self.name() }
+    }
+
+    /// The shard group's schemas on the source, unquoted.
     pub fn shard_schemas(&self) -> Vec<String> {
-        self.schemas.iter().map(|schema| shard_schema(schema, self.group)).collect()
+        self.schemas_of(self.group)
+    }
+
+    /// What they are called on the target, in the same order.
+    pub fn target_schemas(&self) -> Vec<String> {
+        self.schemas_of(self.part.as_ref().map_or(self.group, |part| part.group))
+    }
+
+    /// What those are called that stay on the source; none when all leave.
+    pub fn rest_schemas(&self) -> Vec<String> {
+        self.part.as_ref().map_or_else(Vec::new, |part| self.schemas_of(part.rest))
+    }
+
+    fn schemas_of(&self, group: ShardGroupId) -> Vec<String> {
+        self.schemas.iter().map(|schema| shard_schema(schema, group)).collect()
     }
 
     /// (shard schema, what it is called on the source once fenced), unquoted.
@@ -175,9 +211,14 @@ impl Move {
         format!("tenantry move {}", self.id)
     }
 
-    /// The marker table, quoted.
+    /// The marker table on the source, quoted.
     pub fn marker(&self) -> String {
         format!("{}.marker", identifier(&self.name()))
+    }
+
+    /// The marker table on the target, quoted.
+    pub fn target_marker(&self) -> String {
+        format!("{}.marker", identifier(&self.target_name()))
     }
 
     fn read(row: &Row) -> Result<Self> {
@@ -190,6 +231,12 @@ impl Move {
             state: MoveState::parse(row.get(5))?,
             schemas: row.get(6),
             full_identity: row.get(7),
+            part: row.get::<_, Option<String>>(8).map(|text| Part {
+                tenant: Tenant { key: row.get(9), text },
+                hash: row.get(10),
+                group: ShardGroupId(row.get::<_, i64>(11) as u64),
+                rest: ShardGroupId(row.get::<_, i64>(12) as u64),
+            }),
         })
     }
 }
@@ -201,4 +248,4 @@ pub fn taken_over(id: i64) -> PgError {
 }
 
 const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, target_node, state, schemas, \
-                      full_identity FROM tenantry.shard_move";
+                      full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group FROM tenantry.shard_move";

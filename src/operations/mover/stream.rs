@@ -34,8 +34,12 @@ use crate::wire::pgoutput::{Lsn, Message, OldTuple, Relation, ReplicaIdentity, T
 pub struct Apply {
     stream: ReplicationStream,
     target: Session,
-    /// Schema of `marker` and `progress`, unquoted.
+    /// Schema of `marker` and `progress` on the target, unquoted.
     schema: String,
+    /// What the stream's schemas are called on the target, by their names on the source; unquoted.
+    renamed: HashMap<String, String>,
+    /// Schema of the marker table on the source, unquoted.
+    marker_schema: String,
     tables: HashMap<u32, Arc<Table>>,
     statements: HashMap<String, Statement>,
     /// Statements whose answers are due, oldest first.
@@ -97,7 +101,14 @@ impl Apply {
         Self {
             stream,
             target,
-            schema: mv.name(),
+            schema: mv.target_name(),
+            renamed: mv
+                .shard_schemas()
+                .into_iter()
+                .zip(mv.target_schemas())
+                .chain([(mv.name(), mv.target_name())])
+                .collect(),
+            marker_schema: mv.name(),
             tables: HashMap::new(),
             statements: HashMap::new(),
             pending: VecDeque::new(),
@@ -307,8 +318,9 @@ impl Apply {
         let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attidentity = 'a'
                    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
                    WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
-        let rows = self.target.query(sql, &[&relation.schema, &relation.name]).await.map_err(pg_error)?;
-        let name = qualified(&relation.schema, &relation.name);
+        let schema = self.renamed.get(&relation.schema).unwrap_or(&relation.schema);
+        let rows = self.target.query(sql, &[schema, &relation.name]).await.map_err(pg_error)?;
+        let name = qualified(schema, &relation.name);
         let columns = relation
             .columns
             .iter()
@@ -327,7 +339,7 @@ impl Apply {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let is_marker = relation.schema == self.schema;
+        let is_marker = relation.schema == self.marker_schema;
         let has_full_identity = relation.identity == ReplicaIdentity::Full;
         self.tables.insert(relation.oid, Arc::new(Table { name, is_marker, has_full_identity, columns }));
         Ok(())

@@ -18,15 +18,15 @@ use crate::error::{PgError, Result, SqlState};
 /// Errors: 42P06 when a schema of that name is there already.
 pub async fn create(target: &Session, mv: &Move, definition: &Definition) -> Result<()> {
     let mut statements = vec!["BEGIN".to_owned()];
-    for schema in mv.shard_schemas() {
+    for schema in mv.target_schemas() {
         let name = identifier(&schema);
         statements.push(format!("CREATE SCHEMA {name}"));
         statements.push(format!("COMMENT ON SCHEMA {name} IS {}", literal(&mv.mark())));
     }
     statements.extend(definition.tables.iter().cloned());
-    let name = identifier(&mv.name());
+    let name = identifier(&mv.target_name());
     statements.push(format!("CREATE SCHEMA {name}"));
-    statements.push(marker_table(mv));
+    statements.push(marker_table(&mv.target_marker()));
     statements.push(format!("CREATE TABLE {name}.progress (lsn pg_lsn)"));
     statements.push(format!("INSERT INTO {name}.progress VALUES (NULL)"));
     statements.push("COMMIT".to_owned());
@@ -67,7 +67,7 @@ pub async fn finish(
     // Fresh tables have no statistics, and plans made without them are bad ones.
     let analyze: Vec<String> = {
         let sql = "SELECT format('ANALYZE %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
-        target.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect()
+        target.query(sql, &[&mv.target_schemas()]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect()
     };
     for statement in analyze {
         let (analyzed, applied) = apply.run_while(target.batch_execute(&statement)).await;

@@ -20,8 +20,8 @@ pub(crate) struct Stage {
     pub ports: PortRange,
     cluster: Option<dev_cluster::DevCluster>,
     pub environment: MoverEnvironment,
-    workers: Vec<Client>,
-    coordinator: Client,
+    pub workers: Vec<Client>,
+    pub coordinator: Client,
 }
 
 impl Stage {
@@ -88,12 +88,12 @@ impl Stage {
     }
 
     /// A number from the worker with this node id.
-    async fn number(&self, node: NodeId, sql: &str) -> i64 {
+    pub async fn number(&self, node: NodeId, sql: &str) -> i64 {
         self.workers[node.0 as usize - 1].query_one(sql, &[]).await.unwrap().get(0)
     }
 
-    /// Everything that a move may leave, on both workers.
-    pub async fn leftovers(&self) -> Vec<String> {
+    /// Everything that a move may leave, on both workers, but for the shard group's own schema.
+    pub async fn remains(&self) -> Vec<String> {
         let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots
              UNION ALL SELECT 'publication ' || pubname FROM pg_publication
              UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry%'
@@ -103,6 +103,12 @@ impl Stage {
         for worker in &self.workers {
             found.extend(worker.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
         }
+        found
+    }
+
+    /// As `remains`; the shard group's schema must be where the catalog has it and nowhere else.
+    pub async fn leftovers(&self) -> Vec<String> {
+        let mut found = self.remains().await;
         let holders = "SELECT count(*) FROM pg_namespace WHERE nspname = 'public_102008'";
         let home = self.node_of_group().await;
         for node in [SOURCE, TARGET] {
@@ -388,6 +394,7 @@ async fn every_kind_of_table_and_of_change_arrives() {
         state: MoveState::Planned,
         schemas: vec!["public".into()],
         full_identity: vec![],
+        part: None,
     };
     let source = session::connect(&stage.environment, SOURCE).await.unwrap();
     let before = definition::read(&source, &mv).await.unwrap();

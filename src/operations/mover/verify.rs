@@ -29,9 +29,10 @@ pub async fn verify(
     let (source, target) = aligned(environment, mv, marker, apply).await?;
     apply.release().await?;
     for table in tables {
-        let sql = digest(table);
-        let (sums, applied) =
-            apply.run_while(async { tokio::join!(source.query_one(&sql, &[]), target.query_one(&sql, &[])) }).await;
+        let (on_source, on_target) = digests(table);
+        let (sums, applied) = apply
+            .run_while(async { tokio::join!(source.query_one(&on_source, &[]), target.query_one(&on_target, &[])) })
+            .await;
         applied?;
         let (source, target) = (sums.0.map_err(pg_error)?, sums.1.map_err(pg_error)?);
         let (source_rows, target_rows): (i64, i64) = (source.get(0), target.get(0));
@@ -69,12 +70,12 @@ async fn aligned(
         .detail("Each time, transactions with too many changes ended just then."))
 }
 
-fn digest(table: &SourceTable) -> String {
-    format!(
-        "SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text FROM ONLY {}",
-        table.columns.join(", "),
-        table.name
-    )
+fn digests(table: &SourceTable) -> (String, String) {
+    let sums = format!(
+        "SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text FROM ONLY",
+        table.columns.join(", ")
+    );
+    (format!("{sums} {}{}", table.name, table.condition()), format!("{sums} {}", table.target))
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";

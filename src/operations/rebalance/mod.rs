@@ -1,16 +1,19 @@
 //! Which shard groups to move so that the nodes carry alike.
 //!
 //! ```text
-//!   ShardMap + Costs + Options ──plan──> [ShardMove, ...] ──run──> mover, one after the other
-//!        ▲ call: arguments of the SQL functions
+//!   strategy: Weights ─┐
+//!   ShardMap + Options ┴─plan──> [ShardMove, ...] ──run──> mover, several side by side
+//!        ▲ call: arguments of the SQL functions      └──job──> tasks in the catalog, then as run does
 //! ```
 
 pub mod call;
+pub mod job;
 mod plan;
+pub mod progress;
 mod run;
+mod strategy;
 
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Costs, Options, RebalanceStrategy, ShardMove, plan};
-pub use run::{costs, rebalance};
+pub use plan::{Bytes, Options, ShardMove, Weights, plan};

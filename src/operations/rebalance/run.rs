@@ -1,28 +1,72 @@
-//! Measures, plans, and has the mover do it: one move after the other.
+//! Measures, plans, and has the mover do it: several moves side by side, as the limits allow.
 
-use super::plan::{Costs, Options, RebalanceStrategy, ShardMove, plan};
+use std::collections::{HashMap, VecDeque};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::plan::{Bytes, ShardMove};
 use crate::catalog::pg_error;
 use crate::catalog::shards::{Measure, sizes};
 use crate::error::Result;
 use crate::operations::mover::{MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, move_shard_group};
-use crate::shard_map::{NodeId, ShardMap};
+use crate::shard_map::{NodeId, ShardId, ShardMap};
 
-/// Moves shard groups until the plan is empty. A move that fails ends it; those before it stay.
-pub async fn rebalance(
+/// How many moves go on at the same time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub moves: usize,
+    /// That read from or write to one node.
+    pub moves_per_node: usize,
+    /// May two of them be of one colocation group?
+    pub colocated: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { moves: 4, moves_per_node: 1, colocated: false }
+    }
+}
+
+impl Limits {
+    /// May `step` begin while `running` go on?
+    pub fn admit<'a>(&self, step: &ShardMove, running: impl Iterator<Item = &'a ShardMove> + Clone) -> bool {
+        let uses = |node: NodeId| running.clone().filter(|m| m.source == node || m.target == node).count();
+        running.clone().count() < self.moves
+            && uses(step.source) < self.moves_per_node
+            && uses(step.target) < self.moves_per_node
+            && (self.colocated || running.clone().all(|m| m.colocation != step.colocation))
+            && running.clone().all(|m| m.group != step.group)
+    }
+}
+
+/// Carries out a plan. When a move fails, those under way come to their end, and no further one begins.
+pub async fn carry_out_all(
     environment: &MoverEnvironment,
-    options: &Options,
+    steps: Vec<ShardMove>,
+    limits: Limits,
     notify: &Notify<'_>,
 ) -> Result<Vec<MoveReport>> {
-    let map = environment.catalog.refresh().await?;
-    let costs = match options.strategy {
-        RebalanceStrategy::ByDiskSize => costs(environment, &map).await?,
-        RebalanceStrategy::ByShardCount => Costs::new(),
-    };
-    let mut reports = Vec::new();
-    for step in plan(&map, &costs, options) {
-        reports.extend(carry_out(environment, &step, notify).await?);
+    let (mut waiting, mut running) = (VecDeque::from(steps), Vec::<ShardMove>::new());
+    let (mut under_way, mut reports) = (FuturesUnordered::new(), Vec::new());
+    let mut failed = None;
+    loop {
+        while failed.is_none()
+            && let Some(at) = waiting.iter().position(|step| limits.admit(step, running.iter()))
+        {
+            let step = waiting.remove(at).expect("found just now");
+            running.push(step.clone());
+            under_way.push(async move { (carry_out(environment, &step, notify).await, step) });
+        }
+        let Some((ended, step)) = under_way.next().await else { break };
+        running.retain(|other| *other != step);
+        match ended {
+            Ok(report) => reports.extend(report),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
-    Ok(reports)
+    failed.map_or(Ok(reports), Err)
 }
 
 /// One step of a plan; None when somebody else has done it meanwhile.
@@ -43,30 +87,26 @@ pub async fn carry_out(
 }
 
 /// Bytes of every shard group, all its tables with their indexes, asked of each node once.
-pub async fn costs(environment: &MoverEnvironment, map: &ShardMap) -> Result<Costs> {
-    let mut costs = Costs::new();
-    for (shard, bytes) in shard_sizes(environment, map).await? {
+pub async fn group_bytes(environment: &MoverEnvironment, map: &ShardMap) -> Result<Bytes> {
+    let mut bytes = Bytes::new();
+    for (shard, size) in shard_sizes(environment, map).await? {
         if let Some((_, group)) = map.group_of_shard(shard) {
-            *costs.entry(group).or_default() += bytes;
+            *bytes.entry(group).or_default() += size;
         }
     }
-    Ok(costs)
+    Ok(bytes)
 }
 
 /// Bytes of every shard, for plans that are shown.
-pub async fn shard_sizes(
-    environment: &MoverEnvironment,
-    map: &ShardMap,
-) -> Result<std::collections::HashMap<crate::shard_map::ShardId, u64>> {
-    let mut found = std::collections::HashMap::new();
+pub async fn shard_sizes(environment: &MoverEnvironment, map: &ShardMap) -> Result<HashMap<ShardId, u64>> {
+    let mut found = HashMap::new();
     for node in map.active_workers() {
         let Some(sql) = sizes(map, node.id, None, Measure::Total) else { continue };
         let client = environment.catalog.client(node.id).await?;
         for row in client.query(&sql, &[]).await.map_err(pg_error)? {
             let shard = row.try_get::<_, i32>(0).map(i64::from).or_else(|_| row.try_get::<_, i64>(0));
             let bytes: Option<i64> = row.try_get(1).map_err(pg_error)?;
-            let shard = crate::shard_map::ShardId(shard.map_err(pg_error)? as u64);
-            found.insert(shard, bytes.unwrap_or(0).max(0) as u64);
+            found.insert(ShardId(shard.map_err(pg_error)? as u64), bytes.unwrap_or(0).max(0) as u64);
         }
     }
     Ok(found)
@@ -75,4 +115,32 @@ pub async fn shard_sizes(
 /// `host:port`, as messages show it.
 pub fn address(map: &ShardMap, node: NodeId) -> String {
     map.node(node).map_or_else(|| format!("node {node}"), |n| format!("{}:{}", n.host, n.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard_map::{ColocationId, ShardGroupId};
+
+    #[test]
+    fn a_node_takes_part_in_as_many_moves_as_it_may() {
+        let step = |colocation, group, source, target| ShardMove {
+            colocation: ColocationId(colocation),
+            group: ShardGroupId(group),
+            source: NodeId(source),
+            target: NodeId(target),
+        };
+        let running = [step(1, 10, 1, 3)];
+        let limits = Limits { moves: 2, moves_per_node: 1, colocated: true };
+        let admit = |limits: Limits, step| limits.admit(&step, running.iter());
+        assert!(admit(limits, step(1, 11, 2, 4)));
+        assert!(!admit(limits, step(1, 11, 1, 4)), "its source is busy");
+        assert!(!admit(limits, step(1, 11, 2, 3)), "its target is busy");
+        assert!(!admit(limits, step(1, 11, 3, 4)), "its source is another's target");
+        assert!(!admit(Limits { colocated: false, ..limits }, step(1, 11, 2, 4)));
+        assert!(admit(Limits { colocated: false, ..limits }, step(2, 11, 2, 4)));
+        assert!(!admit(Limits { moves: 1, ..limits }, step(2, 11, 2, 4)));
+        assert!(admit(Limits { moves_per_node: 2, ..limits }, step(2, 11, 1, 3)));
+        assert!(!admit(Limits { moves_per_node: 2, ..limits }, step(1, 10, 2, 4)), "a group makes one move at a time");
+    }
 }

@@ -21,19 +21,15 @@ struct Catalog {
 impl Catalog {
     fn new() -> Self {
         let tables = [(1, "orders", HashType::Int4), (2, "notes", HashType::Text), (3, "prices", HashType::Numeric)];
-        let colocations = tables.iter().map(|(n, _, hash)| ColocationGroup {
-            id: ColocationId(*n),
-            hash: Some(*hash),
-            shard_groups: intervals(32)
-                .into_iter()
-                .enumerate()
-                .map(|(i, (min, max))| ShardGroup {
-                    id: ShardGroupId(u64::from(n * 100) + i as u64),
-                    min,
-                    max,
-                    node: NodeId(1),
-                })
-                .collect(),
+        let colocations = tables.iter().map(|(n, _, hash)| {
+            let groups = intervals(32).into_iter().enumerate().map(|(i, (min, max))| ShardGroup {
+                id: ShardGroupId(u64::from(n * 100) + i as u64),
+                min,
+                max,
+                node: NodeId(1),
+                tenant: None,
+            });
+            ColocationGroup::new(ColocationId(*n), Some(*hash), groups.collect())
         });
         let column = |(name, type_oid): (&str, u32)| Column {
             name: name.into(),

@@ -2,13 +2,20 @@
 
 use super::{integer, lookup3};
 
-/// hashfloat8: both zeros are 0, every NaN is one NaN.
-pub fn hash(value: f64) -> u32 {
+/// One value for both zeros, and one for every NaN: what float8eq takes for equal.
+pub fn canonical(value: f64) -> f64 {
     if value == 0.0 {
-        return 0;
+        0.0
+    } else if value.is_nan() {
+        f64::NAN
+    } else {
+        value
     }
-    let value = if value.is_nan() { f64::NAN } else { value };
-    lookup3::hash_bytes(&value.to_bits().to_le_bytes())
+}
+
+/// hashfloat8 of a canonical value.
+pub fn hash(value: f64) -> u32 {
+    if value == 0.0 { 0 } else { lookup3::hash_bytes(&value.to_bits().to_le_bytes()) }
 }
 
 /// float8in, decimal forms; hexadecimal ones are not read.

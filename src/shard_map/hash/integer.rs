@@ -1,6 +1,6 @@
-//! smallint, integer, bigint and oid: one value has one hash in all of them.
+//! smallint, integer, bigint and oid: one value has one hash in all of them (hashint8 agrees where the value fits).
 
-use super::{HashType, lookup3};
+use super::HashType;
 
 /// What int2in, int4in and int8in accept in PostgreSQL 15: blanks around, a sign, decimal digits. 16's `0x1f` and `1_000`
 /// are not read, because 15 refuses them.
@@ -23,14 +23,9 @@ pub fn read(value_type: HashType, bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// Serves all three widths: hashint8 agrees with hashint4 and hashint2 where the value fits.
-pub fn hash(value: i64) -> u32 {
-    lookup3::hash_i64(value)
-}
-
 /// Negative oid texts wrap in some versions and are refused in others, so they are out of range here.
-pub fn hash_oid(value: i64) -> Option<u32> {
-    Some(lookup3::hash_u32(u32::try_from(value).ok()?))
+pub fn oid(value: i64) -> Option<u32> {
+    u32::try_from(value).ok()
 }
 
 /// Cuts the blanks off that C's isspace knows.

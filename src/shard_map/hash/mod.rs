@@ -1,7 +1,7 @@
 //! Postgres's own 32-bit hash of a value, per type: what decides which shard a tenant's rows are on.
 //!
 //! ```text
-//!   text or binary form ──(what the type's input function would make of it)──> value ──lookup3──> i32 ──intervals──> shard
+//!   text or binary form ──(what the type's input function would make of it)──> Value ──lookup3──> i32 ──intervals──> shard
 //! ```
 //!
 //! Source: PostgreSQL 15, src/common/hashfn.c (Jenkins lookup3) and support function 1 of each default hash operator class.
@@ -17,6 +17,9 @@ mod numeric;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod value;
+
+pub use value::Value;
 
 /// A type whose values Tenantry can hash exactly as Postgres does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,41 +118,40 @@ impl HashType {
         TYPES.iter().find(|(t, _, _)| *t == self).expect("a test checks that every type is listed")
     }
 
-    /// Hash of the value that this type's input function makes of `text`: an untyped literal or a text-format parameter.
+    /// The value that this type's input function makes of `text`: an untyped literal or a text-format parameter.
     ///
     /// None for bad syntax, out of range, and what depends on a setting (DateStyle, TimeZone) or differs between versions.
-    pub fn hash_text(self, text: &str) -> Option<i32> {
+    pub fn read_text(self, text: &str) -> Option<Value<'_>> {
         if text.contains('\0') {
             return None;
         }
-        let hash = match self {
-            HashType::Int2 => integer::hash(integer::parse(text, i16::MIN.into(), i16::MAX.into())?),
-            HashType::Int4 => integer::hash(integer::parse(text, i32::MIN.into(), i32::MAX.into())?),
-            HashType::Int8 => integer::hash(integer::parse(text, i64::MIN, i64::MAX)?),
-            HashType::Oid => integer::hash_oid(integer::parse(text, 0, u32::MAX.into())?)?,
-            HashType::Text | HashType::Varchar => lookup3::hash_bytes(text.as_bytes()),
-            HashType::Bpchar => lookup3::hash_bytes(text.trim_end_matches(' ').as_bytes()),
-            HashType::Name => lookup3::hash_bytes(scalar::clip_name(text).as_bytes()),
-            HashType::Bytea => lookup3::hash_bytes(&scalar::parse_bytea(text)?),
-            HashType::Uuid => lookup3::hash_bytes(&scalar::parse_uuid(text)?),
-            HashType::Bool => scalar::hash_bool(scalar::parse_bool(text)?),
-            HashType::Char => scalar::hash_char(scalar::parse_char(text)?)?,
-            HashType::Numeric => numeric::Numeric::parse(text)?.hash(),
-            HashType::Float4 => float::hash(float::parse_f32(text)?.into()),
-            HashType::Float8 => float::hash(float::parse_f64(text)?),
-            HashType::Date => lookup3::hash_u32(datetime::parse_date(text)? as u32),
-            HashType::Timestamp => lookup3::hash_i64(datetime::parse_timestamp(text)?),
-            HashType::Timestamptz => lookup3::hash_i64(datetime::parse_timestamptz(text)?),
-            HashType::Time => lookup3::hash_i64(datetime::parse_time(text)?),
-        };
-        Some(hash as i32)
+        Some(match self {
+            HashType::Int2 => Value::Integer(integer::parse(text, i16::MIN.into(), i16::MAX.into())?),
+            HashType::Int4 => Value::Integer(integer::parse(text, i32::MIN.into(), i32::MAX.into())?),
+            HashType::Int8 => Value::Integer(integer::parse(text, i64::MIN, i64::MAX)?),
+            HashType::Oid => Value::Word(integer::oid(integer::parse(text, 0, u32::MAX.into())?)?),
+            HashType::Text | HashType::Varchar => Value::bytes(text.as_bytes()),
+            HashType::Bpchar => Value::bytes(text.trim_end_matches(' ').as_bytes()),
+            HashType::Name => Value::bytes(scalar::clip_name(text).as_bytes()),
+            HashType::Bytea => Value::Bytes(scalar::parse_bytea(text)?.into()),
+            HashType::Uuid => Value::Bytes(scalar::parse_uuid(text)?.to_vec().into()),
+            HashType::Bool => Value::Word(scalar::parse_bool(text)?.into()),
+            HashType::Char => Value::Word(scalar::char_word(scalar::parse_char(text)?)?),
+            HashType::Numeric => Value::Numeric(numeric::Numeric::parse(text)?),
+            HashType::Float4 => Value::float(float::parse_f32(text)?.into()),
+            HashType::Float8 => Value::float(float::parse_f64(text)?),
+            HashType::Date => Value::Word(datetime::parse_date(text)? as u32),
+            HashType::Timestamp => Value::Integer(datetime::parse_timestamp(text)?),
+            HashType::Timestamptz => Value::Integer(datetime::parse_timestamptz(text)?),
+            HashType::Time => Value::Integer(datetime::parse_time(text)?),
+        })
     }
 
-    /// Hash of the value that is *stored* when `text` is assigned to a column with `typmod` (`pg_attribute.atttypmod`).
+    /// The value that is *stored* when `text` is assigned to a column with `typmod` (`pg_attribute.atttypmod`).
     ///
     /// None also where the assignment may change the value: `numeric(10,2)` rounds, `varchar(3)` cuts blanks off.
-    /// Use it for INSERT and COPY; `hash_text` for comparisons, where the type modifier plays no part.
-    pub fn hash_stored_text(self, text: &str, typmod: i32) -> Option<i32> {
+    /// Use it for INSERT and COPY; `read_text` for comparisons, where the type modifier plays no part.
+    pub fn read_stored_text(self, text: &str, typmod: i32) -> Option<Value<'_>> {
         let is_kept = typmod < 0
             || match self {
                 HashType::Varchar => fits_varchar(text, typmod),
@@ -157,14 +159,14 @@ impl HashType {
                 HashType::Timestamp | HashType::Timestamptz | HashType::Time => {
                     datetime::fraction_digits(text) as i32 <= typmod
                 }
-                // Values of char(n) lose only what the hash ignores; other types have no modifier.
+                // Values of char(n) lose only what equality ignores; other types have no modifier.
                 _ => true,
             };
-        if is_kept { self.hash_text(text) } else { None }
+        if is_kept { self.read_text(text) } else { None }
     }
 
-    /// As `hash_stored_text`, for a binary-format parameter or a field of a binary COPY (see `hash_binary`).
-    pub fn hash_stored_binary(self, value_type: u32, bytes: &[u8], typmod: i32) -> Option<i32> {
+    /// As `read_stored_text`, for a binary-format parameter or a field of a binary COPY (see `read_binary`).
+    pub fn read_stored_binary(self, value_type: u32, bytes: &[u8], typmod: i32) -> Option<Value<'_>> {
         let is_kept = typmod < 0
             || match (self, HashType::from_oid(value_type)) {
                 (HashType::Varchar, _) => fits_varchar(std::str::from_utf8(bytes).ok()?, typmod),
@@ -179,63 +181,70 @@ impl HashType {
                 }
                 _ => true,
             };
-        if is_kept { self.hash_binary(value_type, bytes) } else { None }
+        if is_kept { self.read_binary(value_type, bytes) } else { None }
     }
 
-    /// Hash of a binary-format parameter of type `value_type`, compared with or assigned to a column of this type.
+    /// A binary-format parameter of type `value_type`, compared with or assigned to a column of this type.
     ///
     /// Covers the same type, and pairs whose equality holds across types: integers (in the column's range), the text
     /// family, integers with numeric and oid, real with double precision, date with timestamp. None for other pairs, for
     /// malformed bytes, and for an inferred type (oid 0), which the caller must resolve first.
-    pub fn hash_binary(self, value_type: u32, bytes: &[u8]) -> Option<i32> {
+    pub fn read_binary(self, value_type: u32, bytes: &[u8]) -> Option<Value<'_>> {
         if self.is_text_like() {
-            return self.hash_text_like(value_type, bytes);
+            return self.read_text_like(value_type, bytes);
         }
         let value_type = HashType::from_oid(value_type)?;
-        let hash = match (self, value_type) {
-            (HashType::Int2, t) => integer::hash(integer::read(t, bytes).filter(|v| i16::try_from(*v).is_ok())?),
-            (HashType::Int4, t) => integer::hash(integer::read(t, bytes).filter(|v| i32::try_from(*v).is_ok())?),
-            (HashType::Int8, t) => integer::hash(integer::read(t, bytes)?),
-            (HashType::Oid, HashType::Oid) => integer::hash_oid(u32::from_be_bytes(bytes.try_into().ok()?).into())?,
-            (HashType::Oid, t) => integer::hash_oid(integer::read(t, bytes)?)?,
-            (HashType::Numeric, HashType::Numeric) => numeric::Numeric::read(bytes)?.hash(),
-            (HashType::Numeric, t) => numeric::Numeric::from_integer(integer::read(t, bytes)?).hash(),
-            (HashType::Float8, HashType::Float8) => float::hash(f64::from_be_bytes(bytes.try_into().ok()?)),
+        Some(match (self, value_type) {
+            (HashType::Int2, t) => Value::Integer(integer::read(t, bytes).filter(|v| i16::try_from(*v).is_ok())?),
+            (HashType::Int4, t) => Value::Integer(integer::read(t, bytes).filter(|v| i32::try_from(*v).is_ok())?),
+            (HashType::Int8, t) => Value::Integer(integer::read(t, bytes)?),
+            (HashType::Oid, HashType::Oid) => Value::Word(u32::from_be_bytes(bytes.try_into().ok()?)),
+            (HashType::Oid, t) => Value::Word(integer::oid(integer::read(t, bytes)?)?),
+            (HashType::Numeric, HashType::Numeric) => Value::Numeric(numeric::Numeric::read(bytes)?),
+            (HashType::Numeric, t) => Value::Numeric(numeric::Numeric::from_integer(integer::read(t, bytes)?)),
+            (HashType::Float8, HashType::Float8) => Value::float(f64::from_be_bytes(bytes.try_into().ok()?)),
             (HashType::Float4 | HashType::Float8, HashType::Float4) => {
-                float::hash(f32::from_be_bytes(bytes.try_into().ok()?).into())
+                Value::float(f32::from_be_bytes(bytes.try_into().ok()?).into())
             }
-            (HashType::Timestamp, HashType::Date) => lookup3::hash_i64(datetime::timestamp_of_date(bytes)?),
-            (HashType::Date, HashType::Date) => lookup3::hash_u32(u32::from_be_bytes(bytes.try_into().ok()?)),
+            (HashType::Timestamp, HashType::Date) => Value::Integer(datetime::timestamp_of_date(bytes)?),
+            (HashType::Date, HashType::Date) => Value::Word(u32::from_be_bytes(bytes.try_into().ok()?)),
             (HashType::Timestamp, HashType::Timestamp)
             | (HashType::Timestamptz, HashType::Timestamptz)
-            | (HashType::Time, HashType::Time) => lookup3::hash_i64(i64::from_be_bytes(bytes.try_into().ok()?)),
-            (HashType::Bytea, HashType::Bytea) => lookup3::hash_bytes(bytes),
-            (HashType::Uuid, HashType::Uuid) => lookup3::hash_bytes(<&[u8; 16]>::try_from(bytes).ok()?),
-            (HashType::Bool, HashType::Bool) => scalar::hash_bool(<[u8; 1]>::try_from(bytes).ok()? != [0]),
-            (HashType::Char, HashType::Char) => scalar::hash_char(<[u8; 1]>::try_from(bytes).ok()?[0])?,
+            | (HashType::Time, HashType::Time) => Value::Integer(i64::from_be_bytes(bytes.try_into().ok()?)),
+            (HashType::Bytea, HashType::Bytea) => Value::bytes(bytes),
+            (HashType::Uuid, HashType::Uuid) => Value::bytes(<&[u8; 16]>::try_from(bytes).ok()?),
+            (HashType::Bool, HashType::Bool) => Value::Word((<[u8; 1]>::try_from(bytes).ok()? != [0]).into()),
+            (HashType::Char, HashType::Char) => Value::Word(scalar::char_word(<[u8; 1]>::try_from(bytes).ok()?[0])?),
             _ => return None,
-        };
-        Some(hash as i32)
+        })
     }
 
-    /// As `hash_binary`, for a text-format parameter whose type is known: `hash_text` alone would read the text as a
+    /// As `read_binary`, for a text-format parameter whose type is known: `read_text` alone would read the text as a
     /// value of the column's type, which e.g. forgets the zone of a timestamptz.
-    pub fn hash_typed_text(self, value_type: u32, text: &str) -> Option<i32> {
+    pub fn read_typed_text(self, value_type: u32, text: &str) -> Option<Value<'_>> {
         if value_type == UNKNOWN_OID || value_type == self.oid() {
-            return self.hash_text(text);
+            return self.read_text(text);
         }
         let from = HashType::from_oid(value_type)?;
         match (self, from) {
-            _ if self.is_text_like() => self.hash_text_like(value_type, text.as_bytes()),
+            _ if self.is_text_like() => self.read_text_like(value_type, text.as_bytes()),
             (
                 HashType::Int2 | HashType::Int4 | HashType::Int8 | HashType::Oid | HashType::Numeric,
                 HashType::Int2 | HashType::Int4 | HashType::Int8,
-            ) => from.hash_text(text).and_then(|_| self.hash_text(text)),
-            (HashType::Float8, HashType::Float4) => from.hash_text(text),
+            ) => from.read_text(text).and_then(|_| self.read_text(text)),
+            (HashType::Float8, HashType::Float4) => from.read_text(text),
             (HashType::Timestamp, HashType::Date) => {
-                self.hash_binary(value_type, &datetime::parse_date(text)?.to_be_bytes())
+                self.read_binary(value_type, &datetime::parse_date(text)?.to_be_bytes()).map(Value::into_owned)
             }
             _ => None,
+        }
+    }
+
+    /// The value whose binary form `bytes` Postgres sent, which has the hash `hash`.
+    pub fn value_of_postgres(self, hash: i32, bytes: &[u8]) -> Value<'static> {
+        match self.read_binary(self.oid(), bytes).filter(|value| value.hash() == hash) {
+            Some(value) => value.into_owned(),
+            None => Value::Other { hash, binary: bytes.to_vec() },
         }
     }
 
@@ -243,7 +252,7 @@ impl HashType {
         matches!(self, HashType::Text | HashType::Varchar | HashType::Bpchar | HashType::Name)
     }
 
-    fn hash_text_like(self, value_type: u32, bytes: &[u8]) -> Option<i32> {
+    fn read_text_like(self, value_type: u32, bytes: &[u8]) -> Option<Value<'_>> {
         let from = if value_type == UNKNOWN_OID { self } else { HashType::from_oid(value_type)? };
         let text = std::str::from_utf8(bytes).ok().filter(|_| from.is_text_like())?;
         // namerecv refuses what namein would cut; a longer text equals no name.
@@ -251,7 +260,7 @@ impl HashType {
             return None;
         }
         // The cast from char(n) to the other text types drops trailing blanks.
-        self.hash_text(if from == HashType::Bpchar { text.trim_end_matches(' ') } else { text })
+        self.read_text(if from == HashType::Bpchar { text.trim_end_matches(' ') } else { text })
     }
 }
 

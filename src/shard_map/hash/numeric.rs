@@ -6,21 +6,33 @@
 
 use super::{integer, lookup3};
 
-/// A numeric as hash_numeric sees it: sign and display scale don't matter.
+/// A numeric as its equality sees it: the display scale doesn't matter. (Nor does the sign to its hash.)
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Numeric {
-    /// NaN and the infinities.
-    Special,
-    /// No zero digit at either end; no digit at all is zero.
-    Finite { weight: i32, digits: Vec<i16> },
+    Special(Special),
+    /// No zero digit at either end; no digit at all is zero, which is never negative.
+    Finite {
+        negative: bool,
+        weight: i32,
+        digits: Vec<i16>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    NaN,
+    Infinity,
+    MinusInfinity,
 }
 
 impl Numeric {
     /// numeric_in, for texts and exponents of ordinary length; 16's hexadecimal and `_` forms are not read.
     pub fn parse(text: &str) -> Option<Self> {
         let text = integer::trim(text);
-        if is_special(text) {
-            return Some(Numeric::Special);
+        if let Some(special) = special(text) {
+            return Some(Numeric::Special(special));
         }
+        let negative = text.starts_with('-');
         let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
         let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (
@@ -35,12 +47,12 @@ impl Numeric {
         if decimals.is_empty() || decimals.len() > DECIMALS_MAX as usize || !decimals.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        Some(Self::from_decimals(&decimals, whole.len() as i32 + exponent as i32))
+        Some(Self::from_decimals(negative, &decimals, whole.len() as i32 + exponent as i32))
     }
 
     pub fn from_integer(value: i64) -> Self {
         let decimals = value.unsigned_abs().to_string();
-        Self::from_decimals(decimals.as_bytes(), decimals.len() as i32)
+        Self::from_decimals(value < 0, decimals.as_bytes(), decimals.len() as i32)
     }
 
     /// numeric_recv's format; none where a digit lies beyond the display scale, which numeric_recv would cut off.
@@ -50,21 +62,24 @@ impl Numeric {
         if bytes.len() != 8 + 2 * usize::try_from(count).ok()? || !(0..=0x3fff).contains(&scale) {
             return None;
         }
-        match sign {
-            0x0000 | 0x4000 => {}
-            0xc000 | 0xd000 | 0xf000 => return Some(Numeric::Special),
+        let negative = match sign {
+            0x0000 => false,
+            0x4000 => true,
+            0xc000 => return Some(Numeric::Special(Special::NaN)),
+            0xd000 => return Some(Numeric::Special(Special::Infinity)),
+            0xf000 => return Some(Numeric::Special(Special::MinusInfinity)),
             _ => return None,
-        }
+        };
         let digits: Vec<i16> = words.collect();
         if !digits.iter().all(|d| (0..10000).contains(d)) {
             return None;
         }
-        let value = Self::trimmed(weight.into(), digits);
+        let value = Self::trimmed(negative, weight.into(), digits);
         (value.decimals() <= i32::from(scale)).then_some(value)
     }
 
     /// `point` decimals stand before the decimal point; negative: that many zeros follow it.
-    fn from_decimals(decimals: &[u8], point: i32) -> Self {
+    fn from_decimals(negative: bool, decimals: &[u8], point: i32) -> Self {
         let weight = (point - 1).div_euclid(4);
         // Zeros in front, so that the decimal point falls between two base-10000 digits.
         let lead = ((weight + 1) * 4 - point) as usize;
@@ -73,21 +88,21 @@ impl Numeric {
             let at = lead + i;
             digits[at / 4] += i16::from(decimal - b'0') * [1000, 100, 10, 1][at % 4];
         }
-        Self::trimmed(weight, digits)
+        Self::trimmed(negative, weight, digits)
     }
 
-    fn trimmed(weight: i32, digits: Vec<i16>) -> Self {
+    fn trimmed(negative: bool, weight: i32, digits: Vec<i16>) -> Self {
         let Some(first) = digits.iter().position(|d| *d != 0) else {
-            return Numeric::Finite { weight: 0, digits: Vec::new() };
+            return Numeric::Finite { negative: false, weight: 0, digits: Vec::new() };
         };
         let last = digits.iter().rposition(|d| *d != 0).unwrap_or(first);
-        Numeric::Finite { weight: weight - first as i32, digits: digits[first..=last].to_vec() }
+        Numeric::Finite { negative, weight: weight - first as i32, digits: digits[first..=last].to_vec() }
     }
 
     /// Decimals after the point that are needed to write the value; negative when it ends in zeros before the point.
     pub fn decimals(&self) -> i32 {
         match self {
-            Numeric::Finite { weight, digits } if !digits.is_empty() => {
+            Numeric::Finite { weight, digits, .. } if !digits.is_empty() => {
                 let last = digits[digits.len() - 1];
                 let zeros = [10, 100, 1000].iter().filter(|p| last % **p == 0).count() as i32;
                 4 * (digits.len() as i32 - 1 - weight) - zeros
@@ -96,12 +111,27 @@ impl Numeric {
         }
     }
 
+    /// Bytes that are the same for equal values and no others.
+    pub fn key(&self) -> Vec<u8> {
+        match self {
+            Numeric::Special(Special::NaN) => b"NaN".to_vec(),
+            Numeric::Special(Special::Infinity) => b"inf".to_vec(),
+            Numeric::Special(Special::MinusInfinity) => b"-inf".to_vec(),
+            Numeric::Finite { negative, weight, digits } => {
+                let mut key = vec![u8::from(*negative)];
+                key.extend(weight.to_be_bytes());
+                key.extend(digits.iter().flat_map(|d| d.to_be_bytes()));
+                key
+            }
+        }
+    }
+
     /// hash_numeric.
     pub fn hash(&self) -> u32 {
         match self {
-            Numeric::Special => 0,
+            Numeric::Special(_) => 0,
             Numeric::Finite { digits, .. } if digits.is_empty() => u32::MAX,
-            Numeric::Finite { weight, digits } => {
+            Numeric::Finite { weight, digits, .. } => {
                 let bytes: Vec<u8> = digits.iter().flat_map(|d| d.to_le_bytes()).collect();
                 lookup3::hash_bytes(&bytes) ^ *weight as u32
             }
@@ -114,10 +144,14 @@ pub fn scale(typmod: i32) -> i32 {
     (((typmod - 4) & 0x7ff) ^ 1024) - 1024
 }
 
-fn is_special(text: &str) -> bool {
+fn special(text: &str) -> Option<Special> {
     let text = text.to_ascii_lowercase();
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
-    text == "nan" || unsigned == "inf" || unsigned == "infinity"
+    match text.as_str() {
+        "nan" => Some(Special::NaN),
+        "inf" | "+inf" | "infinity" | "+infinity" => Some(Special::Infinity),
+        "-inf" | "-infinity" => Some(Special::MinusInfinity),
+        _ => None,
+    }
 }
 
 /// Far below numeric's limits (131072 before and 16383 after the point), far above any key.

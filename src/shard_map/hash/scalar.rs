@@ -1,6 +1,6 @@
 //! Text forms of the small types: name, bytea, uuid, boolean and `"char"`.
 
-use super::{integer, lookup3};
+use super::integer;
 
 /// NAMEDATALEN - 1, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -77,10 +77,6 @@ pub fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-pub fn hash_bool(value: bool) -> u32 {
-    lookup3::hash_u32(value.into())
-}
-
 /// charin takes the first byte, zero for the empty string. From 16 on `\ooo` is one byte, so a backslash with more
 /// behind it is not read here.
 pub fn parse_char(text: &str) -> Option<u8> {
@@ -92,8 +88,8 @@ pub fn parse_char(text: &str) -> Option<u8> {
 }
 
 /// Bytes above 127 hash by the sign of C's char, which differs between processors.
-pub fn hash_char(byte: u8) -> Option<u32> {
-    byte.is_ascii().then(|| lookup3::hash_u32(byte.into()))
+pub fn char_word(byte: u8) -> Option<u32> {
+    byte.is_ascii().then(|| byte.into())
 }
 
 fn hex(digit: u8) -> Option<u8> {

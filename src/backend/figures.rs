@@ -1,0 +1,124 @@
+//! What pools and servers look like right now: for metrics, `SHOW POOLS` and `SHOW SERVERS`.
+//!
+//! `Nodes::figures()` gives one consistent picture of each node, from any thread, at the cost of its lock for a moment.
+//! Nothing here changes anything.
+//!
+//! ```text
+//!   NodeFigures                      one for each node that was ever connected to
+//!     limit, open, logging_in, waiting, longest_waiting, outage
+//!     pools:   PoolFigures           one for each role and database, all threads together (SHOW POOLS)
+//!     servers: ServerFigures         one for each connection that is logged in (SHOW SERVERS)
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::login::ServerAddress;
+use super::node::{Node, Nodes};
+
+/// Everything that this process holds to one node.
+#[derive(Debug, Clone)]
+pub struct NodeFigures {
+    pub address: ServerAddress,
+    /// Most connections that may be open: the share of this process.
+    pub limit: usize,
+    /// Connections that are open or being opened.
+    pub open: usize,
+    /// Those of them that are being opened.
+    pub logging_in: usize,
+    /// Sessions that wait for a connection.
+    pub waiting: usize,
+    /// How long the first of them has waited.
+    pub longest_waiting: Duration,
+    /// Why the node cannot be reached; `None` while it can, as far as is known.
+    pub outage: Option<String>,
+    pub pools: Vec<PoolFigures>,
+    pub servers: Vec<ServerFigures>,
+}
+
+/// All connections of one role to one database of one node. The last four count since the process was started.
+#[derive(Debug, Clone, Default)]
+pub struct PoolFigures {
+    pub user: String,
+    pub database: String,
+    pub in_use: usize,
+    pub idle: usize,
+    pub waiting: usize,
+    /// How often somebody asked for a new connection or waited for one.
+    pub waits: u64,
+    /// How long all of them together waited.
+    pub waited: Duration,
+    pub longest_wait: Duration,
+    /// Waits that ended in 53300.
+    pub timeouts: u64,
+}
+
+/// One connection to a server.
+#[derive(Debug, Clone)]
+pub struct ServerFigures {
+    pub user: String,
+    pub database: String,
+    /// The server's process number.
+    pub pid: u32,
+    pub in_use: bool,
+    /// A session waits for its answer.
+    pub is_waited_for: bool,
+    pub age: Duration,
+}
+
+impl Nodes {
+    /// All nodes, by address.
+    pub fn figures(&self) -> Vec<NodeFigures> {
+        let mut all: Vec<_> = self.all().iter().map(|node| figures(node)).collect();
+        all.sort_by(|a, b| (&a.address.host, a.address.port).cmp(&(&b.address.host, b.address.port)));
+        all
+    }
+}
+
+fn figures(node: &Node) -> NodeFigures {
+    let state = node.lock();
+    let mut pools: BTreeMap<(&str, &str), PoolFigures> = BTreeMap::new();
+    for count in state.pools.values() {
+        let pool = pools.entry((&count.user, &count.database)).or_default();
+        pool.waits += count.waits;
+        pool.waited += count.waited;
+        pool.longest_wait = pool.longest_wait.max(count.longest_wait);
+        pool.timeouts += count.timeouts;
+    }
+    let of = |number: &u64| state.pools.get(number).map(|p| (p.user.as_str(), p.database.as_str()));
+    for waiter in &state.queue {
+        if let Some(pool) = of(&waiter.pool).and_then(|key| pools.get_mut(&key)) {
+            pool.waiting += 1;
+        }
+    }
+    let mut servers = Vec::new();
+    for (number, link) in state.links.values() {
+        let Some(key) = of(number) else { continue };
+        let in_use = link.is_used();
+        if let Some(pool) = pools.get_mut(&key) {
+            *(if in_use { &mut pool.in_use } else { &mut pool.idle }) += 1;
+        }
+        servers.push(ServerFigures {
+            user: key.0.to_owned(),
+            database: key.1.to_owned(),
+            pid: link.pid(),
+            in_use,
+            is_waited_for: in_use && link.waits_at().is_some(),
+            age: link.opened.elapsed(),
+        });
+    }
+    NodeFigures {
+        address: node.address.clone(),
+        limit: node.limit(&state),
+        open: state.open,
+        logging_in: state.logging_in,
+        waiting: state.queue.len(),
+        longest_waiting: state.queue.front().map_or(Duration::ZERO, |w| w.since.elapsed()),
+        outage: state.outage.as_ref().map(|outage| outage.why.clone()),
+        pools: pools
+            .into_iter()
+            .map(|((user, database), pool)| PoolFigures { user: user.into(), database: database.into(), ..pool })
+            .collect(),
+        servers,
+    }
+}

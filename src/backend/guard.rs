@@ -1,0 +1,87 @@
+//! Gives up connections to a node that is silent.
+//!
+//! A process that was stopped, or a machine that hangs, keeps its TCP connections alive, so the kernel reports nothing.
+//! A statement that waits says nothing either: it may be slow. So when a node's statements have had no answer for a
+//! while, the node itself is asked for a sign of life, on a connection of its own. Only when that stays out too, twice,
+//! do the waiting statements fail, with 08006, and new ones at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::node::{Node, Nodes};
+
+/// Watches over all connections until `stop`.
+pub async fn guard(nodes: Arc<Nodes>, stop: CancellationToken) {
+    let mut watched: HashMap<String, Watched> = HashMap::new();
+    while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        for node in nodes.all() {
+            watched.entry(node.address.to_string()).or_default().look(&nodes, &node);
+        }
+    }
+}
+
+/// What was seen of one node.
+#[derive(Default)]
+struct Watched {
+    /// Connections that wait: how far they were, since when.
+    waiting: HashMap<u64, (u32, Instant)>,
+    /// The question under way.
+    question: Option<tokio::task::JoinHandle<bool>>,
+    unanswered: u32,
+}
+
+impl Watched {
+    fn look(&mut self, nodes: &Nodes, node: &Arc<Node>) {
+        let settings = nodes.settings().load();
+        let links: HashMap<_, _> = node.lock().links.iter().map(|(n, (_, link))| (*n, link.clone())).collect();
+        self.waiting.retain(|number, _| links.contains_key(number));
+        for (number, link) in &links {
+            match link.waits_at() {
+                None => drop(self.waiting.remove(number)),
+                Some(at) => match self.waiting.get(number) {
+                    Some((before, _)) if *before == at => {}
+                    _ => drop(self.waiting.insert(*number, (at, Instant::now()))),
+                },
+            }
+        }
+        let is_silent = |(_, since): &(u32, Instant)| since.elapsed() >= settings.silence_max;
+        if let Some(question) = self.question.take_if(|question| question.is_finished()) {
+            // A task that has ended is read without waiting.
+            let answered = futures_util::FutureExt::now_or_never(question).is_some_and(|answer| answer.unwrap_or(true));
+            self.unanswered = if answered { 0 } else { self.unanswered + 1 };
+        }
+        if self.unanswered >= QUESTIONS {
+            self.unanswered = 0;
+            tracing::warn!(node = %node.address, "a node does not answer, its connections are given up");
+            node.begin_outage("the node does not answer", false);
+            for (number, link) in &links {
+                if !link.is_used() || self.waiting.get(number).is_some_and(is_silent) {
+                    link.give_up();
+                }
+            }
+        }
+        if self.question.is_none() && self.waiting.values().any(is_silent) {
+            self.question = Some(tokio::spawn(is_alive(node.clone(), settings.check_timeout)));
+        }
+    }
+}
+
+/// Asks whether encryption is spoken: any server answers that, before any login, with one byte.
+async fn is_alive(node: Arc<Node>, timeout: Duration) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect((node.address.host.as_str(), node.address.port)).await?;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(timeout, ask).await, Ok(Ok(_)))
+}
+
+/// Length 8, code 1234 5679. Source: PostgreSQL manual, "Message Formats", SSLRequest.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const QUESTIONS: u32 = 2;
+const TICK: Duration = Duration::from_secs(1);

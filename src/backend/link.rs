@@ -1,0 +1,85 @@
+//! What other threads may know of, and do to, a server connection: whether it waits, how far it got, that it is lost.
+//!
+//! The connection's own thread writes a few atomics that nobody else writes; the guard (`guard.rs`) and the figures
+//! (`figures.rs`) read them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+
+/// One server connection, seen from outside.
+#[derive(Debug)]
+pub struct Link {
+    /// The server's process number; 0 until logged in.
+    pid: AtomicU32,
+    pub opened: Instant,
+    is_used: AtomicBool,
+    /// Its session waits for bytes of the server.
+    waits: AtomicBool,
+    /// Counts receptions: two looks at it tell whether anything came.
+    progress: AtomicU32,
+    is_lost: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            pid: AtomicU32::new(0),
+            opened: Instant::now(),
+            is_used: AtomicBool::new(true),
+            waits: AtomicBool::new(false),
+            progress: AtomicU32::new(0),
+            is_lost: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+}
+
+impl Link {
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    pub fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    pub fn set_used(&self, is_used: bool) {
+        self.is_used.store(is_used, Ordering::Relaxed);
+    }
+
+    /// Since when nothing came is for the observer to find out: the number of receptions, while it waits for one.
+    pub fn waits_at(&self) -> Option<u32> {
+        self.waits.load(Ordering::Relaxed).then(|| self.progress.load(Ordering::Relaxed))
+    }
+
+    /// Something came, or nobody waits any more.
+    pub fn note_progress(&self) {
+        self.progress.store(self.progress.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.waits.store(false, Ordering::Relaxed);
+    }
+
+    /// Nothing has come yet: the task is woken when the connection is given up from outside, and is ready then.
+    pub fn poll_lost(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waits.store(true, Ordering::Relaxed);
+        self.waker.register(context.waker());
+        if self.is_lost() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    /// From any thread: whoever waits for this connection waits no longer.
+    pub fn give_up(&self) {
+        self.is_lost.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}

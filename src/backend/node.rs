@@ -1,0 +1,410 @@
+//! What the whole process holds to one node: how many connections there may be, who waits for one, whether it is up.
+//!
+//! ```text
+//!   Pool (thread 0) ──┐                     ┌─ places: open < limit, few logins at once
+//!   Pool (thread 0) ──┼── queue, in order ──┤
+//!   Pool (thread 1) ──┘                     └─ outage: one attempt at a time, with pauses; others fail at once
+//! ```
+//!
+//! A `Place` is the right to one connection; dropped with it. Who finds none waits in one queue, whatever its pool and
+//! thread. While somebody waits because the node is full, idle connections of other pools are closed for him
+//! (`Node::is_pressed`), and used ones when they come back. The lock is taken when connections open or close, or when
+//! somebody waits; a statement on a pooled connection takes none.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, oneshot};
+
+use super::link::Link;
+use super::login::ServerAddress;
+use super::pool_settings::PoolSettings;
+use crate::error::{PgError, Result, SqlState};
+
+/// All nodes that this process has connections to.
+pub struct Nodes {
+    settings: Arc<ArcSwap<PoolSettings>>,
+    nodes: Mutex<HashMap<ServerAddress, Arc<Node>>>,
+    /// Each data thread's bell: close idle connections of nodes that are pressed.
+    bells: Mutex<Vec<Weak<Notify>>>,
+}
+
+impl Nodes {
+    /// The settings may change at any time.
+    pub fn new(settings: Arc<ArcSwap<PoolSettings>>) -> Arc<Self> {
+        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default() })
+    }
+
+    pub fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
+        &self.settings
+    }
+
+    pub(super) fn node(self: &Arc<Self>, address: &ServerAddress) -> Arc<Node> {
+        let mut nodes = lock(&self.nodes);
+        if let Some(node) = nodes.get(address) {
+            return node.clone();
+        }
+        let node = Arc::new(Node {
+            address: address.clone(),
+            nodes: Arc::downgrade(self),
+            settings: self.settings.clone(),
+            waiting: AtomicUsize::new(0),
+            is_pressed: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            state: Mutex::default(),
+        });
+        nodes.insert(address.clone(), node.clone());
+        node
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        lock(&self.nodes).values().cloned().collect()
+    }
+
+    /// This process's share of what a node takes, where `node_connections` does not say otherwise.
+    pub fn set_share(self: &Arc<Self>, address: &ServerAddress, connections: usize) {
+        let node = self.node(address);
+        let mut state = node.lock();
+        if state.share != Some(connections) {
+            state.share = Some(connections);
+            node.settle(state);
+        }
+    }
+
+    /// Is nowhere more open than the shares allow?
+    pub fn is_within_shares(&self) -> bool {
+        self.all().iter().all(|node| {
+            let state = node.lock();
+            state.open <= node.limit(&state)
+        })
+    }
+
+    /// A data thread's bell.
+    pub(super) fn bell(&self) -> Arc<Notify> {
+        let bell = Arc::new(Notify::new());
+        let mut bells = lock(&self.bells);
+        bells.retain(|b| b.strong_count() > 0);
+        bells.push(Arc::downgrade(&bell));
+        bell
+    }
+
+    fn ring(&self) {
+        lock(&self.bells).iter().filter_map(Weak::upgrade).for_each(|bell| bell.notify_one());
+    }
+}
+
+/// One node, shared by all pools of the process.
+pub struct Node {
+    pub address: ServerAddress,
+    nodes: Weak<Nodes>,
+    settings: Arc<ArcSwap<PoolSettings>>,
+    /// Length of the queue, to be read without the lock.
+    waiting: AtomicUsize,
+    is_pressed: AtomicBool,
+    next: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// What the lock protects. Names of fields are those of `figures.rs`.
+#[derive(Default)]
+pub(super) struct State {
+    pub share: Option<usize>,
+    pub open: usize,
+    pub logging_in: usize,
+    pub queue: VecDeque<Waiter>,
+    pub pools: HashMap<u64, PoolCount>,
+    /// Connections that are logged in, by number.
+    pub links: HashMap<u64, (u64, Arc<Link>)>,
+    pub outage: Option<Outage>,
+}
+
+/// One pool of one thread.
+pub(super) struct PoolCount {
+    pub user: String,
+    pub database: String,
+    pub open: usize,
+    pub waits: u64,
+    pub waited: Duration,
+    pub longest_wait: Duration,
+    pub timeouts: u64,
+}
+
+/// See `Node::next_of`.
+pub(super) enum Next {
+    /// Nobody needs it now.
+    Keep,
+    /// To the waiter with this ticket.
+    Hand(u64),
+    /// Its place goes to another pool, or is one too many.
+    Close,
+}
+
+pub(super) struct Waiter {
+    ticket: u64,
+    pub pool: u64,
+    pub since: Instant,
+    sender: oneshot::Sender<Result<Place>>,
+}
+
+/// The node did not let us in.
+pub(super) struct Outage {
+    failures: u32,
+    next_try: Instant,
+    is_trying: bool,
+    pub why: String,
+}
+
+impl Node {
+    /// A pool's number here.
+    pub(super) fn register(&self, user: &str, database: &str) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = PoolCount {
+            user: user.to_owned(),
+            database: database.to_owned(),
+            open: 0,
+            waits: 0,
+            waited: Duration::ZERO,
+            longest_wait: Duration::ZERO,
+            timeouts: 0,
+        };
+        self.lock().pools.insert(number, count);
+        number
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn limit(&self, state: &State) -> usize {
+        match (self.settings.load().node_connections, state.share) {
+            (0, Some(share)) => share,
+            // Until its own limit is known: enough to begin with, few enough for any server.
+            (0, None) => UNKNOWN_LIMIT,
+            (limit, _) => limit,
+        }
+    }
+
+    /// Does somebody wait, on any thread?
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Is there more open than may be, or does somebody wait although nothing more may be opened?
+    pub(super) fn is_pressed(&self) -> bool {
+        self.is_pressed.load(Ordering::Acquire)
+    }
+
+    /// Joins the queue for a place; the receiver may have one at once.
+    ///
+    /// Errors: 08006 while the node is down.
+    pub(super) fn wait(self: &Arc<Self>, pool: u64) -> Result<(Ticket, oneshot::Receiver<Result<Place>>)> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.lock();
+        if let Some(outage) = &state.outage
+            && (outage.is_trying || Instant::now() < outage.next_try)
+        {
+            return Err(self.unreachable(&outage.why));
+        }
+        state.queue.push_back(Waiter { ticket, pool, since: Instant::now(), sender });
+        self.settle(state);
+        Ok((Ticket { node: self.clone(), pool, number: ticket, since: Instant::now(), is_timeout: false }, receiver))
+    }
+
+    /// What becomes of a connection of `pool` that has just become free: its own pool's first waiter gets it, unless
+    /// somebody of another pool, who needs it closed, has waited for long. A waiter that is chosen leaves the queue.
+    pub(super) fn next_of(self: &Arc<Self>, pool: u64) -> Next {
+        let mut state = self.lock();
+        let limit = self.limit(&state);
+        if state.open > limit {
+            return Next::Close;
+        }
+        let own = state.queue.iter().position(|w| w.pool == pool);
+        let stranger = state.queue.iter().find(|w| w.pool != pool).filter(|_| state.open >= limit);
+        match (own, stranger) {
+            (None, None) => Next::Keep,
+            (None, Some(_)) => Next::Close,
+            (Some(at), Some(stranger))
+                if stranger.ticket < state.queue[at].ticket && stranger.since.elapsed() > PATIENCE =>
+            {
+                Next::Close
+            }
+            (Some(at), _) => {
+                let waiter = state.queue.remove(at).expect("found there");
+                self.settle(state);
+                Next::Hand(waiter.ticket)
+            }
+        }
+    }
+
+    /// Gives places to those who may have one, first come first served; then says what the rest waits for.
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let settings = self.settings.load();
+        let limit = self.limit(&state);
+        loop {
+            let may_try = match &state.outage {
+                None => state.logging_in < LOGINS_AT_ONCE,
+                Some(outage) => !outage.is_trying && Instant::now() >= outage.next_try,
+            };
+            if state.open >= limit || !may_try {
+                break;
+            }
+            let has_room = |w: &Waiter| state.pools.get(&w.pool).is_none_or(|p| p.open < settings.size);
+            let Some(waiter) = state.queue.iter().position(has_room).and_then(|at| state.queue.remove(at)) else {
+                break;
+            };
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_trial = state.outage.as_mut().map(|outage| outage.is_trying = true).is_some();
+            let place = Place { node: Some(self.clone()), pool: waiter.pool, number, is_logging_in: true, is_trial };
+            state.open += 1;
+            state.logging_in += 1;
+            if let Some(pool) = state.pools.get_mut(&waiter.pool) {
+                pool.open += 1;
+            }
+            if let Err(Ok(mut unsent)) = waiter.sender.send(Ok(place)) {
+                // Taken back here: dropping it would take the lock.
+                unsent.node = None;
+                state.close(&unsent);
+            }
+        }
+        self.waiting.store(state.queue.len(), Ordering::Release);
+        let has_room = |w: &Waiter| state.pools.get(&w.pool).is_none_or(|p| p.open < settings.size);
+        let is_pressed = state.open > limit || state.open >= limit && state.queue.iter().any(has_room);
+        self.is_pressed.store(is_pressed, Ordering::Release);
+        drop(state);
+        if is_pressed && let Some(nodes) = self.nodes.upgrade() {
+            nodes.ring();
+        }
+    }
+
+    /// The node does not let us in: for a while nobody tries, and who waits for a place need not.
+    pub(super) fn begin_outage(self: &Arc<Self>, why: &str, is_trial: bool) {
+        let mut state = self.lock();
+        let failures = match &state.outage {
+            // Attempts that were under way together count once.
+            Some(_) if !is_trial => return,
+            Some(outage) => outage.failures.saturating_add(1),
+            None => 0,
+        };
+        let longest = self.settings.load().reconnect_max;
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures.min(10))).min(longest);
+        // Never all proxies at the same moment.
+        let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+        let next_try = Instant::now() + pause;
+        state.outage = Some(Outage { failures, next_try, is_trying: false, why: why.to_owned() });
+        let waiters = std::mem::take(&mut state.queue);
+        self.settle(state);
+        for waiter in waiters {
+            let _ = waiter.sender.send(Err(self.unreachable(why)));
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> PgError {
+        let address = &self.address;
+        PgError::new(SqlState::CONNECTION_FAILURE, format!("node {address} cannot be reached"))
+            .detail(why.to_owned())
+            .hint("It is tried again all the time.")
+    }
+}
+
+impl State {
+    fn close(&mut self, place: &Place) {
+        self.open -= 1;
+        self.logging_in -= usize::from(place.is_logging_in);
+        self.links.remove(&place.number);
+        if let Some(pool) = self.pools.get_mut(&place.pool) {
+            pool.open -= 1;
+        }
+        if place.is_trial
+            && let Some(outage) = &mut self.outage
+        {
+            outage.is_trying = false;
+        }
+    }
+}
+
+/// The right to one connection, for as long as it is open.
+pub(super) struct Place {
+    node: Option<Arc<Node>>,
+    pool: u64,
+    number: u64,
+    is_logging_in: bool,
+    /// The one attempt to reach a node that is down.
+    is_trial: bool,
+}
+
+impl Place {
+    /// The connection is there.
+    pub fn logged_in(&mut self, link: Arc<Link>) {
+        let Some(node) = &self.node else { return };
+        let mut state = node.lock();
+        state.logging_in -= usize::from(std::mem::take(&mut self.is_logging_in));
+        self.is_trial = false;
+        state.outage = None;
+        state.links.insert(self.number, (self.pool, link));
+        node.settle(state);
+    }
+
+    /// It could not be opened. Errors that only a node in good health can have say that it is up.
+    pub fn failed(mut self, error: &PgError) {
+        let Some(node) = self.node.clone() else { return };
+        let is_down = matches!(error.code(), SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT_NOW);
+        if is_down {
+            node.begin_outage(error.message(), std::mem::take(&mut self.is_trial));
+        } else {
+            self.is_trial = false;
+            node.lock().outage = None;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            let mut state = node.lock();
+            state.close(self);
+            node.settle(state);
+        }
+    }
+}
+
+/// A place in the queue. Left when dropped.
+pub(super) struct Ticket {
+    node: Arc<Node>,
+    pool: u64,
+    pub number: u64,
+    since: Instant,
+    pub is_timeout: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.node.lock();
+        state.queue.retain(|w| w.ticket != self.number);
+        if let Some(pool) = state.pools.get_mut(&self.pool) {
+            let waited = self.since.elapsed();
+            pool.waits += 1;
+            pool.waited += waited;
+            pool.longest_wait = pool.longest_wait.max(waited);
+            pool.timeouts += u64::from(self.is_timeout);
+        }
+        self.node.settle(state);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held; if something did, the counts are still the best there are.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Connections to a node before its own limit has been asked for.
+const UNKNOWN_LIMIT: usize = 100;
+/// A node that has just come back is not met by everybody at once.
+const LOGINS_AT_ONCE: usize = 8;
+/// From this wait on a waiter of another pool goes before a connection's own pool: closing a connection for somebody
+/// else costs more than handing it on, so it is not done for every statement.
+const PATIENCE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,134 @@
+//! What a server that joins a transaction late must run first: what was SET and saved meanwhile, in its order.
+
+use super::participant::Step;
+use super::transaction::{Kind, Transaction};
+use crate::backend::SessionSettings;
+use crate::error::{PgError, Result, SqlState};
+
+pub(super) struct Entry {
+    pub sql: String,
+    kind: EntryKind,
+}
+
+enum EntryKind {
+    Plain,
+    Modes,
+    /// With the settings at that moment.
+    Savepoint(String, SessionSettings),
+}
+
+impl Entry {
+    pub fn step(&self) -> Step {
+        match self.kind {
+            EntryKind::Plain => Step::Plain,
+            EntryKind::Modes => Step::Modes,
+            EntryKind::Savepoint(..) => Step::Savepoint,
+        }
+    }
+
+    fn is_savepoint(&self, wanted: &str) -> bool {
+        matches!(&self.kind, EntryKind::Savepoint(name, _) if name == wanted)
+    }
+}
+
+impl Transaction {
+    async fn run_step(&mut self, sql: &str, step: Step) -> Result<()> {
+        let work = self.participants.iter_mut().map(|p| (p.node, p.text_of(sql, step))).collect();
+        self.query_each(work).await
+    }
+
+    /// Runs SET TRANSACTION or SET CONSTRAINTS on every server that takes part, and on those that join later.
+    pub async fn set_modes(&mut self, sql: &str) -> Result<()> {
+        self.run_step(sql, Step::Modes).await?;
+        self.journal.push(Entry { sql: sql.to_owned(), kind: EntryKind::Modes });
+        Ok(())
+    }
+
+    /// Later servers run this too when they join.
+    pub fn remember(&mut self, sql: &str) {
+        self.journal.push(Entry { sql: sql.to_owned(), kind: EntryKind::Plain });
+    }
+
+    pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
+        self.run_step(sql, Step::Savepoint).await?;
+        let kind = EntryKind::Savepoint(name.to_owned(), self.settings.clone());
+        self.journal.push(Entry { sql: sql.to_owned(), kind });
+        Ok(())
+    }
+
+    pub async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
+        let at = self.savepoint_at(name)?;
+        self.run_step(sql, Step::EndOfSavepoint).await?;
+        // Its settings stay; it and the savepoints inside it are gone.
+        let kept = self.journal.split_off(at).into_iter().filter(|e| !matches!(e.kind, EntryKind::Savepoint(..)));
+        self.journal.extend(kept.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    pub async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<()> {
+        let at = self.savepoint_at(name)?;
+        self.failed = false;
+        let told = self.parameters_told();
+        self.run_step(sql, Step::EndOfSavepoint).await?;
+        self.note_parameter_changes(told);
+        self.journal.truncate(at + 1);
+        if let EntryKind::Savepoint(_, settings) = &self.journal[at].kind {
+            self.settings = settings.clone();
+        }
+        for participant in &mut self.participants {
+            participant.server.settings = self.settings.clone();
+        }
+        self.rowsets.are_uncertain = true;
+        if self.private_map.is_some() {
+            self.reload_map().await?;
+        }
+        Ok(())
+    }
+
+    fn savepoint_at(&self, name: &str) -> Result<usize> {
+        self.journal.iter().rposition(|e| e.is_savepoint(name)).ok_or_else(|| {
+            PgError::new(
+                SqlState::from_bytes(b"3B001").expect("a valid SQLSTATE"),
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
+    }
+
+    /// The coordinator's parameters as the client knows them, where the transaction may have changed some.
+    pub(super) fn parameters_told(&self) -> Option<Vec<(String, String)>> {
+        let coordinator = self.participants.iter().find(|p| p.node.is_coordinator())?;
+        (!self.journal.is_empty()).then(|| coordinator.server.parameters().to_vec())
+    }
+
+    /// What the coordinator reports now and the client has not been told.
+    pub(super) fn note_parameter_changes(&mut self, told: Option<Vec<(String, String)>>) {
+        let coordinator = self.participants.iter().find(|p| p.node.is_coordinator());
+        if let (Some(told), Some(coordinator)) = (told, coordinator) {
+            self.parameter_changes.extend(changed_parameters(&told, coordinator.server.parameters()));
+        }
+    }
+
+    /// A SET that every server has run: later ones get it when they join.
+    pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
+        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
+        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
+        Ok(())
+    }
+
+    /// Every server that takes part has run `sql`, a SET or RESET for the session.
+    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
+        change(&mut self.settings);
+        match self.kind {
+            Kind::Auto => self.settings_before = self.settings.clone(),
+            _ => self.remember(sql),
+        }
+        for participant in &mut self.participants {
+            participant.server.settings = self.settings.clone();
+        }
+    }
+}
+
+/// What differs in `now` from what was told.
+pub fn changed_parameters(told: &[(String, String)], now: &[(String, String)]) -> Vec<(String, String)> {
+    now.iter().filter(|new| !told.contains(new)).cloned().collect()
+}

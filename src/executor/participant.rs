@@ -1,0 +1,178 @@
+//! A server that takes part in a client's transaction: how it is brought in, and what it runs at the edges.
+//!
+//! A transaction that only reads needs rowsets on the coordinator, which are temporary tables. So there it may write
+//! underneath, and the client's statements run in a subtransaction that may not:
+//!
+//! ```text
+//!   BEGIN ... READ WRITE      SAVEPOINT tenantry_reads; SET TRANSACTION READ ONLY      what the client says
+//!                             RELEASE tenantry_reads   rowsets   SAVEPOINT ...; SET ...  what the client says
+//! ```
+//!
+//! The end of a subtransaction restores what the one above it may do.
+//! Source: PostgreSQL src/backend/access/transam/xact.c, CommitSubTransaction(), prevXactReadOnly.
+
+use super::journal::Entry;
+use crate::backend::{PooledServer, SessionSettings};
+use crate::error::Result;
+use crate::shard_map::{NodeId, ShardGroupId};
+use crate::sql::transaction_statement::Modes;
+use crate::wire::reply_queue::To;
+
+/// A server that takes part.
+pub struct Participant {
+    pub node: NodeId,
+    pub server: PooledServer,
+    /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
+    pub groups: Vec<ShardGroupId>,
+    /// Statements whose answers are complete. While there is none, joining can be undone.
+    pub statements: u32,
+    /// In a transaction block of ours or the client's.
+    pub began: bool,
+    /// Messages of the extended protocol were queued since the last Sync.
+    pub is_unsynced: bool,
+    pub(super) settings_before: SessionSettings,
+    reads: Reads,
+}
+
+/// Where a transaction that only reads stands on the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// It may write, or its server sees to it.
+    Freely,
+    /// In the subtransaction that may not write.
+    Only,
+    /// Underneath it, for a rowset.
+    Underneath,
+}
+
+/// What kind of statement a text for every server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Plain,
+    Savepoint,
+    /// RELEASE, ROLLBACK TO.
+    EndOfSavepoint,
+    /// SET TRANSACTION.
+    Modes,
+}
+
+impl Participant {
+    pub fn new(node: NodeId, server: PooledServer) -> Self {
+        let settings_before = server.settings.clone();
+        Self {
+            node,
+            server,
+            groups: Vec::new(),
+            statements: 0,
+            began: false,
+            is_unsynced: false,
+            settings_before,
+            reads: Reads::Freely,
+        }
+    }
+
+    /// Queues the Sync that ends what was queued since the last one. Outside a block that commits it, so where it
+    /// must not stay it is rolled back first.
+    pub fn end_messages(&mut self, succeeded: bool) {
+        if !std::mem::take(&mut self.is_unsynced) {
+            return;
+        }
+        if !succeeded && !self.began && !self.server.skips() {
+            // BEGIN makes a block of what has run, so that ROLLBACK has something to end and does not warn.
+            self.server.queue_between("BEGIN");
+            self.server.queue_between("ROLLBACK");
+        }
+        self.server.queue_sync();
+    }
+
+    /// Begins a block with `text`, BEGIN and its options, and runs what others have run before. `client`: whose it is.
+    pub(super) async fn begin(&mut self, text: &str, journal: &[Entry], client: u64) -> Result<()> {
+        self.began = true;
+        if self.node.is_coordinator() && self.server.leftovers.sequences_of != client {
+            self.server.queue_query("DISCARD SEQUENCES", To::Nobody);
+            self.server.leftovers.sequences_of = client;
+        }
+        let reads_by_default =
+            self.node.is_coordinator() && self.server.parameter("default_transaction_read_only") == Some("on");
+        if text == "BEGIN" && journal.is_empty() && !reads_by_default {
+            self.server.queue_query("BEGIN", To::Nobody);
+            return Ok(());
+        }
+        let modes = Modes::read(text);
+        let reads_only = modes.reads_only.unwrap_or(reads_by_default);
+        // With options of the client's BEGIN may fail, and then nothing may run behind it.
+        if self.node.is_coordinator() && reads_only && !modes.is_deferrable {
+            let level = modes.isolation.map(|level| format!(" ISOLATION LEVEL {level},")).unwrap_or_default();
+            self.server.query(&format!("BEGIN{level} READ WRITE;{ENTER}")).await?;
+            self.reads = Reads::Only;
+        } else {
+            self.server.query(text).await?;
+        }
+        for entry in journal {
+            let sql = self.text_of(&entry.sql, entry.step());
+            self.server.query(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// The statement as this server must run it.
+    pub(super) fn text_of(&mut self, sql: &str, step: Step) -> String {
+        let is_underneath = self.reads == Reads::Underneath;
+        match (step, self.reads) {
+            (Step::Plain, _) | (Step::Savepoint | Step::EndOfSavepoint, Reads::Freely) => sql.to_owned(),
+            (Step::Savepoint, _) => {
+                self.reads = Reads::Only;
+                if is_underneath { format!("{sql};{ENTER}") } else { format!("{LEAVE};{sql};{ENTER}") }
+            }
+            (Step::EndOfSavepoint, _) => {
+                self.reads = Reads::Only;
+                format!("{sql};{ENTER}")
+            }
+            (Step::Modes, _) => self.set_modes(sql),
+        }
+    }
+
+    fn set_modes(&mut self, sql: &str) -> String {
+        let modes = Modes::read(sql);
+        let was_reading = self.reads != Reads::Freely;
+        let concerns = was_reading || modes.reads_only == Some(true);
+        if !self.node.is_coordinator() || modes.is_empty() || !concerns {
+            return sql.to_owned();
+        }
+        // Modes can be set underneath only, and some only before the first statement.
+        let leaves = was_reading && self.statements == 0;
+        let enters = modes.reads_only.unwrap_or(true);
+        let mut texts = Vec::new();
+        if leaves {
+            texts.push(LEAVE.to_owned());
+        }
+        match (modes.reads_only, modes.isolation) {
+            (Some(true), Some(level)) => texts.push(format!("SET TRANSACTION ISOLATION LEVEL {level}")),
+            (Some(true), None) => {}
+            _ => texts.push(sql.to_owned()),
+        }
+        if enters && (leaves || !was_reading) {
+            texts.push(ENTER.to_owned());
+        }
+        self.reads = if enters { Reads::Only } else { Reads::Freely };
+        texts.join(";")
+    }
+
+    /// From here on rowsets can be made, also in a transaction that only reads; until `end_rowsets`.
+    pub(super) fn begin_rowsets(&mut self) {
+        if self.reads == Reads::Only {
+            self.server.queue_query(LEAVE, To::Nobody);
+            self.reads = Reads::Underneath;
+        }
+    }
+
+    pub(super) fn end_rowsets(&mut self) {
+        if self.reads == Reads::Underneath {
+            self.server.queue_query(ENTER, To::Nobody);
+            self.reads = Reads::Only;
+        }
+    }
+}
+
+const ENTER: &str = "SAVEPOINT tenantry_reads;SET TRANSACTION READ ONLY";
+const LEAVE: &str = "RELEASE SAVEPOINT tenantry_reads";

@@ -1,0 +1,132 @@
+//! `isolate_tenant_to_new_shard` and `tenantry_isolate_tenant`: a tenant gets a shard group of its own.
+
+use serde_json::{Value, json};
+
+use super::part::Part;
+use super::state::Move;
+use super::{MoverEnvironment, Notify, begin, carry_out, schemas, session};
+use crate::catalog::pg_error;
+use crate::catalog::quote::{literal, readable};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::{NodeId, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, Tenant};
+
+/// `isolate_tenant_to_new_shard`: on the node where the tenant is. Answers the table's new shard id.
+pub async fn isolate_tenant_to_new_shard(
+    environment: &MoverEnvironment,
+    arguments: &Value,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let map = environment.catalog.refresh().await?;
+    let (table, _) = distributed(&map, arguments)?;
+    let cascades = arguments.get("cascade_option").and_then(Value::as_str).unwrap_or_default();
+    if map.tables_of(table.colocation).len() > 1 && !cascades.eq_ignore_ascii_case("cascade") {
+        let (name, tenant) = (readable(&table.name), tenant_text(arguments)?);
+        return Err(PgError::unsupported(format!("cannot isolate tenant because \"{name}\" has colocated tables"))
+            .hint(format!(
+                "Use CASCADE option to isolate tenants for the colocated tables too. \
+                 Example usage: isolate_tenant_to_new_shard('{name}', '{tenant}', 'CASCADE')"
+            )));
+    }
+    isolate(environment, arguments, None, notify).await
+}
+
+/// `tenantry_isolate_tenant`: on a node of the caller's choice, with all colocated tables.
+pub async fn tenantry_isolate_tenant(
+    environment: &MoverEnvironment,
+    arguments: &Value,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let node = arguments.get("node_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let node = NodeId(node.ok_or_else(|| is_null("node_id"))?);
+    isolate(environment, arguments, Some(node), notify).await
+}
+
+async fn isolate(
+    environment: &MoverEnvironment,
+    arguments: &Value,
+    node: Option<NodeId>,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let map = environment.catalog.refresh().await?;
+    let (table, _) = distributed(&map, arguments)?;
+    let catalog = begin(environment, table.colocation).await?;
+    let map = environment.catalog.refresh().await?;
+    let (table, hash) = distributed(&map, arguments)?;
+    if let Some(node) = node
+        && !map.active_workers().any(|n| n.id == node && n.should_have_shards)
+    {
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("node {node} cannot take shards"))
+            .hint("See pg_dist_node for active nodes with shouldhaveshards."));
+    }
+    let text = canonical(&catalog, &table, &tenant_text(arguments)?).await?;
+    let value = hash.read_text(&text).ok_or_else(|| {
+        PgError::unsupported("tenants of this distribution column's type cannot be isolated yet")
+            .detail("The proxy cannot compare its values by itself.")
+    })?;
+    let colocation = map.colocation(table.colocation).ok_or_else(|| not_distributed(&table.name))?;
+    if colocation.own_group_of(&value).is_some() {
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has already been isolated for the given value", readable(&table.name)),
+        )
+        .hint("Move it with citus_move_shard_placement."));
+    }
+    let group = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?;
+    let ids = "SELECT nextval('tenantry.shard_id'), nextval('tenantry.shard_id')";
+    let ids = catalog.query_one(ids, &[]).await.map_err(pg_error)?;
+    let id = |at| ShardGroupId(ids.get::<_, i64>(at) as u64);
+    let tenant = Tenant { key: value.key(), text: text.clone() };
+    let part = Part { tenant, hash: value.hash(), rest: id(0), group: id(1) };
+    let nodes = (group.node, node.unwrap_or(group.node));
+    let new = part.group;
+    let mv = Move::plan(&catalog, colocation.id, group.id, nodes, schemas(&map, colocation.id), Some(part)).await?;
+    carry_out(environment, catalog, mv, notify).await?;
+    let map = environment.catalog.refresh().await?;
+    let shard = map.table_by_oid(table.oid).and_then(|t| {
+        t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, group)| group == new)).copied()
+    });
+    let ShardId(shard) = shard.ok_or_else(|| not_distributed(&table.name))?;
+    Ok(json!(shard))
+}
+
+/// The table that a call is about.
+///
+/// Errors: 42P01 for a local table, 0A000 for a reference table.
+fn distributed(map: &ShardMap, arguments: &Value) -> Result<(Table, crate::shard_map::HashType)> {
+    let oid = arguments.get("table_name").and_then(Value::as_u64).ok_or_else(|| is_null("table_name"))?;
+    let table = map.table_by_oid(TableOid(oid as u32)).ok_or_else(|| not_distributed(&oid.to_string()))?;
+    match table.kind {
+        TableKind::Distributed { hash, .. } => Ok((Table::clone(table), hash)),
+        TableKind::Reference => Err(PgError::unsupported(
+            "cannot isolate tenant because tenant isolation is only support for hash distributed tables",
+        )),
+    }
+}
+
+/// The tenant as the distribution column's type prints it.
+///
+/// Errors: the server's for text that is no value of the type.
+async fn canonical(catalog: &session::Session, table: &Table, tenant: &str) -> Result<String> {
+    let column = table.distribution_column().map(|c| c.name.clone()).unwrap_or_default();
+    let sql = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1 AND attname = $2";
+    let row = catalog.query_one(sql, &[&table.oid.0, &column]).await.map_err(pg_error)?;
+    let sql = format!("SELECT {}::{}::text", literal(tenant), row.get::<_, &str>(0));
+    Ok(catalog.query_one(&sql, &[]).await.map_err(pg_error)?.get(0))
+}
+
+fn tenant_text(arguments: &Value) -> Result<String> {
+    match arguments.get("tenant_id") {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Bool(value)) => Ok(value.to_string()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        _ => Err(is_null("tenant_id")),
+    }
+}
+
+fn is_null(name: &str) -> PgError {
+    PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("{name} cannot be NULL"))
+}
+
+fn not_distributed(name: &str) -> PgError {
+    PgError::new(SqlState::UNDEFINED_TABLE, format!("relation {name} is not distributed"))
+}

@@ -1,0 +1,126 @@
+//! Is a server fit to be a node? What is wrong is told all at once.
+
+use crate::catalog::{Address, Catalog, connect, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardMap;
+
+/// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
+pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
+    let settings = catalog.settings();
+    let candidate = facts(&connect(settings, address).await?).await?;
+    let coordinator = facts(&connect(settings, &settings.coordinator()).await?).await?;
+    let mut complaints = Vec::new();
+    if candidate.version < VERSION_MIN {
+        complaints.push(format!("It runs PostgreSQL {}; 15 or later is needed.", candidate.version / 10000));
+    }
+    if candidate.in_recovery {
+        complaints.push("It is in recovery (a standby).".to_owned());
+    }
+    if candidate.wal_level != "logical" {
+        complaints.push(format!("Its wal_level is {}; logical is needed to move shards.", candidate.wal_level));
+    }
+    if candidate.max_prepared_transactions == 0 {
+        complaints.push("Its max_prepared_transactions is 0; two-phase commit needs more.".to_owned());
+    }
+    if candidate.max_replication_slots == 0 {
+        complaints.push("Its max_replication_slots is 0; moving shards needs more.".to_owned());
+    }
+    if candidate.max_wal_senders == 0 {
+        complaints.push("Its max_wal_senders is 0; moving shards needs more.".to_owned());
+    }
+    if candidate.locale != coordinator.locale {
+        complaints.push(format!(
+            "Its database sorts text by {}, the coordinator's by {}.",
+            candidate.locale, coordinator.locale
+        ));
+    }
+    let missing: Vec<&str> = coordinator
+        .extensions
+        .iter()
+        .filter(|name| !candidate.available_extensions.contains(name))
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() {
+        complaints.push(format!("It lacks extensions that the coordinator has: {}.", missing.join(", ")));
+    }
+    if candidate.encoding != coordinator.encoding {
+        complaints.push(format!(
+            "Its database \"{}\" has encoding {}, the coordinator's has {}.",
+            settings.dbname, candidate.encoding, coordinator.encoding
+        ));
+    }
+    if candidate.identity == coordinator.identity {
+        complaints.push("It is the coordinator itself.".to_owned());
+    }
+    for worker in map.active_workers() {
+        let at = Address { host: worker.host.clone(), port: worker.port };
+        // A worker that is down cannot be the server that has just answered.
+        if let Ok(client) = connect(settings, &at).await
+            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
+        {
+            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
+        }
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(PgError::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("cannot add node {}:{}", address.host, address.port),
+    )
+    .detail(complaints.join(" "))
+    .hint("Change the server's settings, restart it and call citus_add_node again."))
+}
+
+/// What a server says of itself.
+pub struct Facts {
+    version: i32,
+    pub in_recovery: bool,
+    wal_level: String,
+    max_prepared_transactions: i32,
+    max_replication_slots: i32,
+    max_wal_senders: i32,
+    encoding: String,
+    /// Provider, collation and character classes of the database.
+    locale: String,
+    extensions: Vec<String>,
+    available_extensions: Vec<String>,
+    /// Differs between servers, even between copies of one data folder.
+    pub identity: String,
+}
+
+pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), \
+             current_setting('max_prepared_transactions')::int, current_setting('max_replication_slots')::int, \
+             current_setting('server_encoding'), \
+             (SELECT system_identifier FROM pg_control_system()) || '/' || pg_postmaster_start_time(), \
+             current_setting('max_wal_senders')::int, \
+             (SELECT concat_ws(' ', CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' ELSE 'builtin' END, \
+                  datcollate, datctype) FROM pg_database WHERE datname = current_database()), \
+             ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1), \
+             ARRAY(SELECT name::text FROM pg_available_extensions)",
+            &[],
+        )
+        .await
+        .map_err(pg_error)?;
+    let read = || {
+        Ok(Facts {
+            version: row.try_get(0)?,
+            in_recovery: row.try_get(1)?,
+            wal_level: row.try_get(2)?,
+            max_prepared_transactions: row.try_get(3)?,
+            max_replication_slots: row.try_get(4)?,
+            encoding: row.try_get(5)?,
+            identity: row.try_get(6)?,
+            max_wal_senders: row.try_get(7)?,
+            locale: row.try_get(8)?,
+            extensions: row.try_get(9)?,
+            available_extensions: row.try_get(10)?,
+        })
+    };
+    read().map_err(pg_error)
+}
+
+const VERSION_MIN: i32 = 150000;

@@ -1,0 +1,167 @@
+//! Nodes that are there already: taken in and out of service, found at another address, asked for their health.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::create_distributed_table::number;
+use super::node_check::{check_server, facts};
+use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement};
+use crate::catalog::nodes;
+use crate::catalog::quote::shard_schema;
+use crate::catalog::{Address, Catalog, connect, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
+use crate::shard_map::{NodeId, ShardMap};
+
+/// `SELECT citus_activate_node(...)`: checks the server, gives it what it lacks, and puts it into service. Answers its id.
+///
+/// Errors: 42704 when there is no such node, and those of `citus_add_node`.
+pub async fn activate_node(txn: &mut Transaction, catalog: &Arc<Catalog>, host: &str, port: i32) -> Result<i64> {
+    let address = address(host, port)?;
+    txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
+    let map = txn.reload_map().await?;
+    let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
+    let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
+    if !node.is_active && !node.id.is_coordinator() {
+        check_server(catalog, &map, &address).await?;
+        prepare_server(txn, catalog, &map, &address).await?;
+        txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, true)).await?;
+        txn.reload_map().await?;
+    }
+    Ok(row_id)
+}
+
+/// `SELECT citus_disable_node(...)`: nothing is written to it or read from it any more.
+///
+/// Errors: 55000 while it holds shards, 42704 when there is no such node, 0A000 for the coordinator.
+pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
+    let address = address(host, port)?;
+    txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
+    let map = txn.reload_map().await?;
+    let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
+    if node.id.is_coordinator() {
+        return Err(PgError::unsupported("the coordinator cannot be disabled"));
+    }
+    refuse_last_placement(&map, node.id, &address)?;
+    txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, false)).await?;
+    txn.reload_map().await?;
+    Ok(())
+}
+
+/// `SELECT citus_update_node(...)`: the node's server, or the standby that took its place, is at another address now.
+///
+/// The server there must hold all shards of the node. While the old one still takes writes, a proxy that has not heard of
+/// the change would write there: that is refused unless `force`.
+/// Errors: 42704 when there is no such node, 42710 when another node has the address, 55000 otherwise.
+pub async fn update_node(
+    txn: &mut Transaction,
+    catalog: &Arc<Catalog>,
+    node_id: i32,
+    (host, port): (&str, i32),
+    force: bool,
+) -> Result<()> {
+    let new = address(host, port)?;
+    txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
+    let map = txn.reload_map().await?;
+    let id = u32::try_from(node_id).map_or(NodeId(0), NodeId);
+    let node = map.node(id).filter(|_| node_id > 0).ok_or_else(|| {
+        PgError::new(SqlState::UNDEFINED_OBJECT, format!("node {node_id} not found"))
+            .hint("SELECT nodeid, nodename, nodeport FROM pg_dist_node; shows all nodes.")
+    })?;
+    if (node.host.as_str(), node.port) == (new.host.as_str(), new.port) {
+        return Ok(());
+    }
+    if let Some(other) = map.node_at(&new.host, new.port) {
+        return Err(PgError::new(
+            SqlState::DUPLICATE_OBJECT,
+            format!("there is already another node with the specified hostname and port: node {}", other.id),
+        ));
+    }
+    if node.is_active && !node.id.is_coordinator() {
+        let old = Address { host: node.host.clone(), port: node.port };
+        check_takes_over(catalog, &map, (node.id, &old), &new, force).await?;
+    }
+    txn.query(NodeId::COORDINATOR, &nodes::set_address(node.id, &new.host, new.port)).await?;
+    txn.reload_map().await?;
+    Ok(())
+}
+
+async fn check_takes_over(
+    catalog: &Catalog,
+    map: &ShardMap,
+    (node, old): (NodeId, &Address),
+    new: &Address,
+    force: bool,
+) -> Result<()> {
+    let settings = catalog.settings();
+    let client = connect(settings, new).await?;
+    let refused = |why: String| {
+        PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("cannot update node {node} to {}:{}", new.host, new.port),
+        )
+        .detail(why)
+    };
+    let candidate = facts(&client).await?;
+    if candidate.in_recovery {
+        return Err(refused("The server there is in recovery (a standby).".to_owned())
+            .hint("Promote it first: SELECT pg_promote();"));
+    }
+    let missing = missing_schemas(&client, map, node).await?;
+    if !missing.is_empty() {
+        return Err(refused(format!("The server there lacks shards of the node: {}.", missing.join(", ")))
+            .hint("Give the address of the same server, or of a standby of it that was promoted."));
+    }
+    if let Ok(client) = connect(settings, old).await
+        && let Ok(known) = facts(&client).await
+        && known.identity != candidate.identity
+        && !known.in_recovery
+        && !force
+    {
+        return Err(refused(format!("The old server {}:{} still takes writes.", old.host, old.port))
+            .hint("Stop it first, or call citus_update_node with force := true."));
+    }
+    Ok(())
+}
+
+/// Shard schemas that should be on the node and are not on this server; at most five are named.
+async fn missing_schemas(client: &tokio_postgres::Client, map: &ShardMap, node: NodeId) -> Result<Vec<String>> {
+    let mut wanted: Vec<String> = Vec::new();
+    for colocation in map.colocations() {
+        let mut schemas: Vec<String> = map.tables_of(colocation.id).iter().map(|t| t.schema.clone()).collect();
+        schemas.sort();
+        schemas.dedup();
+        for group in colocation.shard_groups.iter().filter(|group| group.node == node) {
+            wanted.extend(schemas.iter().map(|schema| shard_schema(schema, group.id)));
+        }
+    }
+    let sql = "SELECT w.name FROM pg_catalog.unnest($1::pg_catalog.text[]) w (name) \
+               WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = w.name) ORDER BY 1 LIMIT 5";
+    let rows = client.query(sql, &[&wanted]).await.map_err(pg_error)?;
+    rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect()
+}
+
+/// `SELECT * FROM citus_check_cluster_node_health()`: can the proxy reach every node? Nodes need no way to each other.
+pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Value> {
+    let coordinator = catalog.settings().coordinator();
+    let mut to: Vec<Address> = vec![coordinator.clone()];
+    to.extend(map.active_workers().map(|n| Address { host: n.host.clone(), port: n.port }));
+    let asked = to.iter().map(async |address| reaches(catalog, address).await);
+    let answers = futures_util::future::join_all(asked).await;
+    let row = |(address, result): (&Address, bool)| {
+        json!({
+            "from_nodename": coordinator.host, "from_nodeport": coordinator.port,
+            "to_nodename": address.host, "to_nodeport": address.port, "result": result,
+        })
+    };
+    Ok(Value::Array(to.iter().zip(answers).map(row).collect()))
+}
+
+/// `SELECT citus_check_connection_to_node(...)`.
+pub async fn reaches(catalog: &Arc<Catalog>, address: &Address) -> bool {
+    match connect(catalog.settings(), address).await {
+        Ok(client) => client.simple_query("SELECT 1").await.is_ok(),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,339 @@
+//! Rebalances in the background: a row of `tenantry.job` with a task for each move.
+//!
+//! ```text
+//!   citus_rebalance_start ──> job scheduled, tasks runnable
+//!   jobs/rebalances.rs    ──> run_rebalance_job: running ──> every task done          ──> finished
+//!                                  │ citus_rebalance_stop: cancelling                  ──> cancelled
+//!                                  └ a task fails for good                             ──> failed
+//! ```
+//!
+//! A task that fails for a reason that may pass (a node that is down, locks that were not to be had) is tried again, with
+//! growing pauses. Messages are Citus's.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::{Value, json};
+
+use super::call::{integer, planned};
+use super::plan::ShardMove;
+use super::run::{Limits, carry_out};
+use crate::catalog::job_tasks::{self, Task, TaskEnd};
+use crate::catalog::jobs::{self, Job, JobState};
+use crate::catalog::pg_error;
+use crate::error::{PgError, Result, SqlState};
+use crate::operations::mover::{MoverEnvironment, Notice, Notify};
+use crate::shard_map::NodeId;
+
+/// `citus_rebalance_start`: plans now, moves in the background; answers the job's id, 0 when there is nothing to do.
+pub async fn citus_rebalance_start(
+    environment: &MoverEnvironment,
+    arguments: &Value,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let (_, moves) = planned(environment, arguments, notify).await?;
+    let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let client: &mut tokio_postgres::Client = &mut pooled;
+    let transaction = client.transaction().await.map_err(pg_error)?;
+    // One rebalance at a time, also when two are started at the same moment.
+    transaction.batch_execute("LOCK TABLE tenantry.job IN SHARE ROW EXCLUSIVE MODE").await.map_err(pg_error)?;
+    if let Some(running) = jobs::unfinished(&transaction).await?.iter().find(|job| job.kind == KIND) {
+        return Err(PgError::new(
+            SqlState::OBJECT_IN_USE,
+            format!("A rebalance is already running as job {}", running.id),
+        )
+        .detail("A rebalance was already scheduled as background job")
+        .hint("To monitor progress, run: SELECT * FROM citus_rebalance_status();"));
+    }
+    if moves.is_empty() {
+        notify(Notice::new("No moves available for rebalancing"));
+        return Ok(json!(0));
+    }
+    let colocated = arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
+    let id = jobs::add(&transaction, KIND, &json!({ COLOCATED: colocated }), "Rebalance all colocation groups").await?;
+    for step in &moves {
+        job_tasks::add(&transaction, id, (step.colocation, step.group), (step.source, step.target)).await?;
+    }
+    transaction.commit().await.map_err(pg_error)?;
+    notify(
+        Notice::new(format!("Scheduled {} moves as job {id}", moves.len()))
+            .detail("Rebalance scheduled as background job")
+            .hint("To monitor progress, run: SELECT * FROM citus_rebalance_status();"),
+    );
+    Ok(json!(id))
+}
+
+/// Does a job of `citus_rebalance_start`, or the rest of it after a crash. For the job runner.
+///
+/// Errors of moves are stored in the job; this returns those of the catalog only.
+pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify: &Notify<'_>) -> Result<()> {
+    {
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        jobs::advance(&**client, job.id, JobState::Scheduled, JobState::Running, None).await?;
+        job_tasks::take_over(&**client, job.id).await?;
+    }
+    let colocated = job.arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
+    let limits = Limits { colocated, ..Limits::default() };
+    let (mut running, mut under_way) = (Vec::<ShardMove>::new(), FuturesUnordered::new());
+    let mut failed: Option<PgError> = None;
+    loop {
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        let state = jobs::find(&**client, job.id).await?.map(|job| job.state);
+        let waiting = match (&failed, state) {
+            (None, Some(JobState::Running)) => job_tasks::runnable(&**client, job.id).await?,
+            _ => Vec::new(),
+        };
+        for task in &waiting {
+            let step = step(task);
+            if task.pause.is_zero() && limits.admit(&step, running.iter()) {
+                job_tasks::begin(&**client, task.id).await?;
+                running.push(step.clone());
+                let task = task.clone();
+                under_way.push(async move { (attempt(environment, &step, notify).await, task, step) });
+            }
+        }
+        drop(client);
+        if under_way.is_empty() {
+            // Whoever waits for his time to come again is waited for.
+            let Some(pause) = waiting.iter().map(|task| task.pause).min() else { break };
+            tokio::time::sleep(pause.min(LOOK_EVERY)).await;
+            continue;
+        }
+        let look_again = tokio::time::sleep(LOOK_EVERY);
+        let (ended, task, step) = tokio::select! {
+            Some(ended) = under_way.next() => ended,
+            () = look_again => continue,
+        };
+        running.retain(|other| *other != step);
+        if let Err(error) = note_end(environment, &task, ended).await? {
+            failed = failed.or(Some(error));
+        }
+    }
+    finish(environment, job, failed).await
+}
+
+fn step(task: &Task) -> ShardMove {
+    ShardMove { colocation: task.colocation, group: task.group, source: task.source, target: task.target }
+}
+
+async fn attempt(environment: &MoverEnvironment, step: &ShardMove, notify: &Notify<'_>) -> Result<()> {
+    let map = environment.catalog.refresh().await?;
+    let home = map.colocation(step.colocation).and_then(|c| c.group(step.group)).map(|g| g.node);
+    if home != Some(step.source) {
+        return Ok(()); // done before a crash, moved by hand, or dropped
+    }
+    carry_out(environment, step, notify).await.map(|_| ())
+}
+
+/// The inner error is one that ends the job.
+async fn note_end(environment: &MoverEnvironment, task: &Task, ended: Result<()>) -> Result<Result<()>> {
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    match ended {
+        Ok(()) => job_tasks::end(&**client, task.id, TaskEnd::Done, None).await?,
+        Err(error) if may_pass(&error) && task.retries < RETRIES_MAX => {
+            let pause = RETRY_PAUSE * 2u32.pow(task.retries);
+            job_tasks::put_off(&**client, task.id, pause, &error.to_string()).await?;
+        }
+        Err(error) => {
+            job_tasks::end(&**client, task.id, TaskEnd::Error, Some(&error.to_string())).await?;
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// A node that could not be reached, locks that were not to be had: next time it may work.
+fn may_pass(error: &PgError) -> bool {
+    matches!(error.code().class(), "08" | "40" | "53" | "57") || error.code() == SqlState::LOCK_NOT_AVAILABLE
+}
+
+async fn finish(environment: &MoverEnvironment, job: &Job, failed: Option<PgError>) -> Result<()> {
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let error = failed.map(|error| error.to_string());
+    let (end, rest) = match error {
+        Some(_) => (JobState::Failed, TaskEnd::Unscheduled),
+        None => (JobState::Finished, TaskEnd::Cancelled),
+    };
+    if !jobs::advance(&**client, job.id, JobState::Running, end, error.as_deref()).await? {
+        jobs::advance(&**client, job.id, JobState::Cancelling, JobState::Cancelled, error.as_deref()).await?;
+    }
+    job_tasks::end_rest(&**client, job.id, rest).await
+}
+
+/// `citus_rebalance_status`: the newest rebalance, with its moves.
+pub async fn citus_rebalance_status(environment: &MoverEnvironment) -> Result<Value> {
+    status(environment, None).await
+}
+
+/// `citus_job_status`: the same of any job. Errors: 42704 when there is no such job.
+pub async fn citus_job_status(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
+    let id = integer(arguments, "jobid")?;
+    match status(environment, Some(id)).await? {
+        Value::Array(rows) if rows.is_empty() => Err(no_such_job(id)),
+        rows => Ok(rows),
+    }
+}
+
+async fn status(environment: &MoverEnvironment, job: Option<i64>) -> Result<Value> {
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let row = client.query_opt(STATUS, &[&KIND, &job]).await.map_err(pg_error)?;
+    let Some(row) = row else { return Ok(json!([])) };
+    let text: String = row.try_get(0).map_err(pg_error)?;
+    let status: Value = serde_json::from_str(&text)
+        .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not read a job's status: {e}")))?;
+    Ok(json!([status]))
+}
+
+/// `citus_rebalance_wait`: returns when no rebalance is running.
+pub async fn citus_rebalance_wait(environment: &MoverEnvironment) -> Result<Value> {
+    loop {
+        // The connection goes back while we sleep: many may wait.
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        if !jobs::unfinished(&**client).await?.iter().any(|job| job.kind == KIND) {
+            return Ok(Value::Null);
+        }
+        drop(client);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// `citus_job_wait`: returns when the job is in the desired state, or has ended when none is named.
+///
+/// Errors: 42704 when there is no such job, 55000 when it has ended in another state.
+pub async fn citus_job_wait(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
+    let id = integer(arguments, "jobid")?;
+    await_state(
+        environment,
+        arguments,
+        "SELECT state::text, finished_at IS NOT NULL FROM tenantry.job WHERE id = $1",
+        id,
+    )
+    .await?
+    .ok_or_else(|| no_such_job(id))
+}
+
+/// `citus_task_wait`: the same for one task.
+pub async fn citus_task_wait(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
+    let id = integer(arguments, "taskid")?;
+    let sql = "SELECT state::text, finished_at IS NOT NULL FROM tenantry.job_task WHERE id = $1";
+    await_state(environment, arguments, sql, id)
+        .await?
+        .ok_or_else(|| PgError::new(SqlState::UNDEFINED_OBJECT, format!("no task found with taskid: {id}")))
+}
+
+/// `None` when the row is not there.
+async fn await_state(environment: &MoverEnvironment, arguments: &Value, sql: &str, id: i64) -> Result<Option<Value>> {
+    let desired = arguments.get("desired_status").and_then(Value::as_str);
+    loop {
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        let Some(row) = client.query_opt(sql, &[&id]).await.map_err(pg_error)? else { return Ok(None) };
+        let (state, is_over): (String, bool) = (row.try_get(0).map_err(pg_error)?, row.try_get(1).map_err(pg_error)?);
+        match desired {
+            Some(desired) if state == desired => return Ok(Some(Value::Null)),
+            Some(desired) if is_over => {
+                return Err(PgError::new(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("will not reach the desired status \"{desired}\": it has ended as \"{state}\""),
+                ));
+            }
+            None if is_over => return Ok(Some(Value::Null)),
+            _ => {}
+        }
+        drop(client);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// `citus_rebalance_stop`: the running moves come to their end, no further one starts.
+pub async fn citus_rebalance_stop(environment: &MoverEnvironment) -> Result<Value> {
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    for job in jobs::unfinished(&**client).await?.into_iter().filter(|job| job.kind == KIND) {
+        if cancel(environment, job.id).await? {
+            return Ok(Value::Null);
+        }
+    }
+    Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "no ongoing rebalance that can be stopped"))
+}
+
+/// `citus_job_cancel`. A job that has ended stays as it is. Errors: 42704 when there is no such job.
+pub async fn citus_job_cancel(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
+    let id = integer(arguments, "jobid")?;
+    if !cancel(environment, id).await? {
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        jobs::find(&**client, id).await?.ok_or_else(|| no_such_job(id))?;
+    }
+    Ok(Value::Null)
+}
+
+async fn cancel(environment: &MoverEnvironment, id: i64) -> Result<bool> {
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    if jobs::advance(&**client, id, JobState::Scheduled, JobState::Cancelled, None).await? {
+        job_tasks::end_rest(&**client, id, TaskEnd::Cancelled).await?;
+        return Ok(true);
+    }
+    jobs::advance(&**client, id, JobState::Running, JobState::Cancelling, None).await
+}
+
+fn no_such_job(id: i64) -> PgError {
+    PgError::new(SqlState::UNDEFINED_OBJECT, format!("no job found with jobid: {id}"))
+        .hint("SELECT * FROM citus_job_list(); shows all jobs.")
+}
+
+/// The kind of a rebalance in `tenantry.job`; `job_type` in what users see.
+pub const KIND: &str = "rebalance";
+/// Argument of `citus_rebalance_start`, kept in the job.
+const COLOCATED: &str = "parallel_transfer_colocated_shards";
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const RETRIES_MAX: u32 = 5;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// One row, as JSON. A task's move is known by its group, its ends, and that it began after the task did.
+const STATUS: &str = r#"
+WITH j AS (SELECT * FROM tenantry.job WHERE CASE WHEN $2::bigint IS NULL THEN kind = $1 ELSE id = $2 END ORDER BY id DESC LIMIT 1),
+tasks AS (
+    SELECT t.id, t.state, t.retries, t.message, t.shard_group_id, t.source_node, t.target_node,
+        s.nodename || ':' || s.nodeport AS source, d.nodename || ':' || d.nodeport AS target,
+        m.phase, m.bytes_total, m.bytes_copied, m.hold_microseconds, m.attempts, m.error,
+        extract(epoch FROM coalesce(m.finished_at, clock_timestamp()) - m.started_at) AS seconds
+    FROM j JOIN tenantry.job_task t ON t.job_id = j.id
+    LEFT JOIN LATERAL (
+        SELECT * FROM tenantry.shard_move m
+        WHERE m.shard_group_id = t.shard_group_id AND m.source_node = t.source_node
+        AND m.target_node = t.target_node AND m.started_at >= t.started_at ORDER BY moveid DESC LIMIT 1) m ON true
+    LEFT JOIN tenantry.node s ON s.nodeid = t.source_node
+    LEFT JOIN tenantry.node d ON d.nodeid = t.target_node
+)
+SELECT jsonb_build_object('job_id', j.id, 'state', j.state, 'job_type', j.kind, 'description', j.description,
+    'started_at', j.started_at, 'finished_at', j.finished_at, 'details', jsonb_build_object(
+        'tasks', (SELECT coalesce(jsonb_agg(jsonb_build_object('task_id', id, 'state', state, 'phase', phase,
+            'hosts', jsonb_build_object('source', source, 'target', target),
+            'size', jsonb_build_object('source', pg_size_pretty(bytes_total), 'target', pg_size_pretty(bytes_copied)),
+            'command', format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,''auto'')', shard_group_id, source_node, target_node),
+            'message', coalesce(message, error, ''), 'retried', retries,
+            'bytes', bytes_total, 'bytes_copied', bytes_copied,
+            'bytes_per_second', CASE WHEN seconds > 0 THEN round(bytes_copied / seconds) END,
+            'estimated_seconds_left', CASE WHEN bytes_copied > 0
+                THEN round(greatest(bytes_total - bytes_copied, 0) * seconds / bytes_copied, 1) END) ORDER BY id), '[]')
+            FROM tasks WHERE state IN ('running', 'cancelling', 'error')),
+        'task_state_counts', (SELECT coalesce(jsonb_object_agg(state, n), '{}')
+            FROM (SELECT state, count(*) AS n FROM tasks GROUP BY state) c),
+        'bytes_moved', (SELECT coalesce(sum(bytes_copied), 0) FROM tasks WHERE state = 'done'),
+        'hold_milliseconds', (SELECT jsonb_build_object('longest', round(max(hold_microseconds) / 1000.0, 1),
+            'average', round(avg(hold_microseconds) / 1000.0, 1)) FROM tasks WHERE hold_microseconds IS NOT NULL)))::text
+FROM j"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let error = |code| PgError::new(code, "x");
+        assert!(may_pass(&error(SqlState::CONNECTION_FAILURE)));
+        assert!(may_pass(&error(SqlState::LOCK_NOT_AVAILABLE)));
+        assert!(!may_pass(&error(SqlState::DATA_CORRUPTED)));
+        assert!(!may_pass(&error(SqlState::FEATURE_NOT_SUPPORTED)));
+    }
+}

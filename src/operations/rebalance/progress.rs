@@ -1,0 +1,69 @@
+//! `get_rebalance_progress`: what is being moved, and what waits for its turn, one row for each shard.
+
+use serde_json::{Value, json};
+
+use super::call::shards_of;
+use super::plan::ShardMove;
+use super::run::{address, shard_sizes};
+use crate::catalog::pg_error;
+use crate::error::Result;
+use crate::operations::mover::MoverEnvironment;
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
+
+/// Rows of Citus's `get_rebalance_progress`: progress 0 waits, 1 is being moved, 2 is there.
+///
+/// Sizes are bytes with indexes; the target's is what has been copied, in proportion to the shard's part of its group.
+pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Value> {
+    let map = environment.catalog.refresh().await?;
+    let sizes = shard_sizes(environment, &map).await?;
+    let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    let mut found = Vec::new();
+    for row in client.query(UNDER_WAY, &[]).await.map_err(pg_error)? {
+        let number = |at: usize| row.try_get::<_, i32>(at).map_err(pg_error);
+        let large = |at: usize| row.try_get::<_, i64>(at).map_err(pg_error);
+        let step = ShardMove {
+            colocation: ColocationId(number(0)? as u32),
+            group: ShardGroupId(large(1)? as u64),
+            source: NodeId(number(2)? as u32),
+            target: NodeId(number(3)? as u32),
+        };
+        let (progress, status): (i64, String) = (large(4)?, row.try_get(5).map_err(pg_error)?);
+        let (total, copied) = (large(6)?, large(7)?);
+        let part = if total > 0 { (copied as f64 / total as f64).min(1.0) } else { 0.0 };
+        let (source, target) = (map.node(step.source), map.node(step.target));
+        for (table, shard) in shards_of(&map, &step) {
+            let size = sizes.get(&shard).copied().unwrap_or(0);
+            let there = if progress == 2 { size } else { (size as f64 * part) as u64 };
+            found.push(json!({
+                "sessionid": 0,
+                "table_name": table.oid.0.to_string(),
+                "shardid": shard.0,
+                "shard_size": size,
+                "sourcename": source.map_or_else(|| address(&map, step.source), |n| n.host.clone()),
+                "sourceport": source.map(|n| n.port),
+                "targetname": target.map_or_else(|| address(&map, step.target), |n| n.host.clone()),
+                "targetport": target.map(|n| n.port),
+                "progress": progress,
+                "source_shard_size": if progress == 2 { 0 } else { size },
+                "target_shard_size": there,
+                "operation_type": "move",
+                "source_lsn": null,
+                "target_lsn": null,
+                "status": status,
+            }));
+        }
+    }
+    Ok(Value::Array(found))
+}
+
+/// Moves under way, whoever asked for them, and what a running job has not begun or has done.
+const UNDER_WAY: &str = "
+SELECT m.colocationid, m.shard_group_id, m.source_node, m.target_node, 1::bigint, m.phase, m.bytes_total, m.bytes_copied
+FROM tenantry.shard_move m WHERE m.state NOT IN ('done', 'failed')
+UNION ALL
+SELECT t.colocationid, t.shard_group_id, t.source_node, t.target_node,
+    CASE t.state WHEN 'done' THEN 2 ELSE 0 END::bigint, CASE t.state WHEN 'done' THEN 'Completed' ELSE 'Not Started Yet' END,
+    0::bigint, 0::bigint
+FROM tenantry.job_task t JOIN tenantry.job j ON j.id = t.job_id AND j.finished_at IS NULL
+WHERE t.state IN ('runnable', 'blocked', 'done')
+ORDER BY 1, 2";

@@ -1,0 +1,965 @@
+//! Session state follows the client and reaches nobody else: two or more clients share pools of three connections in
+//! front of a coordinator and two workers.
+
+mod support;
+#[path = "protocol/wire.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod wire;
+
+use std::time::Duration;
+
+use support::served::Served;
+use wire::{Wire, frame};
+
+/// One thread, so that all clients share one pool for each node.
+const CONFIG: &str =
+    "[limits]\nstatements = 40\n[pool]\nsize = 3\ncheckout_timeout = \"3s\"\nprepared_statements = 20\n";
+
+/// One cluster for the whole file. The test that holds it runs every part in turn, so that it ends with them.
+#[test]
+fn state_of_a_session_is_its_own_and_follows_it() {
+    let stage = Stage::start();
+    policies_see_the_settings_of_their_client(&stage);
+    settings_end_where_postgres_ends_them(&stage);
+    what_the_client_is_told_of_settings_stays_right(&stage);
+    what_cannot_be_carried_is_refused(&stage);
+    hidden_state_reaches_nobody(&stage);
+    roles_follow_their_client(&stage);
+    defaults_of_a_role_reach_its_next_login(&stage);
+    texts_mean_what_postgres_reads(&stage);
+    what_pins_is_let_go_of_when_it_is_gone(&stage);
+    sequences_values_are_the_transactions_own(&stage);
+    an_idle_listener_is_notified(&stage);
+    names_of_prepared_statements_are_the_clients_own(&stage);
+    servers_keep_a_bounded_number_of_statements(&stage);
+    a_changed_table_is_noticed_by_prepared_statements(&stage);
+    many_tenants_can_be_read_in_read_only_transactions(&stage);
+    cursors_stay_open_beside_other_queries(&stage);
+    nothing_of_a_text_is_too_deep_or_too_long(&stage);
+}
+
+struct Stage {
+    served: Served,
+    /// Two tenants of `items` that live on different workers.
+    tenants: [u32; 2],
+}
+
+impl Stage {
+    fn start() -> Self {
+        let served = Served::start_with(2, 1, CONFIG);
+        for sql in [
+            "CREATE TABLE items (tenant int, id int, name text, PRIMARY KEY (tenant, id))",
+            "SELECT create_distributed_table('items', 'tenant')",
+            "INSERT INTO items SELECT t, i, 'name ' || i FROM generate_series(1, 40) t, generate_series(1, 3) i",
+            "CREATE TABLE plain (id serial, said text)",
+            "CREATE TABLE triggered (id int)",
+            "CREATE ROLE app LOGIN",
+            "CREATE ROLE other NOLOGIN",
+            "CREATE ROLE preset LOGIN",
+            "GRANT other TO app",
+            "GRANT SELECT, INSERT ON items TO app",
+            "GRANT SELECT ON items TO other",
+            "GRANT SELECT ON items TO preset",
+            "GRANT ALL ON plain TO app",
+            "GRANT ALL ON triggered TO app",
+            "GRANT ALL ON SEQUENCE plain_id_seq TO app",
+            "ALTER ROLE preset SET app.tenant = 'all'",
+            "ALTER TABLE items ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY own ON items USING (current_setting('app.tenant', true) IN (tenant::text, 'all'))",
+            "CREATE FUNCTION hide() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM set_config('app.tenant', 'all', false); PERFORM set_config('work_mem', '9MB', false);
+               PERFORM pg_advisory_lock(99); RETURN 1; END $$",
+            "CREATE FUNCTION calls_hide() RETURNS int LANGUAGE sql AS 'SELECT hide()'",
+            "CREATE FUNCTION on_insert() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM hide(); RETURN NEW; END $$",
+            "CREATE TRIGGER hidden BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION on_insert()",
+            "CREATE VIEW viewed AS SELECT hide() AS seen",
+            "GRANT SELECT ON viewed TO app",
+        ] {
+            served.psql(sql);
+        }
+        let node_of = |tenant: u32| {
+            served.psql(&format!(
+                "SELECT nodeport FROM pg_dist_shard_placement \
+                 WHERE shardid = get_shard_id_for_distribution_column('items', {tenant})"
+            ))
+        };
+        let there = (2..40).find(|t| node_of(*t) != node_of(1)).expect("two workers have shards");
+        Self { served, tenants: [1, there] }
+    }
+
+    fn port(&self) -> u16 {
+        self.served.proxy_port(0)
+    }
+
+    fn app(&self) -> Wire {
+        Wire::login(self.port(), "app")
+    }
+
+    fn superuser(&self) -> Wire {
+        Wire::login(self.port(), "postgres")
+    }
+
+    /// How many of the two tenants, on two workers, a policy shows; and the setting on the coordinator.
+    fn seen(&self, client: &mut Wire) -> String {
+        let mut seen = 0;
+        for tenant in self.tenants {
+            let answer = client.query(&format!("SELECT count(*) FROM items WHERE tenant = {tenant}"));
+            seen += i32::from(answer.contains(&"D 3".to_owned()));
+        }
+        let here = row(&client.query("SELECT current_setting('app.tenant', true)"));
+        format!("{seen} {here}")
+    }
+}
+
+/// The first row of an answer; the whole answer when there is none.
+fn row(answer: &[String]) -> String {
+    let first = answer.iter().find_map(|a| a.strip_prefix('D'));
+    first.map_or_else(|| answer.join(" "), |row| row.trim_start().to_owned())
+}
+
+fn code(answer: &[String]) -> String {
+    answer.iter().find_map(|a| a.strip_prefix("E ")).unwrap_or("no error").to_owned()
+}
+
+fn policies_see_the_settings_of_their_client(stage: &Stage) {
+    for way in [
+        "SET app.tenant = 'all'",
+        "SET SESSION app.tenant TO 'all'",
+        "/* a /* nested */ comment */ SET -- and another\n app.tenant = 'all'",
+        "SELECT 1; SET app.tenant = 'all'",
+        "SELECT set_config('app.tenant', 'all', false)",
+        "SELECT pg_catalog.set_config('app.tenant', 'a' || 'll', false), 1 AS more",
+        "SELECT /* hidden */ SET_CONFIG ('app.tenant', 'all', false) -- here",
+        "SELECT 1; SELECT set_config('app.tenant', (SELECT max('all'::text)), 'off'); SELECT 2",
+        "BEGIN; SET app.tenant = 'all'; COMMIT",
+        "BEGIN; SELECT set_config('app.tenant', 'all', false); COMMIT",
+        "SELECT U&\"set\\005fconfig\"('app.tenant', 'all', false)",
+        "SELECT \"set_config\"\u{c}(\r'app.tenant', E'a\\x6cl', false) --\r, 1",
+        "WITH x AS (SELECT set_config('app.tenant', 'all', false)) SELECT * FROM x",
+        "PREPARE p AS SELECT set_config($1, $2, $3); EXECUTE p('app.tenant', 'all', false)",
+        "PREPARE q (text) AS SELECT set_config('app.tenant', $1, false); EXECUTE q('a' || 'll'); DEALLOCATE q",
+    ] {
+        let (mut one, mut two) = (stage.app(), stage.app());
+        assert!(!stage.seen(&mut two).ends_with("all"));
+        let said = one.query(way);
+        assert_eq!(code(&said), "no error", "{way}: {said:?}");
+        for _ in 0..2 {
+            assert_eq!(stage.seen(&mut one), "2 all", "{way}");
+            let others = stage.seen(&mut two);
+            assert!(others.starts_with('0') && !others.contains("all"), "{way} leaked: {others}");
+        }
+    }
+    // Parameters, in text and in binary.
+    let mut one = stage.app();
+    for message in ["P - : SELECT set_config($1, $2, $3)", "B - - : app.tenant : all : false", "D P -", "E - 0", "S"] {
+        one.send(&frame(message));
+    }
+    let said = one.answers_until("Z");
+    assert_eq!(said, ["1", "2", "T 1", "D all", "C SELECT 1", "Z I"]);
+    assert_eq!(stage.seen(&mut one), "2 all");
+    for way in [&[("options", "-c app.tenant=all")][..], &[("options", "--app.tenant=all")], &[("app.tenant", "all")]] {
+        let mut one = Wire::login_with(stage.port(), "app", way);
+        assert_eq!(stage.seen(&mut one), "2 all", "{way:?}");
+        one.query("SET app.tenant = 'none'");
+        assert_eq!(stage.seen(&mut one), "0 none", "{way:?}");
+        one.query("RESET app.tenant");
+        assert_eq!(stage.seen(&mut one), "2 all", "{way:?}");
+        one.query("SELECT set_config('app.tenant', 'none', false)");
+        one.query("RESET ALL");
+        assert_eq!(stage.seen(&mut one), "2 all", "{way:?}");
+    }
+    // The role's own default, on the node that runs the statement.
+    let mut preset = Wire::login(stage.port(), "preset");
+    assert_eq!(stage.seen(&mut preset), "2 all");
+    assert_eq!(row(&preset.query("SELECT count(*) FROM items")), "120");
+}
+
+fn settings_end_where_postgres_ends_them(stage: &Stage) {
+    let mut one = stage.app();
+    one.query("SET app.tenant = 'none'");
+    for (ways, inside) in [
+        ("SET LOCAL app.tenant = 'all'", "2 all"),
+        ("SELECT set_config('app.tenant', 'all', true)", "2 all"),
+        ("SET app.tenant = 'all'", "2 all"),
+        ("SAVEPOINT s; SET app.tenant = 'all'; RELEASE s", "2 all"),
+        ("SAVEPOINT s; SELECT set_config('app.tenant', 'all', true); ROLLBACK TO s", "0 none"),
+        ("SAVEPOINT s; SELECT set_config('app.tenant', 'all', false); ROLLBACK TO s", "0 none"),
+        ("SET LOCAL app.tenant = 'x'; SELECT set_config('app.tenant', 'all', true)", "2 all"),
+    ] {
+        // Before, and after, the servers have joined.
+        for first in ["SELECT 1", "SELECT count(*) FROM items"] {
+            one.query("BEGIN");
+            one.query(first);
+            assert_eq!(code(&one.query(ways)), "no error", "{ways}");
+            assert_eq!(stage.seen(&mut one), inside, "{ways} behind {first}");
+            one.query("ROLLBACK");
+            assert_eq!(stage.seen(&mut one), "0 none", "{ways} behind {first}");
+        }
+    }
+    one.query("BEGIN; SELECT set_config('app.tenant', 'all', true); COMMIT");
+    assert_eq!(stage.seen(&mut one), "0 none");
+    one.query("SELECT set_config('app.tenant', 'all', true)");
+    assert_eq!(stage.seen(&mut one), "0 none");
+    one.query("BEGIN; SET app.tenant = 'all'; SELECT 1/0");
+    one.query("COMMIT");
+    assert_eq!(stage.seen(&mut one), "0 none");
+    for discard in ["DISCARD ALL", "RESET ALL", "RESET app.tenant", "SET app.tenant TO DEFAULT"] {
+        one.query("SET app.tenant = 'all'");
+        assert_eq!(stage.seen(&mut one), "2 all", "{discard}");
+        assert_eq!(code(&one.query(discard)), "no error");
+        assert!(stage.seen(&mut one).starts_with('0'), "{discard}");
+    }
+    for discard in ["DISCARD PLANS", "DISCARD TEMP", "DISCARD SEQUENCES"] {
+        one.query("SET app.tenant = 'all'");
+        let said = one.query(discard);
+        assert_eq!(said, [format!("C {discard}"), "Z I".to_owned()]);
+        assert_eq!(stage.seen(&mut one), "2 all", "{discard}");
+    }
+}
+
+fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {
+    let told = |answer: Vec<(u8, Vec<u8>)>| {
+        let parameters = answer.into_iter().filter(|(tag, _)| *tag == b'S');
+        parameters
+            .map(|(_, p)| String::from_utf8_lossy(&p).replace('\0', " ").trim_end().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut one = stage.app();
+    let mut two = Wire::login_with(stage.port(), "app", &[("application_name", "two"), ("TimeZone", "Asia/Tokyo")]);
+    one.send(&frame("Q SET application_name = 'one'"));
+    assert_eq!(told(one.frames_until_ready()), ["application_name one"]);
+    one.send(&frame("Q SELECT set_config('timezone', 'Europe/Berlin', false)"));
+    assert_eq!(told(one.frames_until_ready()), ["TimeZone Europe/Berlin"]);
+    for _ in 0..3 {
+        // Whatever the connections carried for the other client, nobody hears of it.
+        for (client, name, zone) in [(&mut one, "one", "Europe/Berlin"), (&mut two, "two", "Asia/Tokyo")] {
+            client.send(&frame("Q SELECT current_setting('application_name'), current_setting('timezone')"));
+            let frames = client.frames_until_ready();
+            let row = frames.iter().find(|(tag, _)| *tag == b'D').map(|(_, p)| wire::values(p).join(","));
+            assert_eq!(row, Some(format!("{name},{zone}")));
+            assert_eq!(told(frames), Vec::<String>::new());
+        }
+    }
+    // What a rollback takes back the client is told again.
+    one.query("BEGIN; SET application_name = 'inside'");
+    one.send(&frame("Q ROLLBACK"));
+    assert_eq!(told(one.frames_until_ready()), ["application_name one"]);
+    one.send(&frame("Q DISCARD ALL"));
+    let mut said = told(one.frames_until_ready());
+    said.sort();
+    let zone = stage.served.psql("SHOW timezone");
+    assert!(said.contains(&"application_name tenantry".to_owned()), "{said:?}");
+    assert!(said.contains(&format!("TimeZone {zone}")), "{said:?}");
+    two.send(&frame("Q SELECT 1"));
+    assert_eq!(told(two.frames_until_ready()), Vec::<String>::new());
+    assert_eq!(code(&one.query("SET client_encoding = 'SJIS'")), "0A000");
+    assert_eq!(code(&one.query("SELECT set_config('client_encoding', 'GBK', false)")), "0A000");
+    assert_eq!(code(&one.query("SET NAMES 'BIG5'")), "0A000");
+    assert_eq!(code(&one.query("SET standard_conforming_strings = off")), "0A000");
+    assert_eq!(code(&one.query("SELECT set_config('standard_conforming_strings', 'off', false)")), "0A000");
+}
+
+fn what_cannot_be_carried_is_refused(stage: &Stage) {
+    let mut one = stage.superuser();
+    for sql in [
+        "SELECT set_config(name, setting, false) FROM pg_settings WHERE name = 'work_mem'",
+        "SELECT set_config('app.tenant', 'all', id > 0) FROM plain",
+        "SELECT set_config('app.tenant', 'a', true), set_config('app.tenant', 'b', false)",
+        "SELECT set_config('app.tenant', 'all', false) FROM items",
+        "SELECT set_config('app.tenant', 'all', false) FROM items WHERE tenant = 1",
+        "COPY (SELECT set_config('app.tenant', 'all', false)) TO STDOUT",
+        "EXPLAIN ANALYZE SELECT set_config('app.tenant', 'all', false)",
+        "BEGIN; DECLARE c CURSOR FOR SELECT set_config('app.tenant', 'all', false)",
+        "ROLLBACK; CREATE TABLE made AS SELECT set_config('app.tenant', 'all', false)",
+        "UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'",
+        "UPDATE pg_catalog.pg_settings SET setting = 'all' WHERE name = 'app.tenant'",
+        "SELECT * FROM pg_prepared_statements",
+        "SELECT U&\"set!005fconfig\" UESCAPE '!' ('app.tenant', 'all', false)",
+        "SELECT query_to_xml('SELECT hide()', true, false, '') FROM items WHERE tenant = 1",
+    ] {
+        assert_eq!(code(&one.query(sql)), "0A000", "{sql}");
+    }
+    one.query("ROLLBACK");
+    assert_eq!(row(&one.query("SELECT current_setting('work_mem')")), "4MB");
+}
+
+fn hidden_state_reaches_nobody(stage: &Stage) {
+    for way in [
+        "SELECT hide()",
+        "SELECT public . HIDE ()",
+        "SELECT calls_hide()",
+        "INSERT INTO triggered VALUES (1)",
+        "SELECT * FROM viewed",
+        "SELECT hide() FROM items WHERE tenant = 1 LIMIT 1",
+        "SELECT calls_hide() FROM items WHERE tenant = 1 LIMIT 1",
+        "COPY (SELECT hide()) TO STDOUT",
+        "BEGIN; SELECT hide(); COMMIT",
+        "PREPARE p AS SELECT hide(); EXECUTE p",
+        "DO $$ BEGIN PERFORM hide(); END $$",
+        "SELECT query_to_xml('SELECT hide()', true, false, '')",
+        "SELECT ts_stat('SELECT hide()::text::tsvector')",
+        "DO 'BEGIN EXECUTE ''SET app.tenant = ''''all''''''; END'",
+    ] {
+        // Policies would hide the rows that call the function.
+        let mut one = Wire::login_with(stage.port(), "app", &[("options", "-c app.tenant=1")]);
+        let said = one.query(way);
+        assert_eq!(code(&said), "no error", "{way}: {said:?}");
+        let show = "current_setting('app.tenant', true) || current_setting('work_mem')";
+        let nothing = |ways: &str| {
+            let mut others: Vec<_> = (0..2).map(|_| stage.app()).collect();
+            for other in &mut others {
+                // In a transaction, so that no two have the same connection.
+                other.query("BEGIN");
+                let here = row(&other.query(&format!("SELECT coalesce({show}, '')")));
+                let locks = row(&other.query(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                                              AND pid = pg_backend_pid()",
+                ));
+                assert!(!here.contains("all") && !here.contains("9MB") && locks == "0", "{ways}: {here} {locks}");
+                for tenant in stage.tenants {
+                    let there = other.query(&format!("SELECT count(*) FROM items WHERE tenant = {tenant}"));
+                    assert_eq!(row(&there), "0", "{ways}");
+                }
+            }
+        };
+        nothing(way);
+        // A pinned session keeps its connection; gone, it leaves nothing.
+        drop(one);
+        nothing(way);
+    }
+    let free = || stage.served.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99") == "0";
+    assert!(support::wait_until(Duration::from_secs(10), free));
+}
+
+fn roles_follow_their_client(stage: &Stage) {
+    let mut one = stage.app();
+    let mut two = stage.app();
+    let who = |client: &mut Wire| {
+        let there = stage.tenants.map(|tenant| {
+            row(&client.query(&format!(
+                "SELECT current_user || ' ' || session_user FROM items WHERE tenant = {tenant} LIMIT 1"
+            )))
+        });
+        format!("{} {}", row(&client.query("SELECT current_user || ' ' || session_user")), there.join(" "))
+    };
+    for client in [&mut one, &mut two] {
+        client.query("SET app.tenant = 'all'");
+    }
+    assert_eq!(code(&one.query("SET ROLE other")), "no error");
+    assert_eq!(who(&mut one), "other app other app other app");
+    assert_eq!(who(&mut two), "app app app app app app");
+    one.query("RESET ROLE");
+    assert_eq!(who(&mut one), "app app app app app app");
+    one.query("BEGIN; SET LOCAL ROLE other");
+    assert_eq!(who(&mut one), "other app other app other app");
+    one.query("COMMIT");
+    assert_eq!(who(&mut one), "app app app app app app");
+    assert_eq!(code(&one.query("SELECT set_config('role', 'other', false)")), "no error");
+    assert_eq!(who(&mut one), "other app other app other app");
+    one.query("RESET ALL");
+    one.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut one), "other app other app other app", "RESET ALL leaves the role");
+    one.query("DISCARD ALL");
+    one.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut one), "app app app app app app");
+    for escape in
+        ["SET ROLE postgres", "SET SESSION AUTHORIZATION postgres", "SELECT set_config('role', 'postgres', false)"]
+    {
+        assert_eq!(code(&one.query(escape)), "42501", "{escape}");
+    }
+    assert_eq!(who(&mut one), "app app app app app app");
+    let mut boss = stage.superuser();
+    assert_eq!(code(&boss.query("SET SESSION AUTHORIZATION app")), "no error");
+    boss.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut boss), "app app app app app app");
+    assert_eq!(who(&mut stage.superuser()), "postgres postgres postgres postgres postgres postgres");
+    boss.query("RESET SESSION AUTHORIZATION");
+    assert_eq!(who(&mut boss), "postgres postgres postgres postgres postgres postgres");
+    // Row security with statements that servers keep: the plan is not the other role's.
+    for (client, role) in [(&mut stage.app(), "app"), (&mut stage.superuser(), "postgres")] {
+        for message in ["P s : SELECT count(*) FROM items WHERE tenant = $1", "B - s : 1", "E - 0", "S"] {
+            client.send(&frame(message));
+        }
+        assert_eq!(row(&client.answers_until("Z")), if role == "app" { "0" } else { "3" });
+        if role == "postgres" {
+            client.query("SET ROLE app");
+            for message in ["B - s : 1", "E - 0", "S"] {
+                client.send(&frame(message));
+            }
+            assert_eq!(row(&client.answers_until("Z")), "0");
+        }
+    }
+}
+
+fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
+    let mut boss = stage.superuser();
+    for (sql, seen) in [
+        ("ALTER ROLE preset SET app.tenant = 'none'", "0 none"),
+        ("ALTER ROLE preset RESET ALL; ALTER DATABASE postgres SET app.tenant = 'all'", "2 all"),
+        ("ALTER DATABASE postgres RESET app.tenant; ALTER ROLE preset SET app.tenant = 'all'", "2 all"),
+    ] {
+        assert_eq!(code(&boss.query(sql)), "no error", "{sql}");
+        // More often than there are connections.
+        for _ in 0..4 {
+            assert_eq!(stage.seen(&mut Wire::login(stage.port(), "preset")), seen, "{sql}");
+        }
+    }
+}
+
+/// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.
+fn texts_mean_what_postgres_reads(stage: &Stage) {
+    let mut one = stage.superuser();
+    let mut wrong = Vec::new();
+    for (sql, wanted) in [
+        ("SELECT count(*) FROM items WHERE tenant = 1 /* AND tenant = 2 /* */ ' */ AND id > 1", "2"),
+        ("SELECT count(*) FROM items -- WHERE tenant = 2\rWHERE tenant = 1", "3"),
+        ("SELECT/**/count(*)FROM/**/items\u{c}WHERE\u{c}tenant/**/=/*;*/1", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '/* '' -- '", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '\\'' OR tenant = 2'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> E'\\' OR tenant = 2'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> $a$' OR $$ tenant = 2$a$", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'na'\n'me 1'", "1"),
+        ("SELECT count(*) FROM items WHERE \"tenant\" = 1 AND NAME = U&'name\\0020' '1'", "0A000"),
+        ("SELECT count(*) FROM items i WHERE i.TENANT = '1'::int", "3"),
+        ("SELECT count(*) FROM (SELECT tenant AS other, id AS tenant FROM items) x WHERE tenant = 1", "40"),
+        ("SELECT count(*) FROM (SELECT 1 AS tenant, id FROM items WHERE tenant = 2) x WHERE tenant = 1", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 OR tenant = 2", "6"),
+        ("SELECT count(*) FROM items WHERE NOT tenant = 1", "117"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND tenant = 2", "0"),
+        ("SELECT count(*) FROM items WHERE tenant = NULL", "0"),
+        ("SELECT count(*) FROM items WHERE tenant = 1.0", "3"),
+        ("SELECT count(*) FROM items WHERE tenant::text = '1'", "3"),
+        ("SELECT count(*) FROM items WHERE tenant IN (1, 2, 2, NULL)", "6"),
+        ("SELECT count(*) FROM items WHERE tenant = (SELECT 1)", "3"),
+        ("SELECT count(*) FROM items WHERE tenant = 0 - -1", "3"),
+        ("UPDATE items SET tenant = 2 WHERE tenant = 1", "0A000"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'a\\", "42601"),
+        ("SELECT count(*) FROM items WHERE tenant = 1 /* /* */", "42601"),
+    ] {
+        let said = one.query(sql);
+        let got = if wanted.len() == 5 { code(&said) } else { row(&said) };
+        if got != wanted {
+            wrong.push(format!("{sql}: {said:?}, not {wanted}"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    // Values are never written into a text.
+    for (sql, value, wanted) in [
+        ("SELECT 0-$1::int FROM items WHERE tenant = 1 AND id = 1", "-1", "1"),
+        ("SELECT $1::text || count(*) FROM items WHERE tenant = 1", "a'\\\"--", "a'\\\"--3"),
+        ("SELECT max(name || $1) FROM items", "'; DROP", "name 3'; DROP"),
+        ("SELECT count(*) FROM items WHERE tenant = $1", "1", "3"),
+    ] {
+        for message in [&format!("P - : {sql}"), &format!("B - - : {value}"), "E - 0", "S"] {
+            one.send(&frame(message));
+        }
+        let said = one.answers_until("Z");
+        assert_eq!(row(&said), wanted, "{sql}: {said:?}");
+    }
+    // Two statements in one Parse; several in one Query are one transaction.
+    one.send(&frame("P - : SELECT 1; SELECT 2"));
+    one.send(&frame("S"));
+    assert_eq!(code(&one.answers_until("Z")), "42601");
+    let many =
+        "INSERT INTO items VALUES (1, 9, ';'); INSERT INTO items VALUES (2, 9, ';'); SET app.x = '1'; SELECT 1/0";
+    assert_eq!(code(&one.query(many)), "22012");
+    assert_eq!(row(&one.query("SELECT count(*), current_setting('app.x', true) FROM items WHERE id = 9")), "0,");
+    let many = "INSERT INTO items VALUES (1, 9, ';'); BEGIN; INSERT INTO items VALUES (2, 9, ';')";
+    assert_eq!(code(&one.query(many)), "no error");
+    assert_eq!(one.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+    assert_eq!(row(&one.query("SELECT count(*) FROM items WHERE id = 9")), "0");
+    // What is no UTF-8 is refused before it is read.
+    for sql in [&b"SELECT '\xff'"[..], b"SELECT count(*) FROM items WHERE tenant = 1 AND name = '\xc3'", b"\xa1\x27"] {
+        let mut message = vec![b'Q'];
+        message.extend((sql.len() as u32 + 5).to_be_bytes());
+        message.extend(sql);
+        message.push(0);
+        one.send(&message);
+        assert_eq!(code(&one.answers_until("Z")), "22021");
+    }
+}
+
+fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
+    for (made, gone) in [
+        ("LISTEN one; LISTEN two", "UNLISTEN one; UNLISTEN two"),
+        ("LISTEN one", "UNLISTEN *"),
+        ("BEGIN; LISTEN one; ROLLBACK", "UNLISTEN one"),
+        ("CREATE TEMP TABLE mine (id int)", "DROP TABLE mine"),
+        ("CREATE TEMP TABLE mine (id int)", "DISCARD TEMP"),
+        ("CREATE TEMP VIEW mine AS SELECT 1", "DROP VIEW mine"),
+        ("SELECT pg_advisory_lock(7)", "SELECT pg_advisory_unlock(7)"),
+        ("SELECT pg_try_advisory_lock(7, 8)", "SELECT pg_advisory_unlock_all()"),
+        ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "CLOSE c"),
+        ("LISTEN one; CREATE TEMP TABLE mine (id int)", "UNLISTEN *; DROP TABLE mine"),
+        ("DO 'BEGIN CREATE TEMP TABLE mine (id int);END'", "DISCARD ALL"),
+    ] {
+        // More clients than there are connections: one that stays pinned keeps the last from working.
+        let mut clients: Vec<_> = (0..4).map(|_| stage.app()).collect();
+        for client in &mut clients {
+            for sql in made.split("; ").chain(["SELECT 1"]).chain(gone.split("; ")) {
+                assert_eq!(code(&client.query(sql)), "no error", "{made}: {sql}");
+            }
+        }
+    }
+    // Nothing is seen by two.
+    let (mut one, mut two) = (stage.app(), stage.app());
+    one.query("CREATE TEMP TABLE mine (id int)");
+    one.query("INSERT INTO mine VALUES (1)");
+    one.query("SELECT pg_advisory_lock(7)");
+    for _ in 0..3 {
+        assert_eq!(row(&one.query("SELECT count(*) FROM mine")), "1");
+        assert_eq!(code(&two.query("SELECT count(*) FROM mine")), "42P01");
+        assert_eq!(row(&two.query("SELECT pg_try_advisory_lock(7)")), "f");
+        assert_eq!(row(&one.query("SELECT count(*) FROM items, mine")), "0", "policies");
+    }
+    one.query("DISCARD ALL");
+    assert_eq!(code(&one.query("SELECT count(*) FROM mine")), "42P01");
+    let freed = || row(&two.query("SELECT pg_try_advisory_lock(7)")) == "t";
+    assert!(support::wait_until(Duration::from_secs(10), freed));
+    // A lost connection that kept something is a lost session: going on without it would be silently wrong.
+    let mut three = stage.superuser();
+    three.query("LISTEN here");
+    let pid = row(&three.query("SELECT pg_backend_pid()"));
+    support::psql(&stage.served.coordinator_dsn(), &format!("SELECT pg_terminate_backend({pid})"));
+    assert_eq!(three.next(), "E 57P01");
+    assert_eq!(three.next(), "closed");
+}
+
+fn sequences_values_are_the_transactions_own(stage: &Stage) {
+    let (mut one, mut two) = (stage.app(), stage.app());
+    for client in [&mut one, &mut two] {
+        for sql in ["SELECT lastval()", "SELECT currval('plain_id_seq')"] {
+            assert_eq!(code(&client.query(sql)), "0A000", "{sql}");
+        }
+    }
+    one.query("INSERT INTO plain (said) VALUES ('one')");
+    for _ in 0..3 {
+        two.query("BEGIN");
+        assert_eq!(code(&two.query("SELECT lastval()")), "55000");
+        two.query("ROLLBACK");
+        one.query("BEGIN");
+        let id = row(&one.query("INSERT INTO plain (said) VALUES ('one') RETURNING id"));
+        assert_eq!(row(&one.query("SELECT lastval(), currval('plain_id_seq')")), format!("{id},{id}"));
+        one.query("COMMIT");
+        two.query("BEGIN ISOLATION LEVEL REPEATABLE READ");
+        assert_eq!(code(&two.query("SELECT currval('plain_id_seq')")), "55000");
+        two.query("ROLLBACK");
+    }
+    // A session with a connection of its own has them like with Postgres.
+    one.query("LISTEN mine");
+    assert_eq!(code(&one.query("SELECT lastval()")), "55000");
+    let id = row(&one.query("SELECT nextval('plain_id_seq')"));
+    assert_eq!(row(&one.query("SELECT currval('plain_id_seq')")), id);
+}
+
+fn an_idle_listener_is_notified(stage: &Stage) {
+    let (mut listener, mut teller) = (stage.app(), stage.app());
+    listener.query("LISTEN news");
+    assert_eq!(code(&teller.query("NOTIFY news, 'first'")), "no error");
+    // The listener has sent nothing.
+    let said = listener.next();
+    assert!(said.starts_with("A ") && said.ends_with(" news first"), "{said}");
+    teller.query("SELECT pg_notify('news', 'second'); SELECT pg_notify('other', 'not for it')");
+    assert!(listener.next().ends_with(" news second"));
+    // In a transaction it waits, and comes before the client's turn.
+    listener.query("BEGIN");
+    teller.query("NOTIFY news, 'third'");
+    assert_eq!(row(&listener.query("SELECT 3")), "3");
+    let said = listener.query("COMMIT");
+    assert!(
+        said[..2].iter().any(|a| a.ends_with(" news third")) || listener.next().ends_with(" news third"),
+        "{said:?}"
+    );
+    // Its own: by the process id that it knows itself by.
+    let own = format!("A {} news own", listener.key.0);
+    let said = listener.query("NOTIFY news, 'own'");
+    assert!(said.contains(&own), "{said:?}");
+    // While statements of its own run, on the coordinator and elsewhere: whole frames, nothing lost.
+    listener.query("SET app.tenant = 'all'");
+    let tellers: Vec<_> = (0..2)
+        .map(|n| {
+            let mut teller = stage.superuser();
+            std::thread::spawn(move || {
+                for i in 0..50 {
+                    teller.query(&format!("SELECT pg_notify('news', '{n} {i} ' || repeat('x', 7000))"));
+                }
+            })
+        })
+        .collect();
+    let mut heard = 0;
+    for _ in 0..100 {
+        for sql in [
+            "SELECT repeat('y', 100000) FROM generate_series(1, 5)",
+            "SELECT count(*) FROM items",
+            "SELECT 1 FROM items WHERE tenant = 1",
+        ] {
+            let said = listener.query(sql);
+            heard += said.iter().filter(|a| a.starts_with("A ")).count();
+            assert!(said.iter().all(|a| ["T", "D", "C", "Z", "A"].contains(&a.split(' ').next().unwrap())), "{said:?}");
+        }
+    }
+    tellers.into_iter().for_each(|t| t.join().expect("it tells"));
+    while heard < 100 {
+        assert!(listener.next().starts_with("A "), "heard {heard}");
+        heard += 1;
+    }
+    listener.query("UNLISTEN news");
+    teller.query("NOTIFY news, 'nobody hears'");
+    assert!(listener.is_quiet_for(Duration::from_millis(300)));
+    assert_eq!(row(&listener.query("SELECT 1")), "1");
+}
+
+fn names_of_prepared_statements_are_the_clients_own(stage: &Stage) {
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    let run = |client: &mut Wire, messages: &[&str]| {
+        messages.iter().for_each(|m| client.send(&frame(m)));
+        client.send(&frame("S"));
+        client.answers_until("Z")
+    };
+    assert_eq!(run(&mut one, &["P s : SELECT 'one' || $1"]), ["1", "Z I"]);
+    assert_eq!(run(&mut two, &["P s : SELECT 'two'"]), ["1", "Z I"]);
+    for _ in 0..3 {
+        assert_eq!(row(&run(&mut one, &["B - s : x", "E - 0"])), "onex");
+        assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
+    }
+    assert_eq!(run(&mut one, &["P s : SELECT 2"]), ["E 42P05", "Z I"]);
+    assert_eq!(row(&run(&mut one, &["B - s : y", "E - 0"])), "oney");
+    assert_eq!(code(&run(&mut two, &["B - t", "E - 0"])), "26000");
+    // A Parse that failed leaves the name free.
+    assert_eq!(code(&run(&mut one, &["P t : SELECT nothing FROM items WHERE tenant = 1", "B - t", "E - 0"])), "42703");
+    assert_eq!(code(&run(&mut one, &["P t : SELECT FROM WHERE"])), "42601");
+    assert_eq!(run(&mut one, &["P t : SELECT 5", "B - t", "E - 0"]), ["1", "2", "D 5", "C SELECT 1", "Z I"]);
+    // SQL's statements share the name space, and DEALLOCATE ALL empties it, on this side only.
+    one.query("PREPARE u (int) AS SELECT id FROM items WHERE tenant = $1 AND id = 2");
+    assert_eq!(row(&one.query("EXECUTE u(1)")), "2");
+    assert_eq!(row(&run(&mut one, &["B - u : 1", "E - 0"])), "2");
+    assert_eq!(code(&one.query("PREPARE u AS SELECT 1")), "42P05");
+    assert_eq!(code(&one.query("EXECUTE nothing")), "26000");
+    assert_eq!(code(&one.query("DEALLOCATE nothing")), "26000");
+    assert_eq!(code(&one.query("DEALLOCATE ALL")), "no error");
+    for name in ["s", "t", "u"] {
+        assert_eq!(code(&run(&mut one, &[&format!("B - {name}")])), "26000");
+    }
+    assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
+    // The same text, with other types and under another search_path.
+    let typed = |client: &mut Wire, oid: u32, value: &str| {
+        let mut parse = frame("P v : SELECT pg_typeof($1)");
+        parse.truncate(parse.len() - 2);
+        parse.extend(1u16.to_be_bytes());
+        parse.extend(oid.to_be_bytes());
+        let length = parse.len() as u32 - 1;
+        parse[1..5].copy_from_slice(&length.to_be_bytes());
+        client.send(&parse);
+        run(client, &[&format!("B - v : {value}"), "E - 0", "C S v"])
+    };
+    for _ in 0..2 {
+        assert_eq!(row(&typed(&mut one, 23, "1")), "integer");
+        assert_eq!(row(&typed(&mut two, 25, "1")), "text");
+        assert_eq!(row(&typed(&mut one, 1700, "1")), "numeric");
+    }
+    stage.served.psql("CREATE SCHEMA a CREATE TABLE things (id int, what int)");
+    stage.served.psql("CREATE SCHEMA b CREATE TABLE things (id text, other text)");
+    stage.served.psql("INSERT INTO a.things VALUES (1, 1); INSERT INTO b.things VALUES ('x', 'b')");
+    for _ in 0..3 {
+        for (client, path, value, wanted) in [(&mut one, "a", "1", "1,1"), (&mut two, "b", "x", "x,b")] {
+            client.query(&format!("SET search_path = {path}"));
+            let said = run(client, &["P - : SELECT * FROM things WHERE id = $1", &format!("B - - : {value}"), "E - 0"]);
+            assert_eq!(row(&said), wanted);
+            let said = run(
+                client,
+                &["P w : SELECT * FROM things WHERE id = $1", &format!("B - w : {value}"), "E - 0", "C S w"],
+            );
+            assert_eq!(row(&said), wanted);
+        }
+    }
+    for client in [&mut one, &mut two] {
+        client.query("DISCARD ALL");
+    }
+    // More than a client may have.
+    let mut refused = String::new();
+    for n in 0..60 {
+        let said = run(&mut one, &[&format!("P many{n} : SELECT {n}")]);
+        if said != ["1", "Z I"] {
+            refused = format!("{n} {}", code(&said));
+            break;
+        }
+    }
+    assert_eq!(refused, "40 53400");
+    assert_eq!(code(&one.query("PREPARE more AS SELECT 1")), "53400");
+    assert_eq!(row(&run(&mut one, &["B - many3", "E - 0"])), "3");
+    assert_eq!(row(&run(&mut one, &["C S many3", "P again : SELECT 'again'", "B - again", "E - 0"])), "again");
+    assert_eq!(row(&run(&mut two, &["P - : SELECT 1", "B - -", "E - 0"])), "1", "another client is not concerned");
+}
+
+/// 20 on each connection; one pipeline uses 35, each twice, and one of them fails.
+fn servers_keep_a_bounded_number_of_statements(stage: &Stage) {
+    let mut one = stage.superuser();
+    for round in 0..4 {
+        let mut wanted = Vec::new();
+        for n in 0..35 {
+            let sql = match n % 2 {
+                0 => format!("SELECT {n} + $1::int"),
+                _ => format!("SELECT {n} + max(id) + $1::int FROM items WHERE tenant = 1"),
+            };
+            one.send(&frame(&format!("P e{n} : {sql}")));
+            one.send(&frame(&format!("B - e{n} : 1000")));
+            one.send(&frame("E - 0"));
+            wanted.push(format!("D {}", 1000 + n + if n % 2 == 0 { 0 } else { 3 }));
+        }
+        for n in 0..35 {
+            one.send(&frame(&format!("B - e{n} : 2000")));
+            one.send(&frame("E - 0"));
+            wanted.push(format!("D {}", 2000 + n + if n % 2 == 0 { 0 } else { 3 }));
+        }
+        if round % 2 == 1 {
+            one.send(&frame("P - : SELECT 1/0"));
+            one.send(&frame("B - -"));
+            one.send(&frame("E - 0"));
+        }
+        one.send(&frame("S"));
+        let said = one.answers_until("Z");
+        let rows: Vec<_> = said.iter().filter(|a| a.starts_with("D ")).cloned().collect();
+        assert_eq!(rows, wanted, "round {round}: {said:?}");
+        assert_eq!(code(&said), if round % 2 == 1 { "22012" } else { "no error" });
+        one.query("DEALLOCATE ALL");
+    }
+    // What a server keeps is nobody's to read, but code that nobody looks into can count it.
+    let count = "DO $$ BEGIN IF (SELECT count(*) FROM pg_prepared_statements) NOT BETWEEN 10 AND 20
+                 THEN RAISE EXCEPTION 'too many'; END IF; END $$";
+    assert_eq!(code(&one.query(count)), "no error");
+}
+
+fn a_changed_table_is_noticed_by_prepared_statements(stage: &Stage) {
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    stage.served.psql("CREATE TABLE changing (tenant int, a int)");
+    stage.served.psql("SELECT create_distributed_table('changing', 'tenant')");
+    stage.served.psql("INSERT INTO changing VALUES (1, 1)");
+    stage.served.psql("CREATE TABLE changing_too AS SELECT 1 AS tenant, 1 AS a");
+    for (n, table) in ["changing", "changing_too"].iter().enumerate() {
+        for client in [&mut one, &mut two] {
+            client.query(&format!("PREPARE p{n} AS SELECT * FROM {table} WHERE tenant = 1"));
+            client.send(&frame(&format!("P e{n} : SELECT * FROM {table} WHERE tenant = $1")));
+            client.send(&frame(&format!("B - e{n} : 1")));
+            client.send(&frame("E - 0"));
+            client.send(&frame("S"));
+            assert_eq!(row(&client.answers_until("Z")), "1,1");
+            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1");
+        }
+        stage.served.psql(&format!("ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'"));
+        // Outside a transaction: parsed anew, the client sees the new columns. It has not described them before.
+        for client in [&mut one, &mut two] {
+            client.send(&frame(&format!("B - e{n} : 1")));
+            client.send(&frame("E - 0"));
+            client.send(&frame("S"));
+            let said = client.answers_until("Z");
+            assert_eq!(row(&said), "1,1,new", "{table}: {said:?}");
+            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
+        }
+        // Inside one it is passed on.
+        one.query("BEGIN");
+        one.query(&format!("EXECUTE p{n}"));
+        one.send(&frame(&format!("B - e{n} : 1")));
+        one.send(&frame("E - 0"));
+        one.send(&frame("S"));
+        assert_eq!(row(&one.answers_until("Z")), "1,1,new");
+        one.query("COMMIT");
+    }
+}
+
+fn many_tenants_can_be_read_in_read_only_transactions(stage: &Stage) {
+    let read = |client: &mut Wire, title: &str| {
+        assert_eq!(row(&client.query("SELECT count(*) FROM items")), "120", "{title}");
+        assert_eq!(
+            row(&client.query("SELECT max(a.id) FROM items a JOIN items b ON a.id = b.id AND a.name = b.name")),
+            "3",
+            "{title}"
+        );
+        assert_eq!(row(&client.query("SELECT name FROM items ORDER BY name DESC LIMIT 1")), "name 3", "{title}");
+        assert_eq!(
+            row(&client.query("SELECT count(*) FROM citus_tables WHERE citus_table_type = 'distributed'")),
+            "2",
+            "{title}"
+        );
+        assert_eq!(row(&client.query("SELECT id FROM items WHERE tenant = 1 AND id = 2")), "2", "{title}");
+        assert_eq!(row(&client.query("SHOW transaction_read_only")), "on", "{title}");
+    };
+    let refuse = |client: &mut Wire, title: &str, begin: &str, end: &str| {
+        for write in [
+            "INSERT INTO plain (said) VALUES ('no')",
+            "INSERT INTO items VALUES (1, 9, 'no')",
+            "UPDATE items SET name = 'no'",
+            "CREATE TABLE no (id int)",
+            "CREATE TEMP TABLE no (id int)",
+            "INSERT INTO items SELECT tenant, id + 10, name FROM items WHERE tenant = 2",
+            "INSERT INTO items SELECT id + 50 AS a, id + 60 AS b, name FROM items",
+            "SELECT nextval('plain_id_seq')",
+        ] {
+            client.query(begin);
+            read(client, title);
+            assert_eq!(code(&client.query(write)), "25006", "{title}: {write}");
+            client.query(end);
+        }
+        client.query(begin);
+        read(client, title);
+        client.query("SAVEPOINT s");
+        read(client, title);
+        client.query("SAVEPOINT s");
+        assert_eq!(code(&client.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{title}");
+        client.query("ROLLBACK TO s");
+        read(client, title);
+        client.query("SELECT 1/0");
+        client.query("ROLLBACK TO SAVEPOINT s");
+        client.query("RELEASE s");
+        read(client, title);
+        assert_eq!(code(&client.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{title}");
+        client.query("ROLLBACK TO s");
+        read(client, title);
+        client.query(end);
+    };
+    let mut one = stage.superuser();
+    for begin in [
+        "BEGIN READ ONLY",
+        "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        "BEGIN TRANSACTION READ ONLY ISOLATION LEVEL SERIALIZABLE",
+        "BEGIN; SET TRANSACTION READ ONLY",
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        "BEGIN; SET LOCAL transaction_read_only = on",
+        "BEGIN; SELECT count(*) FROM items; SET TRANSACTION READ ONLY",
+    ] {
+        refuse(&mut one, begin, begin, "COMMIT");
+    }
+    one.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    assert_eq!(row(&one.query("SHOW transaction_isolation")), "repeatable read");
+    one.query("COMMIT");
+    for way in [
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "SET default_transaction_read_only = on",
+        "SELECT set_config('default_transaction_read_only', 'on', false)",
+    ] {
+        let mut two = stage.superuser();
+        two.query(way);
+        refuse(&mut two, way, "BEGIN", "COMMIT");
+        // Without a transaction block too.
+        read(&mut two, way);
+        assert_eq!(code(&two.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{way}");
+        assert_eq!(code(&two.query("INSERT INTO items VALUES (1, 9, 'no'), (2, 9, 'no')")), "25006", "{way}");
+        two.query("BEGIN READ WRITE");
+        assert_eq!(code(&two.query("INSERT INTO plain (said) VALUES ('yes')")), "no error", "{way}");
+        assert_eq!(row(&two.query("SELECT count(*) FROM items")), "120");
+        two.query("ROLLBACK");
+    }
+    let mut three = Wire::login_with(stage.port(), "postgres", &[("options", "-c default_transaction_read_only=on")]);
+    read(&mut three, "startup");
+    assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
+}
+
+fn cursors_stay_open_beside_other_queries(stage: &Stage) {
+    let mut one = stage.superuser();
+    for begin in ["BEGIN", "BEGIN READ ONLY"] {
+        one.query(begin);
+        for (name, query) in [
+            ("a", "SELECT id FROM items WHERE tenant = 1 ORDER BY id"),
+            ("b", "SELECT count(*) FROM items GROUP BY tenant"),
+            ("c", "SELECT tenant FROM items WHERE id = 1 ORDER BY tenant"),
+            ("d", "SELECT tenant + 1 FROM items WHERE id = 1 ORDER BY tenant"),
+            ("e", "SELECT 1"),
+        ] {
+            assert_eq!(code(&one.query(&format!("DECLARE {name} SCROLL CURSOR FOR {query}"))), "no error", "{query}");
+        }
+        for wanted in ["1 3 1 2 1", "2 3 2 3 ", "3 3 3 4 "] {
+            let said: Vec<_> = ["a", "b", "c", "d", "e"]
+                .iter()
+                .map(|name| {
+                    let said = one.query(&format!("FETCH {name}"));
+                    said.iter().find_map(|a| a.strip_prefix("D ")).unwrap_or("").to_owned()
+                })
+                .collect();
+            assert_eq!(said.join(" "), wanted, "{begin}");
+            assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120", "{begin}");
+        }
+        assert_eq!(row(&one.query("FETCH BACKWARD 1 FROM c")), "2");
+        one.query("CLOSE ALL");
+        for _ in 0..20 {
+            assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
+        }
+        let tables = one.query("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()");
+        assert!(row(&tables).parse::<u32>().unwrap() < 8, "{tables:?}");
+        one.query("COMMIT");
+        // Portals of the protocol.
+        one.query(begin);
+        for message in ["P - : SELECT tenant FROM items WHERE id = 1 ORDER BY tenant", "B p -", "E p 2", "S"] {
+            one.send(&frame(message));
+        }
+        assert_eq!(one.answers_until("Z"), ["1", "2", "D 1", "D 2", "s", "Z T"], "{begin}");
+        assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
+        for message in ["E p 1", "C P p", "S"] {
+            one.send(&frame(message));
+        }
+        assert_eq!(one.answers_until("Z"), ["D 3", "s", "3", "Z T"], "{begin}");
+        one.query("COMMIT");
+    }
+}
+
+/// The process lives, and what is refused is refused by its own code.
+fn nothing_of_a_text_is_too_deep_or_too_long(stage: &Stage) {
+    let n = 50_000;
+    let repeat = |before: &str, middle: &str, after: &str| format!("{}{middle}{}", before.repeat(n), after.repeat(n));
+    let shapes = [
+        repeat("(", "1", ")"),
+        repeat("NOT ", "true", ""),
+        repeat("- ", "1", ""),
+        repeat("(SELECT ", "1", ")"),
+        repeat("[", "1", "]"),
+        repeat("ARRAY[", "1", "]"),
+        repeat("CASE WHEN true THEN ", "1", " END"),
+        repeat("coalesce(", "1", ")"),
+        repeat("(1, ", "1", ")"),
+        repeat("1 + ", "1", ""),
+        repeat("true AND ", "true", ""),
+        repeat("1 = ", "1", ""),
+        repeat("'a' || ", "'b'", ""),
+        repeat("", "1", "::int"),
+        repeat("", "'{1}'::int[]", "[1]"),
+        repeat("", "1", " COLLATE \"C\""),
+        repeat("", "true", " IS TRUE"),
+        repeat("/*", "", "*/"),
+        repeat("EXISTS (SELECT 1 FROM items WHERE ", "true", ")"),
+        repeat("CAST(", "1", " AS int)"),
+    ];
+    for (number, shape) in shapes.iter().enumerate() {
+        for sql in [
+            format!("SELECT {shape}"),
+            format!("SELECT 1 FROM items WHERE tenant = 1 AND id = {shape}"),
+            format!("SELECT 1 {} SELECT {shape}", "UNION ".repeat(2)),
+            format!("EXPLAIN SELECT {shape} FROM items"),
+        ] {
+            let mut client = stage.superuser();
+            let said = client.query(&sql);
+            assert_ne!(
+                said.last().map(String::as_str),
+                Some("closed"),
+                "shape {number}: {:?}",
+                &said[..said.len().min(4)]
+            );
+            client.send(&frame(&format!("P - : {sql}")));
+            client.send(&frame("B - -"));
+            client.send(&frame("S"));
+            let said = client.answers_until("Z");
+            assert_ne!(said.last().map(String::as_str), Some("closed"), "shape {number}");
+            if sql.contains("items") && said.iter().any(|a| a.starts_with("E ")) {
+                assert!(
+                    ["54001", "42601", "0A000", "42804", "42P18", "42846", "42883", "42725"].contains(&&*code(&said)),
+                    "shape {number}: {}",
+                    code(&said)
+                );
+            }
+        }
+    }
+    for joined in ["UNION ALL SELECT 1 ", ", (SELECT 1) ", "; SELECT 1 "] {
+        let mut client = stage.superuser();
+        let said = client.query(&format!("SELECT id FROM items WHERE tenant = 1 {}", joined.repeat(20_000)));
+        assert_ne!(said.last().map(String::as_str), Some("closed"), "{joined}");
+    }
+    assert_eq!(row(&stage.superuser().query("SELECT count(*) FROM items")), "120");
+}
