@@ -4,8 +4,10 @@
 #   system packages   PostgreSQL (programs only, no cluster is made or started), a C compiler, make, Python's venv;
 #                     strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
 #   .venv             the Python drivers of tests/drivers/requirements.txt
+#   tests/drivers/node_modules   the JavaScript drivers of its package-lock.json
 #
-# What is missing and cannot be installed is named in one sentence, with exit status 1.
+# What is missing and cannot be installed is named in one sentence, with exit status 1. Without Java or Node.js the tests
+# skip their drivers; that is said and is no failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -75,6 +77,30 @@ install_packages() {
     rm -f "$log"
 }
 
+# Of drivers in other languages than Python and Rust.
+missing_runtimes() {
+    # `java File.java` needs the compiler, which a runtime alone has not.
+    { has java && java --list-modules 2>/dev/null | grep -q '^jdk.compiler'; } || echo default-jdk-headless
+    [ -e /usr/share/java/postgresql.jar ] || echo libpostgresql-jdbc-java
+    has node || echo nodejs
+    has npm || echo npm
+}
+
+install_javascript_drivers() {
+    local folder=tests/drivers log
+    cmp -s $folder/package-lock.json $folder/node_modules/installed.json && return
+    has node && has npm || return 0
+    echo "setup: installing the JavaScript drivers of $folder/package-lock.json"
+    log=$(mktemp)
+    if npm ci --silent --no-audit --no-fund --prefix $folder >"$log" 2>&1; then
+        cp $folder/package-lock.json $folder/node_modules/installed.json
+    else
+        rm -rf $folder/node_modules
+        echo "setup: npm could not install the JavaScript drivers, their tests are skipped: $(tail -n 1 "$log")" >&2
+    fi
+    rm -f "$log"
+}
+
 install_drivers() {
     local wanted=tests/drivers/requirements.txt log
     # The copy is written last, so a cut-off installation is done again.
@@ -104,3 +130,9 @@ has cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] ||
     fail "cargo is missing: get Rust from https://rustup.rs (curl -sSf https://sh.rustup.rs | sh -s -- -y)."
 
 install_drivers
+
+mapfile -t runtimes < <(missing_runtimes)
+if [ "${#runtimes[@]}" -gt 0 ]; then
+    (install_packages "${runtimes[@]}") || echo "setup: without ${runtimes[*]} the tests of their drivers are skipped" >&2
+fi
+install_javascript_drivers

@@ -1,10 +1,17 @@
-//! Drivers and tools as applications use them: psycopg 3, asyncpg, psql, pgbench.
+//! Drivers and tools as applications use them: the programs of tests/drivers, psql, pgbench.
+//!
+//! The programs of the matrix run against Tenantry and against one Postgres, so that what fails is known to be ours.
 
 mod support;
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use support::serve::Serve;
 use support::{Cluster, python, wait_until};
+
+/// Programs that take the arguments which tests/drivers/matrix.py names.
+const MATRIX: [&str; 3] = ["use_psycopg2.py", "use_node_postgres.mjs", "UseJdbc.java"];
 
 /// One cluster for the whole file, so one test that runs every part, and tells of all that failed.
 #[test]
@@ -14,7 +21,93 @@ fn drivers_and_tools_work_unchanged() {
     println!("{}", python("use_asyncpg.py", &[&cluster.dsn()]));
     psql_works(&cluster);
     pgbench_works(&cluster);
+    matrix_passes(&cluster);
     assert!(!cluster.log().contains("panicked"), "{}", cluster.log());
+}
+
+fn matrix_passes(cluster: &Cluster) {
+    cluster.psql("CREATE ROLE app LOGIN PASSWORD 'correct horse'");
+    support::psql(&cluster.coordinator_dsn(), "CREATE DATABASE plain");
+    let with_passwords = Serve::start(cluster, cluster.port() + 12, "auth = \"scram\"", "");
+    let mut failed = Vec::new();
+    for program in MATRIX {
+        let Some(mut runs) = command(program) else { continue };
+        for (behind, port, database) in
+            [("postgres", cluster.port() + 1, "plain"), ("tenantry", cluster.port(), "postgres")]
+        {
+            let schema = program.split('.').next().expect("the name before the ending").to_lowercase();
+            make_tables(&schema, behind, port, database);
+            let password_dsn = match behind {
+                "tenantry" => driver_dsn(program, "app:correct%20horse", with_passwords.port, database, &schema),
+                _ => String::new(),
+            };
+            let dsn = driver_dsn(program, "postgres", port, database, &schema);
+            let output = runs_with(&mut runs, &[&dsn, behind, &password_dsn]);
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+                failed.push(format!("{program} on {behind}:\n{said}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// How a program of tests/drivers starts; None, with a line that says so, where its language or driver is missing.
+fn command(program: &str) -> Option<Command> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("tests/drivers").join(program);
+    let jar = Path::new("/usr/share/java/postgresql.jar");
+    let (starter, there): (PathBuf, bool) = match program.rsplit('.').next() {
+        Some("py") => (root.join(".venv/bin/python"), true),
+        Some("mjs") => ("node".into(), path.with_file_name("node_modules").exists()),
+        _ => ("java".into(), jar.exists()),
+    };
+    let runs = |argument: &str| {
+        let version = Command::new(&starter).arg(argument).stdout(Stdio::piped()).stderr(Stdio::null()).output();
+        version
+            .is_ok_and(|v| v.status.success() && (argument != "--list-modules" || text_has(&v.stdout, "jdk.compiler")))
+    };
+    if !there || !runs(if starter.ends_with("java") { "--list-modules" } else { "--version" }) {
+        println!("skipped: {program}, because its language or driver is not installed: run scripts/setup.sh");
+        return None;
+    }
+    let mut command = Command::new(starter);
+    if program.ends_with(".java") {
+        command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jar);
+    }
+    command.arg(path);
+    Some(command)
+}
+
+fn text_has(bytes: &[u8], word: &str) -> bool {
+    String::from_utf8_lossy(bytes).contains(word)
+}
+
+fn runs_with(command: &mut Command, arguments: &[&str]) -> std::process::Output {
+    let mut run = Command::new(command.get_program());
+    run.args(command.get_args()).args(arguments).output().expect("it answered when asked for its version")
+}
+
+fn make_tables(schema: &str, behind: &str, port: u16, database: &str) {
+    let distributed = if behind == "tenantry" { "on" } else { "off" };
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", &format!("schema={schema}")])
+        .args(["-v", &format!("distributed={distributed}"), "-f", "tests/drivers/tables.sql"])
+        .arg(format!("host=127.0.0.1 port={port} user=postgres dbname={database}"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = psql.output().expect("psql runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A URI as the program's driver takes it, with the program's schema as search_path. `user` may hold a password.
+fn driver_dsn(program: &str, user: &str, port: u16, database: &str, schema: &str) -> String {
+    if program.ends_with(".java") {
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        return format!(
+            "jdbc:postgresql://127.0.0.1:{port}/{database}?user={user}&password={password}&currentSchema={schema}"
+        );
+    }
+    format!("postgresql://{user}@127.0.0.1:{port}/{database}?options=-csearch_path%3D{schema}")
 }
 
 fn psql_works(cluster: &Cluster) {

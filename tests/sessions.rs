@@ -8,81 +8,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use support::Cluster;
+use support::wire_client::Client;
 use tenantry::wire::frontend::{self, Bind, Target};
 use tenantry::wire::startup::write_session;
-
-/// A client that says exactly what it is told to.
-struct Client {
-    stream: TcpStream,
-    out: BytesMut,
-}
-
-impl Client {
-    fn connect(cluster: &Cluster, parameters: &[(&str, &str)]) -> Self {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.port())).expect("the proxy listens");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut client = Self { stream, out: BytesMut::new() };
-        let mut all = vec![("user", "postgres"), ("database", "postgres")];
-        all.extend(parameters);
-        write_session(&all, &mut client.out);
-        client.answer();
-        client
-    }
-
-    fn query(&mut self, sql: &str) -> String {
-        frontend::query(sql, &mut self.out);
-        self.answer()
-    }
-
-    /// Prepares a statement by name and runs it, with values as text.
-    fn run_prepared(&mut self, name: &str, sql: &str, values: &[Option<&str>]) -> String {
-        frontend::parse(name.as_bytes(), sql, &[], &mut self.out);
-        self.bind_and_execute(name, values);
-        frontend::sync(&mut self.out);
-        self.answer()
-    }
-
-    fn bind_and_execute(&mut self, name: &str, values: &[Option<&str>]) {
-        Bind::text(values).write(b"", name.as_bytes(), &mut self.out);
-        frontend::execute(b"", 0, &mut self.out);
-    }
-
-    /// Sends what was queued, and reads up to ReadyForQuery. Messages by tag; of rows, command tags, errors (the
-    /// SQLSTATE) and the transaction's status what they say: `T D(1,a) C(SELECT 1) Z(I)`.
-    fn answer(&mut self) -> String {
-        self.stream.write_all(&self.out.split()).expect("the proxy reads");
-        let mut said = Vec::new();
-        loop {
-            let mut head = [0; 5];
-            if self.stream.read_exact(&mut head).is_err() {
-                said.push("closed".to_owned());
-                return said.join(" ");
-            }
-            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-            let mut payload = vec![0; length - 4];
-            self.stream.read_exact(&mut payload).expect("frames are whole");
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            match head[0] {
-                b'D' => {
-                    let row = tenantry::wire::rows::read_data_row(&payload).unwrap();
-                    let row: Vec<_> = row.iter().map(|v| v.map_or("NULL".to_owned(), text)).collect();
-                    said.push(format!("D({})", row.join(",")));
-                }
-                b'C' => said.push(format!("C({})", text(&payload[..payload.len() - 1]))),
-                b'E' => {
-                    let code = payload.split(|b| *b == 0).find_map(|field| field.strip_prefix(b"C"));
-                    said.push(format!("E({})", text(code.unwrap_or_default())));
-                }
-                b'S' | b'N' | b'R' | b'K' => {}
-                b'Z' => {
-                    said.push(format!("Z({})", payload[0] as char));
-                    return said.join(" ");
-                }
-                tag => said.push((tag as char).to_string()),
-            }
-        }
-    }
-}
 
 /// Two tenants of `items` that live on different workers.
 fn tenants(cluster: &Cluster) -> (String, String) {
@@ -102,14 +30,14 @@ fn tenants(cluster: &Cluster) -> (String, String) {
 fn a_kept_connection_is_nobody_elses_however_its_session_ends() {
     let cluster = Cluster::start(1);
     for last in ["SELECT 1", "BEGIN"] {
-        let mut client = Client::connect(&cluster, &[]);
+        let mut client = Client::connect(cluster.port(), &[]);
         client.query("LISTEN mine");
         client.query("CREATE TEMP TABLE mine (a int)");
         client.query("SELECT pg_advisory_lock(42)");
         client.query(last);
         drop(client);
         std::thread::sleep(Duration::from_millis(300));
-        let mut others: Vec<_> = (0..8).map(|_| Client::connect(&cluster, &[])).collect();
+        let mut others: Vec<_> = (0..8).map(|_| Client::connect(cluster.port(), &[])).collect();
         for other in &mut others {
             // All at once, so that no two get the same connection.
             assert_eq!(other.query("BEGIN; SELECT to_regclass('pg_temp.mine')"), "C(BEGIN) T D(NULL) C(SELECT 1) Z(T)");
@@ -132,7 +60,7 @@ fn what_a_lost_server_had_done_is_not_left_out_of_a_commit() {
          WHERE shardid = get_shard_id_for_distribution_column('items', {there})"
     )) == cluster.worker_port(1).to_string();
     let (alive, dying) = if on_second { (here, there) } else { (there, here) };
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     client.query("BEGIN");
     assert_eq!(client.query(&format!("INSERT INTO items VALUES ({alive}, 1)")), "C(INSERT 0 1) Z(T)");
     client.query("SAVEPOINT s");
@@ -156,7 +84,7 @@ fn a_prepared_statement_means_the_tables_of_its_clients_search_path() {
     // Both data threads, and their only connections, see both.
     for round in 0..4 {
         for schema in ["one", "two"] {
-            let mut client = Client::connect(&cluster, &[("search_path", schema)]);
+            let mut client = Client::connect(cluster.port(), &[("search_path", schema)]);
             let said = client.run_prepared("s", "SELECT said FROM items WHERE tenant = $1", &[Some("1")]);
             assert_eq!(said, format!("1 2 D({schema}) C(SELECT 1) Z(I)"), "round {round}");
         }
@@ -167,7 +95,7 @@ fn a_prepared_statement_means_the_tables_of_its_clients_search_path() {
 fn a_failed_copy_is_over_when_its_error_has_been_told() {
     let cluster = Cluster::start(2);
     let (here, there) = tenants(&cluster);
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     client.query(&format!("INSERT INTO items VALUES ({here}, 1), ({there}, 1)"));
     client.query("BEGIN");
     client.query("SAVEPOINT s");
@@ -186,11 +114,11 @@ fn a_failed_copy_is_over_when_its_error_has_been_told() {
 fn a_sync_in_the_middle_of_copy_data_means_nothing() {
     let cluster = Cluster::start(1);
     cluster.psql("CREATE TABLE plain (a int)");
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     frontend::query("COPY plain FROM STDIN", &mut client.out);
     frontend::copy_data(b"not a number\n", &mut client.out);
     // Long enough that the server has answered before the rest arrives.
-    client.stream.write_all(&client.out.split()).unwrap();
+    client.flush();
     std::thread::sleep(Duration::from_millis(300));
     frontend::sync(&mut client.out);
     frontend::copy_data(&[b'\n'; 200_000], &mut client.out);
@@ -207,7 +135,7 @@ fn a_write_that_fails_on_one_copy_of_a_reference_table_was_never_said_to_be_done
     cluster.psql("CREATE TABLE colours (id int PRIMARY KEY)");
     cluster.psql("SELECT create_reference_table('colours')");
     support::psql(&cluster.worker_dsn(1), "INSERT INTO colours VALUES (7)");
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     assert_eq!(client.query("INSERT INTO colours VALUES (7)"), "E(23505) Z(I)");
     assert_eq!(client.query("INSERT INTO colours VALUES (8)"), "C(INSERT 0 1) Z(I)");
 }
@@ -215,7 +143,7 @@ fn a_write_that_fails_on_one_copy_of_a_reference_table_was_never_said_to_be_done
 #[test]
 fn reset_goes_back_to_what_the_client_connected_with() {
     let cluster = Cluster::start(1);
-    let mut client = Client::connect(&cluster, &[("TimeZone", "Asia/Tokyo"), ("options", "-c search_path=mine")]);
+    let mut client = Client::connect(cluster.port(), &[("TimeZone", "Asia/Tokyo"), ("options", "-c search_path=mine")]);
     for reset in ["RESET ALL", "RESET timezone", "DISCARD ALL"] {
         client.query("SET timezone = 'UTC'");
         assert!(client.query(reset).ends_with("Z(I)"));
@@ -227,7 +155,7 @@ fn reset_goes_back_to_what_the_client_connected_with() {
 #[test]
 fn a_portal_of_an_earlier_batch_can_be_described() {
     let cluster = Cluster::start(1);
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     client.query("BEGIN");
     frontend::parse(b"s", "SELECT 1", &[], &mut client.out);
     Bind::text(&[]).write(b"p", b"s", &mut client.out);
@@ -243,7 +171,7 @@ fn a_question_to_the_coordinator_does_not_stay_outside_the_statements_transactio
     let cluster = Cluster::start(2);
     cluster.psql("CREATE TABLE days (day date, n numeric)");
     cluster.psql("SELECT create_distributed_table('days', 'day')");
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     client.query("INSERT INTO days VALUES ('2024-01-01', 1), ('2024-01-02', 2), ('2024-01-03', 3)");
     // Dates in words are hashed by the coordinator, which then combines what the shards say.
     let sql = "SELECT sum(n) FROM days WHERE day IN ('1 January 2024', '2 January 2024', '3 January 2024')";
@@ -253,7 +181,7 @@ fn a_question_to_the_coordinator_does_not_stay_outside_the_statements_transactio
 #[test]
 fn only_the_one_database_is_served() {
     let cluster = Cluster::start(1);
-    let mut client = Client::connect(&cluster, &[]);
+    let mut client = Client::connect(cluster.port(), &[]);
     assert_eq!(client.query("SELECT 1"), "T D(1) C(SELECT 1) Z(I)");
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.port())).unwrap();
     let mut out = BytesMut::new();

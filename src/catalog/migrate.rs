@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (65, "role_passwords", include_str!("schema/065_role_passwords.sql")),
     (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
     (80, "isolation", include_str!("schema/080_isolation.sql")),
+    (90, "split", include_str!("schema/090_split.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

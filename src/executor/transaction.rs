@@ -276,7 +276,16 @@ impl Transaction {
                 leftovers.sequences_of = 0;
             }
         }
-        self.cancel.add(server.cancel_target());
+        let target = server.cancel_target();
+        if let Err(cancelled) = self.cancel.add(target.clone()) {
+            let is_quiet = self.cancel.remove(&target);
+            if is_kept {
+                self.pinned = Some(server);
+            } else if !is_quiet {
+                server.poison();
+            }
+            return Err(cancelled);
+        }
         self.participants.push(Participant::new(node, server));
         let participant = self.participants.last_mut().expect("just pushed");
         if self.kind != Kind::Auto {
@@ -291,7 +300,13 @@ impl Transaction {
     async fn checkout(&self, node: NodeId) -> Result<PooledServer> {
         let address = self.address(node)?;
         loop {
-            let mut server = self.executor.pools.checkout(&address, &self.identity).await?;
+            let mut server = match self.executor.pools.take_idle(&address, &self.identity) {
+                Some(server) => server,
+                None => {
+                    let checkout = self.executor.pools.checkout(&address, &self.identity);
+                    self.cancel.unless_cancelled(checkout).await?
+                }
+            };
             let is_current = self.executor.catalog.with_map(|map| {
                 let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
                 Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
@@ -361,10 +376,12 @@ impl Transaction {
     /// Errors: 40001 after the hold timeout.
     pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
         for group in groups {
-            if self.executor.holds.is_held(*group)
-                && !self.uses(*group)
-                && !self.executor.holds.wait(*group, self.executor.settings.load().hold_timeout).await
-            {
+            if !self.executor.holds.is_held(*group) || self.uses(*group) {
+                continue;
+            }
+            let timeout = self.executor.settings.load().hold_timeout;
+            let wait = async { Ok(self.executor.holds.wait(*group, timeout).await) };
+            if !self.cancel.unless_cancelled(wait).await? {
                 return Err(PgError::new(
                     SqlState::SERIALIZATION_FAILURE,
                     "a shard is being moved and was not free in time",
@@ -434,9 +451,17 @@ impl Transaction {
     /// Ends without success.
     pub async fn rollback(&mut self) -> Result<()> {
         let told = self.parameters_told();
+        // What the client's messages still do can be cancelled, what ends them must not be.
+        let told_off = self.participants.iter_mut().map(|p| async move {
+            p.end_messages(false);
+            if p.server.owes() {
+                let _ = p.server.finish().await;
+            }
+        });
+        join_all(told_off).await;
+        self.spare().await;
         let ended = self.participants.drain(..).collect::<Vec<_>>();
         let rollbacks = ended.into_iter().map(|mut p| async move {
-            p.end_messages(false);
             let result = if p.began || p.server.status() != Status::Idle {
                 p.server.query("ROLLBACK").await.map(|_| ())
             } else {
@@ -469,6 +494,10 @@ impl Transaction {
     pub async fn commit(&mut self) -> Result<()> {
         let changed_catalog = self.changed_catalog() || self.schema_changed;
         let told = self.parameters_told();
+        if self.participants.len() > 1 {
+            // Once decided it must reach every server: from here on a cancel reaches none.
+            self.spare().await;
+        }
         let (participants, result) =
             super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
         self.participants = participants;
@@ -515,8 +544,14 @@ impl Transaction {
         self.pinned.take()
     }
 
+    /// From here on a cancel reaches none of the servers.
+    async fn spare(&mut self) {
+        let targets: Vec<_> = self.participants.iter_mut().map(|p| p.server.cancel_target()).collect();
+        self.cancel.spare(&targets).await;
+    }
+
     fn release(&mut self, mut participant: Participant) {
-        let is_quiet = self.cancel.remove(participant.server.key.0);
+        let is_quiet = self.cancel.remove(&participant.server.cancel_target());
         if self.pins.is_some() && participant.node.is_coordinator() {
             // A cancel that is on its way still finds the session that it is meant for.
             self.has_lost_pin |= participant.server.is_poisoned();
@@ -539,7 +574,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
         for mut participant in self.participants.drain(..) {
-            if !self.cancel.remove(participant.server.key.0) {
+            if !self.cancel.remove(&participant.server.cancel_target()) {
                 participant.server.poison();
             }
         }

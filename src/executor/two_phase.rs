@@ -245,7 +245,13 @@ async fn end(participant: &mut Participant, sql: &str) -> Result<()> {
         Err(error) if was_there && participant.server.is_poisoned() && sql == "COMMIT" => {
             Err(unknown("the connection was lost before the commit was confirmed").detail(error.message().to_owned()))
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            // Cancelled before it had begun.
+            if sql == "COMMIT" && !participant.server.is_poisoned() && participant.server.status() != Status::Idle {
+                participant.server.query("ROLLBACK").await?;
+            }
+            Err(error)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
-use crate::operations::mover::{MoverEnvironment, Notice, isolate};
+use crate::operations::mover::{MoverEnvironment, Notice, isolate, split};
 use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
@@ -30,6 +30,8 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "get_rebalance_progress"
             | "isolate_tenant_to_new_shard"
             | "tenantry_isolate_tenant"
+            | "split_shard_by_split_points"
+            | "tenantry_split_shard"
     )
 }
 
@@ -64,6 +66,10 @@ pub async fn call_by_itself(
         "citus_task_wait" => job::citus_task_wait(&environment, &arguments).await,
         "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(&environment, &arguments, &notify).await,
         "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(&environment, &arguments, &notify).await,
+        "citus_split_shard_by_split_points" => {
+            split::citus_split_shard_by_split_points(&environment, &arguments, &notify).await
+        }
+        "tenantry_split_shard" => split::tenantry_split_shard(&environment, &arguments, &notify).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;

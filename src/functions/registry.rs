@@ -127,6 +127,8 @@ pub fn provided() -> Provided {
             "get_rebalance_progress",
             "isolate_tenant_to_new_shard",
             "tenantry_isolate_tenant",
+            "citus_split_shard_by_split_points",
+            "tenantry_split_shard",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
         ]),

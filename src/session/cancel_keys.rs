@@ -1,20 +1,27 @@
 //! Cancel keys of the sessions of this process.
 //!
-//! A key is the client's own: random, checked in constant time, and no server's key is ever shown.
+//! A key is the client's own: random, checked in constant time, and no server's key is ever shown. Who guesses is not
+//! listened to for a while, and never learns anything: a cancel request has no answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 
 use crate::executor::cancel::CancelHandle;
 
-#[derive(Default)]
 pub struct CancelKeys {
     sessions: DashMap<u32, (Bytes, Arc<CancelHandle>)>,
     next: AtomicU32,
+    /// Wrong keys by where they came from: since when, how many.
+    wrong: DashMap<IpAddr, (Instant, u32)>,
+    /// Of requests that wait for a server to take them.
+    places: Semaphore,
 }
 
 /// A session's entry; gone when dropped.
@@ -23,6 +30,17 @@ pub struct CancelKey {
     pub pid: u32,
     pub key: Bytes,
     pub handle: Arc<CancelHandle>,
+}
+
+impl Default for CancelKeys {
+    fn default() -> Self {
+        Self {
+            sessions: DashMap::new(),
+            next: AtomicU32::new(0),
+            wrong: DashMap::new(),
+            places: Semaphore::new(AT_ONCE),
+        }
+    }
 }
 
 impl CancelKeys {
@@ -44,8 +62,36 @@ impl CancelKeys {
         }
     }
 
+    /// Carries out a cancel request from `peer`; returns when the servers have taken it. One with a wrong key, or past
+    /// what is done at once, does nothing.
+    pub async fn cancel(&self, pid: u32, key: &[u8], peer: IpAddr) {
+        if self.is_guessing(peer) {
+            return;
+        }
+        let Some(handle) = self.find(pid, key) else { return self.note_wrong(peer) };
+        let Ok(_place) = self.places.try_acquire() else { return };
+        if let Some(number) = handle.running() {
+            handle.cancel(number).await;
+        }
+    }
+
+    fn is_guessing(&self, peer: IpAddr) -> bool {
+        self.wrong.get(&peer).is_some_and(|wrong| wrong.1 >= WRONG_KEYS && wrong.0.elapsed() < WRONG_KEYS_IN)
+    }
+
+    fn note_wrong(&self, peer: IpAddr) {
+        if self.wrong.len() >= MANY_PEERS {
+            self.wrong.retain(|_, wrong| wrong.0.elapsed() < WRONG_KEYS_IN);
+        }
+        let mut wrong = self.wrong.entry(peer).or_insert((Instant::now(), 0));
+        if wrong.0.elapsed() >= WRONG_KEYS_IN {
+            *wrong = (Instant::now(), 0);
+        }
+        wrong.1 += 1;
+    }
+
     /// The session that a cancel request means, if its key is right.
-    pub fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<CancelHandle>> {
+    fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<CancelHandle>> {
         let session = self.sessions.get(&pid)?;
         bool::from(session.0.ct_eq(key)).then(|| session.1.clone())
     }
@@ -53,7 +99,8 @@ impl CancelKeys {
     /// Cancels what every session runs.
     pub async fn cancel_all(&self) {
         let handles: Vec<_> = self.sessions.iter().map(|session| session.1.clone()).collect();
-        futures_util::future::join_all(handles.iter().map(|handle| handle.cancel())).await;
+        let running = handles.iter().filter_map(|handle| Some(handle.cancel(handle.running()?)));
+        futures_util::future::join_all(running).await;
     }
 
     /// Sessions that are logged in.
@@ -72,9 +119,32 @@ impl Drop for CancelKey {
     }
 }
 
+/// A client that cancels what has just ended, or ended its session, is no guesser.
+const WRONG_KEYS: u32 = 100;
+const WRONG_KEYS_IN: Duration = Duration::from_secs(10);
+const MANY_PEERS: usize = 10_000;
+/// Requests under way, of all sessions. Each holds a socket of its client and one to each server.
+const AT_ONCE: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_guesses_keys_is_not_listened_to() {
+        let keys = Arc::new(CancelKeys::default());
+        let session = keys.register(0);
+        session.handle.begin().await;
+        let (guesser, friend): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        for guess in 0..WRONG_KEYS {
+            let wrong = !u32::from_be_bytes(session.key[..].try_into().unwrap()) ^ guess;
+            keys.cancel(session.pid, &wrong.to_be_bytes(), guesser).await;
+        }
+        keys.cancel(session.pid, &session.key, guesser).await;
+        assert!(session.handle.check().is_ok(), "even a right key comes too late");
+        keys.cancel(session.pid, &session.key, friend).await;
+        assert!(session.handle.check().is_err());
+    }
 
     #[test]
     fn a_cancel_request_needs_the_whole_key() {

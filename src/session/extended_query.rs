@@ -413,7 +413,8 @@ impl Session {
             Some(Portal::Virtual { plan, statement, bind, done }) => {
                 *done = true;
                 let (plan, statement, bind) = (plan.clone(), statement.clone(), bind.clone());
-                if let (1.., Plan::Scatter(_)) = (limit, &*plan) {
+                // JDBC gives a limit to statements without rows as well.
+                if limit > 0 && statement.returns_rows() && matches!(&*plan, Plan::Scatter(_)) {
                     return self.open_gathered(name, limit, &plan, &statement, &bind).await;
                 }
                 if limit > 0 && statement.returns_rows() {

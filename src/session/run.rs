@@ -80,9 +80,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     };
     let startup = match wish {
         Wish::Cancel { pid, key } => {
-            if let Some(handle) = thread.shared.cancel_keys.find(pid, &key) {
-                handle.cancel().await;
-            }
+            thread.shared.cancel_keys.cancel(pid, &key, peer).await;
             return Ok(());
         }
         Wish::Session(startup) => startup,
@@ -211,12 +209,14 @@ impl Session {
 
     async fn run(&mut self, ending: &Ending) -> Result<()> {
         loop {
+            let is_repeated = !self.replay.is_empty();
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
                 None => match self.client.buffered_frame() {
                     Err(error) => return Err(self.answered_before(error).await),
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
+                        self.cancel.handle.end();
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
                         let frame = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
@@ -244,6 +244,10 @@ impl Session {
                     }
                 },
             };
+            let begins = frame.tag == b'Q' || !self.batch.is_open() || self.cancel.handle.running().is_none();
+            if begins && !is_repeated {
+                self.cancel.handle.begin().await;
+            }
             match frame.tag {
                 b'X' => return self.client.flush().await,
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,

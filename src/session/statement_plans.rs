@@ -248,13 +248,25 @@ impl Session {
         if by_itself {
             // Long work runs where it does not keep the other clients of this thread waiting, and goes on when this
             // client goes away.
+            let only_waits = name.ends_with("_wait");
             let name = name.to_owned();
             let catalog = shared.catalog.clone();
             let holds: Arc<_> = shared.holds.clone();
-            let run =
+            let mut run =
                 shared.control.spawn(async move { functions::call_by_itself(&name, arguments, catalog, holds).await });
-            let (value, notices) =
-                run.await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))??;
+            let ended = async {
+                (&mut run).await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))
+            };
+            let (value, notices) = match self.cancel.handle.unless_cancelled(ended).await {
+                Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED && only_waits => {
+                    run.abort();
+                    return Err(cancelled);
+                }
+                Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED => {
+                    return Err(cancelled.detail("Only waiting for the operation was cancelled: it goes on by itself."));
+                }
+                ended => ended??,
+            };
             for notice in notices {
                 let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
                 let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);

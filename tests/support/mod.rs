@@ -15,6 +15,7 @@
 pub mod ports;
 pub mod serve;
 pub mod served;
+pub mod wire_client;
 
 use ports::PortRange;
 use std::fs::File;
@@ -250,7 +251,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_string()
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     // A process that has just ended is no failure of a test.
     let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
 }

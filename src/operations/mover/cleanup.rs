@@ -15,21 +15,30 @@ use crate::error::{PgError, Result, SqlState};
 /// Errors leave the row as it is, for the next repair.
 pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move) -> Result<()> {
     let source = session::connect(environment, mv.source).await?;
-    let target = session::connect(environment, mv.target).await?;
+    let mut targets = Vec::new();
+    for (node, groups) in mv.targets() {
+        targets.push((session::connect(environment, node).await?, groups));
+    }
     let name = identifier(&mv.name());
     drop_slot(&source, mv).await?;
     drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
     drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
     let on_target = identifier(&mv.target_name());
-    drop_objects(environment, &target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
+    for (target, _) in &targets {
+        drop_objects(environment, target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
+    }
+    let created: Vec<(&Session, String)> = targets
+        .iter()
+        .flat_map(|(target, groups)| groups.iter().flat_map(|group| mv.schemas_of(*group)).map(move |s| (target, s)))
+        .collect();
     if mv.state == MoveState::Switched {
         for (_, fenced) in mv.fences() {
             drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced)))
                 .await?;
         }
-        for schema in mv.target_schemas() {
-            if is_marked(&target, mv, &schema).await? {
-                let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(&schema));
+        for (target, schema) in &created {
+            if is_marked(target, mv, schema).await? {
+                let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(schema));
                 target.batch_execute(&sql).await.map_err(pg_error)?;
             }
         }
@@ -41,9 +50,9 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
             drop_objects(environment, &source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
         }
     }
-    for schema in mv.target_schemas() {
-        if is_marked(&target, mv, &schema).await? {
-            drop_objects(environment, &target, &format!("DROP SCHEMA {} CASCADE", identifier(&schema))).await?;
+    for (target, schema) in &created {
+        if is_marked(target, mv, schema).await? {
+            drop_objects(environment, target, &format!("DROP SCHEMA {} CASCADE", identifier(schema))).await?;
         }
     }
     mv.advance(catalog, MoveState::Failed, "Failed").await

@@ -18,6 +18,7 @@ use super::session::{Session, is_lock_failure};
 use super::snapshot::SourceTable;
 use super::state::{Move, MoveState, taken_over};
 use super::stream::Apply;
+use super::target::Target;
 use super::{MoverEnvironment, StopPoint};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
@@ -36,7 +37,7 @@ pub struct Cutover {
 pub struct Sides<'a> {
     pub catalog: &'a Session,
     pub source: &'a Session,
-    pub target: &'a Session,
+    pub targets: &'a [Target],
 }
 
 /// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
@@ -79,7 +80,7 @@ pub async fn cut_over(
                     PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target node in time")
                 })??;
                 environment.stop_at(StopPoint::FenceApplied)?;
-                carry_sequences(sides.target, &answer).await?;
+                carry_sequences(sides.targets, &answer).await?;
                 part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
                 flip(sides.catalog, mv).await?;
                 if let Err(error) = environment.catalog.refresh().await {
@@ -139,8 +140,8 @@ pub async fn unfence(source: &Session, mv: &Move) -> Result<()> {
     Ok(())
 }
 
-/// Was the fence the last thing that happened on the source, and has it reached the target, with all before it?
-pub async fn is_fence_applied(source: &Session, target: &Session, mv: &Move) -> Result<bool> {
+/// Was the fence the last thing that happened on the source, and has it reached every target, with all before it?
+pub async fn is_fence_applied(source: &Session, targets: &[Target], mv: &Move) -> Result<bool> {
     let mut rest = mv.rest_schemas().into_iter();
     for (_, fenced) in mv.fences() {
         // What stays has its new name already, or not yet.
@@ -156,15 +157,22 @@ pub async fn is_fence_applied(source: &Session, target: &Session, mv: &Move) -> 
     let last: Option<i64> = source.query_one(&sql, &[&FENCE]).await.map_err(pg_error)?.get(0);
     let Some(last) = last else { return Ok(false) };
     let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE id = $1)", mv.target_marker());
-    Ok(target.query_one(&sql, &[&last]).await.map_err(pg_error)?.get(0))
+    for target in targets {
+        if !target.session.query_one(&sql, &[&last]).await.map_err(pg_error)?.get::<_, bool>(0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The one catalog transaction that makes the target true.
 ///
 /// Errors: 55000 when the row or the placement is not as this move left it.
 pub async fn flip(catalog: &Session, mv: &mut Move) -> Result<()> {
-    if mv.part.is_some() {
-        if !part::switch(catalog, mv).await? {
+    if mv.renames() {
+        let function = if mv.part.is_some() { "switch_tenant" } else { "switch_pieces" };
+        let sql = format!("SELECT tenantry.{function}($1)");
+        if !catalog.query_one(&sql, &[&mv.id]).await.map_err(pg_error)?.get::<_, bool>(0) {
             return Err(taken_over(mv.id));
         }
         mv.state = MoveState::Switched;
@@ -191,7 +199,7 @@ async fn sequences(source: &Session, mv: &Move) -> Result<Vec<(String, String)>>
 }
 
 /// For a repair: the sequences of fenced schemas, put on the target.
-pub async fn carry_fenced_sequences(source: &Session, target: &Session, mv: &Move) -> Result<()> {
+pub async fn carry_fenced_sequences(source: &Session, targets: &[Target], mv: &Move) -> Result<()> {
     for (schema, fenced) in mv.fences() {
         let sql = "SELECT sequencename::text FROM pg_sequences WHERE schemaname = $1";
         for row in source.query(sql, &[&fenced]).await.map_err(pg_error)? {
@@ -201,13 +209,14 @@ pub async fn carry_fenced_sequences(source: &Session, target: &Session, mv: &Mov
                 literal(&format!("{of}.{name}")),
                 identifier(&fenced)
             );
-            carry_sequences(target, &source.simple_query(&sql).await.map_err(pg_error)?).await?;
+            carry_sequences(targets, &source.simple_query(&sql).await.map_err(pg_error)?).await?;
         }
     }
     Ok(())
 }
 
-async fn carry_sequences(target: &Session, answer: &[SimpleQueryMessage]) -> Result<()> {
+/// A shard with sequences goes to one target, as a whole.
+async fn carry_sequences(targets: &[Target], answer: &[SimpleQueryMessage]) -> Result<()> {
     let mut statements = Vec::new();
     for message in answer {
         if let SimpleQueryMessage::Row(row) = message
@@ -219,7 +228,10 @@ async fn carry_sequences(target: &Session, answer: &[SimpleQueryMessage]) -> Res
     if statements.is_empty() {
         return Ok(());
     }
-    target.batch_execute(&statements.join("; ")).await.map_err(pg_error)
+    for target in targets {
+        target.session.batch_execute(&statements.join("; ")).await.map_err(pg_error)?;
+    }
+    Ok(())
 }
 
 pub async fn has_schema(session: &Session, name: &str) -> Result<bool> {

@@ -10,6 +10,7 @@ use super::session::Session;
 use super::state::Move;
 use crate::catalog::pg_error;
 use crate::error::Result;
+use crate::shard_map::ShardGroupId;
 
 /// Statements in four stages, each in an order that works.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,13 +33,13 @@ pub struct ForeignKey {
 }
 
 impl Definition {
-    /// With the names that the shard's schemas have on the target.
-    pub fn on_target(mut self, mv: &Move) -> Self {
-        if mv.part.is_none() {
+    /// With the names that the shard's schemas have as those of `group` on the target.
+    pub fn on_target(mut self, mv: &Move, group: ShardGroupId) -> Self {
+        if group == mv.group {
             return self;
         }
         let quoted = |name: &str| name.replace('"', "\"\"");
-        let schemas = || mv.shard_schemas().into_iter().zip(mv.target_schemas());
+        let schemas = || mv.shard_schemas().into_iter().zip(mv.schemas_of(group));
         let rename = |statement: &mut String| {
             for (from, to) in schemas() {
                 *statement = replace_word(statement, &quoted(&from), &quoted(&to));

@@ -79,7 +79,8 @@ async fn isolate(
     let part = Part { tenant, hash: value.hash(), rest: id(0), group: id(1) };
     let nodes = (group.node, node.unwrap_or(group.node));
     let new = part.group;
-    let mv = Move::plan(&catalog, colocation.id, group.id, nodes, schemas(&map, colocation.id), Some(part)).await?;
+    let mv = Move::new(colocation.id, group.id, nodes, schemas(&map, colocation.id));
+    let mv = Move::plan(&catalog, Move { part: Some(part), ..mv }).await?;
     carry_out(environment, catalog, mv, notify).await?;
     let map = environment.catalog.refresh().await?;
     let shard = map.table_by_oid(table.oid).and_then(|t| {

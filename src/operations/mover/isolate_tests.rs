@@ -1,4 +1,5 @@
-//! Tenants get shard groups of their own between real servers, with writers at work, and crashes at every point.
+//! Tenants get shard groups of their own between real servers, then the others' shard group is cut into pieces, with a
+//! writer at work and crashes at every point.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -12,14 +13,17 @@ use crate::shard_map::{HashType, ShardGroup, ShardId};
 /// hashint8 folds the upper half into the lower one: the first two have one hash.
 const TENANTS: [i64; 9] = [1, 4294967296, 2, 3, 4, 5, 6, 7, 8];
 /// Nobody isolates it.
-const BYSTANDER: i64 = 100;
-const ROWS: i64 = 20;
+pub const BYSTANDER: i64 = 100;
+/// Nobody isolates these either.
+pub const CROWD: std::ops::RangeInclusive<i64> = 200..=215;
+pub const ROWS: i64 = 20;
 
 /// One shard group on the first worker, with a table that has a key and one that has none.
 async fn set() -> Stage {
     let stage = Stage::set(0, "").await;
     stage.workers[1].batch_execute("SET search_path TO public").await.unwrap();
-    let tenants = TENANTS.iter().chain([&BYSTANDER]).map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
+    let tenants =
+        TENANTS.into_iter().chain([BYSTANDER]).chain(CROWD).map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
     stage.workers[0]
         .batch_execute(&format!(
             "CREATE SCHEMA public_102008; SET search_path TO public_102008;
@@ -49,7 +53,7 @@ async fn set() -> Stage {
     stage
 }
 
-fn group_of(map: &ShardMap, tenant: i64) -> ShardGroup {
+pub fn group_of(map: &ShardMap, tenant: i64) -> ShardGroup {
     let text = tenant.to_string();
     map.colocation(ColocationId(1)).unwrap().group_of(&HashType::Int8.read_text(&text).unwrap()).unwrap().clone()
 }
@@ -87,7 +91,7 @@ async fn write(stage: Arc<Stage>, tenant: i64, stop: Arc<AtomicBool>, acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tenants_are_isolated_under_a_writer_whatever_crashes() {
+async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes() {
     let stage = Arc::new(set().await);
     let (catalog, holds) = (stage.environment.catalog.clone(), stage.environment.holds.clone());
     let table: i64 =
@@ -146,6 +150,7 @@ async fn tenants_are_isolated_under_a_writer_whatever_crashes() {
         let again = tenantry_isolate_tenant(&stage.environment, &arguments(tenant, node), &quiet).await.unwrap_err();
         assert_eq!(again.message(), "table orders has already been isolated for the given value");
     }
+    super::split_tests::the_rest_is_split_under_a_writer(&stage, table).await;
     stop.store(true, Ordering::SeqCst);
     writer.await.unwrap();
 
@@ -158,15 +163,20 @@ async fn tenants_are_isolated_under_a_writer_whatever_crashes() {
         let want = ROWS + if tenant == BYSTANDER { acknowledged } else { 0 };
         for table in ["orders", "notes"] {
             let sql = format!("SELECT count(*) FROM public_{}.{table}", group.id);
-            assert_eq!(stage.number(group.node, &sql).await, want, "{tenant} {table}");
+            if group.tenant.is_some() {
+                assert_eq!(stage.number(group.node, &sql).await, want, "{tenant} {table}");
+            }
             let sql = format!("SELECT count(*) FROM public_{}.{table} WHERE tenant = {tenant}", group.id);
             assert_eq!(stage.number(group.node, &sql).await, want, "{tenant} {table}");
         }
-        let sql = format!("SELECT count(*) FROM public_{}.notes WHERE body IN ('public_102008', 'changed')", group.id);
+        let sql = format!(
+            "SELECT count(*) FROM public_{}.notes WHERE tenant = {tenant} AND body IN ('public_102008', 'changed')",
+            group.id
+        );
         assert_eq!(stage.number(group.node, &sql).await, want, "{tenant}");
     }
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
     let both = stage.number(NodeId(1), schemas).await + stage.number(NodeId(2), schemas).await;
-    assert_eq!(both, TENANTS.len() as i64 + 1);
+    assert_eq!(both, map.colocation(ColocationId(1)).unwrap().shard_groups.len() as i64);
     Arc::into_inner(stage).unwrap().strike().await;
 }

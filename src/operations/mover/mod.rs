@@ -12,15 +12,20 @@
 //! A failure is repaired by the same code as a crash: `repair` looks at the row and at both nodes, and either undoes the
 //! move or, when the fence and all before it are on the target, finishes it.
 
+mod change;
 mod cleanup;
+mod copy;
 mod cutover;
 mod definition;
 pub mod isolate;
 mod lock;
 mod marker;
 mod part;
+mod pieces;
 mod session;
+mod sink;
 mod snapshot;
+pub mod split;
 mod state;
 mod stream;
 mod target;
@@ -29,6 +34,8 @@ mod xid_snapshot;
 
 #[cfg(test)]
 mod isolate_tests;
+#[cfg(test)]
+mod split_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -41,9 +48,11 @@ use crate::executor::{HoldGuard, Holds};
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
 use cutover::{Cutover, Sides};
 use marker::Marker;
+use pieces::Routes;
 use session::Session;
 use state::Move;
 use stream::Apply;
+use target::Target;
 
 pub use lock::{share_statement, try_share_statement};
 pub use state::MoveState;
@@ -202,7 +211,7 @@ pub async fn move_shard_group(
     }
     let schemas = schemas(&map, colocation);
     let nodes = (request.source, request.target);
-    let mv = Move::plan(&catalog, colocation, request.group, nodes, schemas, None).await?;
+    let mv = Move::plan(&catalog, Move::new(colocation, request.group, nodes, schemas)).await?;
     carry_out(environment, catalog, mv, notify).await.map(Some)
 }
 
@@ -275,16 +284,18 @@ async fn run(
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
     let source = session::connect(environment, mv.source).await?;
-    let target = session::connect_as_replica(environment, mv.target).await?;
+    let targets = Target::connect(environment, mv).await?;
     snapshot::check_source(&source).await?;
-    if mv.part.is_some() {
+    if mv.renames() {
         part::check_names(mv)?;
         part::check(&source, mv).await?;
     }
-    let tables = snapshot::tables(&source, mv, &environment.catalog.map()).await?;
-    let on_source = definition::read(&source, mv).await?;
-    let definition = on_source.clone().on_target(mv);
-    target::create(&target, mv, &definition).await?;
+    let map = environment.catalog.map();
+    let tables = snapshot::tables(&source, mv, &map).await?;
+    let definition = definition::read(&source, mv).await?;
+    for target in &targets {
+        target::create(target, mv, &definition).await?;
+    }
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
 
@@ -292,27 +303,30 @@ async fn run(
     let (replication, slot) = snapshot::create_slot(environment, mv).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let copied = snapshot::copy(environment, catalog, mv, &tables, &slot.snapshot).await?;
+    let routes = Routes::new(mv, &map)?;
+    let copied = copy::copy(environment, catalog, mv, &tables, &routes, &slot.snapshot).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 
-    target::build_keys_and_indexes(&target, &definition).await?;
+    target::build_keys_and_indexes(&targets, mv, &definition).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-    let mut apply = Apply::new(stream, target.clone(), mv, slot.consistent_point);
+    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point);
     let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
     let settings = &environment.settings;
     marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
     mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-    target::finish(environment, &target, mv, &definition, &mut apply).await?;
+    for target in &targets {
+        target::finish(environment, target, mv, &definition, &mut apply).await?;
+    }
     if settings.verify {
         mv.note_phase(catalog, "Final Catchup", 0).await?;
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
         verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
     }
     // Schema changes wait for the group's lock; one that came past it would be lost with the source's tables.
-    if definition::read(&source, mv).await? != on_source {
+    if definition::read(&source, mv).await? != definition {
         return Err(PgError::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("tables of shard group {} were changed while it was being moved", mv.group),
@@ -322,7 +336,7 @@ async fn run(
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let sides = Sides { catalog, source: &source, target: &target };
+    let sides = Sides { catalog, source: &source, targets: &targets };
     let Cutover { hold, attempts } =
         cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
     let report = MoveReport {
@@ -362,9 +376,9 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
         MoveState::Switched => {}
         MoveState::CaughtUp => {
             let source = session::connect(environment, mv.source).await?;
-            let target = session::connect(environment, mv.target).await?;
-            if cutover::is_fence_applied(&source, &target, &mv).await? {
-                cutover::carry_fenced_sequences(&source, &target, &mv).await?;
+            let targets = Target::connect(environment, &mv).await?;
+            if cutover::is_fence_applied(&source, &targets, &mv).await? {
+                cutover::carry_fenced_sequences(&source, &targets, &mv).await?;
                 let map = environment.catalog.refresh().await?;
                 part::leave_rest(&source, &mv, &map).await?;
                 cutover::flip(catalog, &mut mv).await?;

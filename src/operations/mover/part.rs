@@ -38,7 +38,7 @@ pub fn filter(map: &ShardMap, part: &Part, schema: &str, name: &str) -> Result<S
     Ok(format!("{} = {}", identifier(&column.name), literal(&part.tenant.text)))
 }
 
-/// What stands in a shard besides tables and would be bound to its name, or shared by both halves.
+/// What stands in a shard besides tables and would be bound to its name, or shared by what it becomes.
 ///
 /// Errors: 0A000.
 pub async fn check(source: &Session, mv: &Move) -> Result<()> {
@@ -48,7 +48,7 @@ pub async fn check(source: &Session, mv: &Move) -> Result<()> {
                WHERE n.nspname = ANY ($1) LIMIT 1";
     match source.query_opt(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)? {
         None => Ok(()),
-        Some(row) => Err(PgError::unsupported("cannot isolate a tenant of a shard that has sequences or functions")
+        Some(row) => Err(PgError::unsupported("cannot take a shard apart that has sequences or functions")
             .detail(format!("The shard has {}.", row.get::<_, &str>(0)))),
     }
 }
@@ -91,15 +91,10 @@ pub async fn leave_rest(source: &Session, mv: &Move, map: &ShardMap) -> Result<(
     done
 }
 
-/// The one catalog transaction that makes both halves true.
-pub async fn switch(catalog: &Session, mv: &Move) -> Result<bool> {
-    let row = catalog.query_one("SELECT tenantry.switch_tenant($1)", &[&mv.id]).await.map_err(pg_error)?;
-    Ok(row.get(0))
-}
-
-/// Errors: 0A000 when the names of schemas would be too long for both halves.
+/// Errors: 0A000 when the names of schemas would be too long for what the shard becomes.
 pub fn check_names(mv: &Move) -> Result<()> {
-    let names = mv.target_schemas().into_iter().chain(mv.rest_schemas());
+    let groups = mv.targets().into_iter().flat_map(|(_, groups)| groups);
+    let names = groups.flat_map(|group| mv.schemas_of(group)).chain(mv.rest_schemas());
     match names.into_iter().find(|name| name.len() > NAME_MAX) {
         None => Ok(()),
         Some(name) => Err(PgError::unsupported(format!("schema name \"{name}\" is too long for a shard"))),

@@ -1,30 +1,26 @@
-//! The source's side of a move: its tables, publication, slot, and the copy out of the slot's snapshot.
-//!
-//! ```text
-//!   source ──COPY (SELECT ...) TO STDOUT──> here, frame by frame ──COPY ... FROM STDIN──> target
-//! ```
-//!
-//! Memory is flat: each side waits for the other.
-
-use futures_util::{SinkExt, StreamExt, pin_mut};
+//! The source's side of a move: its tables, publication and slot.
 
 use super::part;
+use super::pieces::Routes;
 use super::session::{self, Session, with_short_locks};
 use super::state::Move;
 use super::{MoverEnvironment, Notice, Notify};
 use crate::backend::replication::{CreatedSlot, ReplicationConnection};
 use crate::catalog::pg_error;
-use crate::catalog::quote::{identifier, literal, qualified};
+use crate::catalog::quote::{identifier, qualified, shard_schema};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::ShardMap;
+use crate::shard_map::{ShardGroupId, ShardMap};
 
 /// One table of the shard group, as it stands on the source.
 #[derive(Debug, Clone)]
 pub struct SourceTable {
     /// With the shard schema, quoted.
     pub name: String,
-    /// Its name on the target.
-    pub target: String,
+    /// Index of its schema in the move's, and its name without that, unquoted.
+    schema: usize,
+    bare_name: String,
+    /// The distribution column, unquoted, where rows go to several places.
+    pub key: Option<String>,
     /// The condition for the rows that leave; all if none.
     pub filter: Option<String>,
     /// All columns, quoted.
@@ -32,7 +28,7 @@ pub struct SourceTable {
     /// Columns that can be written: not the generated ones.
     pub stored: Vec<String>,
     /// Every type has the same oid on every server, so the binary form means the same everywhere.
-    is_binary: bool,
+    pub is_binary: bool,
     has_replica_identity: bool,
     pub bytes: i64,
 }
@@ -57,7 +53,8 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap) -> Result<Vec<S
         WHERE n.nspname = ANY ($1) AND c.relkind = 'r' ORDER BY c.oid";
     let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
     let mut tables = Vec::new();
-    let (shard_schemas, target_schemas) = (mv.shard_schemas(), mv.target_schemas());
+    let shard_schemas = mv.shard_schemas();
+    let routes = Routes::new(mv, map)?;
     for row in source.query(sql, &[&shard_schemas]).await.map_err(pg_error)? {
         let name: String = row.get(1);
         if row.get(2) {
@@ -67,9 +64,18 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap) -> Result<Vec<S
         }
         let schema: &str = row.get(0);
         let at = shard_schemas.iter().position(|s| s == schema).unwrap_or_default();
+        let key = routes.column_of(&mv.schemas[at], &name).map(str::to_owned);
+        if key.is_none() && !mv.pieces.is_empty() {
+            return Err(PgError::unsupported(format!(
+                "cannot split a shard while \"{name}\" has no distribution column"
+            ))
+            .detail("Every table of the shard must say where its rows belong."));
+        }
         tables.push(SourceTable {
             name: qualified(schema, &name),
-            target: qualified(&target_schemas[at], &name),
+            schema: at,
+            bare_name: name.clone(),
+            key,
             filter: match &mv.part {
                 Some(part) => Some(part::filter(map, part, &mv.schemas[at], &name)?),
                 None => None,
@@ -124,6 +130,11 @@ pub fn marker_table(name: &str) -> String {
 }
 
 impl SourceTable {
+    /// Its name as part of a shard group on a target, quoted.
+    pub fn name_in(&self, mv: &Move, group: ShardGroupId) -> String {
+        qualified(&shard_schema(&mv.schemas[self.schema], group), &self.bare_name)
+    }
+
     /// With a space before it; empty when all rows leave.
     pub fn condition(&self) -> String {
         self.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE ({filter})"))
@@ -144,63 +155,6 @@ pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(R
             .hint("See pg_stat_activity and pg_prepared_xacts on the source node.")
     })??;
     Ok((connection, slot))
-}
-
-/// What a copy has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Copied {
-    pub rows: u64,
-    pub bytes: u64,
-}
-
-/// Copies every table out of the exported snapshot. The move's row has the totals after each table.
-pub async fn copy(
-    environment: &MoverEnvironment,
-    catalog: &Session,
-    mv: &Move,
-    tables: &[SourceTable],
-    snapshot: &str,
-) -> Result<Copied> {
-    let source = session::connect(environment, mv.source).await?;
-    let target = session::connect_as_replica(environment, mv.target).await?;
-    let begin =
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(snapshot));
-    source.batch_execute(&begin).await.map_err(pg_error)?;
-    let mut done = Copied::default();
-    for table in tables {
-        let copied = copy_table(&source, &target, table).await?;
-        done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
-        mv.note_copied(catalog, done).await?;
-    }
-    source.batch_execute("COMMIT").await.map_err(pg_error)?;
-    Ok(done)
-}
-
-async fn copy_table(source: &Session, target: &Session, table: &SourceTable) -> Result<Copied> {
-    let columns = table.stored.join(", ");
-    let format = if table.is_binary { "binary" } else { "text" };
-    // ONLY: a table that others inherit from has rows of its own.
-    let rows = source
-        .copy_out(&format!(
-            "COPY (SELECT {columns} FROM ONLY {}{}) TO STDOUT (FORMAT {format})",
-            table.name,
-            table.condition()
-        ))
-        .await
-        .map_err(pg_error)?;
-    let sink = target
-        .copy_in::<_, bytes::Bytes>(&format!("COPY {} ({columns}) FROM STDIN (FORMAT {format})", table.target))
-        .await
-        .map_err(pg_error)?;
-    pin_mut!(rows, sink);
-    let mut bytes = 0;
-    while let Some(frame) = rows.next().await {
-        let frame = frame.map_err(pg_error)?;
-        bytes += frame.len() as u64;
-        sink.feed(frame).await.map_err(pg_error)?;
-    }
-    let rows = sink.finish().await.map_err(pg_error)?;
-    Ok(Copied { rows, bytes })
 }
 
 /// Has the server room for one more slot and the right `wal_level`? Asked before anything is created.

@@ -3,9 +3,10 @@
 use tokio_postgres::Row;
 
 use super::MoveReport;
+use super::copy::Copied;
 use super::part::Part;
+use super::pieces::Piece;
 use super::session::Session;
-use super::snapshot::Copied;
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, shard_schema};
 use crate::error::{PgError, Result, SqlState};
@@ -59,32 +60,39 @@ pub struct Move {
     pub schemas: Vec<String>,
     /// Source tables, quoted with their shard schema, that got REPLICA IDENTITY FULL for the move.
     pub full_identity: Vec<String>,
-    /// Only this leaves; the whole shard group if none.
+    /// Only this leaves; all if none.
     pub part: Option<Part>,
+    /// What the shard group is cut into; empty where it stays one.
+    pub pieces: Vec<Piece>,
 }
 
 impl Move {
-    /// Writes and commits the row, before anything is created anywhere.
-    ///
-    /// Errors: 55006 when the group is being moved already.
-    pub async fn plan(
-        catalog: &Session,
+    /// All of a shard group, still without a row.
+    pub fn new(
         colocation: ColocationId,
         group: ShardGroupId,
         (source, target): (NodeId, NodeId),
         schemas: Vec<String>,
-        part: Option<Part>,
-    ) -> Result<Self> {
+    ) -> Self {
+        let (state, full_identity, part, pieces) = (MoveState::Planned, Vec::new(), None, Vec::new());
+        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces }
+    }
+
+    /// Writes and commits the row, before anything is created anywhere.
+    ///
+    /// Errors: 55006 when the group is being moved already.
+    pub async fn plan(catalog: &Session, mut planned: Move) -> Result<Self> {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
-                       tenant, tenant_key, tenant_hash, tenant_group, rest_group)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING moveid";
+                       tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING moveid";
         let id = |group: ShardGroupId| group.0 as i64;
+        let Move { colocation, group, source, target, schemas, part, pieces, .. } = &planned;
         let row = catalog
             .query_one(
                 sql,
                 &[
                     &(colocation.0 as i32),
-                    &id(group),
+                    &id(*group),
                     &(source.0 as i32),
                     &(target.0 as i32),
                     &schemas,
@@ -93,6 +101,9 @@ impl Move {
                     &part.as_ref().map(|part| part.hash),
                     &part.as_ref().map(|part| id(part.group)),
                     &part.as_ref().map(|part| id(part.rest)),
+                    &pieces.iter().map(|piece| id(piece.group)).collect::<Vec<_>>(),
+                    &pieces.iter().map(|piece| piece.node.0 as i32).collect::<Vec<_>>(),
+                    &pieces.iter().map(|piece| piece.max).collect::<Vec<_>>(),
                 ],
             )
             .await
@@ -103,8 +114,8 @@ impl Move {
                 }
                 error => error,
             })?;
-        let state = MoveState::Planned;
-        Ok(Self { id: row.get(0), colocation, group, source, target, state, schemas, full_identity: Vec::new(), part })
+        planned.id = row.get(0);
+        Ok(planned)
     }
 
     /// Every move that is neither done nor failed.
@@ -176,7 +187,7 @@ impl Move {
 
     /// As `name`, on the target: another one where both may be one server.
     pub fn target_name(&self) -> String {
-        if self.part.is_some() { format!("tenantry_part_{}", self.id) } else { self.name() }
+        if self.renames() { format!("tenantry_part_{}", self.id) } else { self.name() }
     }
 
     /// The shard group's schemas on the source, unquoted.
@@ -184,9 +195,24 @@ impl Move {
         self.schemas_of(self.group)
     }
 
-    /// What they are called on the target, in the same order.
-    pub fn target_schemas(&self) -> Vec<String> {
-        self.schemas_of(self.part.as_ref().map_or(self.group, |part| part.group))
+    /// Do the rows get to shard groups of other names?
+    pub fn renames(&self) -> bool {
+        self.part.is_some() || !self.pieces.is_empty()
+    }
+
+    /// The nodes that rows go to, each with the shard groups that are to stand there.
+    pub fn targets(&self) -> Vec<(NodeId, Vec<ShardGroupId>)> {
+        if self.pieces.is_empty() {
+            return vec![(self.target, vec![self.part.as_ref().map_or(self.group, |part| part.group)])];
+        }
+        let mut targets: Vec<(NodeId, Vec<ShardGroupId>)> = Vec::new();
+        for piece in &self.pieces {
+            match targets.iter_mut().find(|(node, _)| *node == piece.node) {
+                Some((_, groups)) => groups.push(piece.group),
+                None => targets.push((piece.node, vec![piece.group])),
+            }
+        }
+        targets
     }
 
     /// What those are called that stay on the source; none when all leave.
@@ -194,7 +220,8 @@ impl Move {
         self.part.as_ref().map_or_else(Vec::new, |part| self.schemas_of(part.rest))
     }
 
-    fn schemas_of(&self, group: ShardGroupId) -> Vec<String> {
+    /// The schemas of one shard group, unquoted, in the order of `schemas`.
+    pub fn schemas_of(&self, group: ShardGroupId) -> Vec<String> {
         self.schemas.iter().map(|schema| shard_schema(schema, group)).collect()
     }
 
@@ -222,6 +249,14 @@ impl Move {
     }
 
     fn read(row: &Row) -> Result<Self> {
+        let (groups, nodes, maxima): (Vec<i64>, Vec<i32>, Vec<i32>) = (row.get(13), row.get(14), row.get(15));
+        let mut pieces = Vec::new();
+        let mut min: Option<i32> = row.get(16);
+        for ((group, node), max) in groups.into_iter().zip(nodes).zip(maxima) {
+            let (group, node) = (ShardGroupId(group as u64), NodeId(node as u32));
+            pieces.push(Piece { group, node, min: min.unwrap_or(i32::MIN), max });
+            min = max.checked_add(1);
+        }
         Ok(Self {
             id: row.get(0),
             colocation: ColocationId(row.get::<_, i32>(1) as u32),
@@ -237,6 +272,7 @@ impl Move {
                 group: ShardGroupId(row.get::<_, i64>(11) as u64),
                 rest: ShardGroupId(row.get::<_, i64>(12) as u64),
             }),
+            pieces,
         })
     }
 }
@@ -248,4 +284,6 @@ pub fn taken_over(id: i64) -> PgError {
 }
 
 const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, target_node, state, schemas, \
-                      full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group FROM tenantry.shard_move";
+                      full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group, \
+                      piece_groups, piece_nodes, piece_maxima, \
+                      (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id) FROM tenantry.shard_move";

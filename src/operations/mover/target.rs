@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+
 use super::definition::Definition;
-use super::session::{Session, with_short_locks};
+use super::session::{self, Session, with_short_locks};
 use super::snapshot::marker_table;
 use super::state::Move;
 use super::stream::Apply;
@@ -11,68 +13,95 @@ use super::{MoverEnvironment, MoverSettings};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardGroupId;
 
-/// Creates the shard's schemas with their tables, and the move's own schema, in one transaction.
+/// One node that rows go to.
+pub struct Target {
+    /// Writes rows as they are: no triggers, no foreign key checks.
+    pub session: Session,
+    /// What is to stand there.
+    pub groups: Vec<ShardGroupId>,
+}
+
+impl Target {
+    /// Connects to all of them.
+    pub async fn connect(environment: &MoverEnvironment, mv: &Move) -> Result<Vec<Self>> {
+        let mut targets = Vec::new();
+        for (node, groups) in mv.targets() {
+            targets.push(Self { session: session::connect_as_replica(environment, node).await?, groups });
+        }
+        Ok(targets)
+    }
+}
+
+/// Creates the shards' schemas with their tables, and the move's own schema, in one transaction.
 ///
 /// Each shard schema carries the move's mark, by which cleaning up knows it.
 /// Errors: 42P06 when a schema of that name is there already.
-pub async fn create(target: &Session, mv: &Move, definition: &Definition) -> Result<()> {
+pub async fn create(target: &Target, mv: &Move, on_source: &Definition) -> Result<()> {
     let mut statements = vec!["BEGIN".to_owned()];
-    for schema in mv.target_schemas() {
-        let name = identifier(&schema);
-        statements.push(format!("CREATE SCHEMA {name}"));
-        statements.push(format!("COMMENT ON SCHEMA {name} IS {}", literal(&mv.mark())));
+    for group in &target.groups {
+        for schema in mv.schemas_of(*group) {
+            let name = identifier(&schema);
+            statements.push(format!("CREATE SCHEMA {name}"));
+            statements.push(format!("COMMENT ON SCHEMA {name} IS {}", literal(&mv.mark())));
+        }
+        statements.extend(on_source.clone().on_target(mv, *group).tables);
     }
-    statements.extend(definition.tables.iter().cloned());
     let name = identifier(&mv.target_name());
     statements.push(format!("CREATE SCHEMA {name}"));
     statements.push(marker_table(&mv.target_marker()));
     statements.push(format!("CREATE TABLE {name}.progress (lsn pg_lsn)"));
     statements.push(format!("INSERT INTO {name}.progress VALUES (NULL)"));
     statements.push("COMMIT".to_owned());
-    let created = target.batch_execute(&statements.join(";\n")).await.map_err(pg_error);
+    let created = target.session.batch_execute(&statements.join(";\n")).await.map_err(pg_error);
     if created.is_err() {
         // The connection may be gone; then so is the transaction.
-        let _ = target.batch_execute("ROLLBACK").await;
+        let _ = target.session.batch_execute("ROLLBACK").await;
     }
     created
 }
 
-/// Keys, indexes, statistics: one statement after the other, while nothing is applied.
-pub async fn build_keys_and_indexes(target: &Session, definition: &Definition) -> Result<()> {
-    for statement in &definition.keys_and_indexes {
-        target.batch_execute(statement).await.map_err(pg_error)?;
-    }
-    Ok(())
+/// Keys, indexes, statistics: one statement after the other on each node, while nothing is applied.
+pub async fn build_keys_and_indexes(targets: &[Target], mv: &Move, on_source: &Definition) -> Result<()> {
+    let on_each = targets.iter().map(|target| async move {
+        for group in &target.groups {
+            for statement in on_source.clone().on_target(mv, *group).keys_and_indexes {
+                target.session.batch_execute(&statement).await.map_err(pg_error)?;
+            }
+        }
+        Ok(())
+    });
+    try_join_all(on_each).await.map(|_: Vec<()>| ())
 }
 
 /// Foreign keys, and what else only matters once clients write here. Changes are applied while keys are checked.
 pub async fn finish(
     environment: &MoverEnvironment,
-    target: &Session,
+    target: &Target,
     mv: &Move,
-    definition: &Definition,
+    on_source: &Definition,
     apply: &mut Apply,
 ) -> Result<()> {
     let MoverSettings { lock_timeout, lock_patience, .. } = environment.settings;
-    for statement in definition.foreign_keys.iter().map(|key| &key.add).chain(&definition.rest) {
-        // Reference tables are in use here already.
-        with_short_locks(target, statement, lock_timeout, lock_patience).await?;
-    }
-    for statement in definition.foreign_keys.iter().filter_map(|key| key.validate.as_ref()) {
-        let (validated, applied) = apply.run_while(validate(target, statement)).await;
-        applied?;
-        validated?;
-    }
-    // Fresh tables have no statistics, and plans made without them are bad ones.
-    let analyze: Vec<String> = {
+    for group in &target.groups {
+        let definition = on_source.clone().on_target(mv, *group);
+        for statement in definition.foreign_keys.iter().map(|key| &key.add).chain(&definition.rest) {
+            // Reference tables are in use here already.
+            with_short_locks(&target.session, statement, lock_timeout, lock_patience).await?;
+        }
+        for statement in definition.foreign_keys.iter().filter_map(|key| key.validate.as_ref()) {
+            let (validated, applied) = apply.run_while(validate(&target.session, statement)).await;
+            applied?;
+            validated?;
+        }
+        // Fresh tables have no statistics, and plans made without them are bad ones.
         let sql = "SELECT format('ANALYZE %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
-        target.query(sql, &[&mv.target_schemas()]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect()
-    };
-    for statement in analyze {
-        let (analyzed, applied) = apply.run_while(target.batch_execute(&statement)).await;
-        applied?;
-        analyzed.map_err(pg_error)?;
+        for row in target.session.query(sql, &[&mv.schemas_of(*group)]).await.map_err(pg_error)? {
+            let (analyzed, applied) = apply.run_while(target.session.batch_execute(row.get(0))).await;
+            applied?;
+            analyzed.map_err(pg_error)?;
+        }
     }
     Ok(())
 }

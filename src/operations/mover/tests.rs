@@ -385,17 +385,7 @@ async fn every_kind_of_table_and_of_change_arrives() {
         .await
         .unwrap();
     stage.environment.catalog.refresh().await.unwrap();
-    let mv = Move {
-        id: 0,
-        colocation: ColocationId(1),
-        group: GROUP,
-        source: SOURCE,
-        target: TARGET,
-        state: MoveState::Planned,
-        schemas: vec!["public".into()],
-        full_identity: vec![],
-        part: None,
-    };
+    let mv = Move::new(ColocationId(1), GROUP, (SOURCE, TARGET), vec!["public".into()]);
     let source = session::connect(&stage.environment, SOURCE).await.unwrap();
     let before = definition::read(&source, &mv).await.unwrap();
     // The foreign key has to wait for this, and with it the move, while changes are applied.

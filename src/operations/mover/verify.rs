@@ -6,6 +6,8 @@
 //!                                                               (the rest is applied meanwhile)
 //! ```
 
+use futures_util::future::try_join_all;
+
 use super::MoverEnvironment;
 use super::marker::Marker;
 use super::session::{self, Session};
@@ -15,6 +17,7 @@ use super::stream::Apply;
 use super::xid_snapshot::XidSnapshot;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardGroupId;
 
 /// Compares row counts and checksums of every table.
 ///
@@ -26,35 +29,85 @@ pub async fn verify(
     marker: &mut Marker,
     apply: &mut Apply,
 ) -> Result<()> {
-    let (source, target) = aligned(environment, mv, marker, apply).await?;
+    let (source, targets) = aligned(environment, mv, marker, apply).await?;
     apply.release().await?;
+    let of_groups: Vec<(ShardGroupId, &Session)> =
+        targets.iter().flat_map(|(groups, target)| groups.iter().map(move |group| (*group, target))).collect();
     for table in tables {
-        let (on_source, on_target) = digests(table);
-        let (sums, applied) = apply
-            .run_while(async { tokio::join!(source.query_one(&on_source, &[]), target.query_one(&on_target, &[])) })
-            .await;
+        let sums = async {
+            let on_targets = of_groups.iter().map(|(group, target)| digest(target, mv, table, Some(*group)));
+            tokio::join!(digest(&source, mv, table, None), try_join_all(on_targets))
+        };
+        let (sums, applied) = apply.run_while(sums).await;
         applied?;
-        let (source, target) = (sums.0.map_err(pg_error)?, sums.1.map_err(pg_error)?);
-        let (source_rows, target_rows): (i64, i64) = (source.get(0), target.get(0));
-        if source_rows != target_rows || source.get::<_, &str>(1) != target.get::<_, &str>(1) {
+        let (source, target) = (sums.0?, sums.1?.into_iter().fold(Digest::default(), Digest::add));
+        if target.misplaced > 0 {
+            return Err(PgError::new(
+                SqlState::DATA_CORRUPTED,
+                format!("{} rows of {} went to the wrong piece", target.misplaced, table.name),
+            ));
+        }
+        if source != target {
             return Err(PgError::new(
                 SqlState::DATA_CORRUPTED,
                 format!("the copy of {} on the target node differs from the source", table.name),
             )
-            .detail(format!("The source has {source_rows} rows, the target {target_rows}.")));
+            .detail(format!("The source has {} rows, the target {}.", source.rows, target.rows)));
         }
     }
     Ok(())
 }
 
-/// Two open transactions that see the same rows, one on each side. The Apply rests with the later changes kept back.
+/// What two copies of the same rows have in common, and what their pieces add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Digest {
+    rows: i64,
+    /// Of the rows' 64-bit hashes.
+    sum: i128,
+    /// Rows that belong to another piece.
+    misplaced: i64,
+}
+
+impl Digest {
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, sum: self.sum + other.sum, misplaced: self.misplaced + other.misplaced }
+    }
+}
+
+/// Of the source's table, or of the copy in a shard group.
+async fn digest(session: &Session, mv: &Move, table: &SourceTable, group: Option<ShardGroupId>) -> Result<Digest> {
+    let piece = mv.pieces.iter().find(|piece| Some(piece.group) == group);
+    let condition = match (piece, &table.key) {
+        (Some(piece), Some(key)) => piece.condition(key),
+        _ => "true".to_owned(),
+    };
+    let from = match group {
+        None => format!("{}{}", table.name, table.condition()),
+        Some(group) => table.name_in(mv, group),
+    };
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text,
+            count(*) FILTER (WHERE NOT ({condition})) FROM ONLY {from}",
+        table.columns.join(", ")
+    );
+    let row = session.query_one(&sql, &[]).await.map_err(pg_error)?;
+    let sum: &str = row.get(1);
+    let sum =
+        sum.parse().map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, format!("checksum out of range: {sum}")))?;
+    Ok(Digest { rows: row.get(0), sum, misplaced: row.get(2) })
+}
+
+/// Open transactions that see the same rows, one on each node. The Apply rests with the later changes kept back.
 async fn aligned(
     environment: &MoverEnvironment,
     mv: &Move,
     marker: &mut Marker,
     apply: &mut Apply,
-) -> Result<(Session, Session)> {
-    let target = session::connect(environment, mv.target).await?;
+) -> Result<(Session, Vec<(Vec<ShardGroupId>, Session)>)> {
+    let mut targets = Vec::new();
+    for (node, groups) in mv.targets() {
+        targets.push((groups, session::connect(environment, node).await?));
+    }
     for _ in 0..ATTEMPTS {
         let source = session::connect(environment, mv.source).await?;
         source.batch_execute(BEGIN).await.map_err(pg_error)?;
@@ -62,20 +115,14 @@ async fn aligned(
         let snapshot = XidSnapshot::parse(row.get(0))?;
         let id = marker.insert("verify").await?;
         if apply.run_to_snapshot(snapshot, id).await? {
-            target.batch_execute(&format!("{BEGIN}; SELECT 1")).await.map_err(pg_error)?;
-            return Ok((source, target));
+            for (_, target) in &targets {
+                target.batch_execute(&format!("{BEGIN}; SELECT 1")).await.map_err(pg_error)?;
+            }
+            return Ok((source, targets));
         }
     }
     Err(PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "could not find a quiet moment to compare source and target")
         .detail("Each time, transactions with too many changes ended just then."))
-}
-
-fn digests(table: &SourceTable) -> (String, String) {
-    let sums = format!(
-        "SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text, 0)::numeric), 0)::text FROM ONLY",
-        table.columns.join(", ")
-    );
-    (format!("{sums} {}{}", table.name, table.condition()), format!("{sums} {}", table.target))
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";

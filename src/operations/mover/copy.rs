@@ -1,0 +1,170 @@
+//! The copy out of the slot's snapshot.
+//!
+//! ```text
+//!   source ──COPY (SELECT ...) TO STDOUT──> here, frame by frame ──COPY ... FROM STDIN──> target
+//!                                             └─ in pieces: row by row ──> a buffer per piece ──full──> its node
+//! ```
+//!
+//! Memory is flat: each side waits for the other.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt, pin_mut};
+
+use super::MoverEnvironment;
+use super::pieces::Routes;
+use super::session::{self, Session};
+use super::snapshot::SourceTable;
+use super::state::Move;
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, literal};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::combine::{COPY_HEADER, COPY_TRAILER};
+use crate::shard_map::ShardGroupId;
+use crate::wire::copy_rows::{CopyFormat, CopyTarget, FieldValue, RowSplitter};
+
+/// What a copy has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// Copies every table out of the exported snapshot. The move's row has the totals after each table.
+pub async fn copy(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &Move,
+    tables: &[SourceTable],
+    routes: &Routes,
+    snapshot: &str,
+) -> Result<Copied> {
+    let source = session::connect(environment, mv.source).await?;
+    let mut targets = Vec::new();
+    for (node, groups) in mv.targets() {
+        let session = session::connect_as_replica(environment, node).await?;
+        targets.extend(groups.into_iter().map(|group| (group, session.clone())));
+    }
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(snapshot));
+    source.batch_execute(&begin).await.map_err(pg_error)?;
+    let mut done = Copied::default();
+    for table in tables {
+        let copied = match &targets[..] {
+            [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group)).await?,
+            _ => copy_in_pieces(&source, &targets, table, mv, routes).await?,
+        };
+        done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
+        mv.note_copied(catalog, done).await?;
+    }
+    source.batch_execute("COMMIT").await.map_err(pg_error)?;
+    Ok(done)
+}
+
+async fn copy_whole(source: &Session, target: &Session, table: &SourceTable, into: &str) -> Result<Copied> {
+    let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
+    let sink = target.copy_in::<_, Bytes>(&copy_in(table, into)).await.map_err(pg_error)?;
+    pin_mut!(rows, sink);
+    let mut bytes = 0;
+    while let Some(frame) = rows.next().await {
+        let frame = frame.map_err(pg_error)?;
+        bytes += frame.len() as u64;
+        sink.feed(frame).await.map_err(pg_error)?;
+    }
+    let rows = sink.finish().await.map_err(pg_error)?;
+    Ok(Copied { rows, bytes })
+}
+
+/// A node has one connection, so its pieces take turns: each full buffer is a COPY of its own.
+async fn copy_in_pieces(
+    source: &Session,
+    targets: &[(ShardGroupId, Session)],
+    table: &SourceTable,
+    mv: &Move,
+    routes: &Routes,
+) -> Result<Copied> {
+    let places: HashMap<ShardGroupId, (&Session, String)> =
+        targets.iter().map(|(group, target)| (*group, (target, copy_in(table, &table.name_in(mv, *group))))).collect();
+    let is_key = |column: &String| table.key.as_deref().is_some_and(|key| *column == identifier(key));
+    let column = table.stored.iter().position(is_key).ok_or_else(|| {
+        PgError::new(SqlState::INTERNAL_ERROR, format!("the distribution column of {} is not copied", table.name))
+    })?;
+    let target = CopyTarget { table: table.name.clone(), columns: table.stored.clone(), column };
+    let format = if table.is_binary { CopyFormat::Binary } else { CopyFormat::text() };
+    let mut splitter = RowSplitter::new(format, target, ROW_BYTES_MAX);
+    let mut buffers: HashMap<ShardGroupId, BytesMut> = HashMap::new();
+    let mut done = Copied::default();
+    let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
+    pin_mut!(rows);
+    let mut is_open = true;
+    while is_open {
+        match rows.next().await {
+            Some(frame) => splitter.push(&frame.map_err(pg_error)?),
+            None => {
+                splitter.finish();
+                is_open = false;
+            }
+        }
+        while let Some(row) = splitter.next_row()? {
+            let group = match &row.value {
+                FieldValue::Text(text) => routes.group_of_text(text)?,
+                FieldValue::Binary(bytes) => routes.group_of_binary(bytes)?,
+                FieldValue::Null => {
+                    let message = format!("a row of {} has no value in the distribution column", table.name);
+                    return Err(PgError::new(SqlState::DATA_CORRUPTED, message));
+                }
+            };
+            done.rows += 1;
+            done.bytes += row.bytes.len() as u64;
+            let buffer = buffers.entry(group).or_default();
+            buffer.extend_from_slice(row.bytes);
+            if buffer.len() >= CHUNK_BYTES {
+                let rows = buffer.split().freeze();
+                send(&places[&group], table, rows).await?;
+            }
+        }
+    }
+    for (group, rows) in buffers.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+        send(&places[&group], table, rows.freeze()).await?;
+    }
+    Ok(done)
+}
+
+async fn send((target, copy): &(&Session, String), table: &SourceTable, rows: Bytes) -> Result<()> {
+    let sink = target.copy_in::<_, Bytes>(copy).await.map_err(pg_error)?;
+    pin_mut!(sink);
+    let (header, trailer): (&'static [u8], &'static [u8]) =
+        if table.is_binary { (COPY_HEADER, COPY_TRAILER) } else { (b"", b"") };
+    for part in [Bytes::from_static(header), rows, Bytes::from_static(trailer)] {
+        if !part.is_empty() {
+            sink.feed(part).await.map_err(pg_error)?;
+        }
+    }
+    sink.finish().await.map_err(pg_error)?;
+    Ok(())
+}
+
+/// ONLY: a table that others inherit from has rows of its own.
+fn copy_out(table: &SourceTable) -> String {
+    format!(
+        "COPY (SELECT {} FROM ONLY {}{}) TO STDOUT (FORMAT {})",
+        table.stored.join(", "),
+        table.name,
+        table.condition(),
+        format_of(table)
+    )
+}
+
+fn copy_in(table: &SourceTable, into: &str) -> String {
+    format!("COPY {into} ({}) FROM STDIN (FORMAT {})", table.stored.join(", "), format_of(table))
+}
+
+fn format_of(table: &SourceTable) -> &'static str {
+    if table.is_binary { "binary" } else { "text" }
+}
+
+/// A piece's rows go out when this much has come together.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// As large as Postgres can make one, and a little.
+const ROW_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024 - 1;
