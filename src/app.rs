@@ -22,13 +22,14 @@ use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::Catalog;
 use crate::cli::{LogFilter, Signals};
-use crate::config::{Reloader, Settings};
+use crate::config::{Reloaded, Reloader, Settings};
+use crate::console::Console;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
 use crate::session;
-use crate::session::{CancelKeys, Credentials, Ending, Shared};
+use crate::session::{CancelKeys, Credentials, Ending, Presences, Shared, Tallies};
 use crate::transport::takeover::{self, Taken};
 
 /// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
@@ -53,7 +54,8 @@ pub fn run(settings: Settings, signals: Signals, log_filter: LogFilter) -> Resul
 
 async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_filter: LogFilter) -> Result<()> {
     let stop = &signals.stop;
-    let reloader = Reloader::new(&settings)?;
+    let reloader = Arc::new(Reloader::new(&settings)?);
+    let reload = Reload { reloader: reloader.clone(), log_filter: Arc::new(log_filter) };
     let live = reloader.live().clone();
     // Of a successor: the same sockets.
     let copies = listeners.copies()?;
@@ -70,11 +72,28 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let nodes = Nodes::new(live.pool.clone());
     control.spawn(backend::guard(nodes.clone(), stop.clone()));
 
+    let coordinator = ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port };
+    let (presences, tallies) = (Arc::new(Presences::default()), Arc::new(Tallies::default()));
+    let console = Console {
+        nodes: nodes.clone(),
+        catalog: catalog.clone(),
+        coordinator: coordinator.clone(),
+        presences: presences.clone(),
+        tallies: tallies.clone(),
+        settings: reloader,
+        reload: Box::new({
+            let reload = reload.clone();
+            move || reload.now()
+        }),
+    };
     let shared = Arc::new(Shared {
         holds: Arc::new(Holds::default()),
         transaction_ids: Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))),
-        coordinator: ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port },
+        coordinator,
         cancel_keys: Arc::new(CancelKeys::default()),
+        presences,
+        tallies,
+        admin_database: Arc::new(console),
         nodes: nodes.clone(),
         executor: live.executor.clone(),
         login: live.login.clone(),
@@ -111,7 +130,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         () = stop.cancelled() => {}
         () = hand_over(successor, copies) => is_taken_over = true,
         () = deal(clients, queues) => {}
-        () = reload(&reloader, signals, &log_filter) => {}
+        () = reload.whenever_asked(signals) => {}
         name = threads.first_to_end() => {
             return Err(PgError::new(SqlState::INTERNAL_ERROR, format!("thread {name} ended although nobody stopped it")));
         }
@@ -166,14 +185,29 @@ async fn hand_over(successor: Option<tokio::net::UnixListener>, sockets: Vec<std
     }
 }
 
-/// Puts new settings in force whenever that is asked for, for ever. Cancel safe.
-async fn reload(reloader: &Reloader, signals: &Signals, log_filter: &LogFilter) {
-    loop {
-        signals.reload.notified().await;
-        let reloaded = reloader.reload().and_then(|_| log_filter(&reloader.live().log_filter.load()));
-        if let Err(error) = reloaded {
-            let detail = error.detail_text().unwrap_or_default();
-            tracing::error!(%error, detail, "configuration was not read again, the old settings stay in force");
+/// Puts new settings in force.
+#[derive(Clone)]
+struct Reload {
+    reloader: Arc<Reloader>,
+    log_filter: Arc<LogFilter>,
+}
+
+impl Reload {
+    /// Errors: as `Reloader::reload`.
+    fn now(&self) -> Result<Reloaded> {
+        let reloaded = self.reloader.reload()?;
+        (self.log_filter)(&self.reloader.live().log_filter.load())?;
+        Ok(reloaded)
+    }
+
+    /// Whenever a signal asks for it, for ever. Cancel safe.
+    async fn whenever_asked(&self, signals: &Signals) {
+        loop {
+            signals.reload.notified().await;
+            if let Err(error) = self.now() {
+                let detail = error.detail_text().unwrap_or_default();
+                tracing::error!(%error, detail, "configuration was not read again, the old settings stay in force");
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! roof  main.rs  app.rs                            start, wire, stop
-//! 10    cli/                                       arguments, subcommands
+//! 11    cli/                                       arguments, subcommands
+//! 10    console/                                   the admin database: SHOW, RELOAD
 //!  9    config/                                    file and flags -> each room's settings
 //!  8    session/            admin/                 who talks to us: clients | operators (HTTP)
 //!  7    functions/          jobs/                  what may be asked for in SQL | what runs by itself
@@ -14,6 +15,7 @@
 //!  3    planner/            backend/               decides (pure) | server connections and pools
 //!  2    sql/                auth/                  understands a statement (pure) | proves who you are
 //!  1    wire/   shard_map/  transport/  dev_cluster/  bytes | who lives where (pure) | TCP or TLS | throw-away Postgres nodes
+//!       tally/                                     counts that any thread can read
 //!  0    error/                                     the one error type, Postgres's fields
 //! ```
 
@@ -24,6 +26,7 @@ pub mod backend;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod dev_cluster;
 pub mod error;
 pub mod executor;
@@ -34,5 +37,6 @@ pub mod planner;
 pub mod session;
 pub mod shard_map;
 pub mod sql;
+pub mod tally;
 pub mod transport;
 pub mod wire;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. Rooms on one floor do not use each other. `main.rs`, `app.rs` and `lib.rs` are the roof.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["wire", "shard_map", "transport", "dev_cluster"],
+    &["wire", "shard_map", "transport", "dev_cluster", "tally"],
     &["sql", "auth"],
     &["planner", "backend"],
     &["catalog"],
@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["functions", "jobs"],
     &["session", "admin"],
     &["config"],
+    &["console"],
     &["cli"],
 ];
 const ROOF: &[&str] = &["main", "app", "lib"];

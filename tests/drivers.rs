@@ -19,6 +19,7 @@ fn drivers_and_tools_work_unchanged() {
     let cluster = Cluster::start(2);
     println!("{}", python("use_psycopg.py", &[&cluster.dsn()]));
     println!("{}", python("use_asyncpg.py", &[&cluster.dsn()]));
+    println!("{}", python("use_admin_database.py", &[&cluster.dsn()]));
     psql_works(&cluster);
     pgbench_works(&cluster);
     matrix_passes(&cluster);

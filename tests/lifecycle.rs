@@ -37,7 +37,33 @@ fn settings_are_read_again_on_sighup() {
     hang_up(&changed, "changed=pool.size need_restart=listen.threads");
     assert_eq!(served.psql("SELECT 1"), "1", "sessions go on");
 
-    hang_up(&changed.replace("size = 3", "size = 0"), "setting \"pool.size\" must be at least 1");
+    served.psql("CREATE ROLE operator LOGIN; CREATE ROLE watcher LOGIN");
+    let admin = |role: &str| format!("postgresql://{role}@127.0.0.1:{}/tenantry", served.proxy_port(0));
+    let refused = support::psql_error(&admin("operator"), "SHOW POOLS");
+    assert!(
+        refused.contains("permission denied for database") && refused.contains("admin.users"),
+        "nobody is listed: {refused}"
+    );
+    let listed = "[admin]\nusers = [\"operator\"]\nstats_users = [\"watcher\"]";
+    let changed = changed.replace("[admin]", listed);
+    hang_up(&changed, "changed=admin.stats_users, admin.users");
+    for role in ["operator", "watcher"] {
+        let config = support::psql(&admin(role), "SHOW CONFIG");
+        assert!(config.contains("pool.size|3|32|yes") && config.contains("listen.threads|1|0|no"), "{config}");
+    }
+    let refused = support::psql_error(&admin("watcher"), "RELOAD");
+    assert!(refused.contains("42501") && refused.contains("admin.users"), "{refused}");
+    let changed = changed.replace("size = 3", "size = 4");
+    std::fs::write(&file, &changed).expect("the folder can be written");
+    support::psql(&admin("operator"), "RELOAD");
+    assert!(support::psql(&admin("watcher"), "SHOW CONFIG").contains("pool.size|4|32|yes"));
+    let pools = support::psql(&admin("watcher"), "SHOW POOLS");
+    assert!(pools.lines().any(|pool| pool.starts_with("postgres|postgres|0|0|0|")), "{pools}");
+    std::fs::write(&file, "[pool]\nsise = 1\n").expect("the folder can be written");
+    let refused = support::psql_error(&admin("operator"), "RELOAD");
+    assert!(refused.contains("F0000") && refused.contains("unknown field `sise`"), "{refused}");
+
+    hang_up(&changed.replace("size = 4", "size = 0"), "setting \"pool.size\" must be at least 1");
     hang_up("[pool\n", "the old settings stay in force");
     // What can be tried from outside: the login by trust is in force until the file says otherwise.
     assert_eq!(served.psql("SELECT 1"), "1", "a broken file changes nothing");

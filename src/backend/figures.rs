@@ -44,6 +44,10 @@ pub struct PoolFigures {
     pub in_use: usize,
     pub idle: usize,
     pub waiting: usize,
+    /// Connections that are being opened.
+    pub logging_in: usize,
+    /// How long the first of those who wait has waited.
+    pub longest_waiting: Duration,
     /// How often somebody asked for a new connection or waited for one.
     pub waits: u64,
     /// How long all of them together waited.
@@ -80,6 +84,8 @@ fn figures(node: &Node) -> NodeFigures {
     let mut pools: BTreeMap<(&str, &str), PoolFigures> = BTreeMap::new();
     for count in state.pools.values() {
         let pool = pools.entry((&count.user, &count.database)).or_default();
+        // Those that are logged in are taken off below.
+        pool.logging_in += count.open;
         pool.waits += count.waits;
         pool.waited += count.waited;
         pool.longest_wait = pool.longest_wait.max(count.longest_wait);
@@ -89,6 +95,7 @@ fn figures(node: &Node) -> NodeFigures {
     for waiter in &state.queue {
         if let Some(pool) = of(&waiter.pool).and_then(|key| pools.get_mut(&key)) {
             pool.waiting += 1;
+            pool.longest_waiting = pool.longest_waiting.max(waiter.since.elapsed());
         }
     }
     let mut servers = Vec::new();
@@ -97,6 +104,7 @@ fn figures(node: &Node) -> NodeFigures {
         let in_use = link.is_used();
         if let Some(pool) = pools.get_mut(&key) {
             *(if in_use { &mut pool.in_use } else { &mut pool.idle }) += 1;
+            pool.logging_in = pool.logging_in.saturating_sub(1);
         }
         servers.push(ServerFigures {
             user: key.0.to_owned(),

@@ -82,6 +82,7 @@ impl Dev {
                 .hint("Choose a lower port with --port.")
         })?;
         file.admin.port = self.admin_port;
+        file.admin.users = vec!["postgres".to_owned()];
         file.log.filter = self.log.clone();
         file.listen.stop_timeout = Time(STOP_TIMEOUT);
         Settings::from_file(file)

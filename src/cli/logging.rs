@@ -11,7 +11,7 @@ use crate::config::{LogFormat, LogSettings};
 use crate::error::Result;
 
 /// Changes which events are written. Errors: XX000 for a filter that cannot be read.
-pub type LogFilter = Box<dyn Fn(&str) -> Result<()> + Send>;
+pub type LogFilter = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
 
 /// From now on events that pass the filter are written. Once in a process.
 pub fn start(settings: &LogSettings) -> Result<LogFilter> {

@@ -160,7 +160,7 @@ pub struct Execution {
     pub copy_row: Size,
 }
 
-/// Metrics and health over HTTP.
+/// What operators ask: metrics and health over HTTP, and the database `tenantry` over the Postgres protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
@@ -169,6 +169,10 @@ pub struct Admin {
     /// Its TCP port. Default: none, no HTTP server. Reload: no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Roles that may look at and change things in the database tenantry. Default: none. Reload: yes.
+    pub users: Vec<String>,
+    /// Roles that may only look there. Default: none. Reload: yes.
+    pub stats_users: Vec<String>,
 }
 
 /// What is written to the standard error stream.
@@ -266,7 +270,7 @@ impl Default for Execution {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: LOOPBACK, port: None }
+        Self { address: LOOPBACK, port: None, users: Vec::new(), stats_users: Vec::new() }
     }
 }
 

@@ -201,6 +201,8 @@ fn as_text(value: &toml::Value) -> String {
 
 /// The settings that can change while the proxy runs: those whose documentation says `Reload: yes`.
 const RELOADS: &[&str] = &[
+    "admin.stats_users",
+    "admin.users",
     "execution.copy_buffer",
     "execution.copy_row",
     "execution.hold_timeout",

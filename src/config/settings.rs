@@ -13,7 +13,7 @@ use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
-use crate::session::LoginSettings;
+use crate::session::{ADMIN_DATABASE, LoginSettings};
 use crate::transport::AcceptorSettings;
 
 /// Everything that a proxy is started with.
@@ -76,6 +76,9 @@ impl Settings {
         if admin.port == Some(listen.port) && admin.address == listen.address {
             return Err(invalid("admin.port", "is the port that clients connect to"));
         }
+        if coordinator.database == ADMIN_DATABASE {
+            return Err(invalid("coordinator.database", "must be another: that is the name of the admin database"));
+        }
         tracing_subscriber::EnvFilter::try_new(&log.filter)
             .map_err(|error| invalid("log.filter", &format!("is not valid: {error}")))?;
         Ok(Self {
@@ -119,6 +122,8 @@ impl Settings {
                 encryption_required: !matches!(tls.mode, TlsMode::Off | TlsMode::Allow),
                 timeout: listen.login_timeout.0,
                 mock_secret: rand::random(),
+                admin_users: admin.users,
+                stats_users: admin.stats_users,
             },
             tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
@@ -204,6 +209,7 @@ mod tests {
         for (text, name) in [
             ("[pool]\nsize = 0", "pool.size"),
             ("[admin]\nport = 7432", "admin.port"),
+            ("[coordinator]\ndatabase = \"tenantry\"", "coordinator.database"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),
             ("[listen]\nhba = [\"host all all all ldap\"]", "listen.hba"),
             ("[tls]\nmode = \"require\"", "tls.certificate"),

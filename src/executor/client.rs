@@ -1,5 +1,6 @@
 //! The client's socket with its read and write buffers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
+use crate::tally::Traffic;
 use crate::transport::Stream;
 use crate::wire::frame;
 
@@ -50,6 +52,8 @@ pub struct Client {
     began: Option<Instant>,
     /// Cancelled when there is no time left to wait for more from this client.
     hurry: CancellationToken,
+    /// Where its bytes are counted.
+    traffic: Arc<Traffic>,
 }
 
 /// A place in the answer, to come back to while nothing has left since.
@@ -61,8 +65,14 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: Stream, read: BytesMut, limits: ClientLimits, hurry: CancellationToken) -> Self {
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began: None, hurry }
+    pub fn new(
+        stream: Stream,
+        read: BytesMut,
+        limits: ClientLimits,
+        hurry: CancellationToken,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began: None, hurry, traffic }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -118,6 +128,7 @@ impl Client {
             let left = timeout(self.limits.reader_timeout, self.stream.flush()).await;
             left.map_err(|_| lost("client does not take its answer"))??;
             self.torn = false;
+            self.traffic.sent.add(self.out.len() as u64);
             self.out.clear();
         }
         Ok(())
@@ -180,18 +191,12 @@ impl Client {
                 self.stream.read_buf(&mut self.read).await?
             } else {
                 let deadline = self.frame_deadline()?;
-                match timeout_at(deadline, self.stream.read_buf(&mut self.read)).await {
-                    Ok(received) => received?,
-                    Err(_) => {
-                        return Err(PgError::fatal(
-                            SqlState::PROTOCOL_VIOLATION,
-                            "terminating connection because a message was not complete in time",
-                        ));
-                    }
-                }
+                let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
+                timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
             };
-            if received == 0 {
-                return Ok(None);
+            match received {
+                0 => return Ok(None),
+                bytes => self.traffic.received.add(bytes as u64),
             }
         }
     }
@@ -249,6 +254,7 @@ fn lost(why: &str) -> PgError {
     PgError::fatal(SqlState::CONNECTION_FAILURE, why.to_owned())
 }
 
+const LATE: &str = "terminating connection because a message was not complete in time";
 const READ_LEN: usize = 8 * 1024;
 const LONG_LEN: usize = 32 * 1024;
 const FULL_LEN: usize = 128 * 1024;

@@ -397,6 +397,7 @@ impl Session {
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
         self.thread.metrics.statements.increment(1);
+        self.thread.tally.statements.add(1);
         if let Some(node) = self.server_of_portal(name) {
             self.turn_to(node).await?;
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");

@@ -26,6 +26,9 @@ pub struct LoginSettings {
     pub timeout: Duration,
     /// Makes the salts of unknown roles: stable while the process runs, unknown outside.
     pub mock_secret: [u8; 32],
+    /// Who may use the admin database: to look and to change, or only to look.
+    pub admin_users: Vec<String>,
+    pub stats_users: Vec<String>,
 }
 
 /// Authenticates the client. `None` when it has gone away. `handshake` is there when the connection is encrypted.

@@ -9,6 +9,7 @@
 //!
 //! A session lives on one data thread and owns its client's socket, settings, prepared statements and transaction.
 
+mod admin_database;
 mod batch;
 mod cancel_keys;
 mod credentials;
@@ -18,6 +19,7 @@ mod metrics;
 mod place;
 mod plan_cache;
 mod prepared;
+mod presence;
 mod run;
 mod settings;
 mod shapes;
@@ -25,12 +27,16 @@ mod simple_query;
 mod startup;
 mod statement_plans;
 mod statements;
+mod tally;
 mod transaction_commands;
 
+pub use admin_database::{ADMIN_DATABASE, AdminDatabase, Visitor};
 pub use cancel_keys::CancelKeys;
 pub use credentials::Credentials;
 pub use login::LoginSettings;
+pub use presence::{Presence, Presences, State};
 pub use shapes::{Route, Shapes};
+pub use tally::{Tallies, Totals};
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +60,10 @@ pub struct Shared {
     pub transaction_ids: Arc<TransactionIds>,
     pub coordinator: ServerAddress,
     pub cancel_keys: Arc<CancelKeys>,
+    /// What others may see of the sessions, and what these have counted.
+    pub presences: Arc<Presences>,
+    pub tallies: Arc<Tallies>,
+    pub admin_database: Arc<dyn AdminDatabase>,
     /// What the whole process holds to each node.
     pub nodes: Arc<Nodes>,
     /// These two may change at any time.
@@ -89,12 +99,14 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
         transaction_ids: shared.transaction_ids.clone(),
         settings: shared.executor.clone(),
     });
+    let tally = shared.tallies.add();
     let thread = Rc::new(run::Thread {
         shared,
         executor: executor.clone(),
         plans: plan_cache::PlanCache::default(),
         shapes: shapes::Shapes::default(),
         metrics: metrics::Metrics::new(),
+        tally,
     });
     let sessions = TaskTracker::new();
     let pools = executor.pools.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
@@ -14,10 +14,12 @@ use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
+use super::presence::{Newcomer, Present};
 use super::shapes::Shapes;
 use super::startup::{Opening, Wish};
 use super::statements::Statements;
-use super::{Ending, Shared, login};
+use super::tally::Tally;
+use super::{ADMIN_DATABASE, Ending, Shared, Visitor, admin_database, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, Executor, Kind, Origin, Transaction};
@@ -33,6 +35,7 @@ pub struct Thread {
     pub plans: PlanCache,
     pub shapes: Shapes,
     pub metrics: Metrics,
+    pub tally: Arc<Tally>,
 }
 
 pub struct Session {
@@ -40,6 +43,10 @@ pub struct Session {
     pub client: Client,
     pub identity: Rc<Identity>,
     pub cancel: CancelKey,
+    pub presence: Present,
+    /// When the request under way came, and the transaction's first.
+    pub requested: Option<Instant>,
+    pub transaction_requested: Instant,
     pub settings: SessionSettings,
     /// Those of the startup packet, which RESET goes back to.
     pub startup_settings: SessionSettings,
@@ -68,7 +75,7 @@ pub struct Session {
 /// Serves one connection from its first byte to its last.
 pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
     socket.set_nodelay(true)?;
-    let peer = socket.peer_addr()?.ip();
+    let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
     let mut opening = Opening::new(socket);
     let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
     let read = tokio::time::timeout_at(deadline, opening.read(&thread.shared.acceptor));
@@ -80,18 +87,19 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     };
     let startup = match wish {
         Wish::Cancel { pid, key } => {
-            thread.shared.cancel_keys.cancel(pid, &key, peer).await;
+            thread.shared.cancel_keys.cancel(pid, &key, peer.ip()).await;
             return Ok(());
         }
         Wish::Session(startup) => startup,
     };
     let Some(stream) = opening.stream else { return Ok(()) };
-    let mut client =
-        Client::new(stream, opening.rest, thread.shared.executor.load().client.clone(), ending.hurry.clone());
+    let limits = thread.shared.executor.load().client.clone();
+    let traffic = thread.tally.traffic.clone();
+    let mut client = Client::new(stream, opening.rest, limits, ending.hurry.clone(), traffic);
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
-    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer, opening.handshake.as_ref());
+    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer.ip(), opening.handshake.as_ref());
     let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
     let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
         Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
@@ -102,11 +110,34 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         }
     };
     let cancel = thread.shared.cancel_keys.register(startup.minor);
+    let presence = thread.shared.presences.enter(&Newcomer {
+        id: cancel.pid,
+        user: &identity.user,
+        database: &identity.database,
+        application: startup.parameter("application_name").unwrap_or_default(),
+        peer,
+        local,
+        is_encrypted: client.is_encrypted(),
+    });
+    if startup.database == ADMIN_DATABASE {
+        let may_change = match admin_database::may_change(&thread.shared.login.load(), &startup.user) {
+            Ok(may_change) => may_change,
+            Err(error) => {
+                answer::error(&error, client.out());
+                return client.flush().await;
+            }
+        };
+        let visitor = Visitor { client, may_change, key: cancel, presence, stop: ending.stop };
+        return thread.shared.admin_database.serve(visitor).await;
+    }
     let mut session = Session {
         thread,
         client,
         identity,
         cancel,
+        presence,
+        requested: None,
+        transaction_requested: Instant::now(),
         settings: SessionSettings::default(),
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
@@ -244,6 +275,7 @@ impl Session {
                     }
                 },
             };
+            self.note_request();
             let begins = frame.tag == b'Q' || !self.batch.is_open() || self.cancel.handle.running().is_none();
             if begins && !is_repeated {
                 self.cancel.handle.begin().await;
@@ -423,7 +455,35 @@ impl Session {
             answer::parameter_status(&name, &value, self.client.out());
         }
         answer::ready(self.status(), self.client.out());
+        self.note_answered();
         Ok(())
+    }
+
+    /// A message of the client has come: the first of a request, or one more.
+    fn note_request(&mut self) {
+        if self.requested.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        if self.status() == Status::Idle {
+            self.transaction_requested = now;
+        }
+        self.requested = Some(now);
+        self.presence.note_request(now);
+    }
+
+    fn note_answered(&mut self) {
+        let Some(requested) = self.requested.take() else { return };
+        let tally = &self.thread.tally;
+        let now = Instant::now();
+        tally.requests.record(now - requested);
+        let is_idle = self.status() == Status::Idle;
+        if is_idle {
+            tally.transactions.add(1);
+            let took = (now - self.transaction_requested).as_micros();
+            tally.transaction_micros.add(u64::try_from(took).unwrap_or(u64::MAX));
+        }
+        self.presence.note_answered(!is_idle);
     }
 
     pub fn put_notices(&mut self) {

@@ -92,6 +92,10 @@ impl Session {
     }
 
     async fn after_setting(&mut self, name: &str) -> Result<()> {
+        let coordinator = self.transaction.as_mut().and_then(|txn| txn.participant(NodeId::COORDINATOR));
+        if let Some(application) = coordinator.and_then(|p| p.server.parameter("application_name")) {
+            self.presence.set_application(application);
+        }
         if is_path(name) {
             if self.status() != answer::Status::Idle {
                 // A rollback takes it back.

@@ -107,6 +107,7 @@ impl Session {
 
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
         self.thread.metrics.statements.increment(1);
+        self.thread.tally.statements.add(1);
         self.note_opaque_code(text);
         let bind = Bind::default();
         let request = Request { bind: &bind, types: &[], describe: true };

@@ -107,6 +107,13 @@ impl Startup {
     }
 }
 
+impl SessionStartup {
+    /// A startup parameter, by its name as it was sent.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// NegotiateProtocolVersion: the newest minor version we speak and the extensions we do not know.
 pub fn negotiate_protocol_version(minor: u16, unknown: &[String], out: &mut BytesMut) {
     let at = begin_frame(out, b'v');

@@ -1,0 +1,351 @@
+//! A session with the admin database: both query protocols, text and binary results, nothing that waits.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Console;
+use super::command::{self, Command};
+use super::tables;
+use super::value::{Value, field};
+use crate::backend::Frame;
+use crate::error::{PgError, Result, Severity, SqlState};
+use crate::session::Visitor;
+use crate::wire::answer::{self, Status};
+use crate::wire::frame::{HEADER_LEN, begin_frame, end_frame};
+use crate::wire::frontend::{self, Bind, Parse, Target};
+
+struct Conversation<'c> {
+    console: &'c Console,
+    visitor: Visitor,
+    status: Status,
+    /// `None`: an empty text.
+    statements: HashMap<Bytes, Option<Command>>,
+    portals: HashMap<Bytes, Portal>,
+    /// After an error in the extended protocol.
+    skips: bool,
+}
+
+struct Portal {
+    command: Option<Command>,
+    formats: Vec<u16>,
+    /// Rows that have not been fetched, the next one last; `None` until it is executed.
+    rows: Option<Vec<Vec<Value>>>,
+}
+
+/// Greets the visitor and answers until he leaves, or is asked to.
+pub async fn serve(console: &Console, visitor: Visitor) -> Result<()> {
+    let mut conversation = Conversation {
+        console,
+        visitor,
+        status: Status::Idle,
+        statements: HashMap::new(),
+        portals: HashMap::new(),
+        skips: false,
+    };
+    conversation.greet();
+    let ended = conversation.run().await;
+    if let Err(error) = &ended {
+        // Best effort: the client may be what was lost.
+        answer::error(&error.clone().with_severity(Severity::Fatal), conversation.visitor.client.out());
+        let _ = conversation.visitor.client.flush().await;
+    }
+    ended
+}
+
+impl Conversation<'_> {
+    fn greet(&mut self) {
+        let Visitor { client, key, .. } = &mut self.visitor;
+        for (name, value) in PARAMETERS {
+            answer::parameter_status(name, value, client.out());
+        }
+        answer::backend_key_data(key.pid, &key.key, client.out());
+        self.ready();
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        loop {
+            let frame = match self.visitor.client.buffered_frame()? {
+                Some(frame) => frame,
+                None => {
+                    self.visitor.client.flush().await?;
+                    tokio::select! {
+                        frame = self.visitor.client.next_frame() => match frame? {
+                            Some(frame) => frame,
+                            None => return Ok(()),
+                        },
+                        () = self.visitor.stop.cancelled() => return Err(PgError::shut_down()),
+                    }
+                }
+            };
+            self.visitor.presence.note_request(Instant::now());
+            match frame.tag {
+                b'X' => return self.visitor.client.flush().await,
+                b'Q' if !self.skips => self.query(&frame)?,
+                b'S' => self.sync(),
+                // Left over from a COPY that there never was; or skipped.
+                b'Q' | b'd' | b'c' | b'f' => {}
+                b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'F' if self.skips => {}
+                b'F' => {
+                    self.fail(&PgError::unsupported("there are no functions here"));
+                    self.ready();
+                }
+                _ => {
+                    if let Err(error) = self.message(&frame).await {
+                        if error.severity() == Severity::Fatal {
+                            return Err(error);
+                        }
+                        self.fail(&error);
+                        self.skips = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// All commands of a text, up to the first that fails.
+    fn query(&mut self, frame: &Frame) -> Result<()> {
+        let commands = command::read_all(frontend::read_query(frame.payload())?);
+        let ran = commands.and_then(|commands| {
+            if commands.is_empty() {
+                answer::empty_query(self.visitor.client.out());
+            }
+            commands.into_iter().try_for_each(|command| {
+                let rows = self.begin(&command)?;
+                if let Command::Show(table) = command {
+                    let fields: Vec<_> = table.columns().iter().map(field).collect();
+                    answer::row_description(&fields, self.visitor.client.out());
+                }
+                self.put_rows(rows, &[]);
+                answer::command_complete(command.tag(), self.visitor.client.out());
+                Ok(())
+            })
+        });
+        if let Err(error) = ran {
+            self.fail(&error);
+        }
+        self.ready();
+        Ok(())
+    }
+
+    async fn message(&mut self, frame: &Frame) -> Result<()> {
+        match frame.tag {
+            b'P' => self.parse(frame),
+            b'B' => self.bind(frame),
+            b'D' => self.describe(frame),
+            b'E' => self.execute(frame),
+            b'C' => self.close(frame),
+            b'H' => self.visitor.client.flush().await,
+            tag => {
+                let message = format!("invalid frontend message type {tag}");
+                Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message))
+            }
+        }
+    }
+
+    fn parse(&mut self, frame: &Frame) -> Result<()> {
+        let parse = Parse::read(frame.payload())?;
+        let name = Bytes::copy_from_slice(parse.name);
+        let is_known = self.statements.contains_key(&name);
+        if is_known && !name.is_empty() {
+            return Err(PgError::new(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
+            ));
+        }
+        if !is_known && self.statements.len() >= STATEMENTS_MAX {
+            return Err(PgError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many prepared statements"));
+        }
+        let commands = command::read_all(parse.text)?;
+        if commands.len() > 1 {
+            let message = "cannot insert multiple commands into a prepared statement";
+            return Err(PgError::new(SqlState::SYNTAX_ERROR, message));
+        }
+        self.statements.insert(name, commands.into_iter().next());
+        answer::parse_complete(self.visitor.client.out());
+        Ok(())
+    }
+
+    fn bind(&mut self, frame: &Frame) -> Result<()> {
+        let bind = Bind::read(&frame.bytes.slice(HEADER_LEN..))?;
+        let command = self.statement(&bind.statement)?;
+        if bind.parameter_count() > 0 {
+            let message =
+                format!("bind message supplies {} parameters, but the command takes none", bind.parameter_count());
+            return Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message));
+        }
+        let is_known = self.portals.contains_key(&bind.portal);
+        if !is_known && self.portals.len() >= STATEMENTS_MAX {
+            return Err(PgError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many portals"));
+        }
+        self.portals.insert(bind.portal.clone(), Portal { command, formats: bind.result_formats(), rows: None });
+        answer::bind_complete(self.visitor.client.out());
+        Ok(())
+    }
+
+    fn describe(&mut self, frame: &Frame) -> Result<()> {
+        let (command, formats) = match Target::read(frame.payload())? {
+            Target::Statement(name) => {
+                let command = self.statement(name)?;
+                answer::parameter_description(&[], self.visitor.client.out());
+                (command, Vec::new())
+            }
+            Target::Portal(name) => {
+                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+                (portal.command.clone(), portal.formats.clone())
+            }
+        };
+        let out = self.visitor.client.out();
+        match command {
+            Some(Command::Show(table)) => {
+                let fields: Vec<_> = table.columns().iter().map(field).collect();
+                let mut text = BytesMut::new();
+                answer::row_description(&fields, &mut text);
+                answer::fields_or_no_data(Some(&text.freeze().slice(HEADER_LEN..)), &formats, out);
+            }
+            _ => answer::no_data(out),
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, frame: &Frame) -> Result<()> {
+        let (name, limit) = frontend::read_execute(frame.payload())?;
+        let mut portal = self.portals.remove(name).ok_or_else(|| no_portal(name))?;
+        let Some(command) = portal.command.clone() else {
+            answer::empty_query(self.visitor.client.out());
+            return Ok(());
+        };
+        let mut rows = match portal.rows.take() {
+            Some(rows) => rows,
+            None => {
+                let mut rows = self.begin(&command)?;
+                rows.reverse();
+                rows
+            }
+        };
+        let count = if limit == 0 { rows.len() } else { rows.len().min(limit as usize) };
+        let fetched: Vec<_> = rows.drain(rows.len() - count..).rev().collect();
+        self.put_rows(fetched, &portal.formats);
+        if rows.is_empty() {
+            answer::command_complete(command.tag(), self.visitor.client.out());
+        } else {
+            answer::portal_suspended(self.visitor.client.out());
+        }
+        portal.rows = Some(rows);
+        self.portals.insert(Bytes::copy_from_slice(name), portal);
+        Ok(())
+    }
+
+    fn close(&mut self, frame: &Frame) -> Result<()> {
+        match Target::read(frame.payload())? {
+            Target::Statement(name) => drop(self.statements.remove(name)),
+            Target::Portal(name) => drop(self.portals.remove(name)),
+        }
+        answer::close_complete(self.visitor.client.out());
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        self.skips = false;
+        self.ready();
+    }
+
+    fn statement(&self, name: &[u8]) -> Result<Option<Command>> {
+        self.statements.get(name).cloned().ok_or_else(|| {
+            PgError::new(
+                SqlState::INVALID_SQL_STATEMENT_NAME,
+                format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+            )
+        })
+    }
+
+    /// Does what the command asks for. The rows of a SHOW.
+    ///
+    /// Errors: 25P02 in a failed transaction, 26000, 42501, what a reload says.
+    fn begin(&mut self, command: &Command) -> Result<Vec<Vec<Value>>> {
+        if self.status == Status::Failed && !matches!(command, Command::Commit | Command::RollBack) {
+            return Err(PgError::new(
+                SqlState::IN_FAILED_SQL_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        match command {
+            Command::Show(table) => return Ok(tables::rows(*table, self.console)),
+            Command::Reload => self.reload()?,
+            Command::Begin => self.status = Status::InTransaction,
+            Command::Commit | Command::RollBack => self.status = Status::Idle,
+            Command::Set => {}
+            Command::Deallocate(None) => self.statements.clear(),
+            Command::Deallocate(Some(name)) => {
+                self.statement(name)?;
+                self.statements.remove(name);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn reload(&mut self) -> Result<()> {
+        if !self.visitor.may_change {
+            return Err(PgError::new(
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                "permission denied to reload the configuration",
+            )
+            .detail("It is for the roles that are listed in admin.users."));
+        }
+        let reloaded = (self.console.reload)()?;
+        let out = self.visitor.client.out();
+        for (what, names) in [("in force now", reloaded.changed), ("in force after a restart", reloaded.need_restart)] {
+            if !names.is_empty() {
+                let notice = format!("{what}: {}", names.join(", "));
+                answer::notice("NOTICE", &PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice), out);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_rows(&mut self, rows: Vec<Vec<Value>>, formats: &[u16]) {
+        let out = self.visitor.client.out();
+        for row in rows {
+            let at = begin_frame(out, b'D');
+            out.put_u16(row.len() as u16);
+            for (column, value) in row.iter().enumerate() {
+                let format = if formats.len() == 1 { formats[0] } else { formats.get(column).copied().unwrap_or(0) };
+                value.put(format == 1, out);
+            }
+            end_frame(out, at);
+        }
+    }
+
+    fn fail(&mut self, error: &PgError) {
+        if self.status == Status::InTransaction {
+            self.status = Status::Failed;
+        }
+        answer::error(error, self.visitor.client.out());
+    }
+
+    fn ready(&mut self) {
+        if self.status == Status::Idle {
+            self.portals.clear();
+        }
+        answer::ready(self.status, self.visitor.client.out());
+        self.visitor.presence.note_answered(self.status != Status::Idle);
+    }
+}
+
+fn no_portal(name: &[u8]) -> PgError {
+    PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
+}
+
+/// What drivers look for. The version is written as PgBouncer writes its own.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/tenantry")),
+    ("server_encoding", "UTF8"),
+    ("client_encoding", "UTF8"),
+    ("application_name", ""),
+    ("DateStyle", "ISO, MDY"),
+    ("TimeZone", "UTC"),
+    ("integer_datetimes", "on"),
+    ("standard_conforming_strings", "on"),
+];
+const STATEMENTS_MAX: usize = 1000;

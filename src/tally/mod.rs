@@ -1,0 +1,31 @@
+//! Counts that are cheap to make and can be read from any thread at any time.
+//!
+//! Each data thread writes its own, so no two threads write the same cache line; who reads adds them up. Nothing here
+//! allocates or locks.
+
+mod histogram;
+
+pub use histogram::{BOUNDS_MICROS, Distribution, Histogram};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes over a connection.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub received: Count,
+    pub sent: Count,
+}
