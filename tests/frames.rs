@@ -817,8 +817,8 @@ fn readers_that_do_not_read_cost_little(cluster: &Served) {
     let wide = "SELECT repeat('x', 1000) FROM generate_series(1, 30000)";
     let clients: Vec<_> = [
         format!("Q {wide}"),
-        format!("Q SELECT repeat('x', 1000) FROM items, generate_series(1, 30000) WHERE tenant = 1"),
-        format!("Q SELECT repeat('x', 1000) FROM items, generate_series(1, 10000)"),
+        "Q SELECT repeat('x', 1000) FROM items, generate_series(1, 30000) WHERE tenant = 1".to_owned(),
+        "Q SELECT repeat('x', 1000) FROM items, generate_series(1, 10000)".to_owned(),
         format!("Q COPY ({wide}) TO STDOUT"),
         "Q SELECT repeat('x', 30000000)".to_owned(),
         "Q SELECT repeat('x', 30000000) FROM items WHERE tenant = 2 AND id = 1".to_owned(),
