@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Makes a Debian or Ubuntu machine ready to build, run and test Tenantry; does nothing where that is so already.
 #
-#   system packages   PostgreSQL (programs only, no cluster is made or started), a C and a C++ compiler (the second for fuzz/), make,
-#                     Python's venv;
-#                     strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
+#   system packages   PostgreSQL (programs only, no cluster is made or started), compilers for C and C++ (fuzz/), make, Python's
+#                     venv; strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
 #   .venv             the Python drivers of tests/drivers/requirements.txt
 #   tests/drivers/node_modules   the JavaScript drivers of its package-lock.json
 #
@@ -86,6 +85,8 @@ missing_runtimes() {
     [ -e /usr/share/java/postgresql.jar ] || echo libpostgresql-jdbc-java
     has node || echo nodejs
     has npm || echo npm
+    { has ruby && ruby -e 'require "pg"' 2>/dev/null; } || echo ruby-pg
+    { has perl && perl -MDBD::Pg -MJSON::PP -e 1 2>/dev/null; } || echo libdbd-pg-perl
 }
 
 install_javascript_drivers() {

@@ -6,12 +6,21 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use support::serve::Serve;
 use support::{Cluster, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
-const MATRIX: [&str; 3] = ["use_psycopg2.py", "use_node_postgres.mjs", "UseJdbc.java"];
+const MATRIX: [&str; 7] = [
+    "use_psycopg2.py",
+    "use_sqlalchemy.py",
+    "use_django.py",
+    "use_node_postgres.mjs",
+    "UseJdbc.java",
+    "use_ruby_pg.rb",
+    "use_dbd_pg.pl",
+];
 
 /// One cluster for the whole file, so one test that runs every part, and tells of all that failed.
 #[test]
@@ -32,62 +41,73 @@ fn matrix_passes(cluster: &Cluster) {
     let with_passwords = Serve::start(cluster, cluster.port() + 12, "auth = \"scram\"", "");
     let mut failed = Vec::new();
     for program in MATRIX {
-        let Some(mut runs) = command(program) else { continue };
-        for (behind, port, database) in
-            [("postgres", cluster.port() + 1, "plain"), ("tenantry", cluster.port(), "postgres")]
-        {
-            let schema = program.split('.').next().expect("the name before the ending").to_lowercase();
+        let Some(command) = command(program) else { continue };
+        let schema = program.split('.').next().expect("the name before the ending").to_lowercase();
+        let password_dsn = driver_dsn(program, "app:correct%20horse", with_passwords.port, "postgres", &schema);
+        let runs = |behind: &'static str, port: u16, database: &'static str| {
             make_tables(&schema, behind, port, database);
-            let password_dsn = match behind {
-                "tenantry" => driver_dsn(program, "app:correct%20horse", with_passwords.port, database, &schema),
-                _ => String::new(),
-            };
+            let password_dsn = if behind == "tenantry" { &*password_dsn } else { "" };
             let dsn = driver_dsn(program, "postgres", port, database, &schema);
-            let output = runs_with(&mut runs, &[&dsn, behind, &password_dsn]);
-            if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-                failed.push(format!("{program} on {behind}:\n{said}"));
-            }
-        }
+            let start = Instant::now();
+            let output = run_with(&command, &[&dsn, behind, password_dsn]);
+            println!("{program} on {behind}: {:.1} s", start.elapsed().as_secs_f32());
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            (!output.status.success()).then(|| format!("{program} on {behind}, {}:\n{said}", output.status))
+        };
+        // Side by side: they share nothing but the machine.
+        std::thread::scope(|scope| {
+            let plain = scope.spawn(|| runs("postgres", cluster.port() + 1, "plain"));
+            failed.extend(runs("tenantry", cluster.port(), "postgres"));
+            failed.extend(plain.join().expect("a thread of the test"));
+        });
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// How a program of tests/drivers starts; None, with a line that says so, where its language or driver is missing.
-fn command(program: &str) -> Option<Command> {
+fn command(program: &str) -> Option<Vec<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = root.join("tests/drivers").join(program);
     let jar = Path::new("/usr/share/java/postgresql.jar");
-    let (starter, there): (PathBuf, bool) = match program.rsplit('.').next() {
-        Some("py") => (root.join(".venv/bin/python"), true),
-        Some("mjs") => ("node".into(), path.with_file_name("node_modules").exists()),
-        _ => ("java".into(), jar.exists()),
+    let (starter, question): (PathBuf, &[&str]) = match program.rsplit('.').next() {
+        Some("py") => (root.join(".venv/bin/python"), &["-c", "import django, psycopg2, sqlalchemy"]),
+        Some("mjs") => ("node".into(), &["--version"]),
+        Some("rb") => ("ruby".into(), &["-e", "require 'pg'"]),
+        Some("pl") => ("perl".into(), &["-MDBD::Pg", "-MJSON::PP", "-e", "1"]),
+        _ => ("java".into(), &["--list-modules"]),
     };
-    let runs = |argument: &str| {
-        let version = Command::new(&starter).arg(argument).stdout(Stdio::piped()).stderr(Stdio::null()).output();
-        version
-            .is_ok_and(|v| v.status.success() && (argument != "--list-modules" || text_has(&v.stdout, "jdk.compiler")))
-    };
-    if !there || !runs(if starter.ends_with("java") { "--list-modules" } else { "--version" }) {
+    let answer = Command::new(&starter).args(question).stdout(Stdio::piped()).stderr(Stdio::null()).output();
+    let is_there = answer.is_ok_and(|answer| {
+        answer.status.success()
+            && match program.rsplit('.').next() {
+                Some("mjs") => path.with_file_name("node_modules").exists(),
+                // `java File.java` compiles it.
+                Some("java") => jar.exists() && String::from_utf8_lossy(&answer.stdout).contains("jdk.compiler"),
+                _ => true,
+            }
+    });
+    if !is_there {
         println!("skipped: {program}, because its language or driver is not installed: run scripts/setup.sh");
         return None;
     }
-    let mut command = Command::new(starter);
+    let mut command = vec![starter];
     if program.ends_with(".java") {
-        command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jar);
+        command.extend(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"].map(PathBuf::from));
+        command.push(jar.to_owned());
     }
-    command.arg(path);
+    command.push(path);
     Some(command)
 }
 
-fn text_has(bytes: &[u8], word: &str) -> bool {
-    String::from_utf8_lossy(bytes).contains(word)
+/// One that never ends is ended, so that the others are told of.
+fn run_with(command: &[PathBuf], arguments: &[&str]) -> std::process::Output {
+    let mut run = Command::new("timeout");
+    run.args(["--kill-after=5", PROGRAM_DEADLINE]).args(command).args(arguments);
+    run.output().expect("timeout is one of the coreutils")
 }
 
-fn runs_with(command: &mut Command, arguments: &[&str]) -> std::process::Output {
-    let mut run = Command::new(command.get_program());
-    run.args(command.get_args()).args(arguments).output().expect("it answered when asked for its version")
-}
+/// Unit: seconds.
+const PROGRAM_DEADLINE: &str = "300";
 
 fn make_tables(schema: &str, behind: &str, port: u16, database: &str) {
     let distributed = if behind == "tenantry" { "on" } else { "off" };

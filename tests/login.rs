@@ -46,7 +46,24 @@ fn roles_of_the_coordinator_log_in_with_their_passwords() {
             "{user}: {said}"
         );
     }
+    privileges_on_a_schema_hold_for_its_shards(&cluster, |sql| app("correct horse", sql));
     drop(proxy);
+}
+
+fn privileges_on_a_schema_hold_for_its_shards(cluster: &Cluster, app: impl Fn(&str) -> String) {
+    cluster.psql("CREATE SCHEMA \"Shop\"; CREATE SCHEMA plain; CREATE TABLE \"Shop\".t (a int PRIMARY KEY)");
+    cluster.psql("SELECT create_distributed_table('\"Shop\".t', 'a')");
+    cluster.psql("GRANT SELECT ON \"Shop\".t TO app");
+    let (one, all) = ("SELECT count(*) FROM \"Shop\".t WHERE a = 1", "SELECT count(*) FROM \"Shop\".t");
+    assert!(app(one).contains("permission denied for schema"), "{}", app(one));
+    cluster.psql("GRANT USAGE ON SCHEMA plain, \"Shop\" TO app; -- the shards too");
+    assert_eq!((app(one), app(all)), ("0".into(), "0".into()));
+    cluster.psql("BEGIN; REVOKE USAGE ON SCHEMA \"Shop\" FROM app; ROLLBACK");
+    assert_eq!(app(one), "0");
+    cluster.psql("REVOKE USAGE ON SCHEMA \"Shop\" FROM app -- and back");
+    assert!(app(one).contains("permission denied for schema"), "{}", app(one));
+    assert!(app(all).contains("permission denied for schema"), "{}", app(all));
+    cluster.psql("REVOKE ALL ON \"Shop\".t FROM app; REVOKE ALL ON SCHEMA plain FROM app");
 }
 
 /// Rules before all others: role app proves itself.

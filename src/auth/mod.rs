@@ -7,6 +7,7 @@
 
 pub mod hba;
 pub mod md5;
+pub mod password_file;
 pub mod scram;
 pub mod verifier;
 

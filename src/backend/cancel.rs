@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::login::{ServerAddress, dial};
+use super::login::ServerAddress;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::{Dialed, Dialer};
 use crate::wire::startup;
 
 /// A server connection as its server's cancel requests name it.
@@ -16,12 +17,13 @@ pub struct CancelTarget {
     pub address: ServerAddress,
     pub pid: u32,
     pub key: Bytes,
+    dialer: Dialer,
     is_doubtful: AtomicBool,
 }
 
 impl CancelTarget {
-    pub(super) fn new(address: ServerAddress, pid: u32, key: Bytes) -> Self {
-        Self { address, pid, key, is_doubtful: AtomicBool::new(false) }
+    pub(super) fn new(dialer: Dialer, address: ServerAddress, pid: u32, key: Bytes) -> Self {
+        Self { address, pid, key, dialer, is_doubtful: AtomicBool::new(false) }
     }
 
     /// A cancel was sent that may take effect at any later time: nobody else must have this connection.
@@ -34,7 +36,8 @@ impl CancelTarget {
 /// and only then may the cancelled connection get its next user.
 pub async fn cancel(target: &CancelTarget) -> Result<()> {
     let send = async {
-        let mut stream = dial(&target.address).await?;
+        let ServerAddress { host, port } = &target.address;
+        let Dialed { mut stream, .. } = target.dialer.dial(host, *port).await?;
         let mut out = BytesMut::new();
         startup::write_cancel(target.pid, &target.key, &mut out);
         stream.write_all(&out).await?;

@@ -1,16 +1,17 @@
 //! Opening a connection and logging in.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::server::Server;
 use crate::auth::md5;
-use crate::auth::scram::{ClientKeys, MECHANISM, ScramClient};
+use crate::auth::password_file::PasswordFile;
+use crate::auth::scram::{ClientKeys, MECHANISM_PLUS, ScramClient};
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::Stream;
+use crate::transport::{Dialed, Dialer, Stream};
 use crate::wire::frame::{begin_frame, end_frame};
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{Reply, To};
@@ -40,7 +41,7 @@ pub struct Identity {
 /// What a role proves itself with.
 #[derive(Clone)]
 pub enum Secret {
-    /// The server trusts us.
+    /// The server trusts us, or the password file knows the role.
     None,
     Password(String),
     /// What pg_authid stores for an MD5 password: it answers for the password wherever the same is stored.
@@ -49,16 +50,52 @@ pub enum Secret {
     Keys(ClientKeys),
 }
 
+/// How servers are reached, and passwords of roles that showed none to us. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ServerAccess {
+    pub dialer: Dialer,
+    pub passwords: PasswordFile,
+}
+
+impl ServerAccess {
+    /// `identity`, with its password from the file where it has none.
+    fn identity<'a>(&self, address: &ServerAddress, identity: &'a Identity) -> Cow<'a, Identity> {
+        let password = match identity.secret {
+            Secret::None => {
+                self.passwords.find(&address.host, address.port, &identity.database, &identity.user).map(str::to_owned)
+            }
+            Secret::Password(_) | Secret::Md5(_) | Secret::Keys(_) => None,
+        };
+        match password {
+            Some(password) => Cow::Owned(Identity { secret: Secret::Password(password), ..identity.clone() }),
+            None => Cow::Borrowed(identity),
+        }
+    }
+}
+
+impl Default for ServerAccess {
+    /// Unencrypted, knowing no passwords.
+    fn default() -> Self {
+        Self { dialer: Dialer::plain(), passwords: PasswordFile::default() }
+    }
+}
+
 impl Server {
     /// Connects, logs in as `identity` and waits for ReadyForQuery.
     ///
     /// Errors: 08006 with Citus's text when the node cannot be reached, the server's own when it refuses.
-    pub async fn connect(address: &ServerAddress, identity: &Identity, deadline: Duration) -> Result<Server> {
-        Self::connect_with(address, identity, &[], deadline).await
+    pub async fn connect(
+        access: &ServerAccess,
+        address: &ServerAddress,
+        identity: &Identity,
+        deadline: Duration,
+    ) -> Result<Server> {
+        Self::connect_with(access, address, identity, &[], deadline).await
     }
 
     /// As `connect`, with more startup parameters.
     pub async fn connect_with(
+        access: &ServerAccess,
         address: &ServerAddress,
         identity: &Identity,
         parameters: &[(&str, &str)],
@@ -73,7 +110,7 @@ impl Server {
                 ),
             )
         };
-        match tokio::time::timeout(deadline, Self::connect_now(address, identity, parameters)).await {
+        match tokio::time::timeout(deadline, Self::connect_now(access, address, identity, parameters)).await {
             Ok(Ok(server)) => Ok(server),
             Ok(Err(error)) if error.code() == SqlState::CONNECTION_FAILURE => {
                 Err(unreachable(error.detail_text().unwrap_or(error.message()).to_owned()))
@@ -83,8 +120,13 @@ impl Server {
         }
     }
 
-    async fn connect_now(address: &ServerAddress, identity: &Identity, parameters: &[(&str, &str)]) -> Result<Server> {
-        let mut stream = dial(address).await?;
+    async fn connect_now(
+        access: &ServerAccess,
+        address: &ServerAddress,
+        identity: &Identity,
+        parameters: &[(&str, &str)],
+    ) -> Result<Server> {
+        let Dialed { mut stream, binding } = access.dialer.dial(&address.host, address.port).await?;
         let mut out = BytesMut::new();
         let mut session: Vec<(&str, &str)> = vec![
             ("user", &identity.user),
@@ -96,7 +138,7 @@ impl Server {
         startup::write_session(&session, &mut out);
         stream.write_all(&out).await?;
         stream.flush().await?;
-        authenticate(&mut stream, identity).await?;
+        authenticate(&mut stream, &access.identity(address, identity), binding).await?;
         let mut server = Server::new(stream);
         server.owe(Reply::Sync, To::Nobody);
         loop {
@@ -123,16 +165,9 @@ impl Server {
     }
 }
 
-/// A connection to `address`, before the first packet.
-pub(super) async fn dial(address: &ServerAddress) -> Result<Stream> {
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream.into())
-}
-
 /// The authentication conversation, read frame by frame straight off the socket: nothing behind it is consumed.
 /// A server may ask for SCRAM or MD5; a password in clear text is not sent to anybody.
-async fn authenticate(stream: &mut Stream, identity: &Identity) -> Result<()> {
+async fn authenticate(stream: &mut Stream, identity: &Identity, binding: Option<Vec<u8>>) -> Result<()> {
     let mut scram: Option<ScramClient> = None;
     loop {
         let (tag, payload) = read_frame(stream).await?;
@@ -160,14 +195,19 @@ async fn authenticate(stream: &mut Stream, identity: &Identity) -> Result<()> {
                 .await?;
             }
             (10, _) => {
-                let mut client = match &identity.secret {
+                let client = match &identity.secret {
                     Secret::None | Secret::Md5(_) => return Err(no_secret(identity)),
                     Secret::Password(password) => ScramClient::with_password(password),
                     Secret::Keys(keys) => ScramClient::with_keys(keys.clone()),
                 };
+                let offers_binding = r.rest().split(|byte| *byte == 0).any(|name| name == MECHANISM_PLUS.as_bytes());
+                let mut client = match binding.clone().filter(|_| offers_binding) {
+                    Some(binding) => client.bound_to(binding),
+                    None => client,
+                };
                 let first = client.first()?;
                 send(stream, |out| {
-                    out.put_slice(MECHANISM.as_bytes());
+                    out.put_slice(client.mechanism().as_bytes());
                     out.put_u8(0);
                     out.put_u32(first.len() as u32);
                     out.put_slice(&first);
@@ -226,4 +266,71 @@ const MAX_LOGIN_FRAME: usize = 64 * 1024;
 
 fn broken(what: &str) -> PgError {
     PgError::new(SqlState::CONNECTION_FAILURE, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// What `connect` says of a server that answers a startup packet, and each message after it, with the next of these.
+    async fn says(identity: &Identity, answers: Vec<Vec<u8>>) -> PgError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it listens");
+        let hostile = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut ignored = [0; 4096];
+            for answer in answers {
+                let _ = client.read(&mut ignored).await;
+                let _ = client.write_all(&answer).await;
+            }
+            hold(client).await;
+        };
+        let address = ServerAddress { host: "127.0.0.1".into(), port: address.port() };
+        let access = ServerAccess::default();
+        let connecting = Server::connect(&access, &address, identity, Duration::from_secs(5));
+        tokio::select! {
+            connected = connecting => connected.err().expect("nobody is let in"),
+            () = hostile => unreachable!("it holds on"),
+        }
+    }
+
+    async fn hold(_client: TcpStream) {
+        std::future::pending::<()>().await;
+    }
+
+    fn request(code: u32, rest: &[u8]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        let at = begin_frame(&mut out, b'R');
+        out.put_u32(code);
+        out.put_slice(rest);
+        end_frame(&mut out, at);
+        out.to_vec()
+    }
+
+    /// T08: a server that is not what it seems learns no password, and costs neither memory nor time.
+    #[tokio::test]
+    async fn a_hostile_server_learns_and_costs_nothing() {
+        let secret = Secret::Password("correct horse".into());
+        let identity = Identity { user: "app".into(), database: "shop".into(), secret };
+        let offer = || request(10, b"SCRAM-SHA-256\0\0");
+        let long_nonce = [b"r=".as_slice(), &vec![b'x'; 60_000], b",s=QQ==,i=4096"].concat();
+        for (answers, expected) in [
+            (vec![request(3, b"")], "authentication method 3, which is not supported"),
+            (vec![request(7, b"")], "authentication method 7, which is not supported"),
+            (vec![offer(), request(0, b"")], "server skipped the end of SCRAM authentication"),
+            (vec![offer(), request(11, b"r=others,s=QQ==,i=4096")], "Nonce does not match."),
+            (vec![offer(), request(11, &long_nonce)], "Not a SCRAM message."),
+            (vec![offer(), request(11, b"nonsense")], "Attribute missing."),
+            (vec![offer(), request(12, b"v=AAAA")], "Message out of order."),
+            (vec![b"R\x7f\xff\xff\xff\0\0\0\x0a".to_vec()], "not a Postgres server"),
+            (vec![b"R\0\0\0\x01".to_vec()], "not a Postgres server"),
+            (vec![b"HTTP/1.1 400 Bad Request\r\n".to_vec()], "not a Postgres server"),
+        ] {
+            let error = says(&identity, answers).await;
+            let text = format!("{error} {}", error.detail_text().unwrap_or_default());
+            assert!(text.contains(expected), "{text} instead of {expected}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ mod settings;
 pub use describe::Description;
 pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;
-pub use login::{Identity, Secret, ServerAddress};
+pub use login::{Identity, Secret, ServerAccess, ServerAddress};
 pub use node::Nodes;
 pub use pool::{PooledServer, Pools};
 pub use pool_settings::{PoolMode, PoolSettings};

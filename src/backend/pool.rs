@@ -192,7 +192,8 @@ impl Pool {
         deadline: tokio::time::Instant,
     ) -> Result<PooledServer> {
         loop {
-            match Server::connect(&self.node.address, identity, connect_timeout).await {
+            let access = self.nodes.settings().load().access.clone();
+            match Server::connect(&access, &self.node.address, identity, connect_timeout).await {
                 Ok(mut server) => {
                     let settings = self.nodes.settings().load();
                     server.watch_peer(settings.dead_peer_after);
@@ -307,7 +308,8 @@ impl PooledServer {
 
     pub fn cancel_target(&mut self) -> Arc<CancelTarget> {
         let (pool, connection) = (&self.pool, self.connection.as_mut().expect(HELD));
-        connection.server.cancel_target(&pool.node.address)
+        let dialer = || pool.nodes.settings().load().access.dialer.clone();
+        connection.server.cancel_target(&pool.node.address, dialer)
     }
 }
 

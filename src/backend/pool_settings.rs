@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::login::ServerAccess;
+
 /// Bounds of every pool, and of what all pools of the process hold to one node.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
@@ -31,6 +33,8 @@ pub struct PoolSettings {
     pub dead_peer_after: Duration,
     /// Most statements that one connection keeps prepared.
     pub prepared_statements: usize,
+    /// How servers are reached.
+    pub access: ServerAccess,
 }
 
 /// For how long a session has a server connection.
@@ -59,6 +63,7 @@ impl Default for PoolSettings {
             silence_max: Duration::from_secs(4),
             dead_peer_after: Duration::from_secs(12),
             prepared_statements: 500,
+            access: ServerAccess::default(),
         }
     }
 }

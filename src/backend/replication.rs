@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::login::{Identity, ServerAddress};
+use super::login::{Identity, ServerAccess, ServerAddress};
 use super::server::Server;
 use super::settings::{quote_ident, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -40,10 +40,15 @@ impl ReplicationConnection {
     /// Logs in. Values arrive in the forms that `PLAIN_FORMS` names.
     ///
     /// Errors: as `Server::connect`.
-    pub async fn connect(address: &ServerAddress, identity: &Identity, deadline: Duration) -> Result<Self> {
+    pub async fn connect(
+        access: &ServerAccess,
+        address: &ServerAddress,
+        identity: &Identity,
+        deadline: Duration,
+    ) -> Result<Self> {
         let mut parameters = vec![("replication", "database"), ("wal_sender_timeout", "0")];
         parameters.extend(PLAIN_FORMS);
-        Ok(Self { server: Server::connect_with(address, identity, &parameters, deadline).await? })
+        Ok(Self { server: Server::connect_with(access, address, identity, &parameters, deadline).await? })
     }
 
     /// Creates a logical slot for `pgoutput` and exports the snapshot it starts from.

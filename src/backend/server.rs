@@ -17,7 +17,7 @@ use super::pace::{self, Pace};
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{self, Stream};
+use crate::transport::{self, Dialer, Stream};
 use crate::wire::answer::Status;
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
@@ -97,8 +97,12 @@ impl Server {
     }
 
     /// What reaches this connection, at `address`, with a cancel request. Made once.
-    pub(super) fn cancel_target(&mut self, address: &ServerAddress) -> Arc<CancelTarget> {
-        let new = || Arc::new(CancelTarget::new(address.clone(), self.key.0, self.key.1.clone()));
+    pub(super) fn cancel_target(
+        &mut self,
+        address: &ServerAddress,
+        dialer: impl FnOnce() -> Dialer,
+    ) -> Arc<CancelTarget> {
+        let new = || Arc::new(CancelTarget::new(dialer(), address.clone(), self.key.0, self.key.1.clone()));
         self.cancel_target.get_or_insert_with(new).clone()
     }
 
@@ -232,7 +236,7 @@ impl Server {
     }
 
     fn types_here<'t>(&self, types: &'t [u32]) -> Cow<'t, [u32]> {
-        let is_known = |oid: u32| self.knows_user_types || oid < FIRST_USER_OID;
+        let is_known = |oid: u32| self.knows_user_types || oid < rows::FIRST_USER_OID;
         if types.iter().all(|oid| is_known(*oid)) {
             return Cow::Borrowed(types);
         }
@@ -600,6 +604,3 @@ const SILENT: &str = "the node does not answer";
 
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";
-
-/// Objects that users make have oids from here on. Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
-const FIRST_USER_OID: u32 = 16384;

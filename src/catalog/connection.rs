@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use tokio_postgres::NoTls;
+use tokio_postgres::config::SslMode as ControlSslMode;
 use tokio_postgres::error::ErrorPosition;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::backend::ServerAccess;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::{Dialer, SslMode};
 
 /// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
 #[derive(Debug, Clone)]
@@ -25,6 +28,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Control connections per node at most. Default: 8. Reload: no.
     pub connections_max: usize,
+    /// Encryption, and the password where none is given above. Reload: no.
+    pub access: ServerAccess,
 }
 
 impl Default for Settings {
@@ -37,6 +42,7 @@ impl Default for Settings {
             password: None,
             connect_timeout: Duration::from_secs(5),
             connections_max: 8,
+            access: ServerAccess::default(),
         }
     }
 }
@@ -65,17 +71,24 @@ impl Settings {
             .options("-c search_path=pg_catalog,pg_temp")
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(DEAD_PEER_AFTER)
-            .tcp_user_timeout(DEAD_PEER_AFTER);
-        if let Some(password) = &self.password {
+            .tcp_user_timeout(DEAD_PEER_AFTER)
+            .ssl_mode(control_mode(&self.access.dialer));
+        let from_file = || self.access.passwords.find(&address.host, address.port, &self.dbname, &self.user);
+        if let Some(password) = self.password.as_deref().or_else(from_file) {
             config.password(password);
         }
         config
     }
 
+    /// The TLS that goes with `login`.
+    pub fn tls(&self) -> MakeRustlsConnect {
+        MakeRustlsConnect::new(self.access.dialer.config())
+    }
+
     /// A pool of control connections to `address`; opens none yet.
     pub fn pool(&self, address: &Address) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        Pool::builder(Manager::from_config(self.login(address), NoTls, manager))
+        Pool::builder(Manager::from_config(self.login(address), self.tls(), manager))
             .max_size(self.connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.connect_timeout))
@@ -83,6 +96,15 @@ impl Settings {
             .recycle_timeout(Some(self.connect_timeout))
             .build()
             .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not build a connection pool: {e}")))
+    }
+}
+
+/// Who the server is, is for the dialer's configuration to verify.
+fn control_mode(dialer: &Dialer) -> ControlSslMode {
+    match dialer.mode() {
+        SslMode::Disable => ControlSslMode::Disable,
+        SslMode::Prefer => ControlSslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ControlSslMode::Require,
     }
 }
 
@@ -100,7 +122,7 @@ pub async fn connect(settings: &Settings, address: &Address) -> Result<tokio_pos
         )
     };
     let login = settings.login(address);
-    match tokio::time::timeout(settings.connect_timeout, login.connect(NoTls)).await {
+    match tokio::time::timeout(settings.connect_timeout, login.connect(settings.tls())).await {
         Err(_) => Err(failed(format!("no answer within {} s", settings.connect_timeout.as_secs_f32()))),
         Ok(Err(error)) => Err(failed(pg_error(error).message().to_owned())),
         Ok(Ok((client, connection))) => {

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use deadpool_postgres::{Object, Pool};
 use futures_util::StreamExt;
 use tokio::time::Instant;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Address, Settings, checkout};
@@ -161,7 +161,7 @@ impl Catalog {
     /// Listens until the connection is lost.
     async fn listen(&self) -> Result<()> {
         let (client, mut connection) =
-            self.settings.login(&self.settings.coordinator()).connect(NoTls).await.map_err(pg_error)?;
+            self.settings.login(&self.settings.coordinator()).connect(self.settings.tls()).await.map_err(pg_error)?;
         let (ring, mut rung) = tokio::sync::mpsc::channel::<()>(1);
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::table::Table;
 use crate::catalog;
 use crate::error::{PgError, Result};
+use crate::transport::Dialer;
 
 /// Which proxy, and as whom.
 #[derive(Debug, Clone, Args)]
@@ -51,7 +53,8 @@ impl ProxyAddress {
 
     /// Errors: 08006 when nobody listens there, what the proxy says otherwise.
     pub async fn connect(&self) -> Result<Connection> {
-        let (client, connection) = self.login().connect(NoTls).await.map_err(|error| {
+        let tls = MakeRustlsConnect::new(Dialer::preferring().config());
+        let (client, connection) = self.login().connect(tls).await.map_err(|error| {
             let error = catalog::pg_error(error);
             if error.code() == crate::error::SqlState::CONNECTION_FAILURE {
                 let text = format!("could not connect to a proxy at {}:{}", self.host, self.port);

@@ -13,6 +13,7 @@ use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
+use crate::transport::SslMode;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,7 @@ pub struct ConfigFile {
     pub listen: Listen,
     pub tls: Tls,
     pub coordinator: Coordinator,
+    pub server_tls: ServerTls,
     pub pool: Pool,
     pub execution: Execution,
     pub limits: Limits,
@@ -108,10 +110,30 @@ pub struct Coordinator {
     /// Its password. Default: none, for servers that trust the proxy. Reload: no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// Passwords of roles that show none to the proxy, and of its own; of libpq's form. Default: none. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Longest wait for a login of the control channel. Unit: time. Default: 5s. Reload: no.
     pub connect_timeout: Time,
     /// Most control connections to one node. Default: 8. Reload: no.
     pub connections_max: usize,
+}
+
+/// Encryption between the proxy and the servers, coordinator and workers alike.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerTls {
+    /// disable, prefer, require, verify-ca or verify-full, as libpq's sslmode. Default: disable. Reload: no.
+    pub mode: SslMode,
+    /// Roots that servers' certificates must lead to, PEM. Default: none, they are not looked at. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The proxy's own certificate, for servers that ask for one, PEM. Default: none. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM; nobody else may read the file. Default: none. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// Connections to the servers that run clients' statements: one pool for each node, role and thread.
@@ -229,6 +251,7 @@ impl Default for Coordinator {
             database: of.dbname,
             user: of.user,
             password: of.password,
+            password_file: None,
             connect_timeout: Time(of.connect_timeout),
             connections_max: of.connections_max,
         }
@@ -300,7 +323,9 @@ mod tests {
         let mut shown: toml::Table = example().parse().expect("the example is TOML");
         // These have no default that could be written; the example shows some value.
         let coordinator = shown.get_mut("coordinator").and_then(|t| t.as_table_mut()).expect("a section");
-        assert!(coordinator.remove("password").is_some());
+        assert!(["password", "password_file"].into_iter().all(|name| coordinator.remove(name).is_some()));
+        let server_tls = shown.get_mut("server_tls").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(["ca", "certificate", "key"].into_iter().all(|name| server_tls.remove(name).is_some()));
         let listen = shown.get_mut("listen").and_then(|t| t.as_table_mut()).expect("a section");
         assert!(listen.remove("takeover_socket").is_some());
         let tls = shown.get_mut("tls").and_then(|t| t.as_table_mut()).expect("a section");

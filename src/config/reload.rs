@@ -52,7 +52,9 @@ impl Live {
     }
 
     fn store(&self, settings: &Settings) {
-        self.pool.store(Arc::new(settings.pool.clone()));
+        // The control channel keeps its connections, so how servers are reached stays the same for all.
+        let access = self.pool.load().access.clone();
+        self.pool.store(Arc::new(PoolSettings { access, ..settings.pool.clone() }));
         self.executor.store(Arc::new(settings.executor.clone()));
         // Salts of unknown roles stay the same while the process runs.
         let mock_secret = self.login.load().mock_secret;
@@ -238,6 +240,8 @@ const RELOADS: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::config::units::{Size, Time};
 
@@ -267,6 +271,12 @@ mod tests {
     fn another(name: &str, shown: &str) -> String {
         let bare = shown.trim_matches('"');
         match name {
+            "coordinator.password_file" => {
+                static FILE: LazyLock<tempfile::NamedTempFile> =
+                    LazyLock::new(|| tempfile::NamedTempFile::new().expect("a file that nobody else may read"));
+                format!("\"{}\"", FILE.path().display())
+            }
+            "server_tls.mode" => "\"prefer\"".to_owned(),
             "tls.mode" => "\"require\"".to_owned(),
             "listen.hba" => "[\"host all all all md5\"]".to_owned(),
             "pool.mode" => "\"session\"".to_owned(),

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, ConfigFile, Listen, Tls, TlsMode};
+use super::file::{Auth, ConfigFile, Listen, ServerTls, Tls, TlsMode};
 use crate::auth::hba::{Certificate, Method, Rules};
-use crate::backend::PoolSettings;
+use crate::auth::password_file::PasswordFile;
+use crate::backend::{PoolSettings, ServerAccess};
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::jobs;
 use crate::session::{ADMIN_DATABASE, LoginSettings};
-use crate::transport::AcceptorSettings;
+use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
 
 /// Everything that a proxy is started with.
 #[derive(Debug, Clone)]
@@ -69,7 +70,7 @@ impl Settings {
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let written = file.clone();
-        let ConfigFile { listen, tls, coordinator, pool, execution, limits, admin, log } = file;
+        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
@@ -81,6 +82,7 @@ impl Settings {
         }
         tracing_subscriber::EnvFilter::try_new(&log.filter)
             .map_err(|error| invalid("log.filter", &format!("is not valid: {error}")))?;
+        let access = server_access(server_tls, coordinator.password_file.as_deref())?;
         Ok(Self {
             listen: (listen.address, listen.port).into(),
             admin: admin.port.map(|port| (admin.address, port).into()),
@@ -92,6 +94,7 @@ impl Settings {
                 password: coordinator.password,
                 connect_timeout: coordinator.connect_timeout.0,
                 connections_max: coordinator.connections_max,
+                access: access.clone(),
             },
             pool: PoolSettings {
                 mode: pool.mode,
@@ -107,6 +110,7 @@ impl Settings {
                 silence_max: pool.silence_max.0,
                 dead_peer_after: pool.dead_peer_after.0,
                 prepared_statements: pool.prepared_statements,
+                access,
             },
             executor: executor::Settings {
                 hold_timeout: execution.hold_timeout.0,
@@ -179,6 +183,24 @@ fn acceptor_settings(tls: Tls) -> Result<Option<AcceptorSettings>> {
     }))
 }
 
+fn server_access(tls: ServerTls, password_file: Option<&Path>) -> Result<ServerAccess> {
+    if matches!(tls.mode, SslMode::VerifyCa | SslMode::VerifyFull) && tls.ca.is_none() {
+        return Err(invalid("server_tls.ca", "must be given, because server_tls.mode asks for trusted servers"));
+    }
+    let certificate = match (tls.certificate, tls.key) {
+        _ if tls.mode == SslMode::Disable => None,
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(invalid("server_tls.key", "must be given with server_tls.certificate")),
+        (None, Some(_)) => return Err(invalid("server_tls.certificate", "must be given with server_tls.key")),
+    };
+    // A file that is not used need not be there.
+    let ca = tls.ca.filter(|_| tls.mode != SslMode::Disable);
+    let dialer = Dialer::new(&DialerSettings { mode: tls.mode, ca, certificate })?;
+    let passwords = password_file.map(PasswordFile::read).transpose()?.unwrap_or_default();
+    Ok(ServerAccess { dialer, passwords })
+}
+
 fn at_least_one(name: &str, value: usize) -> Result<()> {
     if value == 0 { Err(invalid(name, "must be at least 1")) } else { Ok(()) }
 }
@@ -213,6 +235,8 @@ mod tests {
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),
             ("[listen]\nhba = [\"host all all all ldap\"]", "listen.hba"),
             ("[tls]\nmode = \"require\"", "tls.certificate"),
+            ("[server_tls]\nmode = \"verify-full\"", "server_tls.ca"),
+            ("[server_tls]\nmode = \"prefer\"\ncertificate = \"a\"", "server_tls.key"),
             ("[tls]\nmode = \"verify-ca\"\ncertificate = \"a\"\nkey = \"b\"", "tls.client_ca"),
         ] {
             let error = read(text).expect_err(text);

@@ -16,6 +16,7 @@ pub mod copy_in;
 pub mod copy_out;
 mod hold;
 mod journal;
+mod object_ids;
 mod participant;
 pub mod reference;
 mod relay;
@@ -27,6 +28,7 @@ mod two_phase;
 pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
 pub use hold::{HoldGuard, Holds};
 pub use journal::changed_parameters;
+pub use object_ids::ObjectIds;
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
@@ -48,6 +50,7 @@ pub struct Executor {
     pub catalog: Arc<Catalog>,
     pub holds: Arc<Holds>,
     pub coordinator: ServerAddress,
+    pub object_ids: ObjectIds,
     pub transaction_ids: Arc<TransactionIds>,
     /// They may change at any time.
     pub settings: Arc<ArcSwap<Settings>>,

@@ -8,10 +8,11 @@
 //! Frames that nobody asked for (a hidden Parse, BEGIN, settings) are swallowed; ReadyForQuery always is: the session
 //! says when the client's turn has come.
 
+use super::Executor;
 use super::client::{Client, Mark};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ShardGroupId, ShardMap};
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::sql::Spliced;
 use crate::wire::reply_queue::{Reply, To, Verdict};
 use crate::wire::{answer, frame};
@@ -27,6 +28,8 @@ pub struct Routed<'a> {
     pub query: Option<&'a Spliced>,
     /// Where the answer of everything that can be repeated began; `None`: nothing may be repeated.
     pub repeat_from: Option<Mark>,
+    /// The worker that answers, to tell of its tables and types by the coordinator's OIDs.
+    pub worker: Option<(NodeId, &'a Executor)>,
 }
 
 /// How it ended.
@@ -112,6 +115,10 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
             if forward {
                 relayed.parsed += usize::from(header.tag == b'1');
                 client.out().extend_from_slice(&server.received()[..take]);
+                if let (b'T', Some((node, executor))) = (header.tag, routed.worker) {
+                    let start = client.out().len() - take;
+                    executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
+                }
             }
             server.consume(take);
             stream_rest(server, client, header.len - take, forward).await?;

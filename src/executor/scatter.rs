@@ -7,12 +7,13 @@
 //! Each node's statements leave in as few writes as fit; its answers wait in the sockets' buffers until their turn, which
 //! bounds memory. Each task has its own Sync, so that one shard's error leaves the connection in step.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::relay::{Routed, in_the_users_terms};
-use super::{Client, Participant, Transaction, Use};
+use super::{Client, Executor, Participant, Transaction, Use};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Insert, Scatter};
@@ -20,6 +21,7 @@ use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reply_queue::{To, Verdict};
+use crate::wire::rows::FIRST_USER_OID;
 use crate::wire::{frame, rows};
 
 use super::route::{Found, Values};
@@ -38,6 +40,31 @@ impl<'a> Request<'a> {
     pub fn values(&self) -> Values<'a> {
         Values::Bind { bind: self.bind, types: self.types }
     }
+
+    /// Values and types for a text that may name only some of the parameters: the others are NULL. A worker infers users'
+    /// types from where a parameter stands, so one that stands nowhere is told as text.
+    fn only_for(&self, sql: &str) -> (Cow<'a, Bind>, Cow<'a, [u32]>) {
+        let used = parameters_in(sql, self.bind.parameter_count() as usize);
+        if used.iter().all(|used| *used) {
+            return (Cow::Borrowed(self.bind), Cow::Borrowed(self.types));
+        }
+        let is_kept = |n: usize, oid: u32| oid < FIRST_USER_OID || used.get(n) == Some(&true);
+        let types = self.types.iter().enumerate().map(|(n, oid)| if is_kept(n, *oid) { *oid } else { TEXT });
+        (Cow::Owned(self.bind.only(&used)), Cow::Owned(types.collect()))
+    }
+}
+
+/// Which of the parameters `$1` to `$count` a text may name. A dollar sign in a string counts too: one more does no harm.
+fn parameters_in(sql: &str, count: usize) -> Vec<bool> {
+    let mut used = vec![false; count];
+    for at in memchr::memchr_iter(b'$', sql.as_bytes()) {
+        let digits = sql.as_bytes()[at + 1..].iter().take_while(|b| b.is_ascii_digit()).take(6);
+        let number = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
+        if let Some(used) = number.checked_sub(1).and_then(|n| used.get_mut(n)) {
+            *used = true;
+        }
+    }
+    used
 }
 
 /// One shard group's statement.
@@ -241,7 +268,8 @@ pub async fn run_tasks(
     let nodes: Vec<_> = by_node.keys().copied().collect();
     let taken = txn.take(&nodes).await?.into_iter().zip(by_node.into_values());
     let mut at_work: Vec<_> = taken.map(|(participant, tasks)| Worker { participant, tasks, queued: 0 }).collect();
-    let result = work(&mut at_work, request, &mut sink).await;
+    let executor = txn.executor.clone();
+    let result = work(&executor, &mut at_work, request, &mut sink).await;
     for mut worker in at_work {
         worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
         txn.put_back(worker.participant);
@@ -250,7 +278,7 @@ pub async fn run_tasks(
     result
 }
 
-async fn work(at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
+async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
     let mut describe = request.describe;
     for worker in at_work.iter_mut() {
         worker.queue_more(request, &mut describe);
@@ -266,9 +294,8 @@ async fn work(at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>)
                 worker.queue_more(request, &mut describe);
                 worker.participant.server.flush().await?;
             }
-            let server = &mut worker.participant.server;
             sink.begin_task();
-            match read_answer(server, sink, failure.is_some()).await? {
+            match read_answer(executor, &mut worker.participant, sink, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
@@ -295,8 +322,10 @@ impl Worker {
     fn queue_more(&mut self, request: Request<'_>, describe: &mut bool) {
         let server = &mut self.participant.server;
         while self.queued < self.tasks.len() && (server.queue().len() < PIPELINE_LEN || !server.has_unsent()) {
-            server.queue_parse("", &self.tasks[self.queued].sql, request.types, To::Nobody);
-            server.queue_bind(request.bind, b"", "", To::Nobody);
+            let sql = &self.tasks[self.queued].sql;
+            let (bind, types) = request.only_for(sql);
+            server.queue_parse("", sql, &types, To::Nobody);
+            server.queue_bind(&bind, b"", "", To::Nobody);
             if std::mem::take(describe) {
                 server.queue_describe(Target::Portal(b""), To::Client);
             }
@@ -308,8 +337,14 @@ impl Worker {
 }
 
 /// One task's answer up to its ReadyForQuery. The outer error is the connection's, the inner one the statement's.
-async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) -> Result<Result<Count>> {
+async fn read_answer(
+    executor: &Executor,
+    participant: &mut Participant,
+    sink: &mut Sink<'_>,
+    discard: bool,
+) -> Result<Result<Count>> {
     let (mut count, mut error) = (Count::default(), None);
+    let (node, server) = (participant.node, &mut participant.server);
     loop {
         let (frame, verdict) = server.next_reply().await?;
         match (verdict, frame.tag) {
@@ -322,7 +357,12 @@ async fn read_answer(server: &mut Server, sink: &mut Sink<'_>, discard: bool) ->
             }
             (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
                 b'D' if !discard => sink.row(&frame.bytes).await?,
-                b'T' | b'n' if due.to == To::Client => sink.description(&frame.bytes),
+                b'T' if due.to == To::Client => {
+                    let mut description = BytesMut::from(frame.bytes);
+                    executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
+                    sink.description(&description.freeze());
+                }
+                b'n' if due.to == To::Client => sink.description(&frame.bytes),
                 b'C' => {
                     count.rows += rows::tag_rows(frame.payload());
                     count.command = rows::tag_command(frame.payload());
@@ -350,3 +390,5 @@ fn too_large() -> PgError {
 /// Statements queued for a server before its answers are read. Less than a socket buffer.
 const PIPELINE_LEN: usize = 32 * 1024;
 const COPY_WRITE_LEN: usize = 64 * 1024;
+/// Source: PostgreSQL src/include/catalog/pg_type.dat.
+const TEXT: u32 = 25;

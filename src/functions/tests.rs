@@ -11,7 +11,7 @@ use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
 use crate::error::{Result, SqlState};
 use crate::executor::cancel::CancelHandle;
-use crate::executor::{Executor, Holds, Kind, Origin, Transaction, TransactionIds};
+use crate::executor::{Executor, Holds, Kind, ObjectIds, Origin, Transaction, TransactionIds};
 use crate::operations::ddl;
 use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
@@ -43,6 +43,7 @@ impl Cluster {
             catalog: catalog.clone(),
             holds: Arc::new(Holds::default()),
             coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },
+            object_ids: ObjectIds::default(),
             transaction_ids: Arc::new(TransactionIds::new("test".into())),
             settings: Default::default(),
         });

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::create_distributed_table::number;
 use super::mover;
+use super::schema_privileges;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
@@ -42,6 +43,9 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             sweep(txn).await
         }
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
+        DdlAction::SchemaPrivileges { schemas, names_at } => {
+            schema_privileges::change(txn, ddl.query.text(), schemas, names_at.clone()).await
+        }
         DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
     }
 }

@@ -11,6 +11,7 @@ pub mod node_state;
 pub mod nodes;
 pub mod rebalance;
 pub mod reference_table;
+mod schema_privileges;
 pub mod sizes;
 pub mod table_checks;
 pub mod table_definition;

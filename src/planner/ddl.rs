@@ -109,6 +109,14 @@ pub(super) fn plan_table_statement(
                 None => Ok(coordinator(text).into()),
             }
         }
+        TableStatement::OnSchemas { schemas, names_at } => {
+            let holds_shards = |schema: &String| ctx.map.tables().any(|t| t.schema == *schema && !t.is_reference());
+            let schemas: Vec<String> = schemas.into_iter().filter(holds_shards).collect();
+            if schemas.is_empty() {
+                return Ok(Coordinator { on_all_nodes: true, ..coordinator(text) }.into());
+            }
+            Ok(ddl(text, DdlAction::SchemaPrivileges { schemas, names_at }, Vec::new(), Vec::new()))
+        }
     }
 }
 

@@ -157,6 +157,7 @@ impl Display for DdlAction {
             DdlAction::Truncate { cascade, restart_identity } => {
                 ("truncate", &[(*cascade, "cascade"), (*restart_identity, "restart_identity")])
             }
+            DdlAction::SchemaPrivileges { .. } => ("schema_privileges", &[]),
             DdlAction::Maintenance => ("maintenance", &[]),
             DdlAction::Other => ("other", &[]),
         };

@@ -280,6 +280,12 @@ pub enum DdlAction {
         cascade: bool,
         restart_identity: bool,
     },
+    /// GRANT, REVOKE ON SCHEMA: the same on every node, and there for the shard schemas of those that hold shards.
+    SchemaPrivileges {
+        schemas: Vec<String>,
+        /// The bytes of the statement's list of schemas.
+        names_at: Range<u32>,
+    },
     /// VACUUM, ANALYZE: outside a transaction, every shard.
     Maintenance,
     /// GRANT, REVOKE, COMMENT ON TABLE/COLUMN, CREATE TRIGGER, POLICY, ...: text spliced per shard.

@@ -97,9 +97,7 @@ fn plan_grant(mut c: Cursor<'_>, text: &str) -> Result<Plan, PgError> {
     let is_role = !c.seek("on");
     c.take("on");
     let on_all_nodes = is_role
-        || ["schema", "function", "procedure", "routine", "type", "domain", "language", "database"]
-            .iter()
-            .any(|kind| c.is(kind));
+        || ["function", "procedure", "routine", "type", "domain", "language", "database"].iter().any(|kind| c.is(kind));
     Ok(Coordinator { on_all_nodes, ..coordinator(text) }.into())
 }
 

@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
-use crate::executor::{self, Executor, Holds, TransactionIds};
+use crate::executor::{self, Executor, Holds, ObjectIds, TransactionIds};
 use crate::planner::Provided;
 use crate::transport::Acceptor;
 
@@ -96,6 +96,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
         catalog: shared.catalog.clone(),
         holds: shared.holds.clone(),
         coordinator: shared.coordinator.clone(),
+        object_ids: ObjectIds::default(),
         transaction_ids: shared.transaction_ids.clone(),
         settings: shared.executor.clone(),
     });

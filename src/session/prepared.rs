@@ -9,8 +9,8 @@ use super::place::Place;
 use super::run::Session;
 use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
 use crate::error::{PgError, Result, SqlState};
+use crate::executor::Routed;
 use crate::executor::scatter::Request;
-use crate::executor::{Routed, relay};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::{Splice, Spliced, With};
@@ -238,10 +238,12 @@ impl Session {
         server.queue_execute(b"", 0, To::Client);
         server.queue_sync();
         let routed = Routed { group, query: Some(&query), ..Routed::default() };
-        let relayed = relay(server, &mut self.client, routed).await?;
-        if relayed.error == Some(SqlState::FEATURE_NOT_SUPPORTED) {
+        let relayed = self.relay_with_copy(node, routed).await?;
+        if relayed.error == Some(SqlState::FEATURE_NOT_SUPPORTED)
+            && let Some(participant) = self.transaction.as_mut().and_then(|t| t.participant(node))
+        {
             // "cached plan must not change result type": as long as this connection lives, it would say so again.
-            server.retire();
+            participant.server.retire();
         }
         self.note_relayed(node, &relayed);
         Ok(())

@@ -143,7 +143,8 @@ impl Session {
         loop {
             let txn = self.transaction.as_mut().expect("a server takes part");
             let participant = txn.participant(node).expect("it takes part");
-            let routed = Routed { used: &participant.groups, ..routed };
+            let worker = (!node.is_coordinator()).then_some((node, &*self.thread.executor));
+            let routed = Routed { used: &participant.groups, worker, ..routed };
             let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
             if !relayed.copy_in {
                 return Ok(relayed);

@@ -3,6 +3,8 @@
 //!
 //! Source: PostgreSQL 15, gram.y.
 
+use std::ops::Range;
+
 use crate::error::PgError;
 
 use super::constraint::{
@@ -58,6 +60,12 @@ pub enum TableStatement {
     /// GRANT/REVOKE ON ALL TABLES IN SCHEMA.
     AllTablesInSchema {
         schemas: Vec<String>,
+    },
+    /// GRANT/REVOKE ON SCHEMA.
+    OnSchemas {
+        schemas: Vec<String>,
+        /// The bytes from the first name to the end of the last.
+        names_at: Range<u32>,
     },
 }
 
@@ -345,7 +353,11 @@ fn read_grant(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>, P
         let schemas = read_names(&mut c)?.into_iter().map(|n| n.name).collect();
         return Ok(Some(TableStatement::AllTablesInSchema { schemas }));
     }
-    let is_other = ["schema", "sequence", "function", "procedure", "routine", "database", "type", "domain", "language"]
+    if c.is("schema") && !c.is_at(1, "to") && !c.is_at(1, "from") {
+        c.take("schema");
+        return read_schemas(c).map(Some);
+    }
+    let is_other = ["sequence", "function", "procedure", "routine", "database", "type", "domain", "language"]
         .iter()
         .chain(&["tablespace", "large", "foreign", "all", "parameter"])
         .any(|kind| c.is(kind) && !c.is_at(1, "to") && !c.is_at(1, "from"));
@@ -354,6 +366,18 @@ fn read_grant(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>, P
     }
     c.take("table");
     Ok(Some(TableStatement::OnTables { command, names: read_names(&mut c)?, object: None }))
+}
+
+fn read_schemas(mut c: Cursor<'_>) -> Result<TableStatement, PgError> {
+    let start = c.peek().map_or(0, |token| token.start);
+    let mut schemas = Vec::new();
+    loop {
+        let end = c.peek().map_or(0, |token| token.end);
+        schemas.push(c.identifier()?);
+        if !c.take_punct(b',') {
+            return Ok(TableStatement::OnSchemas { schemas, names_at: start..end });
+        }
+    }
 }
 
 fn read_comment(mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError> {

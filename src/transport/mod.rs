@@ -3,7 +3,7 @@
 //! ```text
 //!   session, backend ──read, write──> Stream ─┬─ Plain ──────────> TcpStream
 //!                                             └─ Tls ── rustls ──> TcpStream
-//!                                                 ▲ acceptor: clients' handshakes
+//!                                       ▲ acceptor: clients' handshakes; dialer: ours, with servers
 //! ```
 //!
 //! `takeover` is apart: a listening socket goes from one process to the next.
@@ -12,10 +12,12 @@
 
 mod acceptor;
 mod certificate;
+mod dialer;
 mod liveness;
 mod stream;
 pub mod takeover;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
+pub use dialer::{Dialed, Dialer, DialerSettings, SslMode};
 pub use liveness::watch_peer;
 pub use stream::Stream;

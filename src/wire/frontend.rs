@@ -162,6 +162,31 @@ impl Bind {
         end_frame(out, at);
     }
 
+    /// The same with NULL for the parameters that are not `used`.
+    pub fn only(&self, used: &[bool]) -> Self {
+        let mut r = Reader::new(&self.tail);
+        let written: Result<BytesMut> = (|| {
+            let mut tail = BytesMut::new();
+            let formats = r.u16()?;
+            tail.put_u16(formats);
+            tail.put_slice(r.bytes(2 * formats as usize)?);
+            tail.put_u16(r.u16()?);
+            for n in 0..self.parameters as usize {
+                match r.value()?.filter(|_| used.get(n) == Some(&true)) {
+                    None => tail.put_i32(-1),
+                    Some(value) => {
+                        tail.put_i32(value.len() as i32);
+                        tail.put_slice(value);
+                    }
+                }
+            }
+            tail.put_slice(r.rest());
+            Ok(tail)
+        })();
+        let tail = written.expect("a Bind is checked when it is read").freeze();
+        Self { tail, ..self.clone() }
+    }
+
     /// The same parameters with all results in binary, or all in text.
     pub fn with_results(&self, binary: bool) -> Self {
         let mut tail = BytesMut::from(&self.tail[..self.results_at()]);
@@ -357,6 +382,15 @@ mod tests {
         let again = Bind::read(&out.freeze().slice(HEADER_LEN..)).unwrap();
         assert_eq!((&again.portal[..], &again.statement[..]), (&b""[..], &b"t1"[..]));
         assert_eq!(again.tail, bind.tail);
+    }
+
+    #[test]
+    fn parameters_that_a_text_does_not_name_become_null() {
+        let bind = Bind::read(&bind_payload(&[0, 1, 0], &[Some(b"7"), Some(b"\0\0"), Some(b"x")])).unwrap();
+        let only = bind.only(&[false, true, false]);
+        let values: Vec<_> = (0..3).map(|n| only.parameter(n).unwrap()).collect();
+        assert_eq!(values, [(false, None), (true, Some(&b"\0\0"[..])), (false, None)]);
+        assert_eq!(only.result_formats(), bind.result_formats());
     }
 
     #[test]

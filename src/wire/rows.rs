@@ -29,6 +29,35 @@ pub fn read_row_description(payload: &[u8]) -> Result<Vec<Field>> {
     Ok(fields)
 }
 
+/// What an OID in a RowDescription names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Named {
+    /// Where the column comes from.
+    Table,
+    Type,
+}
+
+/// Shows every OID of an object that users have made in a RowDescription's payload, with its place, and puts there what
+/// `replace` says. Ends quietly where the payload does.
+pub fn replace_user_oids(payload: &mut [u8], mut replace: impl FnMut(Named, u32, usize) -> u32) {
+    let mut column = 2;
+    while let Some(name_len) = payload.get(column..).and_then(|rest| memchr::memchr(0, rest)) {
+        let described = column + name_len + 1;
+        for (named, at) in [(Named::Table, described), (Named::Type, described + 6)] {
+            let Some(bytes) = payload.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) else { return };
+            let oid = u32::from_be_bytes(*bytes);
+            if oid >= FIRST_USER_OID {
+                *bytes = replace(named, oid, at).to_be_bytes();
+            }
+        }
+        column = described + 18;
+    }
+}
+
+/// Objects that users make have OIDs from here on; those below are the same on every server.
+/// Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
+pub const FIRST_USER_OID: u32 = 16384;
+
 /// Reads a ParameterDescription's payload: type oids.
 pub fn read_parameter_description(payload: &[u8]) -> Result<Vec<u32>> {
     let mut r = Reader::new(payload);
@@ -63,6 +92,29 @@ pub fn tag_command(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn oids_of_users_objects_are_replaced_in_place() {
+        let mut payload = vec![0, 2];
+        for (table, type_oid) in [(16500u32, 23u32), (0, 16600)] {
+            payload.extend(b"name\0");
+            payload.extend(table.to_be_bytes());
+            payload.extend([0, 1]);
+            payload.extend(type_oid.to_be_bytes());
+            payload.extend([0, 4, 255, 255, 255, 255, 0, 0]);
+        }
+        let mut seen = Vec::new();
+        replace_user_oids(&mut payload, |named, oid, _| {
+            seen.push((named, oid));
+            oid + 1
+        });
+        assert_eq!(seen, [(Named::Table, 16500), (Named::Type, 16600)]);
+        assert_eq!(read_row_description(&payload).unwrap()[1].type_oid, 16601);
+        // Whatever is cut off, nothing panics.
+        for len in 0..payload.len() {
+            replace_user_oids(&mut payload[..len], |_, oid, _| oid);
+        }
+    }
 
     #[test]
     fn the_row_count_is_the_last_word_of_the_tag() {

@@ -11,9 +11,10 @@ export const DOC = { a: [1, null, "ü"], deep: { b: true } };
 export async function run(...subjects) {
     const failed = [];
     for (const subject of subjects) {
+        const start = performance.now();
         try {
             await subject();
-            console.log("ok", subject.name);
+            console.log("ok", subject.name, `${Math.round(performance.now() - start)} ms`);
         } catch (error) {
             failed.push(subject.name);
             console.log("FAILED", subject.name);

@@ -31,8 +31,8 @@ CREATE TABLE orders (
 CREATE TABLE products (LIKE orders INCLUDING ALL);
 CREATE TABLE notes (LIKE orders INCLUDING ALL);
 \if :distributed
-GRANT USAGE ON SCHEMA :"schema" TO app;
 SELECT create_distributed_table('orders', 'tenant');
+GRANT USAGE ON SCHEMA :"schema" TO app;
 SELECT create_reference_table('products');
 GRANT SELECT ON orders TO app;
 GRANT SELECT ON products TO app;

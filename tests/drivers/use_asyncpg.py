@@ -124,6 +124,13 @@ async def a_statement_survives_alter_table(c):
     assert len(await c.fetchrow("SELECT * FROM a_orders WHERE tenant = $1 AND id = 1", 1)) == 10
 
 
+async def without_kept_statements(_):
+    c = await asyncpg.connect(DSN, statement_cache_size=0)
+    for tenant in (1, 2, 3):
+        assert await c.fetchval("SELECT count(*) FROM a_orders WHERE tenant = $1", tenant) == 50
+    await c.close()
+
+
 async def a_pool(_):
     async with asyncpg.create_pool(DSN, min_size=2, max_size=8) as pool:
         async def work(i):
@@ -137,7 +144,7 @@ async def main():
     await prepare(c)
     failed = []
     for part in (statements_and_types, cursors, cursors_of_concatenated_rows, copies, transactions, cancel_by_timeout,
-                 a_statement_survives_alter_table, a_pool):
+                 a_statement_survives_alter_table, without_kept_statements, a_pool):
         try:
             await asyncio.wait_for(part(c), 60)
             print("ok", part.__name__)

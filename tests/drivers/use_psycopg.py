@@ -1,7 +1,9 @@
 """psycopg 3 as applications use it. Argument: the connection string."""
 
+import asyncio
 import datetime
 import decimal
+import enum
 import sys
 import threading
 import time
@@ -9,7 +11,12 @@ import traceback
 import uuid
 
 import psycopg
+from psycopg.types import TypeInfo
+from psycopg.types.composite import CompositeInfo, register_composite
+from psycopg.types.enum import EnumInfo, register_enum
+from psycopg.types.hstore import register_hstore
 from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 DSN = sys.argv[1]
 
@@ -59,6 +66,36 @@ def types_come_back_in_text_and_binary():
         c.prepare_threshold = 1
         for i in range(10):
             assert c.execute("SELECT id FROM p_orders WHERE tenant = %s AND id = %s", (1 + i % 3, i)).fetchone() == (i,)
+
+
+class Mood(enum.Enum):
+    good = 1
+    bad = 2
+
+
+def types_of_users_own():
+    """Drivers find them by OID, and that is another one on each server."""
+    with connect(autocommit=True) as c:
+        c.execute("CREATE TYPE p_mood AS ENUM ('good', 'bad'); CREATE TYPE p_point AS (x int, y text);"
+                  "CREATE EXTENSION hstore; CREATE TABLE p_moods (tenant int, id int, mood p_mood, moods p_mood[], "
+                  "point p_point, pairs hstore, PRIMARY KEY (tenant, id))")
+        c.execute("SELECT create_distributed_table('p_moods', 'tenant')")
+        register_enum(EnumInfo.fetch(c, "p_mood"), c, Mood)
+        register_composite(CompositeInfo.fetch(c, "p_point"), c)
+        register_hstore(TypeInfo.fetch(c, "hstore"), c)
+        for tenant in range(4):
+            c.execute("INSERT INTO p_moods VALUES (%s, 1, %s, ARRAY['bad', 'good']::p_mood[], (7, 'x y'), %s)",
+                      (tenant, Mood.bad, {"a": "b", "c": None}))
+        # On each shard some parameters have no place to infer their type from.
+        c.execute("INSERT INTO p_moods (tenant, id, mood, point, pairs) VALUES " + ", ".join(["(%s, 2, %s, %s, %s)"] * 3),
+                  [v for tenant in range(3) for v in (tenant, Mood.good, (1, "z"), {"n": None})])
+        assert c.execute("DELETE FROM p_moods WHERE id = 2 AND mood = %s AND tenant < 9", (Mood.good,)).rowcount == 3
+        for condition in ("tenant = 2", "tenant > 2", "tenant < 1 ORDER BY id"):
+            row = c.execute(f"SELECT mood, moods, point, pairs FROM p_moods WHERE {condition}").fetchone()
+            assert (row[0], row[1], tuple(row[2]), row[3]) == (Mood.bad, [Mood.bad, Mood.good], (7, "x y"), {"a": "b", "c": None}), row
+            row = c.cursor(binary=True).execute(f"SELECT mood, pairs->'a' FROM p_moods WHERE {condition}").fetchone()
+            assert row == (Mood.bad, "b"), row
+        assert c.execute("UPDATE p_moods SET mood = %s WHERE tenant = 1 RETURNING mood", (Mood.good,)).fetchone() == (Mood.good,)
 
 
 def cursors_of_the_server():
@@ -171,10 +208,37 @@ def notices_and_cancel():
             assert c.execute("SELECT 1").fetchone() == (1,)
 
 
+def pools():
+    count = "SELECT count(*) FROM p_orders WHERE tenant = %s"
+    with ConnectionPool(DSN, min_size=1, max_size=4) as pool:
+        for i in range(20):
+            with pool.connection() as c:
+                assert c.execute(count, (1 + i % 3,)).fetchone() == (20,)
+
+    async def asynchronous():
+        async with AsyncConnectionPool(DSN, min_size=2, max_size=4) as pool:
+            async def work(i):
+                async with pool.connection() as c, c.transaction():
+                    return await (await c.execute(count, (1 + i % 3,))).fetchone()
+            assert await asyncio.gather(*(work(i) for i in range(40))) == [(20,)] * 40
+
+            async with pool.connection() as c:
+                sleeps = asyncio.create_task(c.execute("SELECT pg_sleep(60) FROM p_orders WHERE tenant = 1"))
+                await asyncio.sleep(0.3)
+                await c.cancel_safe()
+                try:
+                    await sleeps
+                    raise AssertionError("this must be cancelled")
+                except psycopg.errors.QueryCanceled:
+                    await c.rollback()
+
+    asyncio.run(asynchronous())
+
+
 prepare()
 failed = []
-for part in (types_come_back_in_text_and_binary, cursors_of_the_server, pipelines, copies, transactions_and_errors,
-             notices_and_cancel):
+for part in (types_come_back_in_text_and_binary, types_of_users_own, cursors_of_the_server, pipelines, copies,
+             transactions_and_errors, notices_and_cancel, pools):
     try:
         part()
         print("ok", part.__name__)

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -19,10 +19,7 @@ impl Serve {
     /// `listen` are lines of that section, `sections` are others of their own.
     pub fn start(cluster: &Cluster, port: u16, listen: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("tenantry.toml");
-        let coordinator = cluster.port() + 1;
-        let text = format!("[listen]\nport = {port}\n{listen}\n[coordinator]\nport = {coordinator}\n{sections}\n");
-        std::fs::write(&file, text).expect("it can be written");
+        let file = Self::configuration(folder.path(), cluster, port, listen, sections);
         let process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
             .args(["serve", "--config"])
             .arg(&file)
@@ -33,6 +30,15 @@ impl Serve {
         let listens = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         assert!(wait_until(Duration::from_secs(20), listens), "tenantry serve does not listen");
         serve
+    }
+
+    /// The file that `start` starts it with; `sections` may begin with lines of the coordinator's.
+    pub fn configuration(folder: &Path, cluster: &Cluster, port: u16, listen: &str, sections: &str) -> PathBuf {
+        let file = folder.join("tenantry.toml");
+        let coordinator = cluster.port() + 1;
+        let text = format!("[listen]\nport = {port}\n{listen}\n[coordinator]\nport = {coordinator}\n{sections}\n");
+        std::fs::write(&file, text).expect("it can be written");
+        file
     }
 
     /// Sends a signal, e.g. `"HUP"`.
@@ -100,6 +106,11 @@ impl Authority {
 
     /// `<name>.crt` and `<name>.key` with this common name, for 127.0.0.1 and localhost.
     pub fn sign(&self, name: &str) {
+        self.sign_for(name, "DNS:localhost, IP:127.0.0.1");
+    }
+
+    /// The same, for these hosts, as openssl's `subjectAltName` has them.
+    pub fn sign_for(&self, name: &str, hosts: &str) {
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
         let subject = format!("/CN={name}");
         self.openssl(&[
@@ -116,7 +127,7 @@ impl Authority {
             "-out",
             &request,
         ]);
-        let extensions = "subjectAltName = DNS:localhost, IP:127.0.0.1\n";
+        let extensions = format!("subjectAltName = {hosts}\n");
         std::fs::write(self.folder.path().join("extensions"), extensions).expect("it can be written");
         self.openssl(&[
             "x509",

@@ -146,8 +146,9 @@ impl SourceTable {
 /// Errors: 55P03 when transactions that were open before stay open for longer than `slot_patience`.
 pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(ReplicationConnection, CreatedSlot)> {
     let (address, identity) = session::replication_login(environment, mv.source)?;
-    let deadline = environment.catalog.settings().connect_timeout;
-    let mut connection = ReplicationConnection::connect(&address, &identity, deadline).await?;
+    let settings = environment.catalog.settings();
+    let deadline = settings.connect_timeout;
+    let mut connection = ReplicationConnection::connect(&settings.access, &address, &identity, deadline).await?;
     let created = tokio::time::timeout(environment.settings.slot_patience, connection.create_slot(&mv.name())).await;
     let slot = created.map_err(|_| {
         PgError::new(SqlState::LOCK_NOT_AVAILABLE, "transactions on the source node stay open for too long")
