@@ -13,7 +13,7 @@ help:
 	@echo "make fuzz    fuzz targets, guided by coverage, SECONDS=300 each"
 	@echo "make build   the release binary, target/release/tenantry"
 	@echo "make bench   planning benches, then pgbench through Tenantry, PgBouncer and straight to a worker"
-	@echo "make setup   installs what is missing (PostgreSQL, Python drivers); the others call it"
+	@echo "make setup   installs what is missing (PostgreSQL, drivers); the others call it"
 	@echo "make lint | fmt | clean"
 
 setup:

@@ -137,6 +137,61 @@ async fn clients_of_two_proxies_notice_no_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_of_two_proxies_notice_no_distributing_no_splitting_and_no_isolating() {
+    const ROWS: i64 = 5_000;
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    served.psql("CREATE TABLE ledger (tenant bigint, id bigint, n bigint, PRIMARY KEY (tenant, id))");
+    served.psql("CREATE TABLE notes (tenant bigint, body text)");
+    served.psql(&format!("INSERT INTO ledger SELECT {TENANT} + i % 2, -i, 0 FROM generate_series(1, 2 * {ROWS}) i"));
+    served.psql("INSERT INTO notes SELECT i % 50, 'n' FROM generate_series(1, 1000) i");
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (0..4i64)
+        .map(|w| tokio::spawn(write(served.dsn(usize::try_from(w % 2).unwrap()), w * 1_000_000, stop.clone())))
+        .collect();
+    let client = connect(&served.dsn(0)).await;
+    let block = "BEGIN; SELECT create_distributed_table_concurrently('ledger', 'tenant')";
+    let error = client.batch_execute(block).await.unwrap_err();
+    assert_eq!(error.code().map(|c| c.code()), Some("25001"), "{error:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    let sql = |sql: String| {
+        let client = &client;
+        async move { client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {:?}", e.as_db_error())) }
+    };
+    sql("SELECT create_distributed_table_concurrently('ledger', 'tenant', shard_count => 4)".into()).await;
+    let shell = psql(&served.coordinator_dsn(), "SELECT count(*) FROM public.ledger");
+    assert_eq!(shell, "0", "all rows are on the workers");
+    // A table without a key joins the others' shards.
+    sql("SELECT create_distributed_table_concurrently('notes', 'tenant', shard_count => 4)".into()).await;
+    let groups = served.psql("SELECT count(DISTINCT colocation_id) FROM citus_tables");
+    assert_eq!(groups, "1");
+    for node in [1, 2] {
+        let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
+        sql(format!("SELECT tenantry_split_shard({shard}, 3, ARRAY[{node}, 3 - {node}])")).await;
+    }
+    sql(format!("SELECT isolate_tenant_to_new_shard('ledger', {TENANT}, 'CASCADE')")).await;
+    stop.set();
+    let mut written = Vec::new();
+    for (w, writer) in (0i64..).zip(writers) {
+        let (count, longest) = writer.await.unwrap();
+        println!("proxy {}: {count} writes, longest {longest:?}", w % 2);
+        assert!(count > 20);
+        written.push(count);
+    }
+    let total = written.iter().sum::<i64>() + 2 * ROWS;
+    assert_eq!(served.psql("SELECT count(*), count(DISTINCT (tenant, id)) FROM ledger"), format!("{total}|{total}"));
+    let others = served.psql(&format!("SELECT count(*) FROM ledger WHERE tenant = {}", TENANT + 1));
+    assert_eq!(others, ROWS.to_string());
+    assert_eq!(served.psql("SELECT count(*) FROM notes"), "1000");
+    assert_eq!(
+        served.psql("SELECT tenant FROM tenantry_tenants WHERE table_name = 'ledger'::regclass"),
+        TENANT.to_string()
+    );
+    let gone = wait_until(Duration::from_secs(30), || served.everywhere(LEFTOVERS).is_empty());
+    assert!(gone, "{:?}", served.everywhere(LEFTOVERS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_proxy_that_slept_over_a_move_writes_to_the_new_place() {
     let mut stage = Stage::set(100);
     stage.served.start_proxy(1);

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, SystemTime};
+
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use sqlx::{Connection, Row};
@@ -15,11 +17,12 @@ async fn rust_drivers_work_unchanged() {
     let (mut client, connection) = tokio_postgres::connect(&cluster.dsn(), NoTls).await.expect("it logs in");
     tokio::spawn(connection);
     client
-        .batch_execute("CREATE TABLE orders (tenant bigint, id int, note text, PRIMARY KEY (tenant, id)); CREATE TABLE plain (id int)")
+        .batch_execute("CREATE TABLE orders (tenant bigint, id int, note text, at timestamptz, day date, doc jsonb, PRIMARY KEY (tenant, id)); CREATE TABLE plain (id int)")
         .await
         .unwrap();
     client.query_one("SELECT create_distributed_table('orders', 'tenant')", &[]).await.unwrap();
     statements(&mut client).await;
+    dates_and_json(&client).await;
     copies(&client).await;
     transactions(&mut client).await;
     cancels(&client).await;
@@ -52,6 +55,21 @@ async fn statements(client: &mut tokio_postgres::Client) {
     let error = client.execute(&insert, &[&1i64, &1i32, &"again"]).await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
     assert_eq!(client.simple_query("SELECT 1; SELECT 2").await.unwrap().len(), 6);
+}
+
+/// tokio-postgres reads JSON and dates with other crates' types; its own are the system's time and text.
+async fn dates_and_json(client: &tokio_postgres::Client) {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_735_687_800_123_456);
+    let doc = r#"{"a": [1, null, "ü"]}"#;
+    let change = "UPDATE orders SET at = $3, doc = $4::text::jsonb WHERE tenant = $1 AND id = $2 RETURNING at";
+    for tenant in 0..4i64 {
+        let row = client.query_one(change, &[&tenant, &(tenant as i32), &at, &doc]).await.unwrap();
+        assert_eq!(row.get::<_, SystemTime>(0), at);
+    }
+    let find = "SELECT doc::text, doc->'a'->>2 FROM orders WHERE at = $1 AND tenant < 9";
+    let found = client.query(find, &[&at]).await.unwrap();
+    assert_eq!(found.len(), 4);
+    assert!(found.iter().all(|row| row.get::<_, &str>(0) == doc && row.get::<_, &str>(1) == "ü"));
 }
 
 async fn copies(client: &tokio_postgres::Client) {
@@ -93,7 +111,7 @@ async fn cancels(client: &tokio_postgres::Client) {
     let token = client.cancel_token();
     let query = client.query("SELECT pg_sleep(30) FROM orders WHERE tenant = $1", &[&7i64]);
     let cancel = async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         token.cancel_query(NoTls).await.unwrap();
     };
     let (result, ()) = tokio::join!(query, cancel);
@@ -115,6 +133,16 @@ async fn sqlx_works(dsn: &str) {
         assert_eq!(insert.execute(&mut *transaction).await.unwrap().rows_affected(), 1);
     }
     transaction.commit().await.unwrap();
+    // sqlx reads JSON and dates with other crates' types; without them they travel as text.
+    let (at, doc) = ("2024-12-31 23:30:00.123456+00", r#"{"a": [1, null, "ü"]}"#);
+    let change =
+        "UPDATE orders SET at = $1::text::timestamptz, doc = $2::text::jsonb WHERE tenant >= 30 AND note = 'sqlx'";
+    assert_eq!(sqlx::query(change).bind(at).bind(doc).execute(&mut one).await.unwrap().rows_affected(), 4);
+    for filter in ["tenant = 31", "tenant > 29 AND at = '2024-12-31 23:30:00.123456+00'"] {
+        let sql = format!("SELECT (at AT TIME ZONE 'Asia/Tokyo')::text, doc::text FROM orders WHERE {filter}");
+        let row = sqlx::query(&sql).fetch_one(&mut one).await.unwrap();
+        assert_eq!((row.get::<&str, _>(0), row.get::<&str, _>(1)), ("2025-01-01 08:30:00.123456", doc));
+    }
     let rows = sqlx::query("SELECT tenant FROM orders WHERE note = $1 ORDER BY tenant").bind("sqlx");
     let tenants: Vec<i64> = rows.fetch_all(&mut one).await.unwrap().iter().map(|r| r.get(0)).collect();
     assert_eq!(tenants, [30, 31, 32, 33]);
@@ -123,6 +151,11 @@ async fn sqlx_works(dsn: &str) {
     let mut copy = one.copy_in_raw("COPY orders (tenant, id) FROM STDIN (FORMAT csv)").await.unwrap();
     copy.send("40,1\n41,1\n".as_bytes()).await.unwrap();
     assert_eq!(copy.finish().await.unwrap(), 2);
+    // sqlx cancels nothing itself: the statement's own limit does.
+    sqlx::query("SET statement_timeout = '300ms'").execute(&mut one).await.unwrap();
+    let error = sqlx::query("SELECT pg_sleep(30) FROM orders WHERE tenant = 1").execute(&mut one).await.unwrap_err();
+    assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("57014"));
+    sqlx::query("RESET statement_timeout").execute(&mut one).await.unwrap();
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(6).connect(dsn).await.unwrap();
     let counts = join_all((0..60i64).map(|i| {
         let pool = &pool;

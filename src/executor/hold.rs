@@ -1,5 +1,6 @@
 //! Statements of a shard group that is being cut over wait here; they don't fail.
 //!
+//! So do statements that name a local table which is about to be distributed.
 //! A hold is this proxy's own: proxies that do not know of it are stopped by the fence (docs/life_of_a_move.md).
 
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::shard_map::ShardGroupId;
 #[derive(Debug, Default)]
 pub struct Holds {
     held: DashMap<ShardGroupId, watch::Receiver<()>>,
+    /// Local tables by their names, without schemas.
+    tables: DashMap<String, watch::Receiver<()>>,
     /// Lets the common case, nothing held, cost one load.
     count: AtomicUsize,
 }
@@ -28,7 +31,44 @@ pub struct HoldGuard {
     release: watch::Sender<()>,
 }
 
+/// Holds statements that name a table until it is dropped.
+#[derive(Debug)]
+pub struct TableHoldGuard {
+    holds: Arc<Holds>,
+    table: String,
+    /// Dropping it wakes everybody who waits.
+    _release: watch::Sender<()>,
+}
+
 impl Holds {
+    /// From now on statements wait whose text has this name in it. One at a time for each name.
+    pub fn begin_table(self: &Arc<Self>, table: &str) -> TableHoldGuard {
+        let (release, waiting) = watch::channel(());
+        if self.tables.insert(table.to_owned(), waiting).is_none() {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+        TableHoldGuard { holds: self.clone(), table: table.to_owned(), _release: release }
+    }
+
+    /// Does the statement name a table that is held? Perhaps only a word that looks like it: then it waits in vain.
+    pub fn holds_table_of(&self, text: &str) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.tables.iter().any(|table| names(text, table.key()))
+    }
+
+    /// Waits until no table that the statement names is held; false after `timeout`.
+    pub async fn wait_for_tables(&self, text: &str, timeout: Duration) -> bool {
+        let released = async {
+            loop {
+                let named =
+                    self.tables.iter().find(|table| names(text, table.key())).map(|table| table.value().clone());
+                let Some(mut waiting) = named else { return };
+                let _ = waiting.changed().await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(timeout, released).await.is_ok()
+    }
+
     /// From now on new statements of `group` wait.
     pub fn begin(self: &Arc<Self>, group: ShardGroupId) -> HoldGuard {
         let (release, waiting) = watch::channel(());
@@ -67,6 +107,19 @@ impl Drop for HoldGuard {
     }
 }
 
+impl Drop for TableHoldGuard {
+    fn drop(&mut self) {
+        if self.holds.tables.remove(&self.table).is_some() {
+            self.holds.count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// In any spelling: names are folded unless quoted.
+fn names(text: &str, table: &str) -> bool {
+    text.as_bytes().windows(table.len().max(1)).any(|part| part.eq_ignore_ascii_case(table.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +139,19 @@ mod tests {
         drop(guard);
         assert!(waiter.await.unwrap());
         assert!(!holds.is_held(group));
+    }
+
+    #[tokio::test]
+    async fn statements_that_name_a_held_table_wait() {
+        let holds = Arc::new(Holds::default());
+        assert!(!holds.holds_table_of("SELECT 1 FROM orders"));
+        let guard = holds.begin_table("orders");
+        assert!(holds.holds_table_of("SELECT 1 FROM public.ORDERS") && !holds.holds_table_of("SELECT 1 FROM t"));
+        assert!(!holds.is_held(ShardGroupId(1)));
+        assert!(!holds.wait_for_tables("SELECT 1 FROM orders", Duration::from_millis(10)).await);
+        drop(guard);
+        assert!(holds.wait_for_tables("SELECT 1 FROM orders", Duration::from_secs(60)).await);
+        assert!(!holds.holds_table_of("SELECT 1 FROM orders"));
     }
 
     #[tokio::test]

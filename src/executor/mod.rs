@@ -26,11 +26,11 @@ mod transaction;
 mod two_phase;
 
 pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
-pub use hold::{HoldGuard, Holds};
+pub use hold::{HoldGuard, Holds, TableHoldGuard};
 pub use journal::changed_parameters;
 pub use object_ids::ObjectIds;
 pub use participant::Participant;
-pub use relay::{Relayed, Retry, Routed, names_moved_shard, relay};
+pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
 pub use transaction::{Kind, Origin, Pin, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};

@@ -179,6 +179,7 @@ fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
         SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if named_group(error, routed).is_some() => {
             Some(Retry::Fenced)
         }
+        SqlState::SERIALIZATION_FAILURE if is_distributed_meanwhile(error) => Some(Retry::Fenced),
         SqlState::FEATURE_NOT_SUPPORTED if error.message() == "cached plan must not change result type" => {
             Some(Retry::StalePlan)
         }
@@ -192,8 +193,21 @@ fn named_group(error: &PgError, routed: Routed<'_>) -> Option<ShardGroupId> {
     groups.find(|group| error.message().contains(&format!("_{group}"))).copied()
 }
 
-/// Does the error say that a shard of `map` is not where it was looked for?
+/// What a table's shell says (`tenantry.refuse_shell_write`) to a proxy that takes it for a local table.
+pub fn distributed_meanwhile() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, format!("a table that the statement names {DISTRIBUTED_MEANWHILE}"))
+        .hint("Retry the statement.")
+}
+
+fn is_distributed_meanwhile(error: &PgError) -> bool {
+    error.code() == SqlState::SERIALIZATION_FAILURE && error.message().ends_with(DISTRIBUTED_MEANWHILE)
+}
+
+/// Does the error say that a shard of `map` is not where it was looked for, or that a local table is none any more?
 pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
+    if is_distributed_meanwhile(error) {
+        return true;
+    }
     matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
         && error.message().split('_').skip(1).any(|part| {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
@@ -218,5 +232,6 @@ pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
     })
 }
 
+const DISTRIBUTED_MEANWHILE: &str = "has been distributed meanwhile";
 /// Rows longer than this are passed on in pieces.
 const STREAM_LEN: usize = 64 * 1024;

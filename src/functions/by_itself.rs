@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
-use crate::operations::mover::{MoverEnvironment, Notice, isolate, split};
+use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, split};
 use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
@@ -32,6 +32,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_isolate_tenant"
             | "split_shard_by_split_points"
             | "tenantry_split_shard"
+            | "create_distributed_table_concurrently"
     )
 }
 
@@ -70,6 +71,9 @@ pub async fn call_by_itself(
             split::citus_split_shard_by_split_points(&environment, &arguments, &notify).await
         }
         "tenantry_split_shard" => split::tenantry_split_shard(&environment, &arguments, &notify).await,
+        "create_distributed_table_concurrently" => {
+            distribute::create_distributed_table_concurrently(&environment, &arguments, &notify).await
+        }
         "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;

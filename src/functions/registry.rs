@@ -88,6 +88,7 @@ pub fn provided() -> Provided {
     Provided {
         functions: HashSet::from([
             "create_distributed_table",
+            "create_distributed_table_concurrently",
             "create_reference_table",
             "truncate_local_data_after_distributing_table",
             "citus_add_node",

@@ -78,7 +78,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     seal_shell(txn, &definition).await
 }
 
-fn check_request(request: &Request) -> Result<()> {
+pub(super) fn check_request(request: &Request) -> Result<()> {
     if request.column.is_none() {
         return Err(PgError::unsupported("single-shard tables (a NULL distribution column) are not supported yet")
             .hint(
@@ -130,7 +130,10 @@ pub(super) fn refuse_distributed(map: &ShardMap, definition: &TableDefinition) -
     }
 }
 
-fn distribution_column<'a>(definition: &'a TableDefinition, name: &str) -> Result<(&'a ColumnDefinition, HashType)> {
+pub(super) fn distribution_column<'a>(
+    definition: &'a TableDefinition,
+    name: &str,
+) -> Result<(&'a ColumnDefinition, HashType)> {
     // As everywhere in SQL functions that take a column's name: folded unless it is in double quotes.
     let folded = match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
         Some(quoted) => quoted.replace("\"\"", "\""),
@@ -199,37 +202,60 @@ async fn colocate_with(
 ) -> Result<ColocationId> {
     // Resolved by the client's own search_path; Postgres says when there is no such relation.
     let oid = number(txn, &format!("SELECT {}::pg_catalog.regclass::pg_catalog.oid", literal(other))).await?;
-    let target = oid.and_then(|oid| map.table_by_oid(TableOid(oid as u32)));
-    let refuse = |detail: String| {
-        PgError::new(
-            SqlState::INVALID_PARAMETER_VALUE,
-            format!("cannot colocate tables {other} and {}", definition.name),
-        )
-        .detail(detail)
-    };
-    let Some(target) = target else {
+    let target = colocation_partner(map, definition, other, oid)?;
+    let rows = txn.query(NodeId::COORDINATOR, &tables::colocation(target)).await?;
+    let cell = |i: usize| rows.first().and_then(|r| r.get(i).cloned().flatten()).unwrap_or_default();
+    check_same_key(definition, column, other, (&cell(1), &cell(2)))?;
+    Ok(target)
+}
+
+/// The colocation group of the table with this oid, which the call calls `other`.
+pub(super) fn colocation_partner(
+    map: &ShardMap,
+    definition: &TableDefinition,
+    other: &str,
+    oid: Option<i64>,
+) -> Result<ColocationId> {
+    let Some(target) = oid.and_then(|oid| map.table_by_oid(TableOid(oid as u32))) else {
         return Err(PgError::new(SqlState::INVALID_TABLE_DEFINITION, format!("relation {other} is not distributed")));
     };
     if target.is_reference() {
-        return Err(refuse("Replication models don't match for the tables.".to_owned())
+        return Err(not_colocated(definition, other, "Replication models don't match for the tables.".to_owned())
             .hint("A reference table is on every node; colocate with a distributed table."));
-    }
-    let rows = txn.query(NodeId::COORDINATOR, &tables::colocation(target.colocation)).await?;
-    let cell = |i: usize| rows.first().and_then(|r| r.get(i).cloned().flatten()).unwrap_or_default();
-    if cell(1) != column.type_oid.to_string() {
-        return Err(refuse(format!("Distribution column types don't match for {other} and {}.", definition.name)));
-    }
-    if cell(2) != column.collation_oid.to_string() {
-        return Err(refuse(format!("Distribution column collations don't match for {other} and {}.", definition.name)));
     }
     Ok(target.colocation)
 }
 
-fn wanted_shard_count(request: &Request) -> u32 {
+/// `key`: the colocation group's type and collation, by oid.
+pub(super) fn check_same_key(
+    definition: &TableDefinition,
+    column: &ColumnDefinition,
+    other: &str,
+    key: (&str, &str),
+) -> Result<()> {
+    let differ = |what: &str| {
+        let detail = format!("Distribution column {what} don't match for {other} and {}.", definition.name);
+        Err(not_colocated(definition, other, detail))
+    };
+    if key.0 != column.type_oid.to_string() {
+        return differ("types");
+    }
+    if key.1 != column.collation_oid.to_string() {
+        return differ("collations");
+    }
+    Ok(())
+}
+
+fn not_colocated(definition: &TableDefinition, other: &str, detail: String) -> PgError {
+    let message = format!("cannot colocate tables {other} and {}", definition.name);
+    PgError::new(SqlState::INVALID_PARAMETER_VALUE, message).detail(detail)
+}
+
+pub(super) fn wanted_shard_count(request: &Request) -> u32 {
     request.shard_count.map_or(request.shard_count_default, |count| count as u32).max(1)
 }
 
-fn refuse_without_workers(map: &ShardMap) -> Result<()> {
+pub(super) fn refuse_without_workers(map: &ShardMap) -> Result<()> {
     if map.active_workers().any(|n| n.should_have_shards) {
         return Ok(());
     }
@@ -237,16 +263,20 @@ fn refuse_without_workers(map: &ShardMap) -> Result<()> {
         .hint("Add more worker nodes."))
 }
 
-/// Intervals of equal size, dealt out to the workers in order of their addresses.
 async fn place(txn: &mut Transaction, map: &ShardMap, count: u32) -> Result<Vec<ShardGroup>> {
+    let ids = next_ids(txn, count as usize).await?;
+    Ok(deal_out(map, &ids))
+}
+
+/// Intervals of equal size, one for each id, dealt out to the workers in order of their addresses.
+pub(super) fn deal_out(map: &ShardMap, ids: &[u64]) -> Vec<ShardGroup> {
     let mut workers: Vec<_> = map.active_workers().filter(|n| n.should_have_shards).collect();
     workers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
-    let ids = next_ids(txn, count as usize).await?;
-    let intervals = hash::intervals(count).into_iter().zip(ids);
-    Ok(intervals
+    let intervals = hash::intervals(ids.len() as u32).into_iter().zip(ids);
+    intervals
         .zip(workers.iter().cycle())
-        .map(|(((min, max), id), worker)| ShardGroup { id: ShardGroupId(id), min, max, node: worker.id, tenant: None })
-        .collect())
+        .map(|(((min, max), id), worker)| ShardGroup { id: ShardGroupId(*id), min, max, node: worker.id, tenant: None })
+        .collect()
 }
 
 pub(super) async fn next_ids(txn: &mut Transaction, count: usize) -> Result<Vec<u64>> {
@@ -260,7 +290,7 @@ pub(super) async fn number(txn: &mut Transaction, sql: &str) -> Result<Option<i6
     Ok(rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()))
 }
 
-fn check_schema_name(schema: &str, groups: &[ShardGroup]) -> Result<()> {
+pub(super) fn check_schema_name(schema: &str, groups: &[ShardGroup]) -> Result<()> {
     let longest = groups.iter().map(|g| shard_schema(schema, g.id).len()).max().unwrap_or(0);
     if longest <= NAME_BYTES_MAX {
         return Ok(());

@@ -135,6 +135,11 @@ impl TableDefinition {
         TableOid(self.oid)
     }
 
+    /// As if its whole rows were not logged.
+    pub fn forget_full_identity(&mut self) {
+        self.after_indexes.retain(|statement| !statement.ends_with(" REPLICA IDENTITY FULL"));
+    }
+
     pub fn column(&self, name: &str) -> Option<&ColumnDefinition> {
         self.columns.iter().find(|c| c.name == name)
     }

@@ -64,6 +64,7 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Place> {
+        self.await_table_holds(text).await?;
         match &**plan {
             Plan::Router(router) => {
                 let (colocation, operands) = (router.colocation, &router.operands);
@@ -122,6 +123,19 @@ impl Session {
             }
             _ => Ok(Place::Virtual(plan.clone())),
         }
+    }
+
+    /// A local table that is being cut over to shards: the statement waits, and is planned again. A transaction that
+    /// uses a server already may have the table's lock, and the cutover waits for it.
+    async fn await_table_holds(&mut self, text: &str) -> Result<()> {
+        let holds = self.thread.shared.holds.clone();
+        if !holds.holds_table_of(text) || self.transaction.as_mut().is_some_and(|t| !t.participants().is_empty()) {
+            return Ok(());
+        }
+        let timeout = self.thread.executor.settings.load().hold_timeout;
+        let wait = async { Ok(holds.wait_for_tables(text, timeout).await) };
+        self.cancel.handle.unless_cancelled(wait).await?;
+        Err(crate::executor::distributed_meanwhile())
     }
 
     /// Before a statement of the coordinator: does the session keep the connection, or may it let go of it?

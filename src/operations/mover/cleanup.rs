@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::MoverEnvironment;
 use super::cutover::has_schema;
 use super::session::{self, Session, with_short_locks};
-use super::state::{Move, MoveState};
+use super::state::{LocalTable, Move, MoveState};
 use crate::catalog::pg_error;
-use crate::catalog::quote::{identifier, literal};
+use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
 
 /// Removes what only served the move, and its losing side: the source's after the switch, the target's before it.
@@ -24,7 +24,16 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
     drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
     drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
     let on_target = identifier(&mv.target_name());
-    for (target, _) in &targets {
+    for (target, groups) in &targets {
+        // The move's schema was created together with the tables.
+        if let Some(table) = mv.table.as_ref().filter(|_| mv.state != MoveState::Switched)
+            && has_schema(target, &mv.target_name()).await?
+        {
+            for schema in groups.iter().flat_map(|group| mv.schemas_of(*group)) {
+                let sql = format!("DROP TABLE IF EXISTS {}", qualified(&schema, &table.name));
+                drop_objects(environment, target, &sql).await?;
+            }
+        }
         drop_objects(environment, target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
     }
     let created: Vec<(&Session, String)> = targets
@@ -42,20 +51,40 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
                 target.batch_execute(&sql).await.map_err(pg_error)?;
             }
         }
+        if let Some(table) = &mv.table {
+            undo_full_identity(environment, &source, mv).await?;
+            empty_shell(environment, &source, table).await?;
+        }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
     }
-    for table in &mv.full_identity {
-        let sql = "SELECT to_regclass($1) IS NOT NULL";
-        if source.query_one(sql, &[table]).await.map_err(pg_error)?.get(0) {
-            drop_objects(environment, &source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
-        }
-    }
+    undo_full_identity(environment, &source, mv).await?;
     for (target, schema) in &created {
         if is_marked(target, mv, schema).await? {
             drop_objects(environment, target, &format!("DROP SCHEMA {} CASCADE", identifier(schema))).await?;
         }
     }
     mv.advance(catalog, MoveState::Failed, "Failed").await
+}
+
+async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv: &Move) -> Result<()> {
+    for table in &mv.full_identity {
+        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        if source.query_one(sql, &[table]).await.map_err(pg_error)?.get(0) {
+            drop_objects(environment, source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A local table's rows stay for a while after they have gone to shards: a statement that was on its way while the table
+/// was cut over still reads them, as they were at that moment, rather than none.
+async fn empty_shell(environment: &MoverEnvironment, source: &Session, table: &LocalTable) -> Result<()> {
+    tokio::time::sleep(SHELL_GRACE).await;
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.oid = $1";
+    let Some(row) = source.query_opt(sql, &[&table.oid.0]).await.map_err(pg_error)? else { return Ok(()) };
+    let name = qualified(row.get(0), row.get(1));
+    drop_objects(environment, source, &format!("TRUNCATE ONLY {name}")).await
 }
 
 /// Only schemas that this move created.
@@ -95,5 +124,7 @@ async fn drop_slot(source: &Session, mv: &Move) -> Result<()> {
     Err(PgError::new(SqlState::OBJECT_IN_USE, format!("could not drop replication slot {name}: it stays in use")))
 }
 
+/// Longer than a proxy needs to hear of a change of the catalog.
+const SHELL_GRACE: Duration = Duration::from_secs(1);
 const SLOT_ATTEMPTS: usize = 100;
 const SLOT_PAUSE: Duration = Duration::from_millis(20);

@@ -1,5 +1,5 @@
 //! Tenants get shard groups of their own between real servers, then the others' shard group is cut into pieces, with a
-//! writer at work and crashes at every point.
+//! writer at work and crashes at every point; last a local table is distributed.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -124,9 +124,7 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         let node = 1 + (at as i32 % 2);
         let stopped = tenantry_isolate_tenant(&crashing, &arguments(tenant, node), &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
-        while recover(&stage.environment).await.unwrap() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_isolated = group_of(&catalog.map(), tenant).tenant.is_some();
         match point {
@@ -178,5 +176,6 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
     let both = stage.number(NodeId(1), schemas).await + stage.number(NodeId(2), schemas).await;
     assert_eq!(both, map.colocation(ColocationId(1)).unwrap().shard_groups.len() as i64);
+    super::distribute_tests::a_local_table_is_distributed_whatever_crashes(&stage).await;
     Arc::into_inner(stage).unwrap().strike().await;
 }

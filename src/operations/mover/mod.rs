@@ -17,6 +17,7 @@ mod cleanup;
 mod copy;
 mod cutover;
 mod definition;
+pub mod distribute;
 pub mod isolate;
 mod lock;
 mod marker;
@@ -32,6 +33,8 @@ mod target;
 mod verify;
 mod xid_snapshot;
 
+#[cfg(test)]
+mod distribute_tests;
 #[cfg(test)]
 mod isolate_tests;
 #[cfg(test)]
@@ -283,6 +286,9 @@ async fn run(
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
+    if mv.table.is_some() {
+        return distribute::run(environment, catalog, mv, notify).await;
+    }
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
     snapshot::check_source(&source).await?;
@@ -291,10 +297,11 @@ async fn run(
         part::check(&source, mv).await?;
     }
     let map = environment.catalog.map();
-    let tables = snapshot::tables(&source, mv, &map).await?;
+    let routes = Routes::new(mv, &map)?;
+    let tables = snapshot::tables(&source, mv, &map, &routes).await?;
     let definition = definition::read(&source, mv).await?;
     for target in &targets {
-        target::create(target, mv, &definition).await?;
+        target::create_shards(target, mv, &definition).await?;
     }
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
@@ -303,7 +310,6 @@ async fn run(
     let (replication, slot) = snapshot::create_slot(environment, mv).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let routes = Routes::new(mv, &map)?;
     let copied = copy::copy(environment, catalog, mv, &tables, &routes, &slot.snapshot).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
@@ -374,6 +380,8 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
     match mv.state {
         MoveState::Done | MoveState::Failed => return Ok(()),
         MoveState::Switched => {}
+        // The flip of a local table is one transaction, the source's own.
+        MoveState::CaughtUp if mv.table.is_some() => {}
         MoveState::CaughtUp => {
             let source = session::connect(environment, mv.source).await?;
             let targets = Target::connect(environment, &mv).await?;

@@ -58,6 +58,12 @@ impl Routes {
         Ok(Self { cut: Some(Cut { pieces, hash }), columns })
     }
 
+    /// Of one table, to the shard groups of a colocation group. `column` is the distribution column.
+    pub fn of_table(schema: &str, table: &str, column: &str, pieces: ColocationGroup, hash: HashType) -> Self {
+        let columns = HashMap::from([((schema.to_owned(), table.to_owned()), column.to_owned())]);
+        Self { cut: Some(Cut { pieces, hash }), columns }
+    }
+
     /// The distribution column of a table, where it decides.
     pub fn column_of(&self, schema: &str, table: &str) -> Option<&str> {
         self.columns.get(&(schema.to_owned(), table.to_owned())).map(String::as_str)
@@ -76,7 +82,7 @@ impl Routes {
     fn group_of<'a>(&self, read: impl Fn(HashType) -> Option<Value<'a>>) -> Result<ShardGroupId> {
         let Some(cut) = &self.cut else { return Err(not_hashable()) };
         let value = read(cut.hash).ok_or_else(not_hashable)?;
-        let piece = cut.pieces.interval_of(value.hash()).ok_or_else(|| {
+        let piece = cut.pieces.group_of(&value).ok_or_else(|| {
             PgError::new(SqlState::DATA_CORRUPTED, "a row on the source node does not belong to its shard")
         })?;
         Ok(piece.id)

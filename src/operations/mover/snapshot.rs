@@ -36,7 +36,7 @@ pub struct SourceTable {
 /// The group's tables with rows of their own, partitions included, in order of creation.
 ///
 /// Errors: 0A000 for an unlogged table: its changes are in no stream.
-pub async fn tables(source: &Session, mv: &Move, map: &ShardMap) -> Result<Vec<SourceTable>> {
+pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes) -> Result<Vec<SourceTable>> {
     let sql = "SELECT n.nspname::text, c.relname::text, c.relpersistence = 'u',
             ARRAY(SELECT a.attname::text FROM pg_attribute a
                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
@@ -50,12 +50,12 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap) -> Result<Vec<S
                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END),
             pg_table_size(c.oid)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = ANY ($1) AND c.relkind = 'r' ORDER BY c.oid";
+        WHERE n.nspname = ANY ($1) AND c.relkind = 'r' AND ($2::oid IS NULL OR c.oid = $2) ORDER BY c.oid";
+    let only = mv.table.as_ref().map(|table| table.oid.0);
     let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
     let mut tables = Vec::new();
     let shard_schemas = mv.shard_schemas();
-    let routes = Routes::new(mv, map)?;
-    for row in source.query(sql, &[&shard_schemas]).await.map_err(pg_error)? {
+    for row in source.query(sql, &[&shard_schemas, &only]).await.map_err(pg_error)? {
         let name: String = row.get(1);
         if row.get(2) {
             return Err(PgError::unsupported(format!("cannot move a shard of the unlogged table \"{name}\""))

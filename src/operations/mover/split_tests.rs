@@ -46,9 +46,7 @@ pub async fn the_rest_is_split_under_a_writer(stage: &Stage, table: i64) {
         let arguments = json!({"shard_id": shard_of(BYSTANDER), "parts": 2, "node_ids": [1, 2]});
         let stopped = tenantry_split_shard(&crashing, &arguments, &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
-        while recover(&stage.environment).await.unwrap() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_split = intervals(&catalog.map()) > before;
         match point {

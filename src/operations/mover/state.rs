@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, shard_schema};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ColocationId, NodeId, ShardGroupId, Tenant};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId, TableOid, Tenant};
 
 /// What is finished. Each is a point that a crash can be repaired from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +64,21 @@ pub struct Move {
     pub part: Option<Part>,
     /// What the shard group is cut into; empty where it stays one.
     pub pieces: Vec<Piece>,
+    /// The source is a local table of the coordinator, not a shard group.
+    pub table: Option<LocalTable>,
+}
+
+/// A local table that becomes a distributed one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalTable {
+    pub oid: TableOid,
+    pub name: String,
+    /// Of the distribution column.
+    pub attnum: i16,
+    pub type_oid: u32,
+    pub collation_oid: u32,
+    /// As asked for, should its colocation group be new.
+    pub shard_count: u32,
 }
 
 impl Move {
@@ -74,8 +89,9 @@ impl Move {
         (source, target): (NodeId, NodeId),
         schemas: Vec<String>,
     ) -> Self {
-        let (state, full_identity, part, pieces) = (MoveState::Planned, Vec::new(), None, Vec::new());
-        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces }
+        let (state, full_identity, pieces) = (MoveState::Planned, Vec::new(), Vec::new());
+        let (part, table) = (None, None);
+        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces, table }
     }
 
     /// Writes and commits the row, before anything is created anywhere.
@@ -83,10 +99,12 @@ impl Move {
     /// Errors: 55006 when the group is being moved already.
     pub async fn plan(catalog: &Session, mut planned: Move) -> Result<Self> {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
-                       tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING moveid";
+                       tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
+                       relation, relation_name, partkey, key_type, key_collation, shard_count)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+                   RETURNING moveid";
         let id = |group: ShardGroupId| group.0 as i64;
-        let Move { colocation, group, source, target, schemas, part, pieces, .. } = &planned;
+        let Move { colocation, group, source, target, schemas, part, pieces, table, .. } = &planned;
         let row = catalog
             .query_one(
                 sql,
@@ -104,6 +122,12 @@ impl Move {
                     &pieces.iter().map(|piece| id(piece.group)).collect::<Vec<_>>(),
                     &pieces.iter().map(|piece| piece.node.0 as i32).collect::<Vec<_>>(),
                     &pieces.iter().map(|piece| piece.max).collect::<Vec<_>>(),
+                    &table.as_ref().map(|table| table.oid.0),
+                    &table.as_ref().map(|table| &table.name),
+                    &table.as_ref().map(|table| table.attnum),
+                    &table.as_ref().map(|table| table.type_oid),
+                    &table.as_ref().map(|table| table.collation_oid),
+                    &table.as_ref().map(|table| table.shard_count as i32),
                 ],
             )
             .await
@@ -190,9 +214,9 @@ impl Move {
         if self.renames() { format!("tenantry_part_{}", self.id) } else { self.name() }
     }
 
-    /// The shard group's schemas on the source, unquoted.
+    /// The source's schemas, unquoted: the shard group's, or the local table's.
     pub fn shard_schemas(&self) -> Vec<String> {
-        self.schemas_of(self.group)
+        if self.table.is_some() { self.schemas.clone() } else { self.schemas_of(self.group) }
     }
 
     /// Do the rows get to shard groups of other names?
@@ -273,6 +297,14 @@ impl Move {
                 rest: ShardGroupId(row.get::<_, i64>(12) as u64),
             }),
             pieces,
+            table: row.get::<_, Option<u32>>(17).map(|oid| LocalTable {
+                oid: TableOid(oid),
+                name: row.get(18),
+                attnum: row.get(19),
+                type_oid: row.get(20),
+                collation_oid: row.get(21),
+                shard_count: row.get::<_, i32>(22) as u32,
+            }),
         })
     }
 }
@@ -286,4 +318,5 @@ pub fn taken_over(id: i64) -> PgError {
 const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, target_node, state, schemas, \
                       full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group, \
                       piece_groups, piece_nodes, piece_maxima, \
-                      (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id) FROM tenantry.shard_move";
+                      (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
+                      relation, relation_name, partkey, key_type, key_collation, shard_count FROM tenantry.shard_move";

@@ -38,16 +38,27 @@ impl Target {
 ///
 /// Each shard schema carries the move's mark, by which cleaning up knows it.
 /// Errors: 42P06 when a schema of that name is there already.
-pub async fn create(target: &Target, mv: &Move, on_source: &Definition) -> Result<()> {
-    let mut statements = vec!["BEGIN".to_owned()];
+pub async fn create_shards(target: &Target, mv: &Move, on_source: &Definition) -> Result<()> {
+    let mut statements = Vec::new();
     for group in &target.groups {
         for schema in mv.schemas_of(*group) {
             let name = identifier(&schema);
             statements.push(format!("CREATE SCHEMA {name}"));
-            statements.push(format!("COMMENT ON SCHEMA {name} IS {}", literal(&mv.mark())));
+            statements.push(mark(mv, &schema));
         }
         statements.extend(on_source.clone().on_target(mv, *group).tables);
     }
+    create(target, mv, statements).await
+}
+
+/// The statement that marks a schema as this move's.
+pub fn mark(mv: &Move, schema: &str) -> String {
+    format!("COMMENT ON SCHEMA {} IS {}", identifier(schema), literal(&mv.mark()))
+}
+
+/// Runs the statements and creates the move's own schema, in one transaction.
+pub async fn create(target: &Target, mv: &Move, statements: Vec<String>) -> Result<()> {
+    let mut statements: Vec<String> = ["BEGIN".to_owned()].into_iter().chain(statements).collect();
     let name = identifier(&mv.target_name());
     statements.push(format!("CREATE SCHEMA {name}"));
     statements.push(marker_table(&mv.target_marker()));
@@ -95,19 +106,24 @@ pub async fn finish(
             applied?;
             validated?;
         }
-        // Fresh tables have no statistics, and plans made without them are bad ones.
-        let sql = "SELECT format('ANALYZE %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
+        let sql = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
         for row in target.session.query(sql, &[&mv.schemas_of(*group)]).await.map_err(pg_error)? {
-            let (analyzed, applied) = apply.run_while(target.session.batch_execute(row.get(0))).await;
-            applied?;
-            analyzed.map_err(pg_error)?;
+            analyze(target, row.get(0), apply).await?;
         }
     }
     Ok(())
 }
 
+/// Fresh tables have no statistics, and plans made without them are bad ones. `table` is quoted.
+pub async fn analyze(target: &Target, table: &str, apply: &mut Apply) -> Result<()> {
+    let statement = format!("ANALYZE {table}");
+    let (analyzed, applied) = apply.run_while(target.session.batch_execute(&statement)).await;
+    applied?;
+    analyzed.map_err(pg_error)
+}
+
 /// A row that two transactions on two nodes made together may refer to a reference row that is not here yet.
-async fn validate(target: &Session, statement: &str) -> Result<()> {
+pub async fn validate(target: &Session, statement: &str) -> Result<()> {
     let mut last = None;
     for _ in 0..VALIDATE_ATTEMPTS {
         match target.batch_execute(statement).await.map_err(pg_error) {

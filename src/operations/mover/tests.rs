@@ -92,6 +92,23 @@ impl Stage {
         self.workers[node.0 as usize - 1].query_one(sql, &[]).await.unwrap().get(0)
     }
 
+    /// Until an unfinished move is repaired. As the maintenance job does: what goes wrong is tried again.
+    pub async fn repair(&self) {
+        let mut failures = 0;
+        loop {
+            match recover(&self.environment).await {
+                Ok(0) => {}
+                Ok(_) => return,
+                Err(error) => {
+                    failures += 1;
+                    assert!(failures < 20, "{error}");
+                }
+            }
+            // The lock of the move that has just ended is given back when its session's end has reached the server.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Everything that a move may leave, on both workers, but for the shard group's own schema.
     pub async fn remains(&self) -> Vec<String> {
         let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots
@@ -243,10 +260,7 @@ async fn a_crash_at_any_point_is_repaired_and_leaves_nothing() {
         let stopped = stage.move_to(source, target).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
         stage.environment.stop_at = None;
-        // The lock of the move that has just ended is given back when its session's end has reached the server.
-        while recover(&stage.environment).await.unwrap() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        stage.repair().await;
         let home = stage.node_of_group().await;
         match point {
             // The last changes may have arrived before the crash: then the move is finished.

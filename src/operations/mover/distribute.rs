@@ -1,0 +1,393 @@
+//! `create_distributed_table_concurrently`: a local table becomes a distributed one while clients read and write it.
+//!
+//! ```text
+//!   coordinator:  public.orders ──slot, COPY, stream──> public_<group>.orders on the workers, each row by its hash
+//!                     └─ hold, LOCK TABLE, last marker ─ marker on every worker ─ catalog rows, seal; COMMIT ─ release
+//! ```
+//!
+//! The lock keeps everybody out from before the last marker until the catalog says that the table is distributed: both
+//! are on the coordinator, so the flip is one transaction with the table's own lock, and a crash before it leaves all as
+//! it was. Who waited for the lock then finds the table sealed, and its proxy plans the statement again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::cutover::Cutover;
+use super::marker::Marker;
+use super::pieces::{Piece, Routes};
+use super::session::{Session, is_lock_failure};
+use super::state::{LocalTable, Move, MoveState, taken_over};
+use super::stream::Apply;
+use super::target::{self, Target};
+use super::{
+    MoveReport, MoverEnvironment, Notify, StopPoint, begin, carry_out, cleanup, copy, session, snapshot, verify,
+};
+use crate::catalog::quote::{qualified, shard_schema};
+use crate::catalog::{nodes, pg_error, tables};
+use crate::error::{PgError, Result, SqlState};
+use crate::operations::create_distributed_table::{
+    Request, check_request, check_same_key, check_schema_name, colocation_partner, deal_out, distribution_column,
+    refuse_distributed, refuse_without_workers, wanted_shard_count,
+};
+use crate::operations::table_checks::{self, Intent};
+use crate::operations::table_definition::{ColumnDefinition, TableDefinition};
+use crate::shard_map::{ColocationGroup, ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, TableOid};
+
+#[derive(Deserialize)]
+struct Arguments {
+    table_name: Option<u32>,
+    distribution_column: Option<String>,
+    distribution_type: Option<String>,
+    colocate_with: Option<String>,
+    /// What `colocate_with` names.
+    colocate_oid: Option<i64>,
+    shard_count: Option<i32>,
+    /// `citus.shard_count` of the caller's session.
+    shard_count_default: Option<u32>,
+}
+
+/// Errors: those of `create_distributed_table`; 0A000 for foreign keys from tables that stay local; 55006 while another
+/// such call is at work; 55000 when the table was changed meanwhile.
+pub async fn create_distributed_table_concurrently(
+    environment: &MoverEnvironment,
+    arguments: &Value,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let arguments: Arguments = serde_json::from_value(arguments.clone())
+        .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("arguments do not fit the signature: {e}")))?;
+    let required =
+        |name: &str| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null"));
+    let request = Request {
+        table: TableOid(arguments.table_name.ok_or_else(|| required("table_name"))?),
+        column: arguments.distribution_column,
+        method: arguments.distribution_type.ok_or_else(|| required("distribution_type"))?,
+        colocate_with: arguments.colocate_with.ok_or_else(|| required("colocate_with"))?,
+        shard_count: arguments.shard_count,
+        shard_count_default: arguments.shard_count_default.unwrap_or(32),
+    };
+    check_request(&request)?;
+    let probe = session::connect(environment, NodeId::COORDINATOR).await?;
+    let map = environment.catalog.refresh().await?;
+    let definition = read(&probe, request.table).await?.0;
+    let column = check(&probe, &definition, &map, &request).await?.clone();
+    let colocation = colocation(&probe, &map, &definition, &column, &request, arguments.colocate_oid).await?;
+
+    let catalog = begin(environment, colocation).await?;
+    // What was true before the lock may not be now.
+    let map = environment.catalog.refresh().await?;
+    let definition = read(&catalog, request.table).await?.0;
+    let column = check(&catalog, &definition, &map, &request).await?.clone();
+    table_checks::check(&definition, &map, Intent::Distributed { column: &column.name, colocation })?;
+    let groups = match map.colocation(colocation) {
+        Some(colocation) => colocation.shard_groups.clone(),
+        None => {
+            refuse_without_workers(&map)?;
+            let sql = "SELECT nextval('tenantry.shard_id') FROM generate_series(1, $1::int4)";
+            let ids = catalog.query(sql, &[&(wanted_shard_count(&request) as i32)]).await.map_err(pg_error)?;
+            deal_out(&map, &ids.iter().map(|row| row.get::<_, i64>(0) as u64).collect::<Vec<_>>())
+        }
+    };
+    check_schema_name(&definition.schema, &groups)?;
+    let pieces: Vec<Piece> =
+        groups.iter().map(|g| Piece { group: g.id, node: g.node, min: g.min, max: g.max }).collect();
+    let Some(first) = pieces.first() else {
+        return Err(PgError::new(SqlState::INTERNAL_ERROR, format!("colocation group {colocation} has no shards")));
+    };
+    let ends = (NodeId::COORDINATOR, first.node);
+    let table = LocalTable {
+        oid: request.table,
+        name: definition.name.clone(),
+        attnum: column.attnum,
+        type_oid: column.type_oid,
+        collation_oid: column.collation_oid,
+        shard_count: wanted_shard_count(&request),
+    };
+    let mv = Move::new(colocation, NO_GROUP, ends, vec![definition.schema.clone()]);
+    let mv = Move::plan(&catalog, Move { pieces, table: Some(table), ..mv }).await.map_err(|error| {
+        if error.code() != SqlState::OBJECT_IN_USE {
+            return error;
+        }
+        PgError::new(error.code(), "another create_distributed_table_concurrently operation is in progress")
+            .hint("Make sure that the concurrent operation has finished and re-run the command")
+    })?;
+    carry_out(environment, catalog, mv, notify).await?;
+    Ok(Value::Null)
+}
+
+/// What makes the table fit for it, whatever its colocation group.
+async fn check<'a>(
+    session: &Session,
+    definition: &'a TableDefinition,
+    map: &ShardMap,
+    request: &Request,
+) -> Result<&'a ColumnDefinition> {
+    refuse_distributed(map, definition)?;
+    let (column, _) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
+    table_checks::check_kind(definition)?;
+    table_checks::check_functions(definition)?;
+    if let Some(other) = definition.referenced_by.first() {
+        let kind = match map.table_by_oid(TableOid(*other)) {
+            Some(table) if table.is_reference() => "reference",
+            Some(_) => "distributed",
+            None => "regular",
+        };
+        let sql = "SELECT relname::text FROM pg_class WHERE oid = $1";
+        let row = session.query_one(sql, &[other]).await.map_err(pg_error)?;
+        return Err(PgError::unsupported(format!(
+            "relation {} is referenced by a foreign key from {}",
+            definition.name,
+            row.get::<_, &str>(0)
+        ))
+        .detail(format!("foreign keys from a {kind} table to a distributed table are not supported.")));
+    }
+    Ok(column)
+}
+
+/// The definition, and the text that it was read from.
+async fn read(session: &Session, table: TableOid) -> Result<(TableDefinition, String)> {
+    let row = session.query_opt(&TableDefinition::statement(table), &[]).await.map_err(pg_error)?;
+    let Some(text) = row.and_then(|row| row.get::<_, Option<String>>(0)) else {
+        return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("relation with OID {table} does not exist")));
+    };
+    Ok((TableDefinition::parse(&text)?, text))
+}
+
+/// The colocation group to join, or the id of one that is still to be made.
+async fn colocation(
+    session: &Session,
+    map: &ShardMap,
+    definition: &TableDefinition,
+    column: &ColumnDefinition,
+    request: &Request,
+    partner: Option<i64>,
+) -> Result<ColocationId> {
+    let id = async |sql: &str| {
+        let row = session.query_opt(sql, &[]).await.map_err(pg_error)?;
+        Ok::<_, PgError>(row.map(|row| ColocationId(row.get::<_, i32>(0) as u32)))
+    };
+    let other = &request.colocate_with;
+    match other.to_ascii_lowercase().as_str() {
+        "default" => {
+            let count = wanted_shard_count(request);
+            if let Some(known) = id(&tables::find_colocation(count, column.type_oid, column.collation_oid)).await? {
+                return Ok(known);
+            }
+        }
+        "none" => {}
+        _ => {
+            let partner = colocation_partner(map, definition, other, partner)?;
+            let row = session.query_one(&tables::colocation(partner), &[]).await.map_err(pg_error)?;
+            let key = (row.get::<_, i64>(1).to_string(), row.get::<_, i64>(2).to_string());
+            check_same_key(definition, column, other, (&key.0, &key.1))?;
+            return Ok(partner);
+        }
+    }
+    refuse_without_workers(map)?;
+    let fresh = id("SELECT nextval('tenantry.colocation_id')::int4").await?;
+    fresh.ok_or_else(|| PgError::new(SqlState::INTERNAL_ERROR, "no id for a colocation group"))
+}
+
+/// All states, one after the other; see `run` in mod.rs.
+pub async fn run(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &mut Move,
+    notify: &Notify<'_>,
+) -> Result<MoveReport> {
+    let Some(table) = mv.table.clone() else { return Err(taken_over(mv.id)) };
+    let settings = &environment.settings;
+    let source = session::connect(environment, mv.source).await?;
+    let targets = Target::connect(environment, mv).await?;
+    snapshot::check_source(&source).await?;
+    let map = environment.catalog.map();
+    let routes = routes(&read(&source, table.oid).await?.0, &table, mv, &map)?;
+    let tables = snapshot::tables(&source, mv, &map, &routes).await?;
+    snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
+    let (mut definition, text) = read(&source, table.oid).await?;
+    if !mv.full_identity.is_empty() {
+        definition.forget_full_identity();
+    }
+    let has_schemas = map.tables_of(mv.colocation).iter().any(|table| table.schema == definition.schema);
+    for target in &targets {
+        let mut statements = Vec::new();
+        for group in &target.groups {
+            if !has_schemas {
+                statements.push(definition.shard_schema(*group));
+                statements.push(target::mark(mv, &shard_schema(&definition.schema, *group)));
+            }
+            statements.push(definition.for_shard(&map, *group)?.table);
+        }
+        target::create(target, mv, statements).await?;
+    }
+    mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
+    environment.stop_at(StopPoint::TargetCreated)?;
+
+    let (replication, slot) = snapshot::create_slot(environment, mv).await?;
+    environment.stop_at(StopPoint::SlotCreated)?;
+    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
+    let copied = copy::copy(environment, catalog, mv, &tables, &routes, &slot.snapshot).await?;
+    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
+    environment.stop_at(StopPoint::Copied)?;
+
+    let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &definition, &map));
+    try_join_all(on_each).await?;
+    environment.stop_at(StopPoint::IndexesBuilt)?;
+    mv.note_phase(catalog, "Catching Up", 0).await?;
+    let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
+    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point);
+    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
+    marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+    mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
+    for target in &targets {
+        finish(target, &definition, &map, &mut apply).await?;
+    }
+    if settings.verify {
+        mv.note_phase(catalog, "Final Catchup", 0).await?;
+        marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+        verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
+    }
+    mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
+    environment.stop_at(StopPoint::CaughtUp)?;
+
+    let Cutover { hold, attempts } = cut_over(environment, mv, &table, &text, &mut marker, &mut apply).await?;
+    let report = MoveReport {
+        move_id: mv.id,
+        rows_copied: copied.rows,
+        bytes_copied: copied.bytes,
+        rows_applied: apply.rows(),
+        hold,
+        attempts,
+    };
+    environment.stop_at(StopPoint::Switched)?;
+    drop(apply);
+    // It has happened; what follows may be done later.
+    let cleaned = async {
+        mv.note_report(catalog, &report).await?;
+        cleanup::clean_up(environment, catalog, mv).await
+    };
+    if let Err(error) = cleaned.await {
+        tracing::warn!(move_id = mv.id, %error, "could not drop what distributing a table left, will retry");
+    }
+    Ok(report)
+}
+
+/// To the shard groups that there are, or to those that are to be.
+fn routes(definition: &TableDefinition, table: &LocalTable, mv: &Move, map: &ShardMap) -> Result<Routes> {
+    let column = definition.columns.iter().find(|column| column.attnum == table.attnum);
+    let found = column.and_then(|column| Some((column, HashType::from_oid(column.base_oid)?)));
+    let (column, hash) = found.ok_or_else(|| changed(&table.name))?;
+    let groups = match map.colocation(mv.colocation) {
+        Some(colocation) => ColocationGroup::clone(colocation),
+        None => {
+            let group = |p: &Piece| ShardGroup { id: p.group, min: p.min, max: p.max, node: p.node, tenant: None };
+            ColocationGroup::new(mv.colocation, Some(hash), mv.pieces.iter().map(group).collect())
+        }
+    };
+    Ok(Routes::of_table(&definition.schema, &definition.name, &column.name, groups, hash))
+}
+
+async fn build_keys_and_indexes(target: &Target, definition: &TableDefinition, map: &ShardMap) -> Result<()> {
+    for group in &target.groups {
+        let statements = definition.for_shard(map, *group)?.keys_and_indexes;
+        target.session.batch_execute(&statements).await.map_err(pg_error)?;
+    }
+    Ok(())
+}
+
+/// Foreign keys, and what else only matters once clients write here.
+async fn finish(target: &Target, definition: &TableDefinition, map: &ShardMap, apply: &mut Apply) -> Result<()> {
+    for group in &target.groups {
+        let stages = definition.for_shard(map, *group)?;
+        let (added, applied) = apply.run_while(target::validate(&target.session, &stages.foreign_keys)).await;
+        applied?;
+        added?;
+        let (done, applied) = apply.run_while(target.session.batch_execute(&stages.rest)).await;
+        applied?;
+        done.map_err(pg_error)?;
+        let name = qualified(&shard_schema(&definition.schema, *group), &definition.name);
+        target::analyze(target, &name, apply).await?;
+    }
+    Ok(())
+}
+
+/// Hold, lock, last changes, flip, release. `definition` is what the targets were made from.
+///
+/// Errors: 55P03 when the lock could not be had before `cutover_patience` was over, 55000 when the table was changed.
+async fn cut_over(
+    environment: &MoverEnvironment,
+    mv: &mut Move,
+    table: &LocalTable,
+    definition: &str,
+    marker: &mut Marker,
+    apply: &mut Apply,
+) -> Result<Cutover> {
+    let settings = &environment.settings;
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    let name = qualified(&mv.schemas[0], &table.name);
+    // In the order in which create_distributed_table locks.
+    let lock = format!(
+        "BEGIN; SET LOCAL lock_timeout TO {}; SET LOCAL synchronous_commit TO on; {}; {}; \
+         LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE",
+        settings.lock_timeout.as_millis().max(1),
+        nodes::lock_against_changes(),
+        tables::lock(),
+    );
+    for attempts in 1.. {
+        marker.catch_up(apply, settings.near, settings.catch_up_patience).await?;
+        // Its end undoes all that is not committed.
+        let locker = session::connect(environment, NodeId::COORDINATOR).await?;
+        let held_at = Instant::now();
+        let hold = environment.holds.begin_table(&table.name);
+        let (locked, applied) = apply.run_while(locker.batch_execute(&lock)).await;
+        applied?;
+        match locked.map_err(pg_error) {
+            Err(error) if is_lock_failure(&error) => {
+                if start.elapsed() > settings.cutover_patience {
+                    return Err(error.hint("Transactions on this table were open for too long; try again later."));
+                }
+            }
+            Err(error) => return Err(error),
+            Ok(()) => {
+                environment.stop_at(StopPoint::Fenced)?;
+                if read(&locker, table.oid).await?.1 != definition {
+                    return Err(changed(&table.name));
+                }
+                let id = marker.insert("fence").await?;
+                let arrived = tokio::time::timeout(settings.fence_patience, apply.run_until_marker(id)).await;
+                arrived.map_err(|_| {
+                    PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target nodes in time")
+                })??;
+                environment.stop_at(StopPoint::FenceApplied)?;
+                let row = locker.query_one("SELECT tenantry.switch_table($1)", &[&mv.id]).await.map_err(pg_error)?;
+                if !row.get::<_, bool>(0) {
+                    return Err(taken_over(mv.id));
+                }
+                locker.batch_execute("COMMIT").await.map_err(pg_error)?;
+                mv.state = MoveState::Switched;
+                if let Err(error) = environment.catalog.refresh().await {
+                    // It has happened. Writes on the old map meet the seal and ask again.
+                    tracing::warn!(move_id = mv.id, %error, "could not reload the shard map after distributing a table");
+                }
+                drop(hold);
+                return Ok(Cutover { hold: held_at.elapsed(), attempts });
+            }
+        }
+        drop((hold, locker));
+        let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
+        applied?;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+    unreachable!("the loop has no other end")
+}
+
+fn changed(table: &str) -> PgError {
+    let message = format!("table \"{table}\" was changed while it was being distributed");
+    PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint("Run it again.")
+}
+
+/// No shard group is the source.
+const NO_GROUP: ShardGroupId = ShardGroupId(0);
