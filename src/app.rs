@@ -104,12 +104,21 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         catalog: catalog.clone(),
     });
 
+    // Not among what is waited for: the sessions that end last still hold connections.
+    let instance = shared.transaction_ids.instance().to_owned();
+    let shares = jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), instance);
+    tokio::spawn(shares);
+    control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
     control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 
     let accepting = stop.child_token();
     if let Some(http) = listeners.admin {
         let http = tokio::net::TcpListener::from_std(http).map_err(|error| internal("listen", error))?;
-        control.spawn(admin::serve(http, admin::State { catalog, metrics, nodes }, accepting.clone()));
+        control.spawn(admin::serve(
+            http,
+            admin::State { catalog, metrics, nodes, token: settings.admin_token.clone() },
+            accepting.clone(),
+        ));
     }
     let ending = Ending { stop: stop.clone(), hurry: signals.hurry.clone() };
     let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, &ending)?;

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use support::serve::Serve;
 use support::{Cluster, wait_until};
 
 #[test]
@@ -43,6 +44,39 @@ fn the_number_of_workers_follows_the_wish() {
     tenantry(&cluster, "cluster edit --workers 1");
     assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");
+}
+
+/// `tenantry dev` carries out what is asked for at another proxy of the cluster, over HTTP.
+#[test]
+fn the_number_of_workers_is_asked_for_over_http() {
+    let cluster = Cluster::start(1);
+    let (port, pages) = (cluster.port() + 12, cluster.port() + 13);
+    let trust = "auth = \"trust-loopback\"";
+    let _proxy = Serve::start(&cluster, port, trust, &format!("[admin]\nport = {pages}\ntoken = \"open sesame\""));
+    let ask = |method: &str, path: &str, token: &str, body: &str| {
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        http(pages, &format!("{head}Authorization: Bearer {token}\r\n\r\n{body}"))
+    };
+    let two = r#"{"workers": 2}"#;
+    for (path, token, body, status) in [
+        ("/api/cluster", "wrong", two, "401"),
+        ("/api/cluster", "open sesame", r#"{"workers": 0}"#, "400"),
+        ("/api/cluster", "open sesame", "two", "400"),
+        ("/api/cluster/pause", "open sesame", "", "409"),
+        ("/api/cluster/pause", "", "", "401"),
+        ("/api/cluster/explode", "open sesame", "", "404"),
+    ] {
+        let answer = ask("POST", path, token, body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {token} {body}: {answer}");
+    }
+    assert!(ask("GET", "/api/cluster", "", "").contains(r#"{"requests":[],"workers":1}"#));
+    let asked = ask("POST", "/api/cluster", "open sesame", two);
+    assert!(asked.starts_with("HTTP/1.1 202") && asked.ends_with(r#"{"id":1}"#), "{asked}");
+    let is_done = || ask("GET", "/api/cluster", "", "").contains(r#""state":"Successful""#);
+    assert!(wait_until(Duration::from_secs(60), is_done), "{}", ask("GET", "/api/cluster", "", ""));
+    assert!(ask("GET", "/api/cluster", "", "").contains(r#""workers":2"#));
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "2");
 }
 
 #[test]
@@ -95,8 +129,12 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 fn page(port: u16, path: &str) -> String {
+    http(port, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+}
+
+fn http(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the admin server listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
+    stream.write_all(request.as_bytes()).expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");
     answer

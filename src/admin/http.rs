@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::pools;
+use super::{cluster, pools};
 use crate::backend::Nodes;
 use crate::catalog::Catalog;
 use crate::shard_map::{NodeId, ShardMap};
@@ -25,6 +25,8 @@ pub struct State {
     pub catalog: Arc<Catalog>,
     pub metrics: PrometheusHandle,
     pub nodes: Arc<Nodes>,
+    /// Who shows it may change the cluster; nobody when none.
+    pub token: Option<String>,
 }
 
 /// Answers until `stop`.
@@ -35,6 +37,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         .route("/metrics", get(metrics))
         .route("/api/nodes", get(async |state: extract::State<State>| Json(nodes(&state.catalog.map()))))
         .route("/api/shards", get(async |state: extract::State<State>| Json(shards(&state.catalog.map()))))
+        .merge(cluster::pages())
         .with_state(state);
     if let Err(error) = axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the admin HTTP server ended");

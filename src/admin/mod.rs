@@ -6,10 +6,12 @@
 //!       /readyz       200 when the coordinator answers too, else 503 and why
 //!       /api/nodes    the shard map's nodes
 //!       /api/shards   its shard groups with their tables
+//!       /api/cluster  its size, which can be changed here too (cluster.rs)
 //! ```
 //!
-//! Nothing is changed from here, and nothing of tenants is shown. It has no login: keep it on a trusted address.
+//! Nothing of tenants is shown. Looking needs no login: keep it on a trusted address.
 
+mod cluster;
 mod http;
 pub mod metrics;
 mod pools;

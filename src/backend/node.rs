@@ -214,6 +214,11 @@ impl Node {
         Ok((Ticket { node: self.clone(), pool, number: ticket, since: Instant::now(), is_timeout: false }, receiver))
     }
 
+    /// Looks again whether more is open than may be: the settings may have changed.
+    pub(super) fn review(self: &Arc<Self>) {
+        self.settle(self.lock());
+    }
+
     /// What becomes of a connection of `pool` that has just become free: its own pool's first waiter gets it, unless
     /// somebody of another pool, who needs it closed, has waited for long. A waiter that is chosen leaves the queue.
     pub(super) fn next_of(self: &Arc<Self>, pool: u64) -> Next {
@@ -400,8 +405,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Connections to a node before its own limit has been asked for.
-const UNKNOWN_LIMIT: usize = 100;
+/// Connections to a node before our share of it is known, for a moment after the start.
+const UNKNOWN_LIMIT: usize = 8;
 /// A node that has just come back is not met by everybody at once.
 const LOGINS_AT_ONCE: usize = 8;
 /// From this wait on a waiter of another pool goes before a connection's own pool: closing a connection for somebody

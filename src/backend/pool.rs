@@ -131,6 +131,7 @@ impl Pools {
             pool.state.borrow_mut().idle = kept;
             // Their places may go to somebody who is woken by it: outside the borrow.
             drop::<Vec<_>>(closed);
+            pool.node.review();
         }
     }
 

@@ -365,6 +365,13 @@ impl Server {
         &self.read
     }
 
+    /// The header of the frame at the start of it, if that much is there.
+    ///
+    /// Errors: 08006 for a length that cannot be: where the next frame begins is unknown.
+    pub fn received_header(&mut self) -> Result<Option<frame::Header>> {
+        frame::header(&self.read).map_err(|_| self.lost("server sent a broken message"))
+    }
+
     pub fn consume(&mut self, bytes: usize) {
         self.read.advance(bytes);
         self.shed();
@@ -424,14 +431,13 @@ impl Server {
     /// The next whole frame. Cancel safe.
     pub async fn next_frame(&mut self) -> Result<Frame> {
         loop {
-            match frame::header(&self.read) {
-                Err(_) => return Err(self.lost("server sent a broken message")),
-                Ok(Some(h)) if self.read.len() >= h.len => {
+            match self.received_header()? {
+                Some(h) if self.read.len() >= h.len => {
                     return Ok(Frame { tag: h.tag, bytes: self.read.split_to(h.len).freeze() });
                 }
                 // Bit by bit: a length alone must not take memory.
-                Ok(Some(h)) => self.read.reserve((h.len - self.read.len()).min(pace::LONG_READ_LEN)),
-                Ok(None) => {}
+                Some(h) => self.read.reserve((h.len - self.read.len()).min(pace::LONG_READ_LEN)),
+                None => {}
             }
             self.receive().await?;
         }
@@ -516,7 +522,7 @@ impl Server {
     ///
     /// Errors: what the server says when it ends the connection; 08006 for a frame that does not belong here.
     pub fn take_unasked(&mut self) -> Result<Option<Frame>> {
-        let Some(header) = frame::header(&self.read)? else { return Ok(None) };
+        let Some(header) = self.received_header()? else { return Ok(None) };
         if self.read.len() < header.len {
             return Ok(None);
         }

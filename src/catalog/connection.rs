@@ -67,7 +67,7 @@ impl Settings {
             .port(address.port)
             .dbname(&self.dbname)
             .user(&self.user)
-            .application_name("tenantry")
+            .application_name("tenantry control")
             .options("-c search_path=pg_catalog,pg_temp")
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(DEAD_PEER_AFTER)

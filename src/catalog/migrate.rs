@@ -24,6 +24,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (70, "cluster_control", include_str!("schema/070_cluster_control.sql")),
     (80, "isolation", include_str!("schema/080_isolation.sql")),
     (90, "split", include_str!("schema/090_split.sql")),
+    (95, "proxies", include_str!("schema/095_proxies.sql")),
     (100, "distribute", include_str!("schema/100_distribute.sql")),
 ];
 

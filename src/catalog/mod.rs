@@ -18,6 +18,7 @@ pub mod cleanup;
 pub mod job_tasks;
 pub mod jobs;
 pub mod nodes;
+pub mod proxies;
 pub mod quote;
 pub mod shards;
 pub mod tables;

@@ -8,6 +8,7 @@ use super::connection::{Connection, ProxyAddress};
 use super::show;
 use super::table::Table;
 use crate::error::{PgError, Result, SqlState};
+use crate::operations::cluster_size::request_workers;
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -58,12 +59,7 @@ impl Cluster {
 
 async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
     let connection = proxy.connect().await?;
-    let asked = connection
-        .ask(&format!(
-            "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
-             SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
-        ))
-        .await?;
+    let asked = connection.ask(&request_workers(workers)).await?;
     let id = asked.number().ok_or_else(|| unreadable("id"))?;
     let start = Instant::now();
     let mut told = String::new();

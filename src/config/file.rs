@@ -191,6 +191,9 @@ pub struct Admin {
     /// Its TCP port. Default: none, no HTTP server. Reload: no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Who shows it as a bearer token may change the cluster's size over HTTP. Default: none, nobody can. Reload: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// Roles that may look at and change things in the database tenantry. Default: none. Reload: yes.
     pub users: Vec<String>,
     /// Roles that may only look there. Default: none. Reload: yes.
@@ -293,7 +296,7 @@ impl Default for Execution {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: LOOPBACK, port: None, users: Vec::new(), stats_users: Vec::new() }
+        Self { address: LOOPBACK, port: None, token: None, users: Vec::new(), stats_users: Vec::new() }
     }
 }
 
@@ -330,7 +333,8 @@ mod tests {
         assert!(listen.remove("takeover_socket").is_some());
         let tls = shown.get_mut("tls").and_then(|t| t.as_table_mut()).expect("a section");
         assert!(["certificate", "key", "client_ca"].into_iter().all(|name| tls.remove(name).is_some()));
-        assert!(shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section").remove("port").is_some());
+        let admin = shown.get_mut("admin").and_then(|t| t.as_table_mut()).expect("a section");
+        assert!(["port", "token"].into_iter().all(|name| admin.remove(name).is_some()));
         let defaults = toml::Table::try_from(ConfigFile::default()).expect("plain values");
         assert_eq!(shown, defaults);
         ConfigFile::parse(&example()).expect("every name in it is known");

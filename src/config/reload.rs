@@ -140,7 +140,9 @@ impl Reloader {
         let (values, defaults) = (flat(&written), flat(&ConfigFile::default()));
         let names: BTreeSet<&String> = values.keys().chain(defaults.keys()).collect();
         let text = |name: &str, value: Option<&toml::Value>| {
-            value.map(|value| if name.ends_with("password") { "***".to_owned() } else { as_text(value) })
+            value.map(|value| {
+                if name.ends_with("password") || name.ends_with("token") { "***".to_owned() } else { as_text(value) }
+            })
         };
         names
             .into_iter()

@@ -23,6 +23,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where metrics and health are served; nowhere when none.
     pub admin: Option<SocketAddr>,
+    /// Who shows it may change the cluster over HTTP; nobody when none.
+    pub admin_token: Option<String>,
     /// The coordinator, and how the control channel logs in to every node.
     pub catalog: catalog::Settings,
     pub pool: PoolSettings,
@@ -85,6 +87,7 @@ impl Settings {
         let access = server_access(server_tls, coordinator.password_file.as_deref())?;
         Ok(Self {
             listen: (listen.address, listen.port).into(),
+            admin_token: admin.token,
             admin: admin.port.map(|port| (admin.address, port).into()),
             catalog: catalog::Settings {
                 host: coordinator.host,

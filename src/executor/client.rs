@@ -1,5 +1,6 @@
 //! The client's socket with its read and write buffers.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,6 +223,11 @@ impl Client {
     /// Bytes received and not yet taken as frames.
     pub fn received(&self) -> &[u8] {
         &self.read
+    }
+
+    /// The number of the socket.
+    pub fn descriptor(&self) -> RawFd {
+        self.stream.tcp().as_raw_fd()
     }
 
     pub fn is_encrypted(&self) -> bool {

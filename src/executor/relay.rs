@@ -11,7 +11,7 @@
 use super::Executor;
 use super::client::{Client, Mark};
 use crate::backend::Server;
-use crate::error::{PgError, Result, SqlState};
+use crate::error::{PgError, Result, Severity, SqlState};
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::sql::Spliced;
 use crate::wire::reply_queue::{Reply, To, Verdict};
@@ -72,7 +72,7 @@ pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>)
                 }
                 continue;
             }
-            let Some(header) = frame::header(server.received())? else { break };
+            let Some(header) = server.received_header()? else { break };
             let whole = server.received().len() >= header.len;
             let streams = matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN;
             if !whole && !streams {
@@ -170,7 +170,9 @@ fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: 
         return;
     }
     relayed.error.get_or_insert(error.code());
-    answer::error(&in_the_users_terms(error, routed), client.out());
+    // A node's FATAL ends its connection, not the client's session.
+    let error = in_the_users_terms(error, routed).with_severity(Severity::Error);
+    answer::error(&error, client.out());
 }
 
 /// Does this error say that the statement did nothing and may do it elsewhere, or again?

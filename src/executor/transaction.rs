@@ -559,7 +559,7 @@ impl Transaction {
             return;
         }
         participant.server.leftovers.is_unsure |= self.is_opaque;
-        if !is_quiet {
+        if !is_quiet || participant.is_unsynced {
             participant.server.poison();
         }
     }
@@ -574,7 +574,9 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
         for mut participant in self.participants.drain(..) {
-            if !self.cancel.remove(&participant.server.cancel_target()) {
+            let is_quiet = self.cancel.remove(&participant.server.cancel_target());
+            // Without its Sync what has run is not over, although every answer is there: the next client would commit it.
+            if !is_quiet || participant.is_unsynced {
                 participant.server.poison();
             }
         }

@@ -6,6 +6,7 @@ use super::arguments::ClusterEdit;
 use super::registry::{read, required};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
+use crate::operations::cluster_size::request_workers;
 use crate::shard_map::NodeId;
 
 /// `tenantry_cluster_edit(workers)`: writes a request and answers its number. It is carried out after the commit, by
@@ -18,11 +19,7 @@ pub async fn request(name: &str, arguments: Value, txn: &mut Transaction) -> Res
     if workers < 1 {
         return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "a cluster has at least one worker"));
     }
-    let sql = format!(
-        "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
-         SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
-    );
-    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+    let rows = txn.query(NodeId::COORDINATOR, &request_workers(workers)).await?;
     let id: i64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|id| id.parse().ok()).unwrap_or(0);
     Ok(json!(id))
 }

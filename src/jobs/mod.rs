@@ -3,7 +3,10 @@
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
 mod rebalances;
+mod shares;
 mod two_phase_recovery;
+
+pub use shares::share_connections;
 
 use std::sync::Arc;
 use std::time::Duration;

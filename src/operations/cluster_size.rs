@@ -44,6 +44,15 @@ pub async fn run(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Con
     }
 }
 
+/// SQL that asks for so many workers, and answers the request's id.
+pub fn request_workers(workers: impl Into<i64>) -> String {
+    let workers = workers.into();
+    format!(
+        "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
+         SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
+    )
+}
+
 /// Works until the connection is lost.
 async fn serve(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config) -> Result<()> {
     let (client, connection) = proxy.connect(NoTls).await.map_err(catalog::pg_error)?;

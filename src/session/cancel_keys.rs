@@ -4,6 +4,7 @@
 //! listened to for a while, and never learns anything: a cancel request has no answer.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,16 +13,27 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::executor::cancel::CancelHandle;
+use crate::transport;
 
 pub struct CancelKeys {
-    sessions: DashMap<u32, (Bytes, Arc<CancelHandle>)>,
+    sessions: DashMap<u32, Entry>,
     next: AtomicU32,
     /// Wrong keys by where they came from: since when, how many.
     wrong: DashMap<IpAddr, (Instant, u32)>,
     /// Of requests that wait for a server to take them.
     places: Semaphore,
+}
+
+struct Entry {
+    key: Bytes,
+    handle: Arc<CancelHandle>,
+    /// The client's socket.
+    socket: RawFd,
+    /// What ran at the last look for clients that have left.
+    seen: Option<u64>,
 }
 
 /// A session's entry; gone when dropped.
@@ -45,7 +57,7 @@ impl Default for CancelKeys {
 
 impl CancelKeys {
     /// Registers a session. Protocol 3.0 has keys of 4 bytes, 3.2 of 32.
-    pub fn register(self: &Arc<Self>, minor: u16) -> CancelKey {
+    pub fn register(self: &Arc<Self>, minor: u16, socket: RawFd) -> CancelKey {
         let key: Bytes = if minor >= 2 {
             Bytes::copy_from_slice(&rand::random::<[u8; 32]>())
         } else {
@@ -56,7 +68,7 @@ impl CancelKeys {
             // Never 0, and positive as an int32: drivers take it for a process id.
             let pid = (self.next.fetch_add(1, Ordering::Relaxed) % 0x7fff_fffe) + 1;
             if let dashmap::Entry::Vacant(free) = self.sessions.entry(pid) {
-                free.insert((key.clone(), handle.clone()));
+                free.insert(Entry { key: key.clone(), handle: handle.clone(), socket, seen: None });
                 return CancelKey { keys: self.clone(), pid, key, handle };
             }
         }
@@ -93,14 +105,29 @@ impl CancelKeys {
     /// The session that a cancel request means, if its key is right.
     fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<CancelHandle>> {
         let session = self.sessions.get(&pid)?;
-        bool::from(session.0.ct_eq(key)).then(|| session.1.clone())
+        bool::from(session.key.ct_eq(key)).then(|| session.handle.clone())
     }
 
     /// Cancels what every session runs.
     pub async fn cancel_all(&self) {
-        let handles: Vec<_> = self.sessions.iter().map(|session| session.1.clone()).collect();
+        let handles: Vec<_> = self.sessions.iter().map(|session| session.handle.clone()).collect();
         let running = handles.iter().filter_map(|handle| Some(handle.cancel(handle.running()?)));
         futures_util::future::join_all(running).await;
+    }
+
+    /// Statements that have run since the last look, and whose clients have left.
+    fn abandoned(&self) -> Vec<(Arc<CancelHandle>, u64)> {
+        let mut abandoned = Vec::new();
+        for mut session in self.sessions.iter_mut() {
+            let running = session.handle.running();
+            let was_seen = std::mem::replace(&mut session.seen, running) == running;
+            if let Some(number) = running.filter(|_| was_seen)
+                && transport::has_left(session.socket)
+            {
+                abandoned.push((session.handle.clone(), number));
+            }
+        }
+        abandoned
     }
 
     /// Sessions that are logged in.
@@ -113,6 +140,17 @@ impl CancelKeys {
     }
 }
 
+/// Cancels long statements that nobody waits for any more, until `stop`: a session notices its client's end only when it
+/// reads from it or writes to it.
+pub async fn watch_clients(keys: Arc<CancelKeys>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        for (handle, number) in keys.abandoned() {
+            // Not waited for: one node that takes no cancels must not keep the others' from being sent.
+            tokio::spawn(async move { handle.cancel(number).await });
+        }
+    }
+}
+
 impl Drop for CancelKey {
     fn drop(&mut self) {
         self.keys.sessions.remove(&self.pid);
@@ -122,6 +160,7 @@ impl Drop for CancelKey {
 /// A client that cancels what has just ended, or ended its session, is no guesser.
 const WRONG_KEYS: u32 = 100;
 const WRONG_KEYS_IN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MANY_PEERS: usize = 10_000;
 /// Requests under way, of all sessions. Each holds a socket of its client and one to each server.
 const AT_ONCE: usize = 256;
@@ -133,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn who_guesses_keys_is_not_listened_to() {
         let keys = Arc::new(CancelKeys::default());
-        let session = keys.register(0);
+        let session = keys.register(0, -1);
         session.handle.begin().await;
         let (guesser, friend): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         for guess in 0..WRONG_KEYS {
@@ -149,7 +188,7 @@ mod tests {
     #[test]
     fn a_cancel_request_needs_the_whole_key() {
         let keys = Arc::new(CancelKeys::default());
-        let session = keys.register(2);
+        let session = keys.register(2, -1);
         assert_eq!(session.key.len(), 32);
         assert!(keys.find(session.pid, &session.key).is_some());
         assert!(keys.find(session.pid, &session.key[..4]).is_none());

@@ -31,7 +31,7 @@ mod tally;
 mod transaction_commands;
 
 pub use admin_database::{ADMIN_DATABASE, AdminDatabase, Visitor};
-pub use cancel_keys::CancelKeys;
+pub use cancel_keys::{CancelKeys, watch_clients};
 pub use credentials::Credentials;
 pub use login::LoginSettings;
 pub use presence::{Presence, Presences, State};

@@ -109,7 +109,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
             return client.flush().await;
         }
     };
-    let cancel = thread.shared.cancel_keys.register(startup.minor);
+    let cancel = thread.shared.cancel_keys.register(startup.minor, client.descriptor());
     let presence = thread.shared.presences.enter(&Newcomer {
         id: cancel.pid,
         user: &identity.user,

@@ -1,6 +1,7 @@
 //! Noticing that the machine at the other end is gone: it sends no farewell.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -14,4 +15,36 @@ pub fn watch_peer(socket: &TcpStream, dead_after: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(dead_after))
+}
+
+/// Has the peer of this socket closed its end, or gone? Asked without reading: what it sent before may still be there.
+/// A number that is no open socket has nobody who left.
+#[allow(unsafe_code)]
+pub fn has_left(socket: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the kernel reads and writes one `pollfd`, which lives here; it takes any number for the descriptor.
+    let answered = unsafe { libc::poll(&mut asked, 1, 0) };
+    answered == 1 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_left_is_seen_although_it_has_said_something() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        peer.write_all(b"X").unwrap();
+        assert!(!has_left(ours.as_raw_fd()));
+        drop(peer);
+        while !has_left(ours.as_raw_fd()) {
+            std::thread::yield_now();
+        }
+    }
 }

@@ -19,5 +19,5 @@ pub mod takeover;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
 pub use dialer::{Dialed, Dialer, DialerSettings, SslMode};
-pub use liveness::watch_peer;
+pub use liveness::{has_left, watch_peer};
 pub use stream::Stream;

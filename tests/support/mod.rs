@@ -258,4 +258,5 @@ pub fn signal(pid: u32, name: &str) {
 
 const PSQL_RUNS: &str = "psql can be run: scripts/setup.sh installs it";
 const START_DEADLINE: Duration = Duration::from_secs(90);
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Most of it goes to removing the data: a file for each shard, its indexes and their maps.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);

@@ -105,6 +105,10 @@ impl Served {
         }
     }
 
+    pub fn proxy_pid(&self, number: usize) -> u32 {
+        self.proxies[number].as_ref().expect("it runs").id()
+    }
+
     pub fn signal_proxy(&self, number: usize, name: &str) {
         signal(self.proxies[number].as_ref().expect("it runs").id(), name);
     }
