@@ -189,6 +189,17 @@ async fn clients_of_two_proxies_notice_no_distributing_no_splitting_and_no_isola
     );
     let gone = wait_until(Duration::from_secs(30), || served.everywhere(LEFTOVERS).is_empty());
     assert!(gone, "{:?}", served.everywhere(LEFTOVERS));
+
+    // What no row tells of is found by its name.
+    let orphans = "CREATE SCHEMA tenantry_move_999; CREATE TABLE tenantry_move_999.marker (id int);
+        CREATE PUBLICATION tenantry_move_999 FOR TABLE tenantry_move_999.marker";
+    psql(&served.worker_dsn(0), orphans);
+    psql(&served.worker_dsn(0), "SELECT pg_create_logical_replication_slot('tenantry_move_999', 'pgoutput')");
+    psql(&served.worker_dsn(0), "CREATE SCHEMA tenantry_moved_999_0");
+    sql("CALL citus_cleanup_orphaned_resources()".into()).await;
+    assert_eq!(served.everywhere(LEFTOVERS), ["schema tenantry_moved_999_0"], "but not what may be rows of users");
+    let prepared = client.prepare("CALL citus_cleanup_orphaned_resources()").await.unwrap();
+    client.execute(&prepared, &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

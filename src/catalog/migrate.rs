@@ -26,6 +26,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (90, "split", include_str!("schema/090_split.sql")),
     (95, "proxies", include_str!("schema/095_proxies.sql")),
     (100, "distribute", include_str!("schema/100_distribute.sql")),
+    (110, "orphans", include_str!("schema/110_orphans.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

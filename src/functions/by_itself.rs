@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
-use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, split};
+use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split};
 use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
@@ -33,6 +33,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "split_shard_by_split_points"
             | "tenantry_split_shard"
             | "create_distributed_table_concurrently"
+            | "cleanup_orphaned_resources"
     )
 }
 
@@ -74,6 +75,7 @@ pub async fn call_by_itself(
         "create_distributed_table_concurrently" => {
             distribute::create_distributed_table_concurrently(&environment, &arguments, &notify).await
         }
+        "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(&environment, &notify).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;

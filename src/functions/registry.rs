@@ -89,6 +89,7 @@ pub fn provided() -> Provided {
         functions: HashSet::from([
             "create_distributed_table",
             "create_distributed_table_concurrently",
+            "citus_cleanup_orphaned_resources",
             "create_reference_table",
             "truncate_local_data_after_distributing_table",
             "citus_add_node",

@@ -90,7 +90,8 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
             }
         }
     }
-    Some(Ok(Plan::FunctionCall(FunctionCall { text: text.into(), calls, splices, needs })))
+    let is_procedure = tokens.first().is_some_and(|token| is_keyword(text, token, "call"));
+    Some(Ok(Plan::FunctionCall(FunctionCall { text: text.into(), calls, splices, needs, is_procedure })))
 }
 
 /// A call that begins at token `at`; also the token behind it. Calls inside its arguments are part of them.

@@ -64,6 +64,11 @@ fn plan_tokens(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> R
         let tokens = lex(inner, ctx.standard_conforming_strings)?;
         plan_tokens(inner, &tokens, ctx, mode)
     };
+    // A procedure that is provided, before CALL is taken for something that nobody can look into.
+    let is_call = tokens.first().is_some_and(|token| is_keyword(text, token, "call"));
+    if is_call && let Some(plan) = function_call::plan_function_call(text, tokens, ctx) {
+        return plan;
+    }
     if let Some(plan) = plan_utility(text, tokens, ctx, &plan_inner) {
         return plan;
     }

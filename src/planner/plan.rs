@@ -303,6 +303,8 @@ pub struct FunctionCall {
     pub splices: Vec<Splice>,
     /// Figures that these views need.
     pub needs: Vec<Figures>,
+    /// It answers no rows.
+    pub is_procedure: bool,
 }
 
 impl FunctionCall {

@@ -231,7 +231,8 @@ impl Session {
                 // The servers that did nothing yet leave; the others keep what they have done.
                 let leaves = |p: &&crate::executor::Participant| undo == Undo::Everything || p.statements == 0;
                 let fresh: Vec<_> = txn.participants().iter().filter(leaves).map(|p| p.node).collect();
-                if fresh.is_empty() {
+                // A statement that waited for a held table has begun nowhere: there is nothing to undo.
+                if fresh.is_empty() && !txn.participants().is_empty() {
                     return Ok(false);
                 }
                 for node in fresh {

@@ -222,7 +222,7 @@ impl Session {
         let server = &mut participant.server;
         server.queue_parse("", &query.render(None), request.types, To::Nobody);
         server.queue_bind(request.bind, b"", "", To::Nobody);
-        if request.describe {
+        if request.describe && !call.is_procedure {
             server.queue_describe(Target::Portal(b""), To::Client);
         }
         server.queue_execute(b"", 0, To::Client);

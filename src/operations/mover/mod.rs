@@ -21,6 +21,7 @@ pub mod distribute;
 pub mod isolate;
 mod lock;
 mod marker;
+pub mod orphans;
 mod part;
 mod pieces;
 mod session;

@@ -1,0 +1,57 @@
+//! `citus_cleanup_orphaned_resources`: what moves left that nobody is going to clean up.
+//!
+//! Moves that crashed are repaired by themselves, from their rows. What has no row any more (the catalog was restored
+//! from a backup, say) is found by its name.
+
+use serde_json::Value;
+
+use super::session::{self, Session};
+use super::{MoverEnvironment, Notice, Notify, recover};
+use crate::catalog::pg_error;
+use crate::catalog::quote::{identifier, literal};
+use crate::error::Result;
+use crate::shard_map::NodeId;
+
+/// Repairs abandoned moves, then drops slots, publications and the moves' own schemas that belong to no move at work.
+///
+/// Rows of users are never touched: fenced source schemas stay. Errors: those of the nodes; nodes before are clean then.
+pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, notify: &Notify<'_>) -> Result<Value> {
+    let mut cleaned = recover(environment).await?;
+    let map = environment.catalog.refresh().await?;
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    let workers = map.active_workers().map(|node| node.id);
+    for node in [NodeId::COORDINATOR].into_iter().chain(workers) {
+        let session = session::connect(environment, node).await?;
+        let found = session.query(REMAINS, &[]).await.map_err(pg_error)?;
+        // A move's row is there before anything of it is: whoever has none by now is an orphan.
+        let sql = "SELECT moveid FROM tenantry.shard_move WHERE state NOT IN ('done', 'failed')";
+        let at_work: Vec<i64> = catalog.query(sql, &[]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect();
+        for row in found.iter().filter(|row| !at_work.contains(&row.get(2))) {
+            remove(&session, row.get(0), row.get(1)).await?;
+            cleaned += 1;
+        }
+    }
+    if cleaned > 0 {
+        notify(Notice::new(format!("cleaned up {cleaned} orphaned resources")));
+    }
+    Ok(Value::Null)
+}
+
+async fn remove(session: &Session, kind: &str, name: &str) -> Result<()> {
+    let sql = match kind {
+        "slot" => format!("SELECT pg_drop_replication_slot({})", literal(name)),
+        "publication" => format!("DROP PUBLICATION {}", identifier(name)),
+        _ => format!("DROP SCHEMA {} CASCADE", identifier(name)),
+    };
+    session.batch_execute(&sql).await.map_err(pg_error)
+}
+
+/// (kind, name, the move's id). Slots that are in use have an owner.
+const REMAINS: &str = "
+WITH found (kind, name) AS (
+    SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE NOT active AND database = current_database()
+    UNION ALL SELECT 'publication', pubname::text FROM pg_publication
+    UNION ALL SELECT 'schema', nspname::text FROM pg_namespace)
+SELECT kind, name, (regexp_match(name, '^tenantry_(?:move|part)_([0-9]{1,18})$'))[1]::bigint
+FROM found WHERE name ~ '^tenantry_(move|part)_[0-9]{1,18}$'
+ORDER BY kind = 'schema', kind = 'publication'";
