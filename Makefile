@@ -5,11 +5,12 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Deep expressions are parsed by recursion; tests run on threads with this stack. Unit: bytes.
 export RUST_MIN_STACK := 16777216
 
-.PHONY: help setup build demo test bench lint fmt clean
+.PHONY: help setup build demo test fuzz bench lint fmt clean
 
 help:
 	@echo "make demo    the scale-out story: a cluster, tenants, two more workers under load"
 	@echo "make test    format, lints and every test there is"
+	@echo "make fuzz    fuzz targets, guided by coverage, SECONDS=300 each"
 	@echo "make build   the release binary, target/release/tenantry"
 	@echo "make bench   planning benches, then pgbench through Tenantry, PgBouncer and straight to a worker"
 	@echo "make setup   installs what is missing (PostgreSQL, drivers); the others call it"
@@ -31,6 +32,12 @@ test: setup lint
 	else \
 		echo "cargo test"; cargo test; \
 	fi
+	fuzz/run.sh 20
+
+SECONDS ?= 300
+
+fuzz: setup
+	fuzz/run.sh $(SECONDS)
 
 bench: build
 	cargo bench --bench plan

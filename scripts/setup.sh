@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes a Debian or Ubuntu machine ready to build, run and test Tenantry; does nothing where that is so already.
 #
-#   system packages   PostgreSQL (programs only, no cluster is made or started), a C compiler, make, Python's venv;
-#                     strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
+#   system packages   PostgreSQL (programs only, no cluster is made or started), compilers for C and C++ (fuzz/), make, Python's
+#                     venv; strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
 #   .venv             the Python drivers of tests/drivers/requirements.txt
 #   tests/drivers/node_modules   the JavaScript drivers of its package-lock.json
 #
@@ -43,6 +43,7 @@ missing_packages() {
     # pgbench stands in postgresql-contrib on old releases and in the client package on new ones.
     has pgbench || echo postgresql-contrib
     has cc || echo gcc libc6-dev
+    has c++ || echo g++
     has pkg-config || echo pkg-config
     has make || echo make
     has strace || echo strace

@@ -42,6 +42,23 @@ fn every_source_file_that_is_named_exists() {
 }
 
 #[test]
+fn every_threat_has_an_outcome_and_a_test_that_exists() {
+    let text = read(&root().join("docs/threats.md"));
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| T")).collect();
+    let numbers: Vec<&str> = rows.iter().map(|row| &row[2..5]).collect();
+    assert_eq!(numbers, (1..=50).map(|n| format!("T{n:02}")).collect::<Vec<_>>());
+    for row in rows {
+        let named =
+            || row.split('`').filter_map(|word| word.split_once("::")).filter(|(path, _)| path.ends_with(".rs"));
+        assert!(named().next().is_some() || row.contains("not shown yet"), "no test, and not said so: {row}");
+        for (path, name) in named() {
+            let source = read(&root().join(path));
+            assert!(source.contains(&format!("fn {name}(")), "{path} has no {name}: {row}");
+        }
+    }
+}
+
+#[test]
 fn every_provided_function_and_view_is_in_the_sql_reference() {
     let reference = read(&root().join("docs/sql.md"));
     let provided = tenantry::functions::provided();

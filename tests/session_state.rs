@@ -12,7 +12,8 @@ use support::served::Served;
 use wire::{Wire, frame};
 
 /// One thread, so that all clients share one pool for each node.
-const CONFIG: &str = "client_statements = 40\n[pool]\nsize = 3\ncheckout_timeout = \"3s\"\nprepared_statements = 20\n";
+const CONFIG: &str =
+    "[limits]\nstatements = 40\n[pool]\nsize = 3\ncheckout_timeout = \"3s\"\nprepared_statements = 20\n";
 
 /// One cluster for the whole file. The test that holds it runs every part in turn, so that it ends with them.
 #[test]

@@ -137,6 +137,7 @@ impl Server {
             && !self.link.is_lost()
             && self.cancel_target.as_ref().is_none_or(|target| !target.is_doubtful())
             && self.replies.is_empty()
+            && !self.replies.awaits_sync()
             && self.status == Status::Idle
             && self.read.is_empty()
             && self.write.is_empty()
@@ -200,6 +201,16 @@ impl Server {
     /// Raw bytes that need no reply of their own (CopyData), or whose reply is announced by `owe`.
     pub fn queue(&mut self) -> &mut BytesMut {
         &mut self.write
+    }
+
+    /// Bytes that are queued and have not left yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.write.len()
+    }
+
+    /// How many answers are due, the proxy's own among them counted.
+    pub fn due(&self) -> usize {
+        self.replies.len()
     }
 
     /// An answer of the proxy's own, in its place among this server's.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Limits;
 use super::settings::LogFormat;
 use super::units::{Size, Time};
 use crate::backend::{PoolMode, PoolSettings};
@@ -24,6 +25,7 @@ pub struct ConfigFile {
     pub server_tls: ServerTls,
     pub pool: Pool,
     pub execution: Execution,
+    pub limits: Limits,
     pub admin: Admin,
     pub log: Log,
 }
@@ -178,10 +180,6 @@ pub struct Execution {
     pub copy_buffer: Size,
     /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: yes.
     pub copy_row: Size,
-    /// Most prepared statements of one client, then SQLSTATE 53400. Default: 10000. Reload: yes.
-    pub client_statements: usize,
-    /// Most memory of their texts together, then SQLSTATE 53400. Unit: size. Default: 16MB. Reload: yes.
-    pub client_statement_texts: Size,
 }
 
 /// What operators ask: metrics and health over HTTP, and the database `tenantry` over the Postgres protocol.
@@ -300,8 +298,6 @@ impl Default for Execution {
             recovery_patience: Time(jobs::Settings::default().recovery_patience),
             copy_buffer: Size(of.copy_buffer_bytes),
             copy_row: Size(of.copy_row_bytes),
-            client_statements: of.client_statements,
-            client_statement_texts: Size(of.client_statement_bytes),
         }
     }
 }
@@ -366,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_example_tells_each_setting_in_the_words_of_this_file() {
-        let source = include_str!("file.rs");
+        let source = concat!(include_str!("file.rs"), include_str!("limits.rs"));
         let documented =
             source.lines().filter_map(|line| line.trim().strip_prefix("/// ")).filter(|l| l.contains("Default: "));
         for line in documented {

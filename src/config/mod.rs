@@ -8,6 +8,7 @@
 //! `config/tenantry.toml` shows every setting with its default; a test keeps it true.
 
 mod file;
+mod limits;
 mod reload;
 mod settings;
 mod units;

@@ -73,7 +73,7 @@ impl Settings {
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let written = file.clone();
-        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, admin, log } = file;
+        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
@@ -120,8 +120,9 @@ impl Settings {
                 hold_timeout: execution.hold_timeout.0,
                 copy_buffer_bytes: execution.copy_buffer.0,
                 copy_row_bytes: execution.copy_row.0,
-                client_statements: execution.client_statements,
-                client_statement_bytes: execution.client_statement_texts.0,
+                client: limits.client()?,
+                client_statements: limits.statements,
+                client_statement_bytes: limits.statement_texts.0,
                 ..executor::Settings::default()
             },
             login: LoginSettings {
@@ -214,7 +215,7 @@ fn at_least_one(name: &str, value: usize) -> Result<()> {
     if value == 0 { Err(invalid(name, "must be at least 1")) } else { Ok(()) }
 }
 
-fn invalid(name: &str, why: &str) -> PgError {
+pub(super) fn invalid(name: &str, why: &str) -> PgError {
     PgError::new(SqlState::CONFIG_FILE_ERROR, format!("setting \"{name}\" {why}"))
 }
 

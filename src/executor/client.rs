@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
@@ -12,6 +14,30 @@ use crate::error::{PgError, Result, SqlState};
 use crate::tally::Traffic;
 use crate::transport::Stream;
 use crate::wire::frame;
+
+/// What one client's messages may cost.
+#[derive(Debug, Clone)]
+pub struct ClientLimits {
+    /// The largest message, header included. No smaller limit of Postgres's is widened by it.
+    pub message_bytes: usize,
+    /// Longest time from a message's first byte to its last; a second more for each megabyte.
+    pub message_timeout: Duration,
+    /// Longest time in which the client takes nothing of its answer.
+    pub reader_timeout: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            message_bytes: MESSAGE_BYTES_MAX,
+            message_timeout: Duration::from_secs(30),
+            reader_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Leaves room for the names that a message gets on its way: Postgres takes frames of up to 1 GB.
+pub const MESSAGE_BYTES_MAX: usize = 1023 << 20;
 
 /// A client connection after the startup packet.
 pub struct Client {
@@ -22,6 +48,9 @@ pub struct Client {
     torn: bool,
     /// How often `out` has left: what was answered before cannot be taken back.
     flushes: u64,
+    limits: ClientLimits,
+    /// Since when the client has been sending the frame that is not whole yet.
+    began: Option<Instant>,
     /// Cancelled when there is no time left to wait for more from this client.
     hurry: CancellationToken,
     /// Where its bytes are counted.
@@ -37,8 +66,14 @@ pub struct Mark {
 
 impl Client {
     /// `read` holds what came behind the startup packet.
-    pub fn new(stream: Stream, read: BytesMut, hurry: CancellationToken, traffic: Arc<Traffic>) -> Self {
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, hurry, traffic }
+    pub fn new(
+        stream: Stream,
+        read: BytesMut,
+        limits: ClientLimits,
+        hurry: CancellationToken,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began: None, hurry, traffic }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -77,12 +112,23 @@ impl Client {
     /// Sends the answer. Not cancel safe: a cancelled write may have sent a part.
     pub async fn flush(&mut self) -> Result<()> {
         if self.torn {
-            return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "an answer broke off in the middle of a row"));
+            return Err(lost("an answer broke off in the middle of a row"));
         }
         if !self.out.is_empty() {
             self.flushes += 1;
-            self.stream.write_all(&self.out).await?;
-            self.stream.flush().await?;
+            // Until all of it is out, what follows would be read as a part of it.
+            self.torn = true;
+            let mut sent = 0;
+            while sent < self.out.len() {
+                sent += match timeout(self.limits.reader_timeout, self.stream.write(&self.out[sent..])).await {
+                    Err(_) => return Err(lost("client does not take its answer")),
+                    Ok(Ok(0)) => return Err(lost("client closed the connection")),
+                    Ok(taken) => taken?,
+                };
+            }
+            let left = timeout(self.limits.reader_timeout, self.stream.flush()).await;
+            left.map_err(|_| lost("client does not take its answer"))??;
+            self.torn = false;
             self.traffic.sent.add(self.out.len() as u64);
             self.out.clear();
         }
@@ -111,18 +157,25 @@ impl Client {
                     format!("invalid frontend message type {}", header.tag),
                 ));
             }
-            Some(limit) if header.len > limit => {
-                return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"));
+            Some(limit) if header.len > limit.min(self.limits.message_bytes) => {
+                return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length").detail(format!(
+                    "It has {} bytes, and {} are allowed.",
+                    header.len,
+                    limit.min(self.limits.message_bytes)
+                )));
             }
             Some(_) => {}
         }
         if self.read.len() < header.len {
             return Ok(None);
         }
+        self.began = None;
         Ok(Some(Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() }))
     }
 
     /// The next frame; `None` when the client has closed the connection. Cancel safe.
+    ///
+    /// Errors: those of `buffered_frame`; 08P01 for a frame that is not whole in time.
     pub async fn next_frame(&mut self) -> Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.buffered_frame()? {
@@ -135,7 +188,14 @@ impl Client {
                 self.out = BytesMut::new();
             }
             self.read.reserve(READ_LEN);
-            match self.stream.read_buf(&mut self.read).await? {
+            let received = if self.read.is_empty() {
+                self.stream.read_buf(&mut self.read).await?
+            } else {
+                let deadline = self.frame_deadline()?;
+                let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
+                timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
+            };
+            match received {
                 0 => return Ok(None),
                 bytes => self.traffic.received.add(bytes as u64),
             }
@@ -144,13 +204,20 @@ impl Client {
 
     /// The next frame of a COPY; `None` when the client has closed the connection.
     ///
-    /// Errors: 57P01 when the proxy ends and waits no longer.
+    /// Errors: those of `next_frame`; 57P01 when the proxy ends and waits no longer.
     pub async fn next_copy_frame(&mut self) -> Result<Option<Frame>> {
         if let Some(frame) = self.buffered_frame()? {
             return Ok(Some(frame));
         }
         let hurry = self.hurry.clone();
         hurry.run_until_cancelled(self.next_frame()).await.unwrap_or_else(|| Err(PgError::shut_down()))
+    }
+
+    /// When the frame that has begun must be whole.
+    fn frame_deadline(&mut self) -> Result<Instant> {
+        let megabytes = frame::header(&self.read)?.map_or(0, |header| header.len >> 20);
+        let began = *self.began.get_or_insert_with(Instant::now);
+        Ok(began + self.limits.message_timeout + Duration::from_secs(megabytes as u64))
     }
 
     /// Bytes received and not yet taken as frames.
@@ -189,6 +256,11 @@ impl Client {
     }
 }
 
+fn lost(why: &str) -> PgError {
+    PgError::fatal(SqlState::CONNECTION_FAILURE, why.to_owned())
+}
+
+const LATE: &str = "terminating connection because a message was not complete in time";
 const READ_LEN: usize = 8 * 1024;
 const LONG_LEN: usize = 32 * 1024;
 const FULL_LEN: usize = 128 * 1024;

@@ -24,6 +24,7 @@ use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, T
 use crate::sql::Operand;
 use crate::wire::copy_rows::{self, CopyTarget, CsvOptions, FieldValue, Header, RowSplitter};
 use crate::wire::frontend::Bind;
+use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{answer, frontend};
 
@@ -336,8 +337,7 @@ async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mu
             b'd' => router.push(txn, frame.payload()).await?,
             b'c' => return router.finish(txn).await,
             b'f' => {
-                let reason = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
-                let reason = String::from_utf8_lossy(reason);
+                let reason = String::from_utf8_lossy(Reader::new(frame.payload()).cstr()?);
                 return Err(PgError::new(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {reason}")));
             }
             // Drivers in the extended protocol send them along; they mean nothing here.

@@ -25,7 +25,7 @@ pub mod scatter;
 mod transaction;
 mod two_phase;
 
-pub use client::{Client, Mark};
+pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
 pub use hold::{HoldGuard, Holds, TableHoldGuard};
 pub use journal::changed_parameters;
 pub use object_ids::ObjectIds;
@@ -67,6 +67,8 @@ pub struct Settings {
     pub rowset_bytes: usize,
     /// The longest row that COPY accepts.
     pub copy_row_bytes: usize,
+    /// In force from a client's login on.
+    pub client: ClientLimits,
     /// Most prepared statements of one client.
     pub client_statements: usize,
     /// Most bytes that their texts may take together.
@@ -80,6 +82,7 @@ impl Default for Settings {
             copy_buffer_bytes: 16 << 20,
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
+            client: ClientLimits::default(),
             client_statements: 10_000,
             client_statement_bytes: 16 << 20,
         }

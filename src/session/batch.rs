@@ -60,7 +60,11 @@ impl Batch {
         self.frame_bytes += frame.bytes.len();
         self.is_too_long |= self.frames.len() >= MAX_REPEATABLE_FRAMES || self.frame_bytes > MAX_REPEATABLE_LEN;
         if self.is_too_long {
+            // Nothing is repeated, so nothing has to be taken back for it.
             self.frames.clear();
+            self.parsed.clear();
+            self.closed.clear();
+            self.bound.clear();
         } else {
             self.frames.push(Frame { tag: frame.tag, bytes: frame.bytes.clone() });
         }
@@ -163,7 +167,11 @@ impl Session {
 
     /// A Query without a Sync before it. False when the messages before it failed: then it is skipped like the others.
     pub async fn end_batch_before_query(&mut self) -> Result<bool> {
-        if let Err(error) = self.settle().await {
+        let answered = match self.confirm_unanswered_parse().await {
+            Ok(()) => self.settle().await,
+            error => error,
+        };
+        if let Err(error) = answered {
             self.batch_error(error).await?;
         }
         if self.skip_until_sync {

@@ -21,6 +21,7 @@ use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::reader::Reader;
 use crate::wire::reply_queue::To;
 
 /// A bound portal.
@@ -52,14 +53,31 @@ impl Session {
             });
         }
         self.batch.keep(&frame);
+        if frame.bytes.len() > LONG_PIPELINE_LEN {
+            // A server that has answers to get rid of would not take it: they go to the client first.
+            if let Err(error) = self.settle().await {
+                return self.batch_error(error).await;
+            }
+            if self.is_interrupted() {
+                return Ok(());
+            }
+        }
         let result = match frame.tag {
-            b'S' => return self.sync().await,
+            b'S' => {
+                if let Err(error) = Reader::new(frame.payload()).end() {
+                    self.batch_error(error).await?;
+                }
+                return self.sync().await;
+            }
             b'P' => self.parse(&frame).await,
             b'B' => self.bind(&frame).await,
             b'D' => self.describe_message(&frame).await,
             b'E' => self.execute(&frame).await,
             b'C' => self.close(&frame).await,
-            b'H' => self.flush_message().await,
+            b'H' => match Reader::new(frame.payload()).end() {
+                Ok(()) => self.flush_message().await,
+                Err(error) => Err(error),
+            },
             tag => {
                 return Err(PgError::fatal(
                     SqlState::PROTOCOL_VIOLATION,
@@ -67,10 +85,24 @@ impl Session {
                 ));
             }
         };
+        let result = match result {
+            Ok(()) => self.bound_pipeline().await,
+            Err(error) => Err(error),
+        };
         match result {
             Ok(()) => Ok(()),
             Err(error) => self.batch_error(error).await,
         }
+    }
+
+    /// A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
+    async fn bound_pipeline(&mut self) -> Result<()> {
+        let node = self.batch.current;
+        let server = self.transaction.as_mut().and_then(|t| t.participant(node?)).map(|p| &p.server);
+        if server.is_some_and(|s| s.queued_bytes() > LONG_PIPELINE_LEN || s.due() > LONG_PIPELINE_REPLIES) {
+            self.settle().await?;
+        }
+        self.client.flush_if_long().await
     }
 
     /// An error of the proxy's own, or one that came as a value: after the answers before it.
@@ -265,6 +297,9 @@ impl Session {
                 self.portals.insert(bind.portal.clone(), Portal::OnServer { node });
             }
             Place::Virtual(plan) => {
+                if bind.parameter_count() > 0 && takes_no_parameters(&plan) {
+                    return Err(too_many_parameters(&name, bind.parameter_count()));
+                }
                 self.answer_unanswered_parse();
                 self.answer(answer::bind_complete);
                 let portal = bind.portal.clone();
@@ -367,10 +402,6 @@ impl Session {
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
             participant.is_unsynced = true;
             participant.server.queue_execute(name, limit, To::Client);
-            // A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
-            if participant.server.queue().len() > LONG_PIPELINE_LEN {
-                self.settle().await?;
-            }
             return Ok(());
         }
         match self.portals.get_mut(name) {
@@ -475,6 +506,19 @@ impl Session {
         self.client.flush().await
     }
 
+    /// COPY data without a Flush or Sync before it: the Execute that asks for it leaves now, and takes it.
+    pub(super) async fn copy_message(&mut self, frame: Frame) -> Result<()> {
+        self.replay.push_front(frame);
+        if let Err(error) = self.settle().await {
+            self.batch_error(error).await?;
+        }
+        // No COPY wanted it. Source: PostgreSQL src/backend/tcop/postgres.c, PostgresMain().
+        if self.replay.front().is_some_and(|next| matches!(next.tag, b'd' | b'c' | b'f')) {
+            self.replay.pop_front();
+        }
+        Ok(())
+    }
+
     /// From here on messages go to `node`; another server's answers come first.
     async fn turn_to(&mut self, node: NodeId) -> Result<()> {
         if self.batch.current.is_some_and(|current| current != node) {
@@ -546,6 +590,24 @@ impl Session {
     }
 }
 
+/// Statements in which Postgres knows no parameters.
+fn takes_no_parameters(plan: &Plan) -> bool {
+    matches!(
+        plan,
+        Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Ddl(_) | Plan::Transaction(_) | Plan::Session(_) | Plan::Empty
+    )
+}
+
+fn too_many_parameters(statement: &[u8], supplied: u16) -> PgError {
+    PgError::new(
+        SqlState::PROTOCOL_VIOLATION,
+        format!(
+            "bind message supplies {supplied} parameters, but prepared statement \"{}\" requires 0",
+            String::from_utf8_lossy(statement)
+        ),
+    )
+}
+
 /// Stands for an answer that the client has got already.
 fn interrupted() -> PgError {
     PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "an earlier statement of the pipeline failed")
@@ -555,4 +617,6 @@ fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
 
+/// Bytes that wait for a server, and answers that it owes.
 const LONG_PIPELINE_LEN: usize = 64 * 1024;
+const LONG_PIPELINE_REPLIES: usize = 4096;

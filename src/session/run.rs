@@ -97,7 +97,9 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Wish::Session(startup) => startup,
     };
     let Some(stream) = opening.stream else { return Ok(()) };
-    let mut client = Client::new(stream, opening.rest, ending.hurry.clone(), thread.tally.traffic.clone());
+    let limits = thread.shared.executor.load().client.clone();
+    let traffic = thread.tally.traffic.clone();
+    let mut client = Client::new(stream, opening.rest, limits, ending.hurry.clone(), traffic);
     if startup.negotiate {
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
@@ -254,18 +256,16 @@ impl Session {
             let is_repeated = !self.replay.is_empty();
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
-                None => match self.client.buffered_frame()? {
-                    Some(frame) => frame,
-                    None => {
+                None => match self.client.buffered_frame() {
+                    Err(error) => return Err(self.answered_before(error).await),
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => {
                         self.cancel.handle.end();
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
-                        if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
+                        let frame = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
                             tokio::select! {
-                                frame = self.client.next_frame() => match frame? {
-                                    Some(frame) => frame,
-                                    None => return Ok(()),
-                                },
+                                frame = self.client.next_frame() => frame,
                                 heard = pinned.receive() => {
                                     heard?;
                                     self.forward_unasked()?;
@@ -276,12 +276,14 @@ impl Session {
                         } else {
                             let end = if idle { &ending.stop } else { &ending.hurry };
                             tokio::select! {
-                                frame = self.client.next_frame() => match frame? {
-                                    Some(frame) => frame,
-                                    None => return Ok(()),
-                                },
+                                frame = self.client.next_frame() => frame,
                                 () = end.cancelled() => return Err(PgError::shut_down()),
                             }
+                        };
+                        match frame {
+                            Err(error) => return Err(self.answered_before(error).await),
+                            Ok(Some(frame)) => frame,
+                            Ok(None) => return Ok(()),
                         }
                     }
                 },
@@ -294,6 +296,7 @@ impl Session {
             match frame.tag {
                 b'X' => return self.client.flush().await,
                 b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
+                b'd' | b'c' | b'f' if self.batch.is_open() && !self.skip_until_sync => self.copy_message(frame).await?,
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
                 b'F' if self.skip_until_sync => {}
@@ -308,6 +311,22 @@ impl Session {
                 .detail("Its temporary tables, locks and notifications are gone."));
             }
         }
+    }
+
+    /// The answers of the messages before a frame that cannot be read; its error ends the session after them. For a
+    /// client that is gone nothing more runs.
+    async fn answered_before(&mut self, error: PgError) -> PgError {
+        let is_there = error.code() == SqlState::PROTOCOL_VIOLATION;
+        if is_there && self.batch.is_open() && !self.skip_until_sync {
+            let answered = match self.confirm_unanswered_parse().await {
+                Ok(()) => self.settle().await,
+                Err(error) => self.batch_error(error).await,
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "answers were lost with the session");
+            }
+        }
+        error
     }
 
     /// What the kept connection has sent while nobody asked it anything.

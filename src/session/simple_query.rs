@@ -151,7 +151,10 @@ impl Session {
             self.batch.sync_is_swallowed |= ends_sync;
             let is_extended = self.batch.is_open();
             loop {
-                let next = self.client.next_copy_frame().await;
+                let next = match self.replay.pop_front() {
+                    Some(frame) => Ok(Some(frame)),
+                    None => self.client.next_copy_frame().await,
+                };
                 let Some(frame) = next.inspect_err(|_| participant.server.poison())? else {
                     participant.server.poison();
                     return Err(PgError::fatal(

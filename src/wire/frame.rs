@@ -26,13 +26,13 @@ pub fn header(buffer: &[u8]) -> Result<Option<Header>> {
     Ok(Some(Header { tag: head[0], len: length as usize + 1 }))
 }
 
-/// The largest frame a client may send, by tag. Postgres allows small messages 10,000 bytes and the rest 1 GB.
+/// The largest frame that a client may send after its login, by tag; `None` for what no client sends. Postgres allows small messages 10,000 bytes and the rest 1 GB.
 ///
 /// Source: PostgreSQL src/backend/tcop/postgres.c, SocketBackend().
 pub fn client_frame_limit(tag: u8) -> Option<usize> {
     match tag {
         b'Q' | b'P' | b'B' | b'd' | b'F' => Some(MAX_LENGTH as usize + 1),
-        b'D' | b'E' | b'C' | b'H' | b'S' | b'X' | b'c' | b'f' | b'p' => Some(10_001),
+        b'D' | b'E' | b'C' | b'H' | b'S' | b'X' | b'c' | b'f' => Some(10_001),
         _ => None,
     }
 }

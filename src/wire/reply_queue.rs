@@ -65,6 +65,8 @@ pub struct ReplyQueue {
     dues: VecDeque<Entry>,
     /// An error came and no Sync is on its way: the server ignores what is sent until one is.
     skips: bool,
+    /// Something was sent that only a Sync ends.
+    awaits_sync: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Entry {
 impl ReplyQueue {
     pub fn push(&mut self, reply: Reply, to: To) {
         self.skips &= reply != Reply::Sync;
+        self.awaits_sync = !matches!(reply, Reply::Sync | Reply::Query);
         self.dues.push_back(Entry::Due(Due { reply, to }));
     }
 
@@ -106,7 +109,13 @@ impl ReplyQueue {
     pub fn forget_sync(&mut self) -> bool {
         let sync = |e: &Entry| matches!(e, Entry::Due(Due { reply: Reply::Sync, .. }));
         let at = self.dues.iter().position(sync);
-        at.map(|at| self.dues.remove(at)).is_some()
+        let had_one = at.map(|at| self.dues.remove(at)).is_some();
+        self.awaits_sync |= had_one;
+        had_one
+    }
+
+    pub fn len(&self) -> usize {
+        self.dues.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -116,6 +125,11 @@ impl ReplyQueue {
     /// Does the server ignore everything but a Sync?
     pub fn skips(&self) -> bool {
         self.skips
+    }
+
+    /// Is what was sent last yet to be ended by a Sync? Until then it is in a transaction that no status tells of.
+    pub fn awaits_sync(&self) -> bool {
+        self.awaits_sync
     }
 
     pub fn front(&self) -> Option<Due> {
@@ -204,6 +218,19 @@ mod tests {
         q.push(Sync, To::Nobody);
         assert!(!q.skips());
         assert!(matches!(q.judge(b'Z'), Verdict::Ready(_)));
+    }
+
+    #[test]
+    fn what_was_answered_is_not_over_before_its_sync() {
+        use Reply::*;
+        let mut q = queue(&[Bind, Execute]);
+        assert!(q.awaits_sync());
+        assert!(matches!((q.judge(b'2'), q.judge(b'C')), (Verdict::Last(_), Verdict::Last(_))));
+        assert!(q.is_empty() && q.awaits_sync());
+        q.push(Sync, To::Nobody);
+        assert!(!q.awaits_sync());
+        assert!(q.forget_sync() && q.awaits_sync());
+        assert!(!queue(&[Bind, Execute, Query]).awaits_sync() && !ReplyQueue::default().awaits_sync());
     }
 
     #[test]

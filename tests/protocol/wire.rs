@@ -29,6 +29,17 @@ impl Wire {
         wire
     }
 
+    /// Closes so that the other side is told by a reset, not by an end.
+    pub fn reset(self) {
+        let linger = Some(Duration::ZERO);
+        socket2::SockRef::from(&self.stream).set_linger(linger).expect("a socket");
+    }
+
+    /// A second handle, to read while this one sends.
+    pub fn reader(&self) -> TcpStream {
+        self.stream.try_clone().expect("a socket")
+    }
+
     /// The next frame in short, whatever came before it; parameters are left out.
     pub fn next(&mut self) -> String {
         loop {
@@ -99,6 +110,13 @@ impl Wire {
         while matches!(self.stream.read(&mut rest), Ok(n) if n > 0) {}
     }
 
+    /// All bytes until the other side closes, those that were read ahead too.
+    pub fn raw_to_the_end(&mut self) -> Vec<u8> {
+        let mut all: Vec<u8> = self.buffer.drain(..).collect();
+        let _ = self.stream.read_to_end(&mut all);
+        all
+    }
+
     pub fn raw_until_ready(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         let mut piece = [0; 4096];
@@ -153,7 +171,7 @@ impl From<TcpStream> for Wire {
     }
 }
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 fn in_short(tag: u8, payload: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
@@ -277,6 +295,16 @@ pub fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
     }
     body.push(0);
     packet(body)
+}
+
+/// A message from its tag and payload.
+pub fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
+    with_length(tag, payload.len() as u32 + 4, payload)
+}
+
+/// As `message`, with a length that need not be the payload's.
+pub fn with_length(tag: u8, length: u32, payload: &[u8]) -> Vec<u8> {
+    [&[tag][..], &length.to_be_bytes(), payload].concat()
 }
 
 /// SSLRequest 5679, GSSENCRequest 5680.

@@ -114,6 +114,11 @@ impl Served {
         signal(self.proxies[number].as_ref().expect("it runs").id(), name);
     }
 
+    /// The proxy's process number, e.g. for `/proc/PID/status`.
+    pub fn proxy_process(&self, number: usize) -> u32 {
+        self.proxies[number].as_ref().expect("it runs").id()
+    }
+
     /// A proxy's configuration, which is written again whenever the proxy is started.
     pub fn config_file(&self, number: usize) -> PathBuf {
         self.folder.path().join(format!("{number}.toml"))
