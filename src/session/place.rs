@@ -6,7 +6,7 @@ use super::prepared::Statement;
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Found, Kind, Pin, Target, Use, combine};
+use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
 use crate::planner::{self, Context, Mode, Plan, SessionCommand};
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Operand, Spliced};
@@ -141,10 +141,11 @@ impl Session {
     /// A local table that is being cut over to shards: the statement waits, and is planned again. A transaction that
     /// uses a server already may have the table's lock, and the cutover waits for it.
     async fn await_table_holds(&mut self, text: &str) -> Result<()> {
-        let holds = self.thread.shared.holds.clone();
-        if !holds.holds_table_of(text) || self.transaction.as_mut().is_some_and(|t| !t.participants().is_empty()) {
+        let has_joined = |t: &mut Transaction| !t.participants().is_empty();
+        if !self.thread.shared.holds.holds_table_of(text) || self.transaction.as_mut().is_some_and(has_joined) {
             return Ok(());
         }
+        let holds = self.thread.shared.holds.clone();
         let timeout = self.thread.executor.settings.load().hold_timeout;
         let wait = async { Ok(holds.wait_for_tables(text, timeout).await) };
         self.cancel.handle.unless_cancelled(wait).await?;
