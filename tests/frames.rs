@@ -698,8 +698,8 @@ fn messages_cut_short_do_nothing(cluster: &Served) {
     let count = "SELECT (SELECT count(*) FROM items WHERE id = 340) + (SELECT count(*) FROM notes WHERE id = 340)";
     for conversation in conversations {
         let whole = lines(conversation);
-        // By a reset and by an end in turn.
-        for cut in 0..whole.len() {
+        // By a reset and by an end in turn; at every seventh byte, and just before the last.
+        for cut in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
             let mut wire = proxy(cluster);
             wire.send(&whole[..cut]);
             if cut % 2 == 0 {
