@@ -171,11 +171,9 @@ fn messages_of_a_login_come_in_their_order(port: u16) {
 fn options_are_bounded(port: u16) {
     let login =
         |extra: &str| psql_says(&format!("{} {extra}", dsn(port, "app", "correct horse", "disable")), "SELECT 1");
-    for (options, code) in [("-c=", "42601"), ("-c", "42601"), ("-c \\\\", "42601"), ("-c no_such_setting=1", "42704")]
-    {
+    for options in ["-c=", "-c", "-c \\\\", "-c no_such_setting=1"] {
         let said = login(&format!("options='{options}'"));
-        assert!(said.contains("FATAL") && said != "1", "{options}: {said}");
-        let _ = code;
+        assert!(said.contains("FATAL"), "{options}: {said}");
     }
     let many: String = (0..300).map(|n| format!("-c app.s{n}=v ")).collect();
     assert_eq!(login(&format!("options='{many}'")), "1");

@@ -37,13 +37,16 @@ pub struct Bind {
     tail: Bytes,
     parameters: u16,
     formats: u16,
+    /// Where in `tail` every `MARK_EVERY`th parameter begins, but for the first: so that one of 65,535 is found without a
+    /// walk over all before it.
+    marks: Vec<u32>,
 }
 
 /// No parameters, and all results in text.
 impl Default for Bind {
     fn default() -> Self {
         let tail = Bytes::from_static(&[0; 6]);
-        Self { portal: Bytes::new(), statement: Bytes::new(), tail, parameters: 0, formats: 0 }
+        Self { portal: Bytes::new(), statement: Bytes::new(), tail, parameters: 0, formats: 0, marks: Vec::new() }
     }
 }
 
@@ -63,13 +66,17 @@ impl Bind {
                 format!("bind message has {formats} parameter formats but {parameters} parameters"),
             ));
         }
-        for _ in 0..parameters {
+        let mut marks = Vec::new();
+        for n in 0..parameters {
+            if n > 0 && n % MARK_EVERY == 0 {
+                marks.push((tail.len() - r.rest().len()) as u32);
+            }
             r.value()?;
         }
         let results = r.u16()?;
         r.bytes(2 * results as usize)?;
         r.end()?;
-        Ok(Self { portal, statement, tail, parameters, formats })
+        Ok(Self { portal, statement, tail, parameters, formats, marks })
     }
 
     /// A Bind with text parameters and text results, as EXECUTE and the proxy's own statements need it.
@@ -93,6 +100,7 @@ impl Bind {
             tail: tail.freeze(),
             parameters: parameters.len() as u16,
             formats: 0,
+            marks: Vec::new(),
         }
     }
 
@@ -114,7 +122,12 @@ impl Bind {
         }
         let at = if formats <= 1 { 0 } else { 2 * n as usize };
         let binary = format_codes.get(at + 1).is_some_and(|&b| b == 1);
-        for _ in 0..n {
+        let mut before = n;
+        if let Some(mark) = usize::from(n / MARK_EVERY).checked_sub(1).and_then(|mark| self.marks.get(mark)) {
+            r = Reader::new(&self.tail[*mark as usize..]);
+            before = n % MARK_EVERY;
+        }
+        for _ in 0..before {
             r.value()?;
         }
         Ok((binary, r.value()?))
@@ -141,7 +154,7 @@ impl Bind {
         }
         tail.put_u16(0);
         let (portal, statement) = (Bytes::new(), Bytes::new());
-        Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1 }
+        Self { portal, statement, tail: tail.freeze(), parameters: 1, formats: 1, marks: Vec::new() }
     }
 
     /// Are all parameters in text format?
@@ -328,6 +341,8 @@ fn put_cstr(out: &mut BytesMut, text: &[u8]) {
     out.put_u8(0);
 }
 
+const MARK_EVERY: u16 = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +375,17 @@ mod tests {
         assert_eq!(bind.parameter(2).unwrap(), (true, Some(&b"c"[..])));
         assert_eq!(bind.parameter(3).unwrap_err().code(), SqlState::PROTOCOL_VIOLATION);
         assert!(!bind.formats_are_text());
+    }
+
+    #[test]
+    fn every_parameter_of_many_is_found() {
+        let texts: Vec<String> = (0..1000).map(|n: u32| "x".repeat(n as usize % 7)).collect();
+        let values: Vec<_> = texts.iter().map(|text| Some(text.as_bytes())).collect();
+        let bind = Bind::read(&bind_payload(&[0], &values)).unwrap();
+        assert_eq!(bind.marks.len(), 15);
+        for (n, value) in values.iter().enumerate() {
+            assert_eq!(bind.parameter(n as u16).unwrap(), (false, *value));
+        }
     }
 
     #[test]
