@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::node::{Node, Nodes};
+use crate::transport::SSL_REQUEST;
 
 /// Watches over all connections until `stop`.
 pub async fn guard(nodes: Arc<Nodes>, stop: CancellationToken) {
@@ -81,7 +82,5 @@ async fn is_alive(node: Arc<Node>, timeout: Duration) -> bool {
     matches!(tokio::time::timeout(timeout, ask).await, Ok(Ok(_)))
 }
 
-/// Length 8, code 1234 5679. Source: PostgreSQL manual, "Message Formats", SSLRequest.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const QUESTIONS: u32 = 2;
 const TICK: Duration = Duration::from_secs(1);

@@ -209,4 +209,4 @@ fn failed(why: impl Into<String>) -> PgError {
 }
 
 /// Length 8, code 1234 5679. Source: PostgreSQL manual, "Message Formats", SSLRequest.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
