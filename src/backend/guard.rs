@@ -3,7 +3,7 @@
 //! A process that was stopped, or a machine that hangs, keeps its TCP connections alive, so the kernel reports nothing.
 //! A statement that waits says nothing either: it may be slow. So when a node's statements have had no answer for a
 //! while, the node itself is asked for a sign of life, on a connection of its own. Only when that stays out too, twice,
-//! do the waiting statements fail, with 08006, and new ones at once.
+//! do the waiting statements fail, with 08006, and new ones wait for the node to come back.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -83,7 +83,8 @@ impl Default for ServerAccess {
 impl Server {
     /// Connects, logs in as `identity` and waits for ReadyForQuery.
     ///
-    /// Errors: 08006 with Citus's text when the node cannot be reached, the server's own when it refuses.
+    /// Errors: 08006 with Citus's text when the node cannot be reached, 08001 when it does not encrypt as it must; the
+    /// server's own when it refuses.
     pub async fn connect(
         access: &ServerAccess,
         address: &ServerAddress,
@@ -101,9 +102,9 @@ impl Server {
         parameters: &[(&str, &str)],
         deadline: Duration,
     ) -> Result<Server> {
-        let unreachable = |why: String| {
+        let unreachable = |code: SqlState, why: String| {
             PgError::new(
-                SqlState::CONNECTION_FAILURE,
+                code,
                 format!(
                     "connection to the remote node {}@{address} failed with the following error: {why}",
                     identity.user
@@ -112,11 +113,11 @@ impl Server {
         };
         match tokio::time::timeout(deadline, Self::connect_now(access, address, identity, parameters)).await {
             Ok(Ok(server)) => Ok(server),
-            Ok(Err(error)) if error.code() == SqlState::CONNECTION_FAILURE => {
-                Err(unreachable(error.detail_text().unwrap_or(error.message()).to_owned()))
+            Ok(Err(error)) if matches!(error.code(), SqlState::CONNECTION_FAILURE | SqlState::UNABLE_TO_CONNECT) => {
+                Err(unreachable(error.code(), error.detail_text().unwrap_or(error.message()).to_owned()))
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(unreachable("timeout expired".to_owned())),
+            Err(_) => Err(unreachable(SqlState::CONNECTION_FAILURE, "timeout expired".to_owned())),
         }
     }
 

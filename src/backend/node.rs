@@ -3,7 +3,7 @@
 //! ```text
 //!   Pool (thread 0) ──┐                     ┌─ places: open < limit, few logins at once
 //!   Pool (thread 0) ──┼── queue, in order ──┤
-//!   Pool (thread 1) ──┘                     └─ outage: one attempt at a time, with pauses; others fail at once
+//!   Pool (thread 1) ──┘                     └─ outage: one attempt at a time, with pauses; others wait, up to a limit
 //! ```
 //!
 //! A `Place` is the right to one connection; dropped with it. Who finds none waits in one queue, whatever its pool and
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::link::Link;
 use super::login::ServerAddress;
+use super::pool::is_outage;
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
 use crate::error::{PgError, Result, SqlState};
@@ -151,6 +152,7 @@ pub(super) struct Waiter {
 
 /// The node did not let us in.
 pub(super) struct Outage {
+    since: Instant,
     failures: u32,
     next_try: Instant,
     is_trying: bool,
@@ -198,13 +200,14 @@ impl Node {
 
     /// Joins the queue for a place; the receiver may have one at once.
     ///
-    /// Errors: 08006 while the node is down.
+    /// Errors: 08006 once the node has been down for too long.
     pub(super) fn wait(self: &Arc<Self>, pool: u64) -> Result<(Ticket, oneshot::Receiver<Result<Place>>)> {
         let (sender, receiver) = oneshot::channel();
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         if let Some(outage) = &state.outage
             && (outage.is_trying || Instant::now() < outage.next_try)
+            && self.is_given_up(outage)
         {
             return Err(self.unreachable(&outage.why));
         }
@@ -284,23 +287,48 @@ impl Node {
         }
     }
 
-    /// The node does not let us in: for a while nobody tries, and who waits for a place need not.
+    /// Is it down?
+    pub(super) fn is_out(&self) -> bool {
+        self.lock().outage.is_some()
+    }
+
+    /// Has it been down for so long that nobody is to wait for it?
+    pub(super) fn is_lost(&self) -> bool {
+        self.lock().outage.as_ref().is_some_and(|outage| self.is_given_up(outage))
+    }
+
+    fn is_given_up(&self, outage: &Outage) -> bool {
+        outage.since.elapsed() >= self.settings.load().outage_timeout
+    }
+
+    /// The node does not let us in: for a while nobody tries. Who waits for a place goes on waiting, unless it has been
+    /// down for too long.
     pub(super) fn begin_outage(self: &Arc<Self>, why: &str, is_trial: bool) {
         let mut state = self.lock();
-        let failures = match &state.outage {
+        let (since, failures) = match &state.outage {
             // Attempts that were under way together count once.
             Some(_) if !is_trial => return,
-            Some(outage) => outage.failures.saturating_add(1),
-            None => 0,
+            // Nobody has wanted it for long: it may have been up in between.
+            Some(outage) if outage.next_try.elapsed() > FORGOTTEN_AFTER => (Instant::now(), 0),
+            Some(outage) => (outage.since, outage.failures.saturating_add(1)),
+            None => (Instant::now(), 0),
         };
         let longest = self.settings.load().reconnect_max;
         let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures.min(10))).min(longest);
         // Never all proxies at the same moment.
         let pause = pause.mul_f64(rand::random_range(0.5..1.0));
         let next_try = Instant::now() + pause;
-        state.outage = Some(Outage { failures, next_try, is_trying: false, why: why.to_owned() });
-        let waiters = std::mem::take(&mut state.queue);
+        let outage = Outage { since, failures, next_try, is_trying: false, why: why.to_owned() };
+        let waiters = if self.is_given_up(&outage) { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        state.outage = Some(outage);
         self.settle(state);
+        if waiters.is_empty() {
+            let node = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(next_try.into()).await;
+                node.review();
+            });
+        }
         for waiter in waiters {
             let _ = waiter.sender.send(Err(self.unreachable(why)));
         }
@@ -310,7 +338,7 @@ impl Node {
         let address = &self.address;
         PgError::new(SqlState::CONNECTION_FAILURE, format!("node {address} cannot be reached"))
             .detail(why.to_owned())
-            .hint("It is tried again all the time.")
+            .hint("It is tried again all the time. Statements wait for it for pool.outage_timeout, not longer.")
     }
 }
 
@@ -355,8 +383,7 @@ impl Place {
     /// It could not be opened. Errors that only a node in good health can have say that it is up.
     pub fn failed(mut self, error: &PgError) {
         let Some(node) = self.node.clone() else { return };
-        let is_down = matches!(error.code(), SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT_NOW);
-        if is_down {
+        if is_outage(error) {
             node.begin_outage(error.message(), std::mem::take(&mut self.is_trial));
         } else {
             self.is_trial = false;
@@ -410,4 +437,5 @@ const LOGINS_AT_ONCE: usize = 8;
 /// From this wait on a waiter of another pool goes before a connection's own pool: closing a connection for somebody
 /// else costs more than handing it on, so it is not done for every statement.
 const PATIENCE: Duration = Duration::from_millis(100);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -84,10 +84,20 @@ impl Pools {
 
     /// A connection to `address` logged in as `identity`, from the pool or new.
     ///
-    /// Errors: 53300 after `checkout_timeout`; 08006 while the node is down; what logging in says.
+    /// While the node is down it is waited for. Errors: 53300 after `checkout_timeout`; 08006 when the node has been down
+    /// for `outage_timeout`; what logging in says.
     pub async fn checkout(&self, address: &ServerAddress, identity: &Identity) -> Result<PooledServer> {
-        let deadline = tokio::time::Instant::now() + self.inner.nodes.settings().load().checkout_timeout;
-        self.pool(address, identity).checkout(identity, deadline).await
+        let (pool, began) = (self.pool(address, identity), Instant::now());
+        loop {
+            match pool.checkout(identity).await {
+                Err(error) if is_outage(&error) && !pool.node.is_lost() && !self.is_late(began) => {}
+                checked_out => return checked_out,
+            }
+        }
+    }
+
+    fn is_late(&self, began: Instant) -> bool {
+        began.elapsed() >= self.inner.nodes.settings().load().outage_timeout
     }
 
     fn pool(&self, address: &ServerAddress, identity: &Identity) -> Rc<Pool> {
@@ -160,8 +170,10 @@ impl Pools {
 }
 
 impl Pool {
-    async fn checkout(self: &Rc<Self>, identity: &Identity, deadline: tokio::time::Instant) -> Result<PooledServer> {
+    /// One attempt: with a connection that is there, or a new one when there is a place for it.
+    async fn checkout(self: &Rc<Self>, identity: &Identity) -> Result<PooledServer> {
         let settings = self.nodes.settings().load_full();
+        let mut deadline = tokio::time::Instant::now() + settings.checkout_timeout;
         while let Some((mut connection, since)) = self.take_idle() {
             if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
                 return Ok(self.guard(connection));
@@ -176,13 +188,20 @@ impl Pool {
         let (sender, returned) = oneshot::channel();
         self.state.borrow_mut().waiters.insert(ticket.number, sender);
         let waiting = Waiting { pool: Rc::downgrade(self), ticket: ticket.number };
-        let place = tokio::select! {
-            biased;
-            Ok(server) = returned => return Ok(server),
-            Ok(place) = place => place?,
-            () = tokio::time::sleep_until(deadline) => {
-                ticket.is_timeout = true;
-                return Err(self.none_free());
+        let (mut returned, mut place) = (returned, place);
+        let place = loop {
+            tokio::select! {
+                biased;
+                Ok(server) = &mut returned => return Ok(server),
+                Ok(place) = &mut place => break place?,
+                // It is not short of connections: that wait begins when it is back.
+                () = tokio::time::sleep_until(deadline) => match self.node.is_out() {
+                    true => deadline = tokio::time::Instant::now() + settings.checkout_timeout,
+                    false => {
+                        ticket.is_timeout = true;
+                        return Err(self.none_free());
+                    }
+                },
             }
         };
         drop((waiting, ticket));
@@ -291,6 +310,11 @@ impl Drop for Waiting {
             pool.state.borrow_mut().waiters.remove(&self.ticket);
         }
     }
+}
+
+/// Does the node let nobody in, for now?
+pub(super) fn is_outage(error: &PgError) -> bool {
+    matches!(error.code(), SqlState::CONNECTION_FAILURE | SqlState::CANNOT_CONNECT_NOW)
 }
 
 /// Does the server itself have no connection left? Limits of one role or database are another thing.

@@ -27,6 +27,8 @@ pub struct PoolSettings {
     pub check_timeout: Duration,
     /// Longest pause between two attempts to reach a node that is down.
     pub reconnect_max: Duration,
+    /// Statements wait for a node that is down until it has been so for this time.
+    pub outage_timeout: Duration,
     /// A node whose statements say nothing for this long is asked for a sign of life.
     pub silence_max: Duration,
     /// A connection whose peer acknowledges nothing for this long is lost.
@@ -60,6 +62,7 @@ impl Default for PoolSettings {
             check_after: Duration::from_secs(30),
             check_timeout: Duration::from_secs(4),
             reconnect_max: Duration::from_secs(1),
+            outage_timeout: Duration::from_secs(30),
             silence_max: Duration::from_secs(4),
             dead_peer_after: Duration::from_secs(12),
             prepared_statements: 500,

@@ -160,6 +160,9 @@ pub struct Pool {
     pub check_timeout: Time,
     /// Longest pause between two attempts to reach a node that is down. Unit: time. Default: 1s. Reload: yes.
     pub reconnect_max: Time,
+    /// Statements wait for a node that is down until it has been so for this time, then SQLSTATE 08006. Unit: time.
+    /// Default: 30s. Reload: yes.
+    pub outage_timeout: Time,
     /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: yes.
     pub silence_max: Time,
     /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: yes.
@@ -283,6 +286,7 @@ impl Default for Pool {
             check_after: Time(of.check_after),
             check_timeout: Time(of.check_timeout),
             reconnect_max: Time(of.reconnect_max),
+            outage_timeout: Time(of.outage_timeout),
             silence_max: Time(of.silence_max),
             dead_peer_after: Time(of.dead_peer_after),
             prepared_statements: of.prepared_statements,

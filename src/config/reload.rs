@@ -237,6 +237,7 @@ const RELOADS: &[&str] = &[
     "pool.idle_timeout",
     "pool.mode",
     "pool.node_connections",
+    "pool.outage_timeout",
     "pool.prepared_statements",
     "pool.reconnect_max",
     "pool.silence_max",

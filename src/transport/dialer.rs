@@ -10,6 +10,7 @@
 //!
 //! Source: PostgreSQL manual, "SSL Support" (libpq).
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -109,7 +110,7 @@ impl Dialer {
 
     /// Connects, and encrypts as the mode says.
     ///
-    /// Errors: 08006 when nobody answers, when the server can't or won't encrypt though it must, or isn't trusted.
+    /// Errors: 08006 when nobody answers; 08001 when the server can't or won't encrypt though it must, or isn't trusted.
     pub async fn dial(&self, host: &str, port: u16) -> Result<Dialed> {
         let mut stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
@@ -121,7 +122,7 @@ impl Dialer {
         match stream.read_u8().await? {
             b'S' => self.encrypt(host, stream).await,
             b'N' if self.mode == SslMode::Prefer => Ok(Dialed { stream: stream.into(), binding: None }),
-            b'N' => Err(failed("server does not support SSL, but SSL was required")),
+            b'N' => Err(PgError::new(SqlState::UNABLE_TO_CONNECT, "server does not support SSL, but SSL was required")),
             _ => Err(failed("received invalid response to SSL negotiation")),
         }
     }
@@ -129,7 +130,11 @@ impl Dialer {
     async fn encrypt(&self, host: &str, stream: TcpStream) -> Result<Dialed> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| failed("the host name is not valid"))?;
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
-        let stream = connector.connect(name, stream).await.map_err(|error| failed(format!("SSL error: {error}")))?;
+        let stream = connector.connect(name, stream).await.map_err(|error| match error.kind() {
+            // What TLS itself does not like is the same the next time; a connection that broke is not.
+            ErrorKind::InvalidData => PgError::new(SqlState::UNABLE_TO_CONNECT, format!("SSL error: {error}")),
+            _ => failed(format!("SSL error: {error}")),
+        })?;
         let binding =
             stream.get_ref().1.peer_certificates().and_then(|certificates| end_point_binding(certificates.first()?));
         Ok(Dialed { stream: Stream::Tls(Box::new(TlsStream::Client(stream))), binding })

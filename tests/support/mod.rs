@@ -12,6 +12,7 @@
 
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
+pub mod ledger;
 pub mod ports;
 pub mod serve;
 pub mod served;

@@ -174,6 +174,21 @@ impl Served {
         super::dsn(self.worker_port(worker))
     }
 
+    /// The least number from 1 on whose rows of a table are on this worker.
+    pub fn tenant_of(&self, table: &str, worker: u16) -> String {
+        let port = self.worker_port(worker);
+        self.psql(&format!(
+            "SELECT min(t) FROM (SELECT t, get_shard_id_for_distribution_column('{table}', t) AS shard \
+             FROM generate_series(1, 100) t) tenants JOIN pg_dist_shard_placement p ON p.shardid = shard \
+             WHERE p.nodeport = {port}"
+        ))
+    }
+
+    /// The servers themselves, to be stopped and started.
+    pub fn servers(&mut self) -> &mut DevCluster {
+        self.servers.as_mut().expect("they are there until the end")
+    }
+
     pub fn psql(&self, sql: &str) -> String {
         psql(&self.dsn(0), sql)
     }
