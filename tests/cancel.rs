@@ -33,34 +33,8 @@ fn cancel(port: u16, client: &Client) {
     cancel_from(Ipv4Addr::LOCALHOST, port, client.pid, &client.key);
 }
 
-/// A tenant of `items` on each worker, with one row.
-fn tenants(served: &Served) -> Vec<String> {
-    served.psql("CREATE TABLE items (tenant int, id int)");
-    served.psql("SELECT create_distributed_table('items', 'tenant')");
-    let of_node = |port: u16| {
-        served.psql(&format!(
-            "SELECT min(t) FROM (SELECT t, get_shard_id_for_distribution_column('items', t) AS shard \
-             FROM generate_series(1, 100) t) tenants JOIN pg_dist_shard_placement p ON p.shardid = shard \
-             WHERE p.nodeport = {port}"
-        ))
-    };
-    let tenants: Vec<_> = [0, 1].iter().map(|worker| of_node(served.worker_port(*worker))).collect();
-    for tenant in &tenants {
-        served.psql(&format!("INSERT INTO items VALUES ({tenant}, 1)"));
-    }
-    tenants
-}
-
-/// How many statements with these words run on workers.
-fn running(served: &Served, words: &str) -> usize {
-    let sql = format!(
-        "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{words}%' AND pid <> pg_backend_pid()"
-    );
-    served.everywhere(&sql).iter().filter(|line| !line.is_empty()).count()
-}
-
 fn await_running(served: &Served, words: &str, count: usize) {
-    assert!(wait_until(PATIENCE, || running(served, words) == count), "{words}: {} run", running(served, words));
+    assert!(wait_until(PATIENCE, || served.running(words) == count), "{words}: {} run", served.running(words));
 }
 
 /// Goal: T14, T15, T16 of the threat list. Method: pools of one connection, so that clients follow each other on the same
@@ -68,7 +42,7 @@ fn await_running(served: &Served, words: &str, count: usize) {
 #[test]
 fn a_cancel_reaches_the_right_statement_only() {
     let served = Served::start_with(2, 1, "[pool]\nsize = 1\nsilence_max = \"60s\"\n");
-    let tenants = tenants(&served);
+    let tenants = served.tenants();
     t14_guessed_keys_reach_nothing(&served, &tenants);
     t15_a_late_cancel_reaches_no_later_statement(&served, &tenants);
     every_server_that_runs_the_statement_is_reached(&served, &tenants);
@@ -89,7 +63,7 @@ fn t14_guessed_keys_reach_nothing(served: &Served, tenants: &[String]) {
     }
     cancel_from(guesser, port, client.pid, &client.key);
     cancel_from(Ipv4Addr::LOCALHOST, port, client.pid, &[&client.key[..], &[0]].concat());
-    assert_eq!(running(served, "SELECT 14,"), 1, "who has guessed so often is not listened to, even when right");
+    assert_eq!(served.running("SELECT 14,"), 1, "who has guessed so often is not listened to, even when right");
     cancel(port, &client);
     assert_eq!(client.answer(), "T E(57014) Z(I)");
 

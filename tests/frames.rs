@@ -1,6 +1,8 @@
 //! Frames under abuse: what is wrong in itself, cut short, sent by halves, too large, or in an order that need not be.
 //! Where Postgres can be asked, the same bytes go to it, and the answers are compared.
 
+#[path = "protocol/both.rs"]
+mod both;
 mod support;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "protocol/wire.rs"]
@@ -9,9 +11,10 @@ mod wire;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use both::{Both, lines, proxy};
 use support::served::Served;
 use support::{psql, wait_until};
-use wire::{Wire, frame, message, with_length};
+use wire::{frame, message, with_length};
 
 /// One cluster for the whole file. The test that holds it runs every part in turn, so that it ends with them.
 #[test]
@@ -58,75 +61,6 @@ fn prepare(cluster: &Served) {
     psql(&cluster.coordinator_dsn(), &format!("CREATE SCHEMA plain; {}", tables("plain")));
     cluster.psql(&format!("INSERT INTO items {rows}"));
     psql(&cluster.coordinator_dsn(), &format!("INSERT INTO plain.items {rows}"));
-}
-
-fn proxy(cluster: &Served) -> Wire {
-    Wire::login(cluster.proxy_port(0), "postgres")
-}
-
-/// The coordinator's Postgres itself, with its plain tables.
-fn postgres(cluster: &Served) -> Wire {
-    Wire::login_with(cluster.proxy_port(0) + 1, "postgres", &[("search_path", "plain")])
-}
-
-/// Conversations that are compared.
-struct Both<'c> {
-    cluster: &'c Served,
-    different: String,
-}
-
-impl<'c> Both<'c> {
-    fn new(cluster: &'c Served) -> Self {
-        Self { cluster, different: String::new() }
-    }
-
-    /// The same bytes to both, then an epilogue that brings any state to an end.
-    fn say(&mut self, title: &str, bytes: &[u8]) {
-        self.compare(title, bytes, |answers| answers);
-    }
-
-    /// As `say`, where a message has several mistakes and either may be the one that is named.
-    fn say_with_any_error(&mut self, title: &str, bytes: &[u8]) {
-        let any = |answer: String| if answer.starts_with("E ") { "E".to_owned() } else { answer };
-        self.compare(title, bytes, |answers| answers.into_iter().map(any).collect());
-    }
-
-    fn compare(&mut self, title: &str, bytes: &[u8], seen: impl Fn(Vec<String>) -> Vec<String>) {
-        let answers = |mut wire: Wire| {
-            wire.send(bytes);
-            wire.send(&lines(&["S", "Q ROLLBACK", "Q SELECT 'the end'"]));
-            let mut answers = wire.answers_until("D the end");
-            if answers.ends_with(&["E 08P01", "E 08P01", "closed"].map(String::from)) {
-                // Postgres tells what is wrong, and then that it gives up; the proxy does it in one.
-                answers.pop();
-                answers.pop();
-                answers.push("closed".to_owned());
-            }
-            seen(answers)
-        };
-        let (proxy, server) = (answers(proxy(self.cluster)), answers(postgres(self.cluster)));
-        if proxy == server {
-            return;
-        }
-        self.different.push_str(&format!("== {title}\n"));
-        for i in 0..proxy.len().max(server.len()) {
-            let (p, s) = (proxy.get(i).map_or("-", String::as_str), server.get(i).map_or("-", String::as_str));
-            let mark = if p == s { ' ' } else { '!' };
-            self.different.push_str(&format!("  {mark} proxy {p:<40.60} server {s:.60}\n"));
-        }
-    }
-
-    fn say_lines(&mut self, title: &str, conversation: &[&str]) {
-        self.say(title, &lines(conversation));
-    }
-
-    fn agree(self) {
-        assert!(self.different.is_empty(), "answered differently:\n{}", self.different);
-    }
-}
-
-fn lines(conversation: &[&str]) -> Vec<u8> {
-    conversation.iter().flat_map(|line| frame(line)).collect()
 }
 
 /// T17. Postgres closes without a word; here the client is told why.
@@ -312,12 +246,7 @@ fn payload_stays_payload(cluster: &Served) {
 
 /// T22. One ErrorResponse, one ReadyForQuery for each Sync, and nothing behind an error runs before the next.
 fn errors_before_sync_skip_what_follows(cluster: &Served) {
-    let mut both = Both::new(cluster);
-    let insert = |tenant: u32, id: u32| format!("P - : INSERT INTO items VALUES ({tenant}, {id}, 'x')");
-    let note = |id: u32| format!("P - : INSERT INTO notes VALUES (1, {id}, 'x')");
-    let count = "Q SELECT count(*) FROM items WHERE id >= 310";
-    let clean = "Q DELETE FROM items WHERE id >= 310";
-    for bad in [
+    let bad = [
         "P - : SELEC",
         "P - : SELECT nothing FROM items WHERE tenant = 1",
         "B - nothing",
@@ -325,349 +254,29 @@ fn errors_before_sync_skip_what_follows(cluster: &Served) {
         "D S nothing",
         "D P nothing",
         "B - - : 1",
-    ] {
-        both.say_lines(
-            &format!("a query behind an error ({bad})"),
-            &[
-                &insert(1, 310),
-                "B - -",
-                "E - 0",
-                bad,
-                "Q SELECT 'skipped'",
-                "H",
-                "E - 0",
-                "C S -",
-                "S",
-                "Q SELECT 'runs'",
-                count,
-            ],
-        );
-        both.say_lines(
-            &format!("several syncs ({bad})"),
-            &[
-                &insert(1, 311),
-                "B - -",
-                "E - 0",
-                bad,
-                "S",
-                "S",
-                "S",
-                &insert(2, 311),
-                "B - -",
-                "E - 0",
-                "S",
-                count,
-                clean,
-            ],
-        );
-        both.say_lines(
-            &format!("tenants of several servers ({bad})"),
-            &[
-                &insert(1, 312),
-                "B - -",
-                "E - 0",
-                &insert(2, 312),
-                "B - -",
-                "E - 0",
-                &insert(3, 312),
-                "B - -",
-                "E - 0",
-                &note(312),
-                "B - -",
-                "E - 0",
-                bad,
-                &insert(4, 312),
-                "B - -",
-                "E - 0",
-                "S",
-                count,
-                "Q SELECT count(*) FROM notes",
-            ],
-        );
-        both.say_lines(
-            &format!("flushed before ({bad})"),
-            &[
-                &insert(1, 313),
-                "B - -",
-                "E - 0",
-                "H",
-                &insert(2, 313),
-                "B - -",
-                "E - 0",
-                "H",
-                "H",
-                bad,
-                "H",
-                "S",
-                count,
-            ],
-        );
-        both.say_lines(
-            &format!("in a block ({bad})"),
-            &["Q BEGIN", &insert(1, 314), "B - -", "E - 0", bad, "S", "Q SELECT 1", "Q COMMIT", count],
-        );
-        both.say_lines(
-            &format!("copy in the middle ({bad})"),
-            &[
-                &insert(1, 315),
-                "B - -",
-                "E - 0",
-                "P - : COPY items FROM STDIN (FORMAT csv)",
-                "B - -",
-                "E - 0",
-                "d 2,315,x\\n3,315,y\\n",
-                "c",
-                bad,
-                "S",
-                count,
-                clean,
-            ],
-        );
-    }
-    both.say_lines(
-        "a late error of the first of many",
-        &[
-            "P - : SELECT 1 / (id - 2) FROM items WHERE tenant = 1 ORDER BY id",
-            "B - -",
-            "E - 0",
-            &insert(2, 316),
-            "B - -",
-            "E - 0",
-            &insert(3, 316),
-            "B - -",
-            "E - 0",
-            "S",
-            count,
-        ],
-    );
-    both.say_lines(
-        "a duplicate key at the end of many",
-        &[
-            &insert(1, 317),
-            "B - -",
-            "E - 0",
-            &insert(2, 317),
-            "B - -",
-            "E - 0",
-            &insert(2, 317),
-            "B - -",
-            "E - 0",
-            "S",
-            &insert(3, 317),
-            "B - -",
-            "E - 0",
-            "S",
-            count,
-            clean,
-        ],
-    );
-    both.say_lines("nothing but flushes and syncs", &["H", "H", "S", "S", "H", "S"]);
-    both.say_lines(
-        "pipeline over tenants with rows",
-        &[
-            "P s : SELECT id FROM items WHERE tenant = $1 ORDER BY id",
-            "B - s : 1",
-            "E - 0",
-            "B - s : 2",
-            "E - 0",
-            "B - s : 3",
-            "D P -",
-            "E - 0",
-            "P - : SELECT count(*) FROM items",
-            "B - -",
-            "E - 0",
-            "B - s : 4",
-            "E - 0",
-            "S",
-        ],
-    );
-    both.say_lines(
-        "copy of one pipeline commits, then one that fails",
-        &[
-            "P - : COPY items FROM STDIN (FORMAT csv)",
-            "B - -",
-            "E - 0",
-            "d 1,318,x\\n2,318,x\\n",
-            "c",
-            &insert(3, 318),
-            "B - -",
-            "E - 0",
-            "S",
-            "P - : COPY items FROM STDIN (FORMAT csv)",
-            "B - -",
-            "E - 0",
-            "d 1,319,x\\n2,318,x\\n",
-            "c",
-            &insert(3, 319),
-            "B - -",
-            "E - 0",
-            "S",
-            count,
-            clean,
-        ],
-    );
-    both.say_lines(
-        "copy out within a pipeline",
-        &[
-            "P - : COPY (SELECT id FROM items WHERE tenant = 1 ORDER BY id) TO STDOUT",
-            "B - -",
-            "E - 0",
-            "P - : COPY (SELECT count(*) FROM items) TO STDOUT",
-            "B - -",
-            "E - 0",
-            "P - : SELECT 1",
-            "B - -",
-            "E - 0",
-            "S",
-        ],
-    );
+    ];
+    let mut both = Both::new(cluster);
+    both.say_file(include_str!("protocol/errors.txt"), &[("{bad}", &bad)]);
     both.agree();
 }
 
 /// T23.
 fn odd_messages_are_answered_as_postgres_does(cluster: &Served) {
+    let inside = ["P - : SELECT 1", "B - -", "E - 0", "D P -", "C P -", "F", "! 3f 00 00 00 04"];
+    let text = [r"\.\n", r"1\t330\tx\n\.\n2\t330\tx\n", r"\.", r"1\t330\t\.\n", r"1\t330\tx\n\.", r"1\t330\tx\n\.x\n"];
+    let csv = text.map(|piece| piece.replace(r"\t", ","));
+    let rows =
+        ["SELECT id FROM items WHERE tenant = 2 ORDER BY id", "SELECT id FROM notes", "SELECT generate_series(1, 3)"];
     let mut both = Both::new(cluster);
-    for table in ["items", "notes"] {
-        let copy = &format!("Q COPY {table} FROM STDIN (FORMAT csv)");
-        let count = &format!("Q SELECT count(*) FROM {table} WHERE id >= 320");
-        let clean = &format!("Q DELETE FROM {table} WHERE id >= 320");
-        both.say_lines("a query inside a copy", &[copy, "d 1,320,x\\n", "Q SELECT 1", "d 1,321,x\\n", "c", count]);
-        both.say_lines("terminate inside a copy", &[copy, "d 1,320,x\\n", "X", count]);
-        for inside in ["P - : SELECT 1", "B - -", "E - 0", "D P -", "C P -", "F", "! 3f 00 00 00 04"] {
-            both.say_lines(&format!("{inside} inside a copy"), &[copy, "d 1,320,x\\n", inside, "c", count]);
-        }
-        both.say_lines("done twice", &[copy, "d 1,322,x\\n", "c", "c", "d 1,323,x\\n", "f no", count, clean]);
-        both.say_lines("failed twice", &[copy, "d 1,322,x\\n", "f no", "f no", "c", count]);
-        both.say_lines("nothing copied", &[copy, "c", copy, "d", "c", copy, "f", count]);
-        both.say_lines("a fail without its NUL", &[copy, "! 66 00 00 00 04", count]);
-        both.say_lines(
-            "flush and sync inside",
-            &[copy, "d 1,324,x\\n", "H", "S", "H", "d 1,325,x\\n", "c", count, clean],
-        );
-        both.say_lines(
-            "rows in pieces",
-            &[copy, "d 1,3", "d 26,", "d", "d x\\n1,327,y\\n1,328", "d ,z", "c", count, clean],
-        );
-        let text = &format!("Q COPY {table} FROM STDIN");
-        for piece in [
-            "d \\\\.\\n",
-            "d 1\\t330\\tx\\n\\\\.\\n2\\t330\\tx\\n",
-            "d \\\\.",
-            "d 1\\t330\\t\\\\.\\n",
-            "d 1\\t330\\tx\\n\\\\.",
-            "d 1\\t330\\tx\\n\\\\.x\\n",
-        ] {
-            both.say_lines(
-                &format!("an end marker in text: {piece}"),
-                &[text, piece, "d 3\\t331\\tx\\n", "c", count, clean],
-            );
-            both.say_lines(
-                &format!("an end marker in csv: {piece}"),
-                &[copy, &piece.replace("\\t", ","), "d 3,331,x\\n", "c", count, clean],
-            );
-        }
-        both.say_lines(
-            "a copy in a pipeline, then a query",
-            &[
-                &format!("P - : COPY {table} FROM STDIN (FORMAT csv)"),
-                "B - -",
-                "E - 0",
-                "S",
-                "d 1,332,x\\n",
-                "c",
-                "Q SELECT 1",
-                count,
-                clean,
-            ],
-        );
-        both.say_lines(
-            "a bad row, then the rest of a pipeline",
-            &[
-                &format!("P - : COPY {table} FROM STDIN (FORMAT csv)"),
-                "B - -",
-                "E - 0",
-                "d 1,333,x\\nbad\\n",
-                "d 1,334,x\\n",
-                "c",
-                "P - : SELECT 1",
-                "B - -",
-                "E - 0",
-                "S",
-                count,
-            ],
-        );
-        both.say_lines(
-            "terminate before sync",
-            &[&format!("P - : INSERT INTO {table} VALUES (1, 335, 'x')"), "B - -", "E - 0", "X"],
-        );
-        both.say_lines(
-            "terminate in a block",
-            &["Q BEGIN", &format!("Q INSERT INTO {table} VALUES (1, 335, 'x')"), "X"],
-        );
-        both.say_lines("what was not ended is not there", &[count]);
-    }
-    both.say_lines(
-        "copy messages outside of a copy",
-        &["d 1\\n", "c", "f no", "P - : SELECT 1", "d 1\\n", "B - -", "c", "E - 0", "f no", "S"],
-    );
-    for limit in [1, 2, 3, 4] {
-        let fetch = &format!("E p {limit}");
-        for sql in [
-            "SELECT id FROM items WHERE tenant = 2 ORDER BY id",
-            "SELECT id FROM notes",
-            "SELECT generate_series(1, 3)",
-        ] {
-            both.say_lines(
-                &format!("a portal by {limit}: {sql}"),
-                &[
-                    "Q BEGIN",
-                    &format!("P - : {sql}"),
-                    "B p -",
-                    fetch,
-                    fetch,
-                    fetch,
-                    "S",
-                    fetch,
-                    "D P p",
-                    "S",
-                    "C P p",
-                    fetch,
-                    "S",
-                ],
-            );
-        }
-        both.say_lines(
-            &format!("a portal over all tenants by {limit}"),
-            &[
-                "Q BEGIN",
-                "P - : SELECT tenant, id FROM items ORDER BY tenant, id",
-                "B p -",
-                fetch,
-                fetch,
-                "S",
-                fetch,
-                "S",
-                "C P p",
-                "S",
-                "Q COMMIT",
-            ],
-        );
-        both.say_lines(
-            &format!("a count over all tenants by {limit}"),
-            &["Q BEGIN", "P - : SELECT count(*) FROM items", "B p -", fetch, fetch, "S", "Q COMMIT"],
-        );
-        both.say_lines(
-            &format!("a write by {limit}"),
-            &[
-                "Q BEGIN",
-                "P - : UPDATE items SET name = name WHERE tenant = 1 RETURNING id",
-                "B p -",
-                fetch,
-                "S",
-                "Q ROLLBACK",
-            ],
-        );
-    }
+    let values: &[(&str, &[&str])] = &[
+        ("{table}", &["items", "notes"]),
+        ("{inside}", &inside),
+        ("{text}", &text),
+        ("{csv}", &csv.each_ref().map(String::as_str)),
+        ("{limit}", &["1", "2", "3", "4"]),
+        ("{rows}", &rows),
+    ];
+    both.say_file(include_str!("protocol/odd_messages.txt"), values);
     both.agree();
     // Postgres has the fast path; here it is refused, and the conversation goes on.
     let call = message(b'F', &[&2284u32.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0]].concat());
@@ -718,7 +327,8 @@ fn messages_cut_short_do_nothing(cluster: &Served) {
         let mut wire = proxy(cluster);
         let pipeline = ["P - : INSERT INTO items VALUES ($1, 340, 'x')", "B - - : 1", "E - 0", "H"];
         wire.send(&[lines(&pipeline), if end % 3 == 0 { frame("X") } else { Vec::new() }].concat());
-        wire.answers_until("C");
+        // The answers end here: without a Sync there is no ReadyForQuery to wait for.
+        assert_eq!([(); 3].map(|()| wire.next()), ["1", "2", "C INSERT 0 1"]);
         if end % 3 == 1 {
             wire.reset();
         } else {

@@ -26,7 +26,7 @@ fn connections_are_shared_and_never_leaked() {
         2,
         "[pool]\nsize = 60\nsilence_max = \"1s\"\ncheck_timeout = \"2s\"\noutage_timeout = \"1s\"\n[log]\nfilter = \"info\"\n",
     );
-    let tenants = tenants(&served);
+    let tenants = served.tenants();
     proxies_share_what_the_servers_take(&mut served, &tenants);
     a_full_server_is_queued_for_in_order(&served, &tenants);
     statements_of_vanished_clients_end(&served, &tenants);
@@ -35,17 +35,6 @@ fn connections_are_shared_and_never_leaked() {
     t43_a_server_that_crashes_is_reached_again(&served, &tenants);
     t44_a_server_that_stands_still_stops_only_its_own_tenants(&served, &tenants);
     t26_a_broken_server_harms_nobody(&served, &tenants);
-}
-
-/// A tenant of `items` on each worker, with one row.
-fn tenants(served: &Served) -> Vec<String> {
-    served.psql("CREATE TABLE items (tenant int, id int)");
-    served.psql("SELECT create_distributed_table('items', 'tenant')");
-    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
-    for tenant in &tenants {
-        served.psql(&format!("INSERT INTO items VALUES ({tenant}, 1)"));
-    }
-    tenants
 }
 
 fn read(tenant: &str) -> String {
@@ -79,14 +68,6 @@ fn held(served: &Served, worker: u16) -> usize {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
                AND application_name <> 'tenantry control' AND pid <> pg_backend_pid()";
     psql(&served.worker_dsn(worker), sql).parse().expect("a number")
-}
-
-/// Statements with these words that run, on any server.
-fn running(served: &Served, words: &str) -> usize {
-    let sql = format!(
-        "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{words}%' AND pid <> pg_backend_pid()"
-    );
-    served.everywhere(&sql).iter().filter(|line| !line.is_empty()).count()
 }
 
 /// Nobody is in a transaction, nobody has what nobody uses.
@@ -222,14 +203,14 @@ fn statements_of_vanished_clients_end(served: &Served, tenants: &[String]) {
     for (number, sql) in sleeps.iter().enumerate() {
         let mut client = Client::connect(served.proxy_port(0), &[]);
         client.send(sql);
-        assert!(wait_until(PATIENCE, || running(served, "pg_sleep(600)") > 0), "{sql}");
+        assert!(wait_until(PATIENCE, || served.running("pg_sleep(600)") > 0), "{sql}");
         if number % 2 == 0 {
             // A farewell that nobody reads lies before the end of the stream.
             client.out.extend_from_slice(b"X\0\0\0\x04");
             client.flush();
         }
         drop(client);
-        assert!(wait_until(PATIENCE, || running(served, "pg_sleep(600)") == 0), "{sql}");
+        assert!(wait_until(PATIENCE, || served.running("pg_sleep(600)") == 0), "{sql}");
     }
     // A client that waits for its long statement is left alone.
     let mut patient = Client::connect(served.proxy_port(0), &[]);

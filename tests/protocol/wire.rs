@@ -213,14 +213,14 @@ pub fn values(mut payload: &[u8]) -> Vec<String> {
     values
 }
 
-/// The file's conversations: title and lines.
+/// The file's conversations: title and messages, of which several may stand on a line, with ` | ` between them.
 pub fn conversations(file: &str) -> Vec<(String, Vec<String>)> {
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
     for line in file.lines() {
         if let Some(title) = line.strip_prefix("== ") {
             all.push((title.to_owned(), Vec::new()));
         } else if let Some((_, lines)) = all.last_mut().filter(|_| !line.is_empty()) {
-            lines.push(line.to_owned());
+            lines.extend(line.split(" | ").map(str::to_owned));
         }
     }
     all
@@ -231,6 +231,9 @@ pub fn frame(line: &str) -> Vec<u8> {
     let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
     if kind == "!" {
         return rest.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect();
+    }
+    if kind == "=" {
+        return [&format!("P - : {rest}"), "B - -", "E - 0"].iter().flat_map(|line| frame(line)).collect();
     }
     let tag = kind.as_bytes()[0];
     let mut body = Vec::new();

@@ -201,6 +201,25 @@ impl Served {
             .flat_map(|dsn| psql(&dsn, sql).lines().map(str::to_owned).collect::<Vec<_>>())
             .collect()
     }
+
+    /// Table `items`, and a tenant of it on each worker, with one row.
+    pub fn tenants(&self) -> Vec<String> {
+        self.psql("CREATE TABLE items (tenant int, id int)");
+        self.psql("SELECT create_distributed_table('items', 'tenant')");
+        let tenants: Vec<_> = (0..self.workers).map(|worker| self.tenant_of("items", worker)).collect();
+        for tenant in &tenants {
+            self.psql(&format!("INSERT INTO items VALUES ({tenant}, 1)"));
+        }
+        tenants
+    }
+
+    /// How many statements with these words run, on all servers.
+    pub fn running(&self, words: &str) -> usize {
+        let sql = format!(
+            "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{words}%' AND pid <> pg_backend_pid()"
+        );
+        self.everywhere(&sql).iter().filter(|line| !line.is_empty()).count()
+    }
 }
 
 impl Drop for Served {
