@@ -115,6 +115,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let instance = shared.transaction_ids.instance().to_owned();
     let shares = jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), instance);
     tokio::spawn(shares);
+    tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
     control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 

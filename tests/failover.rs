@@ -4,9 +4,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::ledger::{Ledger, Load};
+use support::ledger::{Done, Ledger, Load};
 use support::served::Served;
-use support::{psql, signal};
+use support::{psql, psql_error, signal, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Goal: a server that is restarted costs its tenants a pause; only what was under way when it went down fails.
 /// Method: one cluster, clients that write down everything; each story does something to the second worker.
@@ -19,6 +21,7 @@ fn a_server_that_goes_and_comes_back_costs_a_pause() {
     for (number, way) in [Way::Fast, Way::Immediate, Way::Kill].into_iter().enumerate() {
         a_restart_is_waited_for(&mut served, &tenants, way, (number as u64 + 1) * 100_000_000);
     }
+    a_failover_is_followed(&mut served, &tenants, 400_000_000);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,75 @@ fn a_restart_is_waited_for(served: &mut Served, tenants: &[String], way: Way, fi
         |tenant: &String| ledger.done.iter().filter(|d| d.tenant == *tenant && d.began < up && d.ended > up).count();
     assert!(waited(&tenants[1]) >= 3, "{way:?}: everybody waits: {}", waited(&tenants[1]));
     ledger.check(&served.psql("SELECT id FROM items"), first_id);
+}
+
+/// The second worker dies, its standby is promoted; then the old primary comes back as if nothing had been.
+fn a_failover_is_followed(served: &mut Served, tenants: &[String], first_id: u64) {
+    let (old, new) = (served.worker_port(1), served.worker_port(3));
+    served.servers().add_standby(1, new).expect("it copies the worker");
+    let standby = format!("postgresql://postgres@127.0.0.1:{new}/postgres");
+    let refused = psql_error(
+        &served.dsn(0),
+        &format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {})", served.worker_port(0)),
+    );
+    assert!(refused.contains("55000") && refused.contains("It is not a copy of that server."), "{refused}");
+    let added = served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    let again = served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    assert_eq!(added, again, "it is there already");
+    // What is acknowledged is on the standby too.
+    psql(&served.worker_dsn(1), "ALTER SYSTEM SET synchronous_standby_names = '*'");
+    psql(&served.worker_dsn(1), "SELECT pg_reload_conf()");
+    let is_sync = || psql(&served.worker_dsn(1), "SELECT sync_state FROM pg_stat_replication") == "sync";
+    assert!(wait_until(PATIENCE, is_sync), "it streams");
+    let node = |port: u16| served.psql(&format!("SELECT noderole, nodeid FROM pg_dist_node WHERE nodeport = {port}"));
+    let (primary, secondary) = (node(old), node(new));
+    assert!(primary.starts_with("primary") && secondary.starts_with("secondary"), "{primary} {secondary}");
+
+    let load = Load::start(served.proxy_port(0), tenants, 3, first_id);
+    served.servers().kill_worker(1).expect("it ends");
+    let down = Instant::now();
+    std::thread::sleep(Duration::from_millis(700));
+    let promoted = Instant::now();
+    assert_eq!(psql(&standby, "SELECT pg_promote()"), "t");
+    load.await_progress();
+    let ledger = load.end();
+    only_what_was_under_way_failed(&ledger, tenants, down);
+    assert!(waited(&ledger, &tenants[1], promoted) >= 3, "everybody waits");
+    ledger.check(&served.psql("SELECT id FROM items"), first_id);
+
+    // The catalog follows: the node keeps its id, and with it its shards.
+    let node = |port: u16| served.psql(&format!("SELECT noderole, nodeid FROM pg_dist_node WHERE nodeport = {port}"));
+    assert!(wait_until(PATIENCE, || node(new) == primary), "{} {}", node(new), node(old));
+    assert_eq!(node(old), secondary);
+
+    served.servers().restart_worker(1).expect("it starts");
+    served.start_proxy(1);
+    for proxy in [0, 1] {
+        let id = first_id + 99_000_000 + proxy as u64;
+        psql(&served.dsn(proxy), &format!("INSERT INTO items VALUES ({}, {id})", tenants[1]));
+        let schemas = "SELECT string_agg(format('SELECT id FROM %I.items', nspname), ' UNION ALL ') \
+                       FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
+        let ids = |dsn: &str| psql(dsn, &psql(dsn, schemas));
+        assert!(ids(&standby).lines().any(|line| line == id.to_string()), "it went to the new primary");
+        assert!(!ids(&served.worker_dsn(1)).lines().any(|line| line == id.to_string()), "not to the old one");
+    }
+    served.kill_proxy(1);
+    // Commits over several nodes and moves know the new one too.
+    served.psql("UPDATE items SET id = id");
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {})", tenants[1]));
+    let to = served.worker_port(0);
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {new}, '127.0.0.1', {to})"));
+    let count = format!("SELECT count(*) > 0 FROM items WHERE tenant = {}", tenants[1]);
+    assert_eq!(served.psql(&count), "t");
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {to}, '127.0.0.1', {new})"));
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {old})"));
+    assert_eq!(served.psql("SELECT count(*) FROM pg_dist_node"), "2");
+}
+
+/// How often somebody of a tenant began before `up` and was answered well after it.
+fn waited(ledger: &Ledger, tenant: &str, up: Instant) -> usize {
+    let waited = |d: &&Done| d.tenant == tenant && d.began < up && d.ended > up && !d.said.contains("E(");
+    ledger.done.iter().filter(waited).count()
 }
 
 /// `down`: from here on the second worker was gone.

@@ -95,7 +95,7 @@ fn answer(status: StatusCode, asked: Result<Value>) -> Answer {
 
 const SHOW: &str = "
     SELECT json_build_object(
-        'workers', (SELECT count(*) FROM tenantry.node WHERE groupid <> 0),
+        'workers', (SELECT count(*) FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary'),
         'requests', (SELECT coalesce(json_agg(r ORDER BY id DESC), '[]') FROM (
             SELECT id, workers, state, detail, ready, wanted, created_at, started_at, finished_at
             FROM tenantry.cluster_request ORDER BY id DESC LIMIT 20) r))::text";

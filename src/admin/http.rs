@@ -125,6 +125,7 @@ mod tests {
             port: 5432,
             is_active: true,
             should_have_shards: group_id != 0,
+            standbys: Vec::new(),
         };
         let group =
             ShardGroup { id: ShardGroupId(102_008), min: i32::MIN, max: i32::MAX, node: NodeId(2), tenant: None };

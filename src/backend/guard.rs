@@ -75,7 +75,8 @@ impl Watched {
 /// Asks whether encryption is spoken: any server answers that, before any login, with one byte.
 async fn is_alive(node: Arc<Node>, timeout: Duration) -> bool {
     let ask = async {
-        let mut stream = TcpStream::connect((node.address.host.as_str(), node.address.port)).await?;
+        let host = node.current_host();
+        let mut stream = TcpStream::connect((host.host.as_str(), host.port)).await?;
         stream.write_all(&SSL_REQUEST).await?;
         stream.read_u8().await
     };

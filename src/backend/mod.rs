@@ -13,6 +13,7 @@ pub mod cancel;
 mod describe;
 mod figures;
 mod guard;
+mod hosts;
 mod leftovers;
 mod link;
 mod login;

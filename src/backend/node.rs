@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
+use super::hosts::Hosts;
 use super::link::Link;
 use super::login::ServerAddress;
 use super::pool::is_outage;
@@ -32,12 +33,14 @@ pub struct Nodes {
     nodes: Mutex<HashMap<ServerAddress, Arc<Node>>>,
     /// Each data thread's bell: close idle connections of nodes that are pressed.
     bells: Mutex<Vec<Weak<Notify>>>,
+    /// Rings when a standby was found to have taken a primary's place.
+    promoted: Notify,
 }
 
 impl Nodes {
     /// The settings may change at any time.
     pub fn new(settings: Arc<ArcSwap<PoolSettings>>) -> Arc<Self> {
-        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default() })
+        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default(), promoted: Notify::new() })
     }
 
     pub fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
@@ -51,6 +54,8 @@ impl Nodes {
         }
         let node = Arc::new(Node {
             address: address.clone(),
+            hosts: Mutex::new(Hosts::only(address.clone())),
+            is_gone: AtomicBool::new(false),
             nodes: Arc::downgrade(self),
             settings: self.settings.clone(),
             waiting: AtomicUsize::new(0),
@@ -64,6 +69,31 @@ impl Nodes {
 
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
         lock(&self.nodes).values().cloned().collect()
+    }
+
+    /// The servers of all nodes are these now: primaries, by which nodes are known, with their standbys. Idle connections to
+    /// what is not among them are closed.
+    pub fn set_hosts(self: &Arc<Self>, all: &[(ServerAddress, Vec<ServerAddress>)]) {
+        for (primary, standbys) in all {
+            lock(&self.node(primary).hosts).set_standbys(standbys);
+        }
+        for node in self.all() {
+            let is_gone = all.iter().all(|(primary, _)| *primary != node.address);
+            if node.is_gone.swap(is_gone, Ordering::AcqRel) != is_gone {
+                node.review();
+            }
+        }
+    }
+
+    /// Primaries whose place a standby has taken, and that standby.
+    pub fn promoted(&self) -> Vec<(ServerAddress, ServerAddress)> {
+        let promoted = |node: Arc<Node>| Some((node.address.clone(), lock(&node.hosts).promoted()?.clone()));
+        self.all().into_iter().filter_map(promoted).collect()
+    }
+
+    /// Waits until `promoted` has something new. Cancel safe.
+    pub async fn until_promoted(&self) {
+        self.promoted.notified().await;
     }
 
     /// This process's share of what a node takes, where `node_connections` does not say otherwise.
@@ -100,7 +130,11 @@ impl Nodes {
 
 /// One node, shared by all pools of the process.
 pub struct Node {
+    /// Of its primary, as the catalog has it: its name.
     pub address: ServerAddress,
+    hosts: Mutex<Hosts>,
+    /// The catalog does not have it any more.
+    is_gone: AtomicBool,
     nodes: Weak<Nodes>,
     settings: Arc<ArcSwap<PoolSettings>>,
     /// Length of the queue, to be read without the lock.
@@ -179,7 +213,33 @@ impl Node {
         lock(&self.state)
     }
 
+    /// Its servers, in the order in which they are to be asked.
+    pub(super) fn hosts(&self) -> Vec<ServerAddress> {
+        lock(&self.hosts).in_turn()
+    }
+
+    /// Where it is now, as far as is known.
+    pub(super) fn current_host(&self) -> ServerAddress {
+        lock(&self.hosts).current().clone()
+    }
+
+    /// This server takes writes. When it is another than before, what goes on at that one is given up.
+    pub(super) fn found_primary(&self, host: &ServerAddress) {
+        if !lock(&self.hosts).found(host) {
+            return;
+        }
+        tracing::warn!(node = %self.address, %host, "another server of the node takes writes now");
+        self.lock().links.values().for_each(|(_, link)| link.give_up());
+        if let Some(nodes) = self.nodes.upgrade() {
+            nodes.promoted.notify_one();
+        }
+    }
+
     pub(super) fn limit(&self, state: &State) -> usize {
+        if self.is_gone.load(Ordering::Acquire) {
+            // For who still looks for it there.
+            return 1;
+        }
         match (self.settings.load().node_connections, state.share) {
             (0, Some(share)) => share,
             // Until its own limit is known: enough to begin with, few enough for any server.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
+use super::hosts::connect_to_primary;
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
 use super::pool_tally::PoolTally;
@@ -58,6 +59,8 @@ struct State {
 /// A server with its right to be there; the connection is closed before the right is given back.
 struct Connection {
     server: Server,
+    /// Which of the node's.
+    host: ServerAddress,
     _place: Place,
     retires: Instant,
 }
@@ -217,15 +220,16 @@ impl Pool {
     ) -> Result<PooledServer> {
         loop {
             let access = self.nodes.settings().load().access.clone();
-            match Server::connect(&access, &self.node.address, identity, connect_timeout).await {
-                Ok(mut server) => {
+            match connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await {
+                Ok((mut server, host)) => {
+                    self.node.found_primary(&host);
                     let settings = self.nodes.settings().load();
                     server.tally = self.tally.clone();
                     server.watch_peer(settings.dead_peer_after);
                     server.prepared = Prepared::new(settings.prepared_statements);
                     place.logged_in(server.link().clone());
                     let retires = self.retires();
-                    return Ok(self.guard(Box::new(Connection { server, _place: place, retires })));
+                    return Ok(self.guard(Box::new(Connection { server, host, _place: place, retires })));
                 }
                 // Others have taken what the node has, or one of ours is still on its way out.
                 Err(error) if is_full(&error) && tokio::time::Instant::now() + FULL_PAUSE < deadline => {
@@ -261,7 +265,7 @@ impl Pool {
     fn take_idle(&self) -> Option<(Box<Connection>, Instant)> {
         loop {
             let (mut connection, since) = self.state.borrow_mut().idle.pop()?;
-            if !connection.is_spent() && connection.server.looks_alive() {
+            if !connection.is_spent() && !connection.server.link().is_lost() && connection.server.looks_alive() {
                 return Some((connection, since));
             }
         }
@@ -339,7 +343,7 @@ impl PooledServer {
     pub fn cancel_target(&mut self) -> Arc<CancelTarget> {
         let (pool, connection) = (&self.pool, self.connection.as_mut().expect(HELD));
         let dialer = || pool.nodes.settings().load().access.dialer.clone();
-        connection.server.cancel_target(&pool.node.address, dialer)
+        connection.server.cancel_target(&connection.host, dialer)
     }
 }
 

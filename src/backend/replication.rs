@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::hosts::takes_no_writes;
 use super::login::{Identity, ServerAccess, ServerAddress};
 use super::server::Server;
 use super::settings::{quote_ident, quote_literal};
@@ -39,7 +40,7 @@ pub struct CreatedSlot {
 impl ReplicationConnection {
     /// Logs in. Values arrive in the forms that `PLAIN_FORMS` names.
     ///
-    /// Errors: as `Server::connect`.
+    /// Errors: as `Server::connect`; 08006 for a standby.
     pub async fn connect(
         access: &ServerAccess,
         address: &ServerAddress,
@@ -48,7 +49,9 @@ impl ReplicationConnection {
     ) -> Result<Self> {
         let mut parameters = vec![("replication", "database"), ("wal_sender_timeout", "0")];
         parameters.extend(PLAIN_FORMS);
-        Ok(Self { server: Server::connect_with(access, address, identity, &parameters, deadline).await? })
+        let server = Server::connect_with(access, address, identity, &parameters, deadline).await?;
+        // A standby's slot would not tell of what a promoted one has written since.
+        if server.is_standby() { Err(takes_no_writes(address)) } else { Ok(Self { server }) }
     }
 
     /// Creates a logical slot for `pgoutput` and exports the snapshot it starts from.

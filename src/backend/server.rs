@@ -103,6 +103,11 @@ impl Server {
         }
     }
 
+    /// Was it in recovery when we logged in? Then it takes no writes.
+    pub fn is_standby(&self) -> bool {
+        self.parameter("in_hot_standby") == Some("on")
+    }
+
     /// What reaches this connection, at `address`, with a cancel request. Made once.
     pub(super) fn cancel_target(
         &mut self,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use tokio_postgres::config::SslMode as ControlSslMode;
+use tokio_postgres::config::{SslMode as ControlSslMode, TargetSessionAttrs};
 use tokio_postgres::error::ErrorPosition;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -59,12 +59,16 @@ impl Settings {
         Address { host: self.host.clone(), port: self.port }
     }
 
-    /// How the control channel logs in at `address`.
-    pub fn login(&self, address: &Address) -> tokio_postgres::Config {
+    /// How the control channel logs in at `hosts`: at the one that takes writes, when they are several.
+    pub fn login(&self, hosts: &[Address]) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
+        for Address { host, port } in hosts {
+            config.host(host).port(*port);
+        }
+        if hosts.len() > 1 {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         config
-            .host(&address.host)
-            .port(address.port)
             .dbname(&self.dbname)
             .user(&self.user)
             .application_name("tenantry control")
@@ -73,11 +77,17 @@ impl Settings {
             .keepalives_idle(DEAD_PEER_AFTER)
             .tcp_user_timeout(DEAD_PEER_AFTER)
             .ssl_mode(control_mode(&self.access.dialer));
-        let from_file = || self.access.passwords.find(&address.host, address.port, &self.dbname, &self.user);
+        let password_at = |at: &Address| self.access.passwords.find(&at.host, at.port, &self.dbname, &self.user);
+        let from_file = || hosts.iter().find_map(password_at);
         if let Some(password) = self.password.as_deref().or_else(from_file) {
             config.password(password);
         }
         config
+    }
+
+    /// Each host gets its time.
+    fn connect_timeout_for(&self, hosts: &[Address]) -> Duration {
+        self.connect_timeout * u32::try_from(hosts.len()).unwrap_or(1).max(1)
     }
 
     /// The TLS that goes with `login`.
@@ -85,14 +95,14 @@ impl Settings {
         MakeRustlsConnect::new(self.access.dialer.config())
     }
 
-    /// A pool of control connections to `address`; opens none yet.
-    pub fn pool(&self, address: &Address) -> Result<Pool> {
+    /// A pool of control connections to the one of `hosts` that takes writes; opens none yet.
+    pub fn pool(&self, hosts: &[Address]) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        Pool::builder(Manager::from_config(self.login(address), self.tls(), manager))
+        Pool::builder(Manager::from_config(self.login(hosts), self.tls(), manager))
             .max_size(self.connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.connect_timeout))
-            .create_timeout(Some(self.connect_timeout))
+            .create_timeout(Some(self.connect_timeout_for(hosts)))
             .recycle_timeout(Some(self.connect_timeout))
             .build()
             .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not build a connection pool: {e}")))
@@ -112,18 +122,24 @@ fn control_mode(dialer: &Dialer) -> ControlSslMode {
 ///
 /// Errors: 08006 with Citus's text when nobody answers within `connect_timeout`, the server's own error otherwise.
 pub async fn connect(settings: &Settings, address: &Address) -> Result<tokio_postgres::Client> {
+    connect_to_primary(settings, std::slice::from_ref(address)).await
+}
+
+/// The same to the one of `hosts` that takes writes, when they are several; the first is what errors name.
+pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Result<tokio_postgres::Client> {
+    let first = hosts.first().map_or(String::new(), |first| format!("{}:{}", first.host, first.port));
     let failed = |reason: String| {
         PgError::new(
             SqlState::CONNECTION_FAILURE,
             format!(
-                "connection to the remote node {}@{}:{} failed with the following error: {reason}",
-                settings.user, address.host, address.port
+                "connection to the remote node {}@{first} failed with the following error: {reason}",
+                settings.user
             ),
         )
     };
-    let login = settings.login(address);
-    match tokio::time::timeout(settings.connect_timeout, login.connect(settings.tls())).await {
-        Err(_) => Err(failed(format!("no answer within {} s", settings.connect_timeout.as_secs_f32()))),
+    let (login, patience) = (settings.login(hosts), settings.connect_timeout_for(hosts));
+    match tokio::time::timeout(patience, login.connect(settings.tls())).await {
+        Err(_) => Err(failed(format!("no answer within {} s", patience.as_secs_f32()))),
         Ok(Err(error)) => Err(failed(pg_error(error).message().to_owned())),
         Ok(Ok((client, connection))) => {
             tokio::spawn(connection);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{
     ColocationGroup, ColocationId, Column, HashType, Node, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
-    ShardMapParts, Table, TableKind, TableOid, Tenant,
+    ShardMapParts, Standby, Table, TableKind, TableOid, Tenant,
 };
 
 /// One row, one column: everything that `parse` needs. Safe under any search_path.
@@ -78,7 +78,11 @@ SELECT pg_catalog.json_build_object(
             WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
-            'should_have_shards', n.shouldhaveshards) ORDER BY n.nodeid), '[]')
+            'should_have_shards', n.shouldhaveshards,
+            'standbys', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(s.nodename, s.nodeport)
+                                                             ORDER BY s.nodeid), '[]')
+                FROM tenantry.node s WHERE s.groupid = n.groupid AND s.noderole = 'secondary' AND s.isactive)
+            ) ORDER BY n.nodeid), '[]')
         FROM tenantry.node n WHERE n.noderole = 'primary'),
     'colocations', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', c.colocationid,
@@ -128,6 +132,7 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
             port: node.port,
             is_active: node.is_active,
             should_have_shards: node.should_have_shards,
+            standbys: node.standbys.into_iter().map(|(host, port)| Standby { host, port }).collect(),
         });
     }
     for colocation in rows.colocations {
@@ -174,6 +179,8 @@ struct NodeRow {
     port: u16,
     is_active: bool,
     should_have_shards: bool,
+    #[serde(default)]
+    standbys: Vec<(String, u16)>,
 }
 
 #[derive(Deserialize)]

@@ -24,7 +24,7 @@ pub mod shards;
 pub mod tables;
 pub mod two_phase;
 
-pub use connection::{Address, Settings, connect, pg_error};
+pub use connection::{Address, Settings, checkout, connect, connect_to_primary, pg_error};
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
 pub use watch::Catalog;

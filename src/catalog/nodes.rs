@@ -40,6 +40,28 @@ pub fn find(host: &str, port: u16) -> String {
     format!("SELECT nodeid, groupid FROM tenantry.node WHERE nodename = {} AND nodeport = {port}", literal(host))
 }
 
+/// Answers `nodeid` of the standby at an address; no row when there is none.
+pub fn find_standby(host: &str, port: u16) -> String {
+    let host = literal(host);
+    format!("SELECT nodeid FROM tenantry.node WHERE nodename = {host} AND nodeport = {port} AND noderole = 'secondary'")
+}
+
+/// A standby at `new` has taken the place of the primary at `old`: their rows exchange addresses, so that a node keeps its
+/// id. Nothing happens when they do not stand so.
+pub fn exchange_addresses(old: (&str, u16), new: (&str, u16)) -> String {
+    let is = |row: &str, role: &str, (host, port): (&str, u16)| {
+        format!("{row}.noderole = '{role}' AND {row}.nodename = {} AND {row}.nodeport = {port}", literal(host))
+    };
+    format!(
+        "UPDATE tenantry.node n SET nodename = other.nodename, nodeport = other.nodeport FROM tenantry.node other \
+         WHERE other.groupid = n.groupid AND ({} AND {} OR {} AND {})",
+        is("n", "primary", old),
+        is("other", "secondary", new),
+        is("n", "secondary", new),
+        is("other", "primary", old)
+    )
+}
+
 /// For who changes nodes: waits for everybody who leans on the set of nodes. Taken before `tables::lock`.
 pub fn lock() -> &'static str {
     "LOCK TABLE tenantry.node IN SHARE ROW EXCLUSIVE MODE"
@@ -50,8 +72,12 @@ pub fn lock_against_changes() -> &'static str {
     "LOCK TABLE tenantry.node IN SHARE MODE"
 }
 
+/// A primary goes with its standbys.
 pub fn delete(node: NodeId) -> String {
-    format!("DELETE FROM tenantry.node WHERE nodeid = {node}")
+    format!(
+        "DELETE FROM tenantry.node WHERE nodeid = {node} OR noderole = 'secondary' AND groupid = \
+         (SELECT groupid FROM tenantry.node WHERE nodeid = {node} AND noderole = 'primary')"
+    )
 }
 
 pub fn set_should_have_shards(host: &str, port: u16, value: bool) -> String {
@@ -83,7 +109,7 @@ pub fn set_coordinator(host: &str, port: u16) -> String {
 
 /// Ids of the workers that take part, as committed now.
 pub async fn active_workers(client: &impl GenericClient) -> Result<Vec<NodeId>> {
-    let sql = "SELECT nodeid FROM tenantry.node WHERE isactive AND groupid <> 0";
+    let sql = "SELECT nodeid FROM tenantry.node WHERE isactive AND groupid <> 0 AND noderole = 'primary'";
     let rows = client.query(sql, &[]).await.map_err(pg_error)?;
     Ok(rows.iter().map(|row| NodeId(row.get::<_, i32>(0) as u32)).collect())
 }

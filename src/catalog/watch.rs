@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Address, Settings, checkout};
 use super::{LOAD, connect, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{NodeId, ShardMap};
+use crate::shard_map::{Node, NodeId, ShardMap};
 
 /// The catalog as one process sees it.
 pub struct Catalog {
     settings: Settings,
     pool: Pool,
-    node_pools: Mutex<HashMap<NodeId, (Address, Pool)>>,
+    node_pools: Mutex<HashMap<NodeId, (Vec<Address>, Pool)>>,
     map: ArcSwap<ShardMap>,
     version: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
@@ -46,7 +46,7 @@ impl Catalog {
         let mut client = connect(&settings, &settings.coordinator()).await?;
         migrate(&mut client).await?;
         let catalog = Arc::new(Self {
-            pool: settings.pool(&settings.coordinator())?,
+            pool: settings.pool(&[settings.coordinator()])?,
             settings,
             node_pools: Mutex::default(),
             map: ArcSwap::default(),
@@ -122,18 +122,24 @@ impl Catalog {
         if map.node(node).is_none() {
             map = self.refresh().await?;
         }
-        let row = map.node(node).ok_or_else(|| {
-            PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find the node with node id {node}"))
-        })?;
-        let address = Address { host: row.host.clone(), port: row.port };
+        let row = map.node(node).ok_or_else(|| no_such_node(node))?;
+        let hosts = hosts_of(row);
         let mut pools = self.node_pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         pools.retain(|id, _| map.node(*id).is_some());
-        if let Some((_, pool)) = pools.get(&node).filter(|(known, _)| *known == address) {
+        if let Some((_, pool)) = pools.get(&node).filter(|(known, _)| *known == hosts) {
             return Ok(pool.clone());
         }
-        let pool = self.settings.pool(&address)?;
-        pools.insert(node, (address, pool.clone()));
+        let pool = self.settings.pool(&hosts)?;
+        pools.insert(node, (hosts, pool.clone()));
         Ok(pool)
+    }
+
+    /// Where a node's server may be, its primary first. Errors: 42704 when the newest map has no such node.
+    pub fn hosts(&self, node: NodeId) -> Result<Vec<Address>> {
+        if node.is_coordinator() {
+            return Ok(vec![self.settings.coordinator()]);
+        }
+        self.map().node(node).map(hosts_of).ok_or_else(|| no_such_node(node))
     }
 
     /// A control connection to a node.
@@ -161,7 +167,7 @@ impl Catalog {
     /// Listens until the connection is lost.
     async fn listen(&self) -> Result<()> {
         let (client, mut connection) =
-            self.settings.login(&self.settings.coordinator()).connect(self.settings.tls()).await.map_err(pg_error)?;
+            self.settings.login(&[self.settings.coordinator()]).connect(self.settings.tls()).await.map_err(pg_error)?;
         let (ring, mut rung) = tokio::sync::mpsc::channel::<()>(1);
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {
@@ -185,6 +191,17 @@ impl Catalog {
         };
         tokio::select! { result = receive => result, result = reload => result }
     }
+}
+
+fn no_such_node(node: NodeId) -> PgError {
+    PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find the node with node id {node}"))
+}
+
+fn hosts_of(node: &Node) -> Vec<Address> {
+    let primary = Address { host: node.host.clone(), port: node.port };
+    std::iter::once(primary)
+        .chain(node.standbys.iter().map(|s| Address { host: s.host.clone(), port: s.port }))
+        .collect()
 }
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);

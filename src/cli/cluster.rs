@@ -99,7 +99,8 @@ async fn wish(proxy: &ProxyAddress, wish: &str, what: &str) -> Result<()> {
 async fn list(proxy: &ProxyAddress, json: bool) -> Result<()> {
     let connection = proxy.connect().await?;
     let requests = connection.ask(HISTORY).await?;
-    let nodes = connection.ask("SELECT count(*) FROM tenantry.node WHERE groupid <> 0").await?;
+    let nodes =
+        connection.ask("SELECT count(*) FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary'").await?;
     let workers = nodes.number().ok_or_else(|| unreadable("count"))?;
     let newest = match requests.rows.is_empty() {
         true => None,

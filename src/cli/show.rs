@@ -31,7 +31,7 @@ pub fn print(table: &Table, json: bool) {
 // Only tables of the catalog: this works whatever state the workers are in.
 const NODES: &str = "
     SELECT n.nodeid AS node, n.nodename AS host, n.nodeport AS port,
-           CASE n.groupid WHEN 0 THEN 'coordinator' ELSE 'worker' END AS role,
+           CASE WHEN n.noderole <> 'primary' THEN 'standby' WHEN n.groupid = 0 THEN 'coordinator' ELSE 'worker' END AS role,
            n.isactive AS active, n.shouldhaveshards AS takes_shards, count(g.id) AS shard_groups
     FROM tenantry.node n LEFT JOIN tenantry.shard_group g ON g.nodeid = n.nodeid
     GROUP BY n.nodeid ORDER BY n.groupid = 0 DESC, n.nodeid";

@@ -31,6 +31,10 @@ impl Binaries {
         self.folder.join("initdb")
     }
 
+    pub fn pg_basebackup(&self) -> PathBuf {
+        self.folder.join("pg_basebackup")
+    }
+
     pub fn postgres(&self) -> PathBuf {
         self.folder.join("postgres")
     }

@@ -72,6 +72,7 @@ pub struct DevCluster {
     // Dropped top-down: servers stop before their folder is removed and before the thread that forked them ends.
     coordinator: Server,
     workers: Vec<Server>,
+    standbys: Vec<Server>,
     folder: Folder,
     nursery: Nursery,
     binaries: Binaries,
@@ -119,7 +120,8 @@ impl DevCluster {
         in_parallel(&mut servers, |server| server.start(&binaries, &os_user, &nursery))?;
         let workers = servers.split_off(1);
         let coordinator = servers.pop().expect("the coordinator is the first server");
-        Ok(Self { coordinator, workers, folder, nursery, binaries, os_user, tuning, base_port: settings.base_port })
+        let (standbys, base_port) = (Vec::new(), settings.base_port);
+        Ok(Self { coordinator, workers, standbys, folder, nursery, binaries, os_user, tuning, base_port })
     }
 
     /// Where the coordinator listens.
@@ -159,6 +161,21 @@ impl DevCluster {
         }
         let address = worker.address();
         self.workers.push(worker);
+        Ok(address)
+    }
+
+    /// Starts a streaming standby of a worker on `port`, and waits until it answers. It lives as long as the cluster.
+    ///
+    /// Errors: as `start`.
+    pub fn add_standby(&mut self, worker: usize, port: u16) -> Result<SocketAddr> {
+        refuse_taken_port(port)?;
+        let name = format!("{}-standby-{}", worker_name(worker), self.standbys.len() + 1);
+        let mut standby = Server::new(self.folder.path(), &name, port, self.tuning.clone());
+        self.worker(worker)?;
+        standby.copy(&self.workers[worker], &self.binaries, &self.os_user)?;
+        standby.start(&self.binaries, &self.os_user, &self.nursery)?;
+        let address = standby.address();
+        self.standbys.push(standby);
         Ok(address)
     }
 
@@ -207,7 +224,7 @@ impl DevCluster {
 impl Drop for DevCluster {
     fn drop(&mut self) {
         // Ask all before waiting for one, so that stopping costs the slowest server, not the sum.
-        for server in self.workers.iter_mut().chain([&mut self.coordinator]) {
+        for server in self.workers.iter_mut().chain(&mut self.standbys).chain([&mut self.coordinator]) {
             server.ask_to_stop();
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   create: initdb NAME.new ──rename──> NAME      (a cut-off initdb never passes for a data folder)
+//!   copy:   pg_basebackup, the same way           (a standby)
 //!   start:  postgres -D NAME -c ... ── until it is ready, its process ends, or START_DEADLINE
 //!   stop:   fast shutdown ── STOP_DEADLINE ──> kill
 //! ```
@@ -14,6 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,29 +57,52 @@ impl Server {
     ///
     /// Errors: 58030; DETAIL is what initdb said.
     pub fn create(&self, binaries: &Binaries, os_user: &OsUser) -> Result<()> {
+        let mut initdb = command(binaries.initdb(), &self.unfinished(), os_user);
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"]);
+        initdb.arg(format!("--locale={}", locale()));
+        if !self.tuning.durable {
+            initdb.arg("--no-sync");
+        }
+        self.fill(os_user, initdb)
+    }
+
+    /// Makes the data folder as that of a standby of `primary`, unless there is one.
+    ///
+    /// Errors: 58030; DETAIL is what pg_basebackup said.
+    pub fn copy(&self, primary: &Server, binaries: &Binaries, os_user: &OsUser) -> Result<()> {
+        let mut copy = command(binaries.pg_basebackup(), &self.unfinished(), os_user);
+        copy.args(["--host=127.0.0.1", "--username=postgres", "--write-recovery-conf", "--checkpoint=fast"]);
+        copy.arg(format!("--port={}", primary.port));
+        if !self.tuning.durable {
+            copy.arg("--no-sync");
+        }
+        self.fill(os_user, copy)
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        PathBuf::from(format!("{}{UNFINISHED}", self.data.display()))
+    }
+
+    fn fill(&self, os_user: &OsUser, mut program: Command) -> Result<()> {
         if self.data.is_dir() {
             return Ok(());
         }
-        let new = PathBuf::from(format!("{}{UNFINISHED}", self.data.display()));
+        let new = self.unfinished();
         let step = |tried: &str, result: io::Result<()>| {
             result.map_err(|error| io_error(format_args!("{tried} folder \"{}\"", new.display()), error))
         };
         if new.exists() {
             step("remove", fs::remove_dir_all(&new))?;
         }
-        step("create", fs::create_dir(&new))?;
+        step("create", fs::DirBuilder::new().mode(0o700).create(&new))?;
         step("give away", os_user.give(&new))?;
-        let mut initdb = command(binaries.initdb(), &new, os_user);
-        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"]);
-        initdb.arg(format!("--locale={}", locale()));
-        if !self.tuning.durable {
-            initdb.arg("--no-sync");
-        }
-        let output = initdb.arg("-D").arg(&new).output().map_err(|error| io_error("run initdb", error))?;
+        let name = program.get_program().to_string_lossy().into_owned();
+        let run = |error| io_error(format_args!("run {name}"), error);
+        let output = program.arg("-D").arg(&new).output().map_err(run)?;
         if !output.status.success() {
             let _ = fs::remove_dir_all(&new);
             return Err(PgError::new(SqlState::IO_ERROR, format!("could not create \"{}\"", self.data.display()))
-                .detail(format!("initdb said: {}", String::from_utf8_lossy(&output.stderr).trim())));
+                .detail(format!("{name} said: {}", String::from_utf8_lossy(&output.stderr).trim())));
         }
         step("rename", fs::rename(&new, &self.data))
     }
@@ -277,7 +302,7 @@ fn is_ready(data: &Path, postmaster: u32) -> bool {
     let text = fs::read_to_string(data.join(POSTMASTER_PID)).unwrap_or_default();
     let mut lines = text.lines().map(str::trim);
     // Source: PostgreSQL, miscadmin.h, LOCK_FILE_LINE_PID 1 and LOCK_FILE_LINE_PM_STATUS 8.
-    lines.next() == Some(&postmaster.to_string()) && lines.nth(6) == Some("ready")
+    lines.next() == Some(&postmaster.to_string()) && matches!(lines.nth(6), Some("ready" | "standby"))
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

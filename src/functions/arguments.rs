@@ -27,6 +27,15 @@ pub struct AddNode {
 }
 
 #[derive(Deserialize)]
+pub struct AddSecondaryNode {
+    pub nodename: Option<String>,
+    pub nodeport: Option<i32>,
+    pub primaryname: Option<String>,
+    pub primaryport: Option<i32>,
+    pub nodecluster: Option<String>,
+}
+
+#[derive(Deserialize)]
 pub struct NodeAddress {
     pub nodename: Option<String>,
     pub nodeport: Option<i32>,

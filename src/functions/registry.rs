@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::arguments::{
-    AddNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable, UpdateNode,
+    AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable, UpdateNode,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -17,6 +17,7 @@ use crate::executor::Transaction;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::sizes::table_size;
+use crate::operations::standbys::add_secondary_node as add_secondary;
 use crate::operations::{node_state, nodes};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
@@ -52,6 +53,7 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             let (host, port) = node_address(name, arguments)?;
             node_state::disable_node(txn, &host, port).await.map(|()| Value::Null)
         }
+        "citus_add_secondary_node" | "master_add_secondary_node" => add_secondary_node(name, arguments, txn, env).await,
         "citus_update_node" | "master_update_node" => update_node(name, arguments, txn, env).await,
         "citus_check_cluster_node_health" => node_state::check_health(&env.catalog, &txn.map()).await,
         "citus_check_connection_to_node" => {
@@ -96,6 +98,8 @@ pub fn provided() -> Provided {
             "master_add_node",
             "citus_remove_node",
             "master_remove_node",
+            "citus_add_secondary_node",
+            "master_add_secondary_node",
             "citus_add_inactive_node",
             "master_add_inactive_node",
             "citus_activate_node",
@@ -196,6 +200,14 @@ async fn update_node(name: &str, arguments: Value, txn: &mut Transaction, env: &
     let (id, host) = (required(node_id, "node_id")?, required(new_node_name, "new_node_name")?);
     let (port, force) = (required(new_node_port, "new_node_port")?, force.unwrap_or(false));
     node_state::update_node(txn, &env.catalog, id, (&host, port), force).await.map(|()| Value::Null)
+}
+
+async fn add_secondary_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
+    let AddSecondaryNode { nodename, nodeport, primaryname, primaryport, nodecluster } = read(name, arguments)?;
+    let (host, port) = (required(nodename, "nodename")?, required(nodeport, "nodeport")?);
+    let (primary, primary_port) = (required(primaryname, "primaryname")?, required(primaryport, "primaryport")?);
+    let cluster = required(nodecluster, "nodecluster")?;
+    add_secondary(txn, &env.catalog, (&host, port), (&primary, primary_port), cluster).await.map(|id| json!(id))
 }
 
 async fn add_node(

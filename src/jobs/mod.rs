@@ -2,10 +2,12 @@
 //!
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
+mod primaries;
 mod rebalances;
 mod shares;
 mod two_phase_recovery;
 
+pub use primaries::follow as follow_primaries;
 pub use shares::share_connections;
 
 use std::sync::Arc;

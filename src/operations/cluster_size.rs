@@ -49,7 +49,7 @@ pub fn request_workers(workers: impl Into<i64>) -> String {
     let workers = workers.into();
     format!(
         "INSERT INTO tenantry.cluster_request (workers, ready, wanted) \
-         SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 RETURNING id"
+         SELECT {workers}, count(*) + 1, {workers} + 1 FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary' RETURNING id"
     )
 }
 
@@ -203,7 +203,7 @@ impl Sql {
 
     /// In the order in which they were added.
     async fn workers(&self) -> Result<Vec<Address>> {
-        let rows = self.rows("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0 ORDER BY nodeid").await?;
+        let rows = self.rows("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0 AND noderole = 'primary' ORDER BY nodeid").await?;
         rows.into_iter()
             .map(|mut row| {
                 let port = number(&row.pop().unwrap_or_default())?;

@@ -13,5 +13,6 @@ pub mod rebalance;
 pub mod reference_table;
 mod schema_privileges;
 pub mod sizes;
+pub mod standbys;
 pub mod table_checks;
 pub mod table_definition;

@@ -21,6 +21,9 @@ pub async fn activate_node(txn: &mut Transaction, catalog: &Arc<Catalog>, host: 
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
+    if let Some(standby) = set_standby_active(txn, &address, true).await? {
+        return Ok(standby);
+    }
     let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     if !node.is_active && !node.id.is_coordinator() {
@@ -39,6 +42,9 @@ pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Resul
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
+    if set_standby_active(txn, &address, false).await?.is_some() {
+        return Ok(());
+    }
     let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
     if node.id.is_coordinator() {
         return Err(PgError::unsupported("the coordinator cannot be disabled"));
@@ -47,6 +53,16 @@ pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Resul
     txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, false)).await?;
     txn.reload_map().await?;
     Ok(())
+}
+
+/// A standby is taken in or out of what is asked for the primary and for reads. Its id, if it is one.
+async fn set_standby_active(txn: &mut Transaction, address: &Address, value: bool) -> Result<Option<i64>> {
+    let id = number(txn, &nodes::find_standby(&address.host, address.port)).await?;
+    if let Some(id) = id {
+        txn.query(NodeId::COORDINATOR, &nodes::set_active(NodeId(id as u32), value)).await?;
+        txn.reload_map().await?;
+    }
+    Ok(id)
 }
 
 /// `SELECT citus_update_node(...)`: the node's server, or the standby that took its place, is at another address now.
@@ -82,7 +98,19 @@ pub async fn update_node(
         let old = Address { host: node.host.clone(), port: node.port };
         check_takes_over(catalog, &map, (node.id, &old), &new, force).await?;
     }
-    txn.query(NodeId::COORDINATOR, &nodes::set_address(node.id, &new.host, new.port)).await?;
+    let change = match number(txn, &nodes::find_standby(&new.host, new.port)).await? {
+        None => nodes::set_address(node.id, &new.host, new.port),
+        Some(_) if node.standbys.iter().any(|s| s.host == new.host && s.port == new.port) => {
+            nodes::exchange_addresses((&node.host, node.port), (&new.host, new.port))
+        }
+        Some(other) => {
+            return Err(PgError::new(
+                SqlState::DUPLICATE_OBJECT,
+                format!("there is already another node with the specified hostname and port: node {other}"),
+            ));
+        }
+    };
+    txn.query(NodeId::COORDINATOR, &change).await?;
     txn.reload_map().await?;
     Ok(())
 }

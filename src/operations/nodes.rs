@@ -37,7 +37,7 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
     }
     if request.role != "primary" {
         return Err(PgError::unsupported(format!("nodes with role {} are not supported yet", request.role))
-            .hint("Add primaries only."));
+            .hint("Use citus_add_secondary_node for standbys."));
     }
     if request.group_id == 0 {
         txn.query(NodeId::COORDINATOR, &nodes::set_coordinator(&address.host, address.port)).await?;
@@ -62,11 +62,16 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
     Ok(id)
 }
 
-/// `SELECT citus_remove_node(...)`. Errors: 55000 while it holds shards.
+/// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Errors: 55000 while it holds shards.
 pub async fn remove_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
+    if let Some(standby) = number(txn, &nodes::find_standby(&address.host, address.port)).await? {
+        txn.query(NodeId::COORDINATOR, &nodes::delete(NodeId(standby as u32))).await?;
+        txn.reload_map().await?;
+        return Ok(());
+    }
     let Some(node) = map.node_at(&address.host, address.port) else { return Err(no_such_node(&address)) };
     refuse_last_placement(&map, node.id, &address)?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();

@@ -13,6 +13,6 @@ pub mod hash;
 
 pub use hash::HashType;
 pub use ids::{ColocationId, NodeId, ShardGroupId, ShardId, TableOid};
-pub use node::Node;
+pub use node::{Node, Standby};
 pub use snapshot::{ColocationGroup, OpaqueCode, ShardGroup, ShardMap, ShardMapParts, Tenant};
 pub use table::{Column, Table, TableKind};

@@ -14,4 +14,13 @@ pub struct Node {
     pub is_active: bool,
     /// New shards may be placed here.
     pub should_have_shards: bool,
+    /// Servers that copy this one, and may take its place.
+    pub standbys: Vec<Standby>,
+}
+
+/// Where a standby listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    pub host: String,
+    pub port: u16,
 }

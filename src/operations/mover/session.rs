@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::MoverEnvironment;
 use crate::backend::replication::PLAIN_FORMS;
 use crate::backend::{Identity, Secret, ServerAddress};
-use crate::catalog::{Address, connect as control_connection, pg_error};
+use crate::catalog::{Address, connect_to_primary, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 
@@ -19,8 +19,8 @@ pub type Session = Arc<Client>;
 ///
 /// Errors: 08006 when the node cannot be reached, the server's own when it refuses.
 pub async fn connect(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
-    let settings = environment.catalog.settings();
-    let client = control_connection(settings, &address(environment, node)?).await?;
+    let catalog = &environment.catalog;
+    let client = connect_to_primary(catalog.settings(), &catalog.hosts(node)?).await?;
     let forms: String = PLAIN_FORMS.iter().map(|(name, value)| format!("SET {name} TO '{value}'; ")).collect();
     client.batch_execute(&format!("{forms}{SETTINGS}")).await.map_err(pg_error)?;
     Ok(Arc::new(client))
@@ -33,10 +33,11 @@ pub async fn connect_as_replica(environment: &MoverEnvironment, node: NodeId) ->
     Ok(session)
 }
 
-/// Where and as whom a replication connection to `node` logs in.
+/// Where and as whom a replication connection to `node` logs in: at the primary that the catalog names, because a slot
+/// does not follow a failover.
 pub fn replication_login(environment: &MoverEnvironment, node: NodeId) -> Result<(ServerAddress, Identity)> {
     let settings = environment.catalog.settings();
-    let Address { host, port } = address(environment, node)?;
+    let Address { host, port } = environment.catalog.hosts(node)?.swap_remove(0);
     let secret = settings.password.clone().map_or(Secret::None, Secret::Password);
     let identity = Identity { user: settings.user.clone(), database: settings.dbname.clone(), secret };
     Ok((ServerAddress { host, port }, identity))
@@ -74,17 +75,6 @@ pub async fn with_short_locks(
 /// Somebody else had the lock: worth another try.
 pub fn is_lock_failure(error: &PgError) -> bool {
     matches!(error.code(), SqlState::LOCK_NOT_AVAILABLE | SqlState::DEADLOCK_DETECTED)
-}
-
-fn address(environment: &MoverEnvironment, node: NodeId) -> Result<Address> {
-    if node.is_coordinator() {
-        return Ok(environment.catalog.settings().coordinator());
-    }
-    let map = environment.catalog.map();
-    let row = map.node(node).ok_or_else(|| {
-        PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find the node with node id {node}"))
-    })?;
-    Ok(Address { host: row.host.clone(), port: row.port })
 }
 
 const SETTINGS: &str = "SET search_path TO pg_catalog; SET synchronous_commit TO on; SET statement_timeout TO 0; \

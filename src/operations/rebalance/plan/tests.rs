@@ -6,7 +6,16 @@ use crate::shard_map::{HashType, Node, ShardGroup, ShardMapParts};
 use proptest::prelude::*;
 
 fn node(id: u32, should_have_shards: bool) -> Node {
-    Node { id: NodeId(id), group_id: id, host: "h".into(), port: id as u16, is_active: true, should_have_shards }
+    let standbys = Vec::new();
+    Node {
+        id: NodeId(id),
+        group_id: id,
+        host: "h".into(),
+        port: id as u16,
+        is_active: true,
+        should_have_shards,
+        standbys,
+    }
 }
 
 /// `placements[c][i]` is the node of group `c * 1000 + i`.
