@@ -6,17 +6,19 @@
 //!   by_shape/<shape>   text -> skeleton -> values -> shard group, text  a simple query whose shape is known
 //!   bind/<format>      Bind -> value -> shard group                     each Bind of a statement
 //!   cached/target...   Plan -> value -> hash -> shard group (-> text)   a text that is known as it is
+//!   load/<tenants>     value -> counters of tenant and shard group  each statement of one tenant, besides the others
 //! ```
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
+use tenantry::executor::loads::{LoadSettings, Meter, Sighting};
 use tenantry::executor::{Target, Use, Values};
 use tenantry::functions;
 use tenantry::planner::{Context, Mode, Plan, Provided, plan};
 use tenantry::session::Shapes;
-use tenantry::shard_map::hash::intervals;
+use tenantry::shard_map::hash::{Value, intervals};
 use tenantry::shard_map::{
     ColocationGroup, ColocationId, Column, HashType, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
     ShardMapParts, Table, TableKind, TableOid,
@@ -24,7 +26,7 @@ use tenantry::shard_map::{
 use tenantry::sql::skeleton::Skeleton;
 use tenantry::wire::frontend::Bind;
 
-criterion_group!(benches, uncached, scan, by_shape, bind, cached);
+criterion_group!(benches, uncached, scan, by_shape, bind, cached, load);
 criterion_main!(benches);
 
 fn uncached(criterion: &mut Criterion) {
@@ -64,6 +66,25 @@ fn by_shape(criterion: &mut Criterion) {
     for (shape, text) in TEXTS.iter().copied().chain([("insert_10_rows", ten_rows.as_str())]) {
         assert!(shapes.route(text, &catalog.context()).is_some(), "{shape} is routed by its shape");
         group.bench_function(shape, |bencher| bencher.iter(|| shapes.route(black_box(text), &catalog.context())));
+    }
+    group.finish();
+}
+
+/// What it costs to count a statement: its value seen, placed, and charged with time and bytes.
+fn load(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("load");
+    for (tenants, number) in [("one", 1), ("hundred", 100), ("more_than_counters", 1_000_000)] {
+        let meter = Meter::new(&LoadSettings::default());
+        let (mut sighting, mut next) = (Sighting::default(), 0);
+        group.bench_function(tenants, |bencher| {
+            bencher.iter(|| {
+                next = (next + 7919) % number;
+                sighting.clear();
+                meter.see(&mut sighting, ColocationId(1), HashType::Int8, black_box(&Value::Integer(next)));
+                let charge = meter.place(&sighting, ColocationId(1), ShardGroupId(next as u64 % 32), true);
+                charge.into_iter().for_each(|charge| meter.charge(charge, 300, 500));
+            });
+        });
     }
     group.finish();
 }

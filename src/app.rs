@@ -25,6 +25,7 @@ use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
 use crate::console::Console;
 use crate::error::{PgError, Result, SqlState};
+use crate::executor::loads::Loads;
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
@@ -77,6 +78,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let coordinator = ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port };
     let (holds, transaction_ids) =
         (Arc::new(Holds::default()), Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))));
+    let loads = Arc::new(Loads::new(live.loads.clone(), transaction_ids.instance().to_owned()));
     let (presences, tallies) = (Arc::new(Presences::default()), Arc::new(Tallies::default()));
     let console = Arc::new(Console {
         nodes: nodes.clone(),
@@ -94,6 +96,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     });
     let shared = Arc::new(Shared {
         holds: holds.clone(),
+        loads: loads.clone(),
         transaction_ids,
         coordinator,
         cancel_keys: Arc::new(CancelKeys::default()),
@@ -116,6 +119,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let shares = jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), instance);
     tokio::spawn(shares);
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
+    control.spawn(jobs::publish_loads(catalog.clone(), loads, stop.clone()));
     control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
     control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
 

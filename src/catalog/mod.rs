@@ -17,6 +17,7 @@ mod watch;
 pub mod cleanup;
 pub mod job_tasks;
 pub mod jobs;
+pub mod loads;
 pub mod nodes;
 pub mod proxies;
 pub mod quote;

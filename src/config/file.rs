@@ -26,6 +26,7 @@ pub struct ConfigFile {
     pub pool: Pool,
     pub execution: Execution,
     pub limits: Limits,
+    pub load: Load,
     pub admin: Admin,
     pub log: Log,
 }
@@ -185,6 +186,18 @@ pub struct Execution {
     pub copy_row: Size,
 }
 
+/// What is noted of tenants' loads, for `citus_stat_tenants` and rebalances by load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Load {
+    /// Are tenants' statements counted? Default: true. Reload: yes.
+    pub enabled: bool,
+    /// Tenants that are told apart: those that ask for most. Default: 100. Reload: yes.
+    pub tenants: usize,
+    /// For how long figures are summed up; that and the time before it are shown. Unit: time. Default: 1min. Reload: yes.
+    pub period: Time,
+}
+
 /// What operators ask: metrics and health over HTTP, and the database `tenantry` over the Postgres protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -303,6 +316,13 @@ impl Default for Execution {
             copy_buffer: Size(of.copy_buffer_bytes),
             copy_row: Size(of.copy_row_bytes),
         }
+    }
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        let of = executor::loads::LoadSettings::default();
+        Self { enabled: of.enabled, tenants: of.tenants, period: Time(of.period) }
     }
 }
 

@@ -17,6 +17,7 @@ use super::settings::Settings;
 use crate::backend::PoolSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
+use crate::executor::loads::LoadSettings;
 use crate::jobs;
 use crate::session::{LoginSettings, SessionLog};
 use crate::transport::Acceptor;
@@ -30,6 +31,7 @@ pub struct Live {
     /// Certificates for clients, read again with every reload: they may have been renewed.
     pub acceptor: Arc<Acceptor>,
     pub jobs: Arc<ArcSwap<jobs::Settings>>,
+    pub loads: Arc<ArcSwap<LoadSettings>>,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Arc<ArcSwap<Duration>>,
     pub session_log: Arc<ArcSwap<SessionLog>>,
@@ -47,6 +49,7 @@ impl Live {
             executor: swapped(&settings.executor),
             login: swapped(&settings.login),
             jobs: swapped(&settings.jobs),
+            loads: swapped(&settings.loads),
             stop_timeout: swapped(&settings.stop_timeout),
             session_log: swapped(&settings.session_log),
             log_filter: swapped(&settings.log.filter),
@@ -62,6 +65,7 @@ impl Live {
         let mock_secret = self.login.load().mock_secret;
         self.login.store(Arc::new(LoginSettings { mock_secret, ..settings.login.clone() }));
         self.jobs.store(Arc::new(settings.jobs.clone()));
+        self.loads.store(Arc::new(settings.loads.clone()));
         self.stop_timeout.store(Arc::new(settings.stop_timeout));
         self.session_log.store(Arc::new(settings.session_log.clone()));
         self.log_filter.store(Arc::new(settings.log.filter.clone()));
@@ -223,6 +227,9 @@ const RELOADS: &[&str] = &[
     "listen.hba",
     "listen.login_timeout",
     "listen.stop_timeout",
+    "load.enabled",
+    "load.period",
+    "load.tenants",
     "log.connections",
     "log.disconnections",
     "log.filter",

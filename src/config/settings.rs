@@ -13,6 +13,7 @@ use crate::backend::{PoolSettings, ServerAccess};
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
+use crate::executor::loads::LoadSettings;
 use crate::jobs;
 use crate::session::{ADMIN_DATABASE, LoginSettings, SessionLog};
 use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
@@ -33,6 +34,7 @@ pub struct Settings {
     /// Certificates for clients; none: no encryption.
     pub tls: Option<AcceptorSettings>,
     pub jobs: jobs::Settings,
+    pub loads: LoadSettings,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
     /// How long sessions may go on when the proxy is stopped.
@@ -73,10 +75,14 @@ impl Settings {
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let written = file.clone();
-        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, admin, log } = file;
+        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, load, admin, log } = file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
+        at_least_one("load.tenants", load.tenants)?;
+        if load.period.0 < Duration::from_secs(1) {
+            return Err(invalid("load.period", "must be at least 1s"));
+        }
         if admin.port == Some(listen.port) && admin.address == listen.address {
             return Err(invalid("admin.port", "is the port that clients connect to"));
         }
@@ -136,6 +142,7 @@ impl Settings {
             },
             tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
+            loads: LoadSettings { enabled: load.enabled, tenants: load.tenants, period: load.period.0 },
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,
@@ -241,6 +248,7 @@ mod tests {
     fn a_setting_that_cannot_be_is_named() {
         for (text, name) in [
             ("[pool]\nsize = 0", "pool.size"),
+            ("[load]\nperiod = \"1ms\"", "load.period"),
             ("[admin]\nport = 7432", "admin.port"),
             ("[coordinator]\ndatabase = \"tenantry\"", "coordinator.database"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),

@@ -48,6 +48,8 @@ pub struct Client {
     torn: bool,
     /// How often `out` has left: what was answered before cannot be taken back.
     flushes: u64,
+    /// Bytes that have left.
+    sent: u64,
     limits: ClientLimits,
     /// Since when the client has been sending the frame that is not whole yet.
     began: Option<Instant>,
@@ -73,7 +75,18 @@ impl Client {
         hurry: CancellationToken,
         traffic: Arc<Traffic>,
     ) -> Self {
-        Self { stream, read, out: BytesMut::new(), torn: false, flushes: 0, limits, began: None, hurry, traffic }
+        Self {
+            stream,
+            read,
+            out: BytesMut::new(),
+            torn: false,
+            flushes: 0,
+            sent: 0,
+            limits,
+            began: None,
+            hurry,
+            traffic,
+        }
     }
 
     /// The answer so far; leaves with `flush`.
@@ -89,6 +102,11 @@ impl Client {
         if let Some(pid) = self.out.get_mut(at..at + 4).filter(|pid| **pid == server_pid.to_be_bytes()) {
             pid.copy_from_slice(&own_pid.to_be_bytes());
         }
+    }
+
+    /// Bytes of all answers so far, those that wait in `out` too.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent + self.out.len() as u64
     }
 
     pub fn mark(&self) -> Mark {
@@ -130,6 +148,7 @@ impl Client {
             left.map_err(|_| lost("client does not take its answer"))??;
             self.torn = false;
             self.traffic.sent.add(self.out.len() as u64);
+            self.sent += self.out.len() as u64;
             self.out.clear();
         }
         Ok(())

@@ -124,9 +124,11 @@ pub async fn run_bound(participant: &mut Participant, sql: &str, bind: &Bind, ty
 
 /// Figures of the workers that a system view reads, into a temporary table on the coordinator.
 pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<()> {
-    txn.require_atomic().await?;
     match figures {
+        // Of other proxies there is what they have written last.
+        Figures::Loads => txn.executor.loads.publish(&txn.executor.catalog).await,
         Figures::ShardSizes => {
+            txn.require_atomic().await?;
             let map = txn.map();
             let mut values = Vec::new();
             for node in map.active_workers() {

@@ -16,6 +16,7 @@ pub mod copy_in;
 pub mod copy_out;
 mod hold;
 mod journal;
+pub mod loads;
 mod object_ids;
 mod participant;
 pub mod reference;
@@ -43,12 +44,14 @@ use arc_swap::ArcSwap;
 use crate::backend::{Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::error::{PgError, SqlState};
+use loads::Loads;
 
 /// What running a plan needs, shared by the sessions of one data thread.
 pub struct Executor {
     pub pools: Pools,
     pub catalog: Arc<Catalog>,
     pub holds: Arc<Holds>,
+    pub loads: Arc<Loads>,
     pub coordinator: ServerAddress,
     pub object_ids: ObjectIds,
     pub transaction_ids: Arc<TransactionIds>,

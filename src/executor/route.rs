@@ -95,6 +95,17 @@ impl<'a> Values<'a> {
     }
 
     pub fn target(&self, colocation: &ColocationGroup, operands: &[Operand], used: Use) -> Target {
+        self.target_seen(colocation, operands, used, |_, _| {})
+    }
+
+    /// As `target`; the values are shown on the way.
+    pub fn target_seen(
+        &self,
+        colocation: &ColocationGroup,
+        operands: &[Operand],
+        used: Use,
+        mut see: impl FnMut(HashType, &Value<'_>),
+    ) -> Target {
         let Some(hash) = colocation.hash else { return Target::Many };
         let mut target = Target::Nowhere;
         for (index, operand) in operands.iter().enumerate() {
@@ -102,6 +113,7 @@ impl<'a> Values<'a> {
                 Found::Null => {}
                 Found::Unknown => return Target::Unknown(index),
                 Found::Value(value) => {
+                    see(hash, &value);
                     let Some(group) = colocation.group_of(&value) else { return Target::Many };
                     match target {
                         Target::One(other) if other != group.id => return Target::Many,

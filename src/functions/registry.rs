@@ -78,6 +78,10 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         }
         "tenantry_cluster_edit" => cluster_size::request(name, arguments, txn).await,
         "tenantry_cluster_status" => cluster_size::status(txn).await,
+        "citus_stat_tenants_reset" => {
+            txn.executor.loads.reset(&env.catalog).await?;
+            Ok(Value::Null)
+        }
         "citus_total_relation_size" => size(name, arguments, txn, Measure::Total).await,
         "citus_relation_size" => size(name, arguments, txn, Measure::Relation).await,
         "citus_table_size" => size(name, arguments, txn, Measure::Table).await,
@@ -137,6 +141,7 @@ pub fn provided() -> Provided {
             "tenantry_split_shard",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
+            "citus_stat_tenants_reset",
         ]),
         inline: HashSet::from([
             "citus_version",
@@ -147,6 +152,7 @@ pub fn provided() -> Provided {
             "citus_node_capacity_1",
             "citus_shard_allowed_on_node_true",
             "citus_job_list",
+            "citus_stat_tenants",
             "tenantry_cluster_pause",
             "tenantry_cluster_resume",
             "tenantry_cluster_cancel",
@@ -173,6 +179,8 @@ pub fn provided() -> Provided {
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),
             ("tenantry_tenants", None),
+            ("tenantry_loads", Some(Figures::Loads)),
+            ("citus_stat_tenants", Some(Figures::Loads)),
         ]),
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
+mod loads;
 mod primaries;
 mod rebalances;
 mod shares;
 mod two_phase_recovery;
 
+pub use loads::publish_loads;
 pub use primaries::follow as follow_primaries;
 pub use shares::share_connections;
 

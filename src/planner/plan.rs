@@ -198,11 +198,13 @@ pub struct SetConfig {
     pub is_local: Operand,
 }
 
-/// Figures gathered from the workers into `pg_temp.<table>` before a statement that reads them.
+/// Figures gathered before a statement that reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figures {
-    /// `pg_temp.tenantry_shard_sizes(shardid bigint, nodeid int, size bigint)`
+    /// From the workers into `pg_temp.tenantry_shard_sizes(shardid bigint, nodeid int, size bigint)`.
     ShardSizes,
+    /// Loads that this proxy has seen, into the catalog.
+    Loads,
 }
 
 #[derive(Debug, Clone)]

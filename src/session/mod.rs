@@ -14,6 +14,7 @@ mod batch;
 mod cancel_keys;
 mod credentials;
 mod extended_query;
+mod load;
 mod log;
 mod login;
 mod metrics;
@@ -51,6 +52,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
+use crate::executor::loads::Loads;
 use crate::executor::{self, Executor, Holds, ObjectIds, TransactionIds};
 use crate::planner::Provided;
 use crate::transport::Acceptor;
@@ -59,6 +61,8 @@ use crate::transport::Acceptor;
 pub struct Shared {
     pub catalog: Arc<Catalog>,
     pub holds: Arc<Holds>,
+    /// What tenants ask of the servers.
+    pub loads: Arc<Loads>,
     pub transaction_ids: Arc<TransactionIds>,
     pub coordinator: ServerAddress,
     pub cancel_keys: Arc<CancelKeys>,
@@ -98,14 +102,17 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
         pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),
         holds: shared.holds.clone(),
+        loads: shared.loads.clone(),
         coordinator: shared.coordinator.clone(),
         object_ids: ObjectIds::default(),
         transaction_ids: shared.transaction_ids.clone(),
         settings: shared.executor.clone(),
     });
     let tally = shared.tallies.add();
+    let meter = shared.loads.meter();
     let thread = Rc::new(run::Thread {
         shared,
+        meter,
         executor: executor.clone(),
         plans: plan_cache::PlanCache::counted(tally.plans.clone()),
         shapes: shapes::Shapes::counted(tally.shapes.clone()),

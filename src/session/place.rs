@@ -8,8 +8,9 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
 use crate::planner::{self, Context, Mode, Plan, SessionCommand};
+use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
-use crate::sql::{Operand, Spliced};
+use crate::sql::{Access, Operand, Spliced};
 
 /// Where it runs.
 pub enum Place {
@@ -43,11 +44,15 @@ impl Session {
     /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
     pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
         loop {
-            let route = self.context_of(|context| self.thread.shapes.route(text, context));
+            let mut sighting = self.load.take_sighting();
+            let meter = self.load.meter();
+            let route = self.context_of(|context| self.thread.shapes.route_seen(text, context, meter, &mut sighting));
+            self.load.put_back(sighting);
             let Some(route) = route else { return Ok(None) };
             self.refuse_if_failed()?;
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
                 self.note_placed(route.kind);
+                self.load.place(route.colocation, route.group, route.is_read);
                 return Ok(Some(place));
             }
         }
@@ -56,6 +61,13 @@ impl Session {
     /// A statement of this `Plan::kind` goes to where it runs.
     fn note_placed(&self, kind: usize) {
         self.thread.tally.statements[kind].add(1);
+    }
+
+    /// A statement whose tenants were seen goes to a server.
+    fn note_load(&mut self, colocation: ColocationId, place: &Place, is_read: bool) {
+        if let Place::Server { group: Some(group), .. } = place {
+            self.load.place(colocation, *group, is_read);
+        }
     }
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
@@ -81,6 +93,7 @@ impl Session {
                 match self.server(colocation, operands, &router.query, Use::Compared, request, statement).await? {
                     Some(place) => {
                         self.note_placed(plan.kind());
+                        self.note_load(colocation, &place, router.access == Access::Read);
                         Ok(place)
                     }
                     None => {
@@ -115,6 +128,9 @@ impl Session {
                 let used = Use::stored_in(&insert.table);
                 let colocation = insert.table.colocation;
                 let place = self.server(colocation, &operands, &insert.query, used, request, statement).await?;
+                if let Some(place) = &place {
+                    self.note_load(colocation, place, false);
+                }
                 Ok(place.unwrap_or_else(|| Place::Virtual(plan.clone())))
             }
             Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema && c.sets.is_empty() => {
@@ -208,7 +224,14 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Option<ShardGroupId>> {
-        let known = self.with_map(|map| map.colocation(colocation).map(|c| request.values().target(c, operands, used)));
+        let id = colocation;
+        let mut sighting = self.load.take_sighting();
+        let known = self.with_map(|map| {
+            let colocation = map.colocation(id)?;
+            let see = |hash, value: &Value<'_>| self.load.meter().see(&mut sighting, id, hash, value);
+            Some(request.values().target_seen(colocation, operands, used, see))
+        });
+        self.load.put_back(sighting);
         if let Some(Target::One(group)) = known {
             return Ok(Some(group));
         }
@@ -234,6 +257,7 @@ impl Session {
                     None => continue,
                 },
             };
+            self.load.see(id, hash, &value);
             let group = colocation.group_of(&value).ok_or_else(gone)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return Ok(None);

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::cancel_keys::CancelKey;
 use super::extended_query::Portal;
+use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
@@ -23,6 +24,7 @@ use super::tally::Tally;
 use super::{ADMIN_DATABASE, Ending, Shared, Visitor, admin_database, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
+use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kind, Origin, Transaction};
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
@@ -37,6 +39,7 @@ pub struct Thread {
     pub shapes: Shapes,
     pub metrics: Metrics,
     pub tally: Arc<Tally>,
+    pub meter: Rc<Meter>,
 }
 
 pub struct Session {
@@ -48,6 +51,7 @@ pub struct Session {
     /// When the request under way came, and the transaction's first.
     pub requested: Option<Instant>,
     pub transaction_requested: Instant,
+    pub load: RequestLoad,
     /// From this length on the request under way is logged, as what was asked.
     pub slow_after: Option<Duration>,
     pub asked: Asked,
@@ -140,8 +144,10 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         thread.shared.log.load().disconnected(&seen, &ended);
         return ended;
     }
+    let load = RequestLoad::new(thread.meter.clone());
     let mut session = Session {
         thread,
+        load,
         client,
         identity,
         cancel,
@@ -474,6 +480,7 @@ impl Session {
 
     /// A message of the client has come: the first of a request, or one more.
     fn note_request(&mut self, frame: &Frame) {
+        self.load.asked_bytes += frame.bytes.len() as u64;
         if self.requested.is_some() {
             return;
         }
@@ -482,6 +489,7 @@ impl Session {
             self.transaction_requested = now;
         }
         self.requested = Some(now);
+        self.load.sent_before = self.client.sent_bytes();
         self.presence.note_request(now);
         self.note_asked(frame);
     }
@@ -491,6 +499,7 @@ impl Session {
         let tally = &self.thread.tally;
         let now = Instant::now();
         tally.requests.record(now - requested);
+        self.load.charge(now - requested, self.client.sent_bytes());
         let is_idle = self.status() == Status::Idle;
         if is_idle {
             tally.transactions.add(1);

@@ -14,11 +14,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::executor::Use;
+use crate::executor::loads::{Meter, Sighting};
 use crate::planner::{Context, Plan, plan_shape};
 use crate::shard_map::{ColocationId, HashType, ShardGroupId};
 use crate::sql::lexer::TokenKind;
 use crate::sql::skeleton::{Skeleton, literal_value, shift};
-use crate::sql::{Operand, Spliced};
+use crate::sql::{Access, Operand, Spliced};
 use crate::tally::Lookups;
 
 /// Where one text goes.
@@ -29,6 +30,7 @@ pub struct Route {
     pub query: Spliced,
     /// `Plan::kind`.
     pub kind: usize,
+    pub is_read: bool,
 }
 
 #[derive(Default)]
@@ -55,6 +57,7 @@ struct Shape {
     query: Spliced,
     skeleton: Skeleton,
     kind: usize,
+    is_read: bool,
 }
 
 impl Shapes {
@@ -65,6 +68,17 @@ impl Shapes {
 
     /// Where a text of one statement goes; `None`: ask the planner.
     pub fn route(&self, text: &str, context: &Context<'_>) -> Option<Route> {
+        self.route_seen(text, context, &Meter::default(), &mut Sighting::default())
+    }
+
+    /// As `route`; the tenants that it names are shown to the meter.
+    pub fn route_seen(
+        &self,
+        text: &str,
+        context: &Context<'_>,
+        meter: &Meter,
+        sighting: &mut Sighting,
+    ) -> Option<Route> {
         let mut scanned = self.scanned.borrow_mut();
         if !context.standard_conforming_strings || !scanned.scan(text) {
             return None;
@@ -75,7 +89,7 @@ impl Shapes {
             && known.version == version
             && known.search_path == context.search_path
         {
-            let route = known.shape.as_ref().and_then(|shape| shape.route(text, &scanned, context));
+            let route = known.shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, meter, sighting));
             self.lookups.note(route.is_some());
             return route;
         }
@@ -84,7 +98,7 @@ impl Shapes {
             known.clear();
         }
         let shape = Shape::new(text, &scanned, context);
-        let route = shape.as_ref().and_then(|shape| shape.route(text, &scanned, context));
+        let route = shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, meter, sighting));
         known.insert(scanned.key().into(), Known { version, search_path: context.search_path.to_vec(), shape });
         route
     }
@@ -94,6 +108,7 @@ impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
         let plan = plan_shape(text, context)?;
         let kind = plan.kind();
+        let is_read = matches!(&plan, Plan::Router(router) if router.access == Access::Read);
         let (colocation, operands, used, query) = match plan {
             Plan::Router(router) => (router.colocation, router.operands, Use::Compared, router.query),
             // Refused where the planner's way is gone.
@@ -118,15 +133,24 @@ impl Shape {
                 _ => return None,
             }
         }
-        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind })
+        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind, is_read })
     }
 
-    fn route(&self, text: &str, scanned: &Skeleton, context: &Context<'_>) -> Option<Route> {
+    fn route(
+        &self,
+        text: &str,
+        scanned: &Skeleton,
+        context: &Context<'_>,
+        meter: &Meter,
+        sighting: &mut Sighting,
+    ) -> Option<Route> {
         let colocation = context.map.colocation(self.colocation)?;
         let mut target = None;
         for tenant in &self.tenants {
-            let value = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
-            let group = colocation.group_of(&self.hash.read_stored_text(&value, self.used.type_modifier())?)?.id;
+            let literal = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
+            let value = self.hash.read_stored_text(&literal, self.used.type_modifier())?;
+            meter.see(sighting, self.colocation, self.hash, &value);
+            let group = colocation.group_of(&value)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return None;
             }
@@ -138,6 +162,7 @@ impl Shape {
             group,
             query: shift(&self.query, &self.skeleton, scanned, text),
             kind: self.kind,
+            is_read: self.is_read,
         })
     }
 }

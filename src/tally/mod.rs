@@ -4,8 +4,10 @@
 //! allocates or locks.
 
 mod histogram;
+mod space_saving;
 
 pub use histogram::{BOUNDS_MICROS, Distribution, Histogram};
+pub use space_saving::{Counter, SpaceSaving};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -14,6 +14,7 @@ mod float;
 mod integer;
 mod lookup3;
 mod numeric;
+mod print;
 mod scalar;
 #[cfg(test)]
 mod tests;

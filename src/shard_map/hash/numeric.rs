@@ -7,7 +7,7 @@
 use super::{integer, lookup3};
 
 /// A numeric as its equality sees it: the display scale doesn't matter. (Nor does the sign to its hash.)
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Numeric {
     Special(Special),
     /// No zero digit at either end; no digit at all is zero, which is never negative.
@@ -18,7 +18,7 @@ pub enum Numeric {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Special {
     NaN,
     Infinity,

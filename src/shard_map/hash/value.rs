@@ -6,7 +6,7 @@ use super::numeric::Numeric;
 use super::{float, lookup3};
 
 /// A value of a distribution column, whatever form it came in. Values of one column are compared with each other only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Value<'a> {
     /// smallint, integer, bigint; microseconds of timestamps and times of day.
     Integer(i64),

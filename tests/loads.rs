@@ -1,0 +1,141 @@
+//! What is known of tenants' loads, on a running cluster: who asks for how much, over all protocols and proxies.
+
+mod support;
+
+use std::time::Duration;
+
+use support::serve::Serve;
+use support::{Cluster, psql, psql_error, wait_until};
+
+const TRUST: &str = "auth = \"trust-loopback\"";
+
+/// Reads and all statements of a tenant, in both periods together.
+fn counts(dsn: &str, tenant: &str) -> String {
+    psql(
+        dsn,
+        &format!(
+            "SELECT sum(read_count_in_this_period + read_count_in_last_period), \
+                 sum(query_count_in_this_period + query_count_in_last_period) \
+             FROM citus_stat_tenants WHERE tenant_attribute = '{tenant}'"
+        ),
+    )
+}
+
+#[test]
+fn the_load_of_each_tenant_is_seen() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE TABLE orders (tenant bigint, id bigint, note text, PRIMARY KEY (tenant, id))");
+    cluster.psql("SELECT create_distributed_table('orders', 'tenant')");
+    cluster.psql("INSERT INTO orders SELECT t, 0 FROM generate_series(1, 50) t");
+    cluster.psql("SELECT citus_stat_tenants_reset()");
+    assert_eq!(cluster.psql("SELECT count(*) FROM citus_stat_tenants"), "0");
+
+    every_protocol_counts(&cluster);
+    time_and_bytes_are_charged(&cluster);
+    names_of_tenants_are_not_for_everybody(&cluster);
+    all_proxies_are_seen(&cluster);
+}
+
+fn every_protocol_counts(cluster: &Cluster) {
+    for id in 1..=3 {
+        cluster.psql(&format!("INSERT INTO orders VALUES (7, {id}, 'simple')"));
+    }
+    cluster.psql("SELECT note FROM orders WHERE tenant = 7 AND id = 1");
+    cluster
+        .psql("BEGIN; SELECT 1 FROM orders WHERE tenant = 7; UPDATE orders SET note = 'x' WHERE tenant = '7'; COMMIT");
+    cluster
+        .psql_script("PREPARE p (bigint) AS SELECT id FROM orders WHERE tenant = $1;\nEXECUTE p (7);\nEXECUTE p (7);");
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be made");
+    runtime.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(&cluster.dsn(), tokio_postgres::NoTls).await.expect("it can be reached");
+        tokio::spawn(connection);
+        let named = client.prepare("SELECT id FROM orders WHERE tenant = $1").await.expect("it is prepared");
+        for _ in 0..4 {
+            client.query(&named, &[&7i64]).await.expect("it runs");
+        }
+        let sql = "DELETE FROM orders WHERE tenant = $1 AND id = $2";
+        let types = tokio_postgres::types::Type::INT8;
+        client.query_typed(sql, &[(&7i64, types.clone()), (&3i64, types)]).await.expect("it runs");
+        // A pipeline: its statements leave together.
+        let three = [7i64, 7, 8].map(|tenant| {
+            let (client, named) = (&client, &named);
+            async move { client.query(named, &[&tenant]).await.expect("it runs") }
+        });
+        futures_util::future::join_all(three).await;
+    });
+    // Of several tenants, or of all: nobody's.
+    cluster.psql("SELECT count(*) FROM orders");
+    cluster.psql("SELECT count(*) FROM orders WHERE tenant IN (7, 9)");
+    assert_eq!(counts(&cluster.dsn(), "7"), "10|15");
+    assert_eq!(counts(&cluster.dsn(), "8"), "1|1");
+    let home = "SELECT count(DISTINCT s.nodeid) FROM citus_stat_tenants s JOIN pg_dist_node n USING (nodeid)
+        JOIN pg_dist_shard_placement p ON p.nodeport = n.nodeport
+        WHERE p.shardid = get_shard_id_for_distribution_column('orders', 7) AND s.tenant_attribute = '7'";
+    assert_eq!(cluster.psql(home), "1", "it is said where the tenant lives");
+    assert_eq!(cluster.psql("SELECT tenant_attribute FROM citus_stat_tenants LIMIT 1"), "7", "the hottest comes first");
+    // Statements of a shard group are those of its tenants, and of several of its tenants.
+    let groups = "SELECT bool_and(w.query_count_in_this_period >= t.query_count_in_this_period)
+        FROM tenantry_loads w JOIN tenantry_loads t USING (shard_group_id) WHERE w.tenant IS NULL AND t.tenant IS NOT NULL";
+    assert_eq!(cluster.psql(groups), "t");
+}
+
+fn time_and_bytes_are_charged(cluster: &Cluster) {
+    cluster.psql("SELECT pg_sleep(0.3) FROM orders WHERE tenant = 9");
+    cluster.psql("SELECT repeat('x', 100000) FROM orders WHERE tenant = 10");
+    let seconds = cluster.psql(
+        "SELECT cpu_usage_in_this_period + cpu_usage_in_last_period BETWEEN 0.3 AND 60 FROM citus_stat_tenants
+         WHERE tenant_attribute = '9'",
+    );
+    assert_eq!(seconds, "t");
+    let bytes = cluster.psql(
+        "SELECT bytes_in_this_period + bytes_in_last_period BETWEEN 100000 AND 101000 FROM tenantry_loads
+         WHERE tenant = '10'",
+    );
+    assert_eq!(bytes, "t");
+}
+
+fn names_of_tenants_are_not_for_everybody(cluster: &Cluster) {
+    cluster.psql("CREATE ROLE visitor LOGIN; CREATE ROLE monitor LOGIN; GRANT pg_monitor TO monitor");
+    let of = |role: &str| cluster.dsn().replace("postgres@", &format!("{role}@"));
+    for sql in ["TABLE citus_stat_tenants", "TABLE tenantry_loads", "SELECT citus_stat_tenants_reset()"] {
+        let complaint = psql_error(&of("visitor"), sql);
+        assert!(complaint.contains("42501"), "{sql}: {complaint}");
+    }
+    assert_eq!(psql(&of("monitor"), "SELECT count(*) > 0 FROM citus_stat_tenants"), "t");
+    let log = cluster.log();
+    assert!(!log.contains("citus_stat_tenants") && !log.contains("tenant=7"), "nothing of tenants is logged");
+}
+
+fn all_proxies_are_seen(cluster: &Cluster) {
+    let port = cluster.port() + 12;
+    let second = Serve::start(cluster, port, TRUST, "[load]\ntenants = 2");
+    let dsn = cluster.dsn().replace(&format!(":{}/", cluster.port()), &format!(":{port}/"));
+    psql(&dsn, "SELECT 1 FROM orders WHERE tenant = 7");
+    // Looking at it there writes it down there.
+    assert_eq!(counts(&dsn, "7"), "11|16");
+    assert_eq!(counts(&cluster.dsn(), "7"), "11|16");
+    // Begun anew at one proxy, for all.
+    psql(&dsn, "SELECT citus_stat_tenants_reset()");
+    assert_eq!(cluster.psql("SELECT count(*) FROM citus_stat_tenants"), "0");
+    cluster.psql("SELECT 1 FROM orders WHERE tenant = 7");
+    assert_eq!(counts(&dsn, "7"), "|", "the other one has yet to say so");
+    assert_eq!(counts(&cluster.dsn(), "7"), "1|1");
+    assert_eq!(counts(&dsn, "7"), "1|1");
+    // No more tenants than are to be told apart, and those that ask for most.
+    for (tenant, times) in [(21, 1), (22, 100), (23, 100)] {
+        psql(&dsn, &format!("SELECT 1 FROM orders WHERE tenant = {tenant}; ").repeat(times));
+    }
+    let shown = "SELECT string_agg(tenant_attribute, ' ' ORDER BY tenant_attribute) FROM citus_stat_tenants WHERE tenant_attribute > '20'";
+    assert_eq!(psql(&dsn, shown), "22 23 7");
+    drop(second);
+    let silent = Serve::start(cluster, port + 1, TRUST, "[load]\nenabled = false");
+    let dsn = cluster.dsn().replace(&format!(":{}/", cluster.port()), &format!(":{}/", port + 1));
+    psql(&dsn, "SELECT 1 FROM orders WHERE tenant = 30");
+    assert_eq!(counts(&dsn, "30"), "|");
+    drop(silent);
+    // What one proxy writes every few seconds, the others see without asking it.
+    cluster.psql("SELECT 1 FROM orders WHERE tenant = 31");
+    let written = "SELECT count(*) FROM tenantry.load WHERE tenant = '31'";
+    assert!(wait_until(Duration::from_secs(30), || psql(&cluster.coordinator_dsn(), written) == "1"));
+}
