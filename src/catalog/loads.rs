@@ -34,8 +34,8 @@ pub struct Row {
 /// Puts `rows` in the place of all that this proxy has written before. What dead proxies have left goes too.
 pub async fn replace(client: &impl GenericClient, proxy: &str, period: Period, rows: &[Row]) -> Result<()> {
     let column = |of: fn(&Row) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
-    let figures = |of: fn(&Row) -> &Figures, at: usize| rows.iter().map(|row| of(row)[at]).collect::<Vec<i64>>();
-    let (now, before): (fn(&Row) -> &Figures, fn(&Row) -> &Figures) = (|row| &row.now, |row| &row.before);
+    let now = |at: usize| rows.iter().map(|row| row.now[at]).collect::<Vec<i64>>();
+    let before = |at: usize| rows.iter().map(|row| row.before[at]).collect::<Vec<i64>>();
     let tenants: Vec<Option<&str>> = rows.iter().map(|row| row.tenant.as_deref()).collect();
     client
         .execute(
@@ -48,14 +48,14 @@ pub async fn replace(client: &impl GenericClient, proxy: &str, period: Period, r
                 &column(|row| row.colocation.0.into()),
                 &column(|row| row.group.0 as i64),
                 &tenants,
-                &figures(now, 0),
-                &figures(now, 1),
-                &figures(now, 2),
-                &figures(now, 3),
-                &figures(before, 0),
-                &figures(before, 1),
-                &figures(before, 2),
-                &figures(before, 3),
+                &now(0),
+                &now(1),
+                &now(2),
+                &now(3),
+                &before(0),
+                &before(1),
+                &before(2),
+                &before(3),
             ],
         )
         .await

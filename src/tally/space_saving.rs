@@ -28,7 +28,7 @@ struct Set {
 /// Where a key is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counter {
-    /// Less than `SpaceSaving::len`.
+    /// Less than `SpaceSaving::capacity`.
     pub at: usize,
     /// It was another key's, or nobody's, until now.
     pub is_new: bool,
@@ -41,7 +41,7 @@ impl SpaceSaving {
     }
 
     /// How many counters there are.
-    pub fn len(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.sets.len() * WAYS
     }
 
@@ -130,7 +130,7 @@ mod tests {
             sketch.count(key(cold % 20));
         }
         assert!((0..20).all(|hot| sketch.find(key(hot)).is_some()));
-        assert_eq!(sketch.len(), 1024);
+        assert_eq!(sketch.capacity(), 1024);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Meter {
         match (&*counts, settings.enabled) {
             (Some(_), false) => *counts = None,
             (None, true) => *counts = Some(Counts::new(counters)),
-            (Some(known), true) if known.tenants.len() < counters => *counts = Some(Counts::new(counters)),
+            (Some(known), true) if known.tenants.capacity() < counters => *counts = Some(Counts::new(counters)),
             _ => {}
         }
     }
@@ -164,7 +164,7 @@ impl Counts {
         let tenants = SpaceSaving::new(counters);
         Self {
             random: RandomState::new(),
-            of_tenants: vec![nobody; tenants.len()],
+            of_tenants: vec![nobody; tenants.capacity()],
             tenants,
             groups: Vec::new(),
             position: HashMap::new(),
@@ -216,7 +216,7 @@ impl Counts {
         self.tenants.halve();
         if self.groups.len() > GROUPS_MAX {
             // Of groups that are split and split again only numbers are left.
-            *self = Self::new(self.tenants.len());
+            *self = Self::new(self.tenants.capacity());
         }
         taken
     }
