@@ -31,7 +31,7 @@ use crate::functions;
 use crate::jobs;
 use crate::operations::mover;
 use crate::session;
-use crate::session::{CancelKeys, Credentials, Ending, Presences, Shared, Tallies};
+use crate::session::{CancelKeys, Credentials, Door, Ending, Presences, Shared, Tallies};
 use crate::transport::takeover::{self, Taken};
 
 /// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
@@ -109,6 +109,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         log: live.session_log.clone(),
         acceptor: live.acceptor.clone(),
         credentials: Credentials::default(),
+        door: Door::default(),
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),

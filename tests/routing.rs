@@ -89,7 +89,13 @@ fn provided() -> Provided {
 fn line_of(sql: &str, mode: Mode) -> String {
     let (map, provided) = (map(), provided());
     let path = ["public".to_owned()];
-    let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
+    let context = Context {
+        map: &map,
+        search_path: &path,
+        standard_conforming_strings: true,
+        provided: &provided,
+        complexity: Default::default(),
+    };
     match plan(sql, &context, mode) {
         Ok(plan) => line(&plan),
         Err(error) => format!("error {} {}", error.code(), error.message()),
@@ -151,7 +157,13 @@ fn names_are_resolved_as_postgres_does() {
 fn texts_of(sql: &str) -> String {
     let (map, provided) = (map(), provided());
     let path = ["public".to_owned()];
-    let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
+    let context = Context {
+        map: &map,
+        search_path: &path,
+        standard_conforming_strings: true,
+        provided: &provided,
+        complexity: Default::default(),
+    };
     let group = Some(tenantry::shard_map::ShardGroupId(7));
     match plan(sql, &context, Mode::Any) {
         Ok(Plan::Combine(c)) => {

@@ -415,7 +415,13 @@ async fn every_plan_gives_the_answer_of_a_single_postgres() {
     }
     let (map, path) = (map(), ["public".to_owned()]);
     let provided = Provided { functions: HashSet::new(), inline: HashSet::new(), views: HashMap::new() };
-    let context = Context { map: &map, search_path: &path, standard_conforming_strings: true, provided: &provided };
+    let context = Context {
+        map: &map,
+        search_path: &path,
+        standard_conforming_strings: true,
+        provided: &provided,
+        complexity: Default::default(),
+    };
     let seed = number("TENANTRY_ORACLE_SEED", 1);
     let mut maker = Maker { rng: StdRng::seed_from_u64(seed), next: 0, merged: false };
     let mut kinds: HashMap<String, usize> = HashMap::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct SessionSettings {
     entries: Arc<BTreeMap<String, String>>,
+    bytes: usize,
 }
 
 impl PartialEq for SessionSettings {
@@ -18,12 +19,17 @@ impl PartialEq for SessionSettings {
 impl SessionSettings {
     /// Remembers `statement` (`SET name TO ...`, without LOCAL) under the name it sets.
     pub fn set(&mut self, name: &str, statement: String) {
-        Arc::make_mut(&mut self.entries).insert(name.to_owned(), statement);
+        self.bytes += entry_bytes(name, &statement);
+        if let Some(old) = Arc::make_mut(&mut self.entries).insert(name.to_owned(), statement) {
+            self.bytes -= entry_bytes(name, &old);
+        }
     }
 
     pub fn reset(&mut self, name: &str) {
-        if self.entries.contains_key(name) {
-            Arc::make_mut(&mut self.entries).remove(name);
+        if self.entries.contains_key(name)
+            && let Some(old) = Arc::make_mut(&mut self.entries).remove(name)
+        {
+            self.bytes -= entry_bytes(name, &old);
         }
     }
 
@@ -35,6 +41,12 @@ impl SessionSettings {
     pub fn reset_all(&mut self) {
         // RESET ALL leaves role and session authorization alone. Source: PostgreSQL manual, RESET.
         Arc::make_mut(&mut self.entries).retain(|name, _| is_identity(name));
+        self.bytes = self.entries.iter().map(|(name, statement)| entry_bytes(name, statement)).sum();
+    }
+
+    /// What they take. Unit: bytes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub fn is_empty(&self) -> bool {
@@ -83,6 +95,10 @@ impl SessionSettings {
             }
         }
     }
+}
+
+fn entry_bytes(name: &str, statement: &str) -> usize {
+    2 * size_of::<String>() + name.len() + statement.len()
 }
 
 fn is_identity(name: &str) -> bool {

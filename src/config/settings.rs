@@ -139,6 +139,8 @@ impl Settings {
                 mock_secret: rand::random(),
                 admin_users: admin.users,
                 stats_users: admin.stats_users,
+                sessions: limits.sessions()?,
+                strangers: limits.logins_per_address,
             },
             tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
+use crate::sql::Complexity;
 use crate::tally::Traffic;
 use crate::transport::Stream;
 use crate::wire::frame;
@@ -24,6 +25,10 @@ pub struct ClientLimits {
     pub message_timeout: Duration,
     /// Longest time in which the client takes nothing of its answer.
     pub reader_timeout: Duration,
+    /// Most bytes of what the session keeps and the message that has come, together.
+    pub memory_bytes: usize,
+    /// Statements that are more complex are not analysed.
+    pub complexity: Complexity,
 }
 
 impl Default for ClientLimits {
@@ -32,6 +37,8 @@ impl Default for ClientLimits {
             message_bytes: MESSAGE_BYTES_MAX,
             message_timeout: Duration::from_secs(30),
             reader_timeout: Duration::from_secs(600),
+            memory_bytes: 1 << 30,
+            complexity: Complexity::default(),
         }
     }
 }
@@ -51,6 +58,8 @@ pub struct Client {
     /// Bytes that have left.
     sent: u64,
     limits: ClientLimits,
+    /// What its session keeps beside the next message. Unit: bytes.
+    kept: usize,
     /// Since when the client has been sending the frame that is not whole yet.
     began: Option<Instant>,
     /// Cancelled when there is no time left to wait for more from this client.
@@ -83,6 +92,7 @@ impl Client {
             flushes: 0,
             sent: 0,
             limits,
+            kept: 0,
             began: None,
             hurry,
             traffic,
@@ -164,9 +174,16 @@ impl Client {
         if self.out.len() >= FULL_LEN { self.flush().await } else { Ok(()) }
     }
 
+    /// As `buffered_frame`, for a session that keeps so many bytes by now: they count until it is told anew.
+    pub fn buffered_frame_beside(&mut self, kept: usize) -> Result<Option<Frame>> {
+        self.kept = kept;
+        self.buffered_frame()
+    }
+
     /// A frame that is already here, if one is whole.
     ///
-    /// Errors: 08P01 for unknown tags and for lengths past the tag's limit, before anything is allocated for them.
+    /// Errors: 08P01 for unknown tags and for lengths past the tag's limit, 53200 for what would be too much memory,
+    /// before anything is allocated for them.
     pub fn buffered_frame(&mut self) -> Result<Option<Frame>> {
         let Some(header) = frame::header(&self.read)? else { return Ok(None) };
         match frame::client_frame_limit(header.tag) {
@@ -184,6 +201,12 @@ impl Client {
                 )));
             }
             Some(_) => {}
+        }
+        if self.kept + header.len > self.limits.memory_bytes {
+            return Err(PgError::fatal(SqlState::OUT_OF_MEMORY, "out of memory").detail(format!(
+                "The session keeps {} bytes, its next message has {}, and {} are allowed.",
+                self.kept, header.len, self.limits.memory_bytes
+            )));
         }
         if self.read.len() < header.len {
             return Ok(None);
@@ -237,6 +260,10 @@ impl Client {
         let megabytes = frame::header(&self.read)?.map_or(0, |header| header.len >> 20);
         let began = *self.began.get_or_insert_with(Instant::now);
         Ok(began + self.limits.message_timeout + Duration::from_secs(megabytes as u64))
+    }
+
+    pub fn limits(&self) -> &ClientLimits {
+        &self.limits
     }
 
     /// Bytes received and not yet taken as frames.

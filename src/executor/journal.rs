@@ -26,12 +26,48 @@ impl Entry {
         }
     }
 
+    /// Settings are shared among the savepoints between which they did not change: the first of those counts them.
+    fn bytes(&self, last: Option<&SessionSettings>) -> usize {
+        let settings = match &self.kind {
+            EntryKind::Savepoint(_, settings) if last != Some(settings) => settings.bytes(),
+            _ => 0,
+        };
+        size_of::<Self>() + self.sql.len() + settings
+    }
+
+    fn settings(&self) -> Option<&SessionSettings> {
+        match &self.kind {
+            EntryKind::Savepoint(_, settings) => Some(settings),
+            _ => None,
+        }
+    }
+
     fn is_savepoint(&self, wanted: &str) -> bool {
         matches!(&self.kind, EntryKind::Savepoint(name, _) if name == wanted)
     }
 }
 
 impl Transaction {
+    /// What it keeps for servers that join later. Unit: bytes, about.
+    pub fn kept_bytes(&self) -> usize {
+        self.journal_bytes
+    }
+
+    fn note(&mut self, entry: Entry) {
+        self.journal_bytes += entry.bytes(self.journal.iter().rev().find_map(Entry::settings));
+        self.journal.push(entry);
+    }
+
+    /// Entries were taken away.
+    pub(super) fn note_journal_cut(&mut self) {
+        let mut last = None;
+        self.journal_bytes = 0;
+        for entry in &self.journal {
+            self.journal_bytes += entry.bytes(last);
+            last = entry.settings().or(last);
+        }
+    }
+
     async fn run_step(&mut self, sql: &str, step: Step) -> Result<()> {
         let work = self.participants.iter_mut().map(|p| (p.node, p.text_of(sql, step))).collect();
         self.query_each(work).await
@@ -40,19 +76,19 @@ impl Transaction {
     /// Runs SET TRANSACTION or SET CONSTRAINTS on every server that takes part, and on those that join later.
     pub async fn set_modes(&mut self, sql: &str) -> Result<()> {
         self.run_step(sql, Step::Modes).await?;
-        self.journal.push(Entry { sql: sql.to_owned(), kind: EntryKind::Modes });
+        self.note(Entry { sql: sql.to_owned(), kind: EntryKind::Modes });
         Ok(())
     }
 
     /// Later servers run this too when they join.
     pub fn remember(&mut self, sql: &str) {
-        self.journal.push(Entry { sql: sql.to_owned(), kind: EntryKind::Plain });
+        self.note(Entry { sql: sql.to_owned(), kind: EntryKind::Plain });
     }
 
     pub async fn savepoint(&mut self, name: &str, sql: &str) -> Result<()> {
         self.run_step(sql, Step::Savepoint).await?;
         let kind = EntryKind::Savepoint(name.to_owned(), self.settings.clone());
-        self.journal.push(Entry { sql: sql.to_owned(), kind });
+        self.note(Entry { sql: sql.to_owned(), kind });
         Ok(())
     }
 
@@ -62,6 +98,7 @@ impl Transaction {
         // Its settings stay; it and the savepoints inside it are gone.
         let kept = self.journal.split_off(at).into_iter().filter(|e| !matches!(e.kind, EntryKind::Savepoint(..)));
         self.journal.extend(kept.collect::<Vec<_>>());
+        self.note_journal_cut();
         Ok(())
     }
 
@@ -72,6 +109,7 @@ impl Transaction {
         self.run_step(sql, Step::EndOfSavepoint).await?;
         self.note_parameter_changes(told);
         self.journal.truncate(at + 1);
+        self.note_journal_cut();
         if let EntryKind::Savepoint(_, settings) = &self.journal[at].kind {
             self.settings = settings.clone();
         }

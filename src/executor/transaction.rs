@@ -46,6 +46,7 @@ pub struct Transaction {
     begin: Cow<'static, str>,
     /// What servers that join later must run first: SET LOCAL, SAVEPOINT, ...
     pub(super) journal: Vec<Entry>,
+    pub(super) journal_bytes: usize,
     pub(super) participants: Vec<Participant>,
     /// The map as this transaction sees it, once it has changed the catalog itself.
     pub(super) private_map: Option<Arc<ShardMap>>,
@@ -104,6 +105,7 @@ impl Transaction {
                 options => format!("BEGIN {options}").into(),
             },
             journal: Vec::new(),
+            journal_bytes: 0,
             participants: Vec::new(),
             private_map: None,
             notices: Vec::new(),
@@ -481,6 +483,7 @@ impl Transaction {
         self.settings = self.settings_before.clone();
         self.private_map = None;
         self.journal.clear();
+        self.note_journal_cut();
         Ok(())
     }
 
@@ -509,6 +512,7 @@ impl Transaction {
             self.release(participant);
         }
         self.journal.clear();
+        self.note_journal_cut();
         self.private_map = None;
         match result {
             Ok(()) => self.settings_before = self.settings.clone(),

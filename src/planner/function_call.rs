@@ -46,7 +46,7 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
         return None;
     }
     let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
-    let tree = match parse(text, tokens) {
+    let tree = match parse(text, tokens, &ctx.complexity) {
         Ok(tree) => Some(tree),
         Err(failure) => match (failure, names_managed_table(text, tokens, ctx)) {
             (_, None) => None,

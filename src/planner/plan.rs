@@ -440,6 +440,8 @@ pub struct Context<'a> {
     pub search_path: &'a [String],
     pub standard_conforming_strings: bool,
     pub provided: &'a Provided,
+    /// More is not analysed.
+    pub complexity: crate::sql::Complexity,
 }
 
 /// Names that Tenantry answers for: folded, without schema. They may be written bare or with `pg_catalog.`.

@@ -18,7 +18,7 @@ use super::{combine, insert, modify, pull};
 
 /// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
 pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
-    let tree = match parse(text, tokens) {
+    let tree = match parse(text, tokens, &ctx.complexity) {
         Ok(tree) => tree,
         Err(ParseFailure::TooComplex(error)) if names_managed_table(text, tokens, ctx).is_some() => return Err(error),
         Err(ParseFailure::NotUnderstood(construct)) if names_managed_table(text, tokens, ctx).is_some() => {

@@ -71,8 +71,13 @@ fn plan_query(text: &str, ctx: &Context<'_>) -> Result<Plan, PgError> {
 
 fn plan(text: &str) -> Option<Result<Plan, PgError>> {
     let (map, provided) = (map(), Provided::default());
-    let ctx =
-        Context { map: &map, search_path: &["public".into()], standard_conforming_strings: true, provided: &provided };
+    let ctx = Context {
+        map: &map,
+        search_path: &["public".into()],
+        standard_conforming_strings: true,
+        provided: &provided,
+        complexity: Default::default(),
+    };
     let tokens = lex(text, true).unwrap();
     plan_utility(text, &tokens, &ctx, &|text| plan_query(text, &ctx))
 }

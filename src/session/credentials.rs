@@ -2,6 +2,7 @@
 //! flood of questions; and how many sessions each role has here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -33,7 +34,24 @@ impl Role {
 #[derive(Default)]
 pub struct Credentials {
     known: DashMap<String, (Instant, Option<Arc<Role>>)>,
-    sessions: Arc<DashMap<String, usize>>,
+    sessions: Arc<Sessions>,
+}
+
+/// How many sessions there may be.
+#[derive(Debug, Clone)]
+pub struct SessionBounds {
+    /// Of all roles.
+    pub all: usize,
+    /// Of these so many are kept for superusers and the admins that are listed.
+    pub kept: usize,
+    /// Of each role but superusers; None: as many as there may be.
+    pub of_role: Option<usize>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    of_role: DashMap<String, usize>,
+    all: AtomicUsize,
 }
 
 impl Credentials {
@@ -63,14 +81,24 @@ impl Credentials {
         self.known.clear();
     }
 
-    /// Counts a session of the role. Errors: 53300 when it has as many as it may.
-    pub fn open_session(&self, name: &str, role: &Role) -> Result<RoleSession> {
-        let mut open = self.sessions.entry(name.to_owned()).or_default();
-        if !role.is_superuser && usize::try_from(role.connection_limit).is_ok_and(|limit| *open >= limit) {
-            return Err(PgError::fatal(
-                SqlState::TOO_MANY_CONNECTIONS,
-                format!("too many connections for role \"{name}\""),
-            ));
+    /// Counts a session of the role. Errors: 53300 when there are as many as there may be, of all roles or of this one.
+    ///
+    /// Source of the words: PostgreSQL src/backend/utils/init/postinit.c, InitPostgres().
+    pub fn open_session(&self, name: &str, role: &Role, bounds: &SessionBounds, is_admin: bool) -> Result<RoleSession> {
+        let is_kept_for = role.is_superuser || is_admin;
+        let most = bounds.all.saturating_sub(if is_kept_for { 0 } else { bounds.kept });
+        let room = |all: usize| (all < most).then_some(all + 1);
+        if let Err(all) = self.sessions.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
+            return Err(too_many(match all < bounds.all {
+                true => "remaining connection slots are reserved for roles with the SUPERUSER attribute".to_owned(),
+                false => "sorry, too many clients already".to_owned(),
+            }));
+        }
+        let mut open = self.sessions.of_role.entry(name.to_owned()).or_default();
+        let is_full = |limit: usize| !role.is_superuser && *open >= limit;
+        if usize::try_from(role.connection_limit).is_ok_and(is_full) || bounds.of_role.is_some_and(is_full) {
+            self.sessions.all.fetch_sub(1, Ordering::Relaxed);
+            return Err(too_many(format!("too many connections for role \"{name}\"")));
         }
         *open += 1;
         Ok(RoleSession { sessions: self.sessions.clone(), name: name.to_owned() })
@@ -79,17 +107,22 @@ impl Credentials {
 
 /// One session of a role, until dropped.
 pub struct RoleSession {
-    sessions: Arc<DashMap<String, usize>>,
+    sessions: Arc<Sessions>,
     name: String,
 }
 
 impl Drop for RoleSession {
     fn drop(&mut self) {
-        self.sessions.remove_if_mut(&self.name, |_, open| {
+        self.sessions.all.fetch_sub(1, Ordering::Relaxed);
+        self.sessions.of_role.remove_if_mut(&self.name, |_, open| {
             *open = open.saturating_sub(1);
             *open == 0
         });
     }
+}
+
+fn too_many(message: String) -> PgError {
+    PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
 }
 
 async fn read(catalog: &Catalog, name: &str) -> Result<Option<Role>> {

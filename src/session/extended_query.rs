@@ -38,6 +38,16 @@ pub enum Portal {
     },
 }
 
+impl Portal {
+    /// What it keeps here. Unit: bytes, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::OnServer { .. } => 0,
+            Self::Virtual { bind, .. } => bind.bytes(),
+        }
+    }
+}
+
 impl Session {
     /// One message of the extended protocol.
     pub async fn extended_message(&mut self, frame: Frame) -> Result<()> {
@@ -243,7 +253,7 @@ impl Session {
         if !matches!(&*statement.plan, Plan::Transaction(_)) {
             self.refuse_if_failed()?;
         }
-        if !bind.portal.is_empty() && self.portals.contains_key(&bind.portal) {
+        if !bind.portal.is_empty() && self.portals.contains(&bind.portal) {
             return Err(PgError::new(
                 SqlState::from_bytes(b"42P03").expect("a valid SQLSTATE"),
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Shared;
-use super::credentials::{Role, RoleSession};
+use super::credentials::{Role, RoleSession, SessionBounds};
 use crate::auth::hba::{Applicant, Certificate, Method, Rule, Rules};
 use crate::auth::scram::ScramServer;
 use crate::auth::{RolePassword, Verifier, md5};
@@ -29,6 +29,9 @@ pub struct LoginSettings {
     /// Who may use the admin database: to look and to change, or only to look.
     pub admin_users: Vec<String>,
     pub stats_users: Vec<String>,
+    pub sessions: SessionBounds,
+    /// Most connections from one address that have not logged in yet.
+    pub strangers: usize,
 }
 
 /// Authenticates the client. `None` when it has gone away. `handshake` is there when the connection is encrypted.
@@ -61,7 +64,8 @@ pub async fn authenticate(
     if !role.may_log_in {
         return Err(PgError::fatal(refused, format!("role \"{user}\" is not permitted to log in")));
     }
-    let session = shared.credentials.open_session(user, &role)?;
+    let is_admin = login.admin_users.contains(user);
+    let session = shared.credentials.open_session(user, &role, &login.sessions, is_admin)?;
     let identity = Identity { user: user.clone(), database: startup.database.clone(), secret };
     Ok(Some((identity, session)))
 }

@@ -13,6 +13,7 @@ mod admin_database;
 mod batch;
 mod cancel_keys;
 mod credentials;
+mod door;
 mod extended_query;
 mod load;
 mod log;
@@ -20,6 +21,7 @@ mod login;
 mod metrics;
 mod place;
 mod plan_cache;
+mod portals;
 mod prepared;
 mod presence;
 mod run;
@@ -34,7 +36,8 @@ mod transaction_commands;
 
 pub use admin_database::{ADMIN_DATABASE, AdminDatabase, Visitor};
 pub use cancel_keys::{CancelKeys, watch_clients};
-pub use credentials::Credentials;
+pub use credentials::{Credentials, SessionBounds};
+pub use door::Door;
 pub use log::SessionLog;
 pub use login::LoginSettings;
 pub use presence::{Presence, Presences, State};
@@ -79,6 +82,7 @@ pub struct Shared {
     /// Takes clients' TLS handshakes.
     pub acceptor: Arc<Acceptor>,
     pub credentials: Credentials,
+    pub door: Door,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,

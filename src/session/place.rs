@@ -33,6 +33,7 @@ impl Session {
                 search_path: &self.search_path,
                 standard_conforming_strings: true,
                 provided: &self.thread.shared.provided,
+                complexity: self.client.limits().complexity,
             })
         })
     }

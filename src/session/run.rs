@@ -1,21 +1,20 @@
 //! One client's session: its state, and the loop over its frames.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::cancel_keys::CancelKey;
-use super::extended_query::Portal;
 use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
 use super::plan_cache::PlanCache;
+use super::portals::Portals;
 use super::presence::{Newcomer, Present};
 use super::shapes::Shapes;
 use super::startup::{Opening, Wish};
@@ -63,7 +62,7 @@ pub struct Session {
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
     pub statements: Statements,
-    pub portals: HashMap<Bytes, Portal>,
+    pub portals: Portals,
     pub transaction: Option<Transaction>,
     /// The coordinator connection that this session keeps, because it left something there.
     pub pinned: Option<PooledServer>,
@@ -85,7 +84,15 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     socket.set_nodelay(true)?;
     let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
     let mut opening = Opening::new(socket);
-    let deadline = tokio::time::Instant::now() + thread.shared.login.load().timeout;
+    let (timeout, strangers) = {
+        let login = thread.shared.login.load();
+        (login.timeout, login.strangers)
+    };
+    let deadline = tokio::time::Instant::now() + timeout;
+    let stranger = match thread.shared.door.knock(peer.ip(), strangers) {
+        Ok(stranger) => stranger,
+        Err(error) => return refuse(opening.stream, error).await,
+    };
     let read = tokio::time::timeout_at(deadline, opening.read(&thread.shared.acceptor));
     let wish = match ending.stop.run_until_cancelled(read).await {
         Some(Ok(Ok(Some(wish)))) => wish,
@@ -118,6 +125,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
             return client.flush().await;
         }
     };
+    drop(stranger);
     let cancel = thread.shared.cancel_keys.register(startup.minor, client.descriptor());
     let presence = thread.shared.presences.enter(&Newcomer {
         id: cancel.pid,
@@ -161,7 +169,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         search_path: Vec::new(),
         search_path_is_local: false,
         statements: Statements::default(),
-        portals: HashMap::new(),
+        portals: Portals::default(),
         transaction: None,
         pinned: None,
         may_unpin: false,
@@ -262,7 +270,7 @@ impl Session {
             let is_repeated = !self.replay.is_empty();
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
-                None => match self.client.buffered_frame() {
+                None => match self.client.buffered_frame_beside(self.kept()) {
                     Err(error) => return Err(self.answered_before(error).await),
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
@@ -317,6 +325,13 @@ impl Session {
                 .detail("Its temporary tables, locks and notifications are gone."));
             }
         }
+    }
+
+    /// What this session keeps from message to message. Unit: bytes, about.
+    fn kept(&self) -> usize {
+        let of_transaction = self.transaction.as_ref().map_or(0, Transaction::kept_bytes);
+        let of_batch = if self.batch.is_too_long { 0 } else { self.batch.frame_bytes };
+        self.statements.bytes() + self.portals.bytes() + self.settings.bytes() + of_transaction + of_batch
     }
 
     /// The answers of the messages before a frame that cannot be read; its error ends the session after them. For a

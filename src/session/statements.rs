@@ -12,7 +12,7 @@ use crate::error::{PgError, Result, SqlState};
 pub struct Statements {
     by_name: HashMap<Bytes, Rc<Statement>>,
     /// Length of all names and texts.
-    bytes: usize,
+    text_bytes: usize,
 }
 
 impl Statements {
@@ -26,14 +26,19 @@ impl Statements {
 
     pub fn insert(&mut self, name: Bytes, statement: Rc<Statement>) {
         self.remove(&name);
-        self.bytes += cost(&name, &statement);
+        self.text_bytes += cost(&name, &statement);
         self.by_name.insert(name, statement);
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<(Bytes, Rc<Statement>)> {
         let (name, statement) = self.by_name.remove_entry(name)?;
-        self.bytes -= cost(&name, &statement);
+        self.text_bytes -= cost(&name, &statement);
         Some((name, statement))
+    }
+
+    /// What they keep, with their plans. An estimate: plans are shared among the clients of a thread.
+    pub fn bytes(&self) -> usize {
+        self.by_name.len() * STATEMENT_BYTES + self.text_bytes * PLAN_FACTOR
     }
 
     pub fn clear(&mut self) {
@@ -52,12 +57,17 @@ impl Statements {
         if self.by_name.len() >= count_max {
             return too_many(format!("A client may have {count_max}."));
         }
-        if self.bytes + text_len > bytes_max {
+        if self.text_bytes + text_len > bytes_max {
             return too_many(format!("Their texts may take {bytes_max} bytes."));
         }
         Ok(())
     }
 }
+
+/// About what a statement takes beside its text and plan.
+const STATEMENT_BYTES: usize = 512;
+/// A text and the plan made of it take about so many times the text.
+const PLAN_FACTOR: usize = 8;
 
 fn cost(name: &Bytes, statement: &Statement) -> usize {
     name.len() + statement.text.len()

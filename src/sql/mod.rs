@@ -24,6 +24,7 @@ pub mod transaction_statement;
 pub mod tree;
 
 pub use cursor::{Cursor, QualifiedName};
+pub use parse::Complexity;
 pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.

@@ -4,7 +4,7 @@
 //!
 //! The rules drop or replace token runs that the crate cannot read and that do not matter to relations and tenants
 //! (ONLY, FOR NO KEY UPDATE, ON CONFLICT targets, ...). Spans are byte offsets + 1 in the column, so places in the
-//! tree are places in the user's text. Limits: `OPERATORS_MAX` operators, `NESTING_MAX` levels.
+//! tree are places in the user's text. What may be analysed at all is bounded: see `Complexity`.
 
 use sqlparser::ast::Statement;
 use sqlparser::dialect::PostgreSqlDialect;
@@ -12,15 +12,31 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token as ParserToken, TokenWithSpan, Word};
 
 use super::convert;
-use super::lexer::{Token, TokenKind, fold, is_keyword, string_value};
+use super::lexer::{TOKENS_MAX, Token, TokenKind, fold, is_keyword, string_value};
 use super::tree::Query;
 use crate::error::{PgError, SqlState};
 
-/// More operators (AND, OR and set operators included) in one statement are refused: 54001.
-pub const OPERATORS_MAX: usize = 10_000;
+/// How complex a statement may be to be analysed, which bounds the time and the stack that it takes; beyond: 54001.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Complexity {
+    /// Levels of parentheses, subqueries and the like.
+    pub nesting: usize,
+    /// AND, OR and set operators included: a chain of them is a deep tree.
+    pub operators: usize,
+    /// Words, constants and signs.
+    pub tokens: usize,
+}
 
-/// Deeper nesting is refused: 54001.
-const NESTING_MAX: usize = 200;
+impl Complexity {
+    /// There is stack for no more.
+    pub const MAX: Self = Self { nesting: 200, operators: 10_000, tokens: TOKENS_MAX };
+}
+
+impl Default for Complexity {
+    fn default() -> Self {
+        Self::MAX
+    }
+}
 
 /// Why there is no tree.
 #[derive(Debug)]
@@ -32,13 +48,13 @@ pub enum ParseFailure {
 }
 
 /// Parses one SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE or MERGE statement.
-pub fn parse(text: &str, tokens: &[Token]) -> Result<Query, ParseFailure> {
-    check_size(text, tokens)?;
+pub fn parse(text: &str, tokens: &[Token], most: &Complexity) -> Result<Query, ParseFailure> {
+    check_size(text, tokens, most)?;
     let dialect = PostgreSqlDialect {};
     let mut parser = Parser::new(&dialect)
-        .with_recursion_limit(NESTING_MAX)
+        .with_recursion_limit(most.nesting)
         .with_tokens_with_locations(Rules { text, tokens, out: Vec::with_capacity(tokens.len() + 8) }.apply());
-    let statement: Statement = parser.parse_statement().map_err(failure)?;
+    let statement: Statement = parser.parse_statement().map_err(|error| failure(error, most))?;
     match parser.peek_token().token {
         ParserToken::EOF => {}
         other => return Err(ParseFailure::NotUnderstood(format!("syntax near \"{other}\""))),
@@ -46,17 +62,17 @@ pub fn parse(text: &str, tokens: &[Token]) -> Result<Query, ParseFailure> {
     convert::statement(text, statement).map_err(ParseFailure::NotUnderstood)
 }
 
-fn failure(error: ParserError) -> ParseFailure {
+fn failure(error: ParserError, most: &Complexity) -> ParseFailure {
     match error {
         ParserError::RecursionLimitExceeded => ParseFailure::TooComplex(
             PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
-                .detail(format!("It is nested more than {NESTING_MAX} levels deep.")),
+                .detail(format!("It is nested more than {} levels deep.", most.nesting)),
         ),
         ParserError::TokenizerError(m) | ParserError::ParserError(m) => ParseFailure::NotUnderstood(m),
     }
 }
 
-fn check_size(text: &str, tokens: &[Token]) -> Result<(), ParseFailure> {
+fn check_size(text: &str, tokens: &[Token], most: &Complexity) -> Result<(), ParseFailure> {
     let operators = tokens
         .iter()
         .filter(|t| match t.kind {
@@ -67,12 +83,18 @@ fn check_size(text: &str, tokens: &[Token]) -> Result<(), ParseFailure> {
             _ => false,
         })
         .count();
-    if operators > OPERATORS_MAX {
-        return Err(ParseFailure::TooComplex(
+    let too_complex = |what: String| {
+        ParseFailure::TooComplex(
             PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
-                .detail(format!("It has {operators} operators; at most {OPERATORS_MAX} are analysed."))
+                .detail(what)
                 .hint("Use a VALUES list, an array parameter or a temporary table."),
-        ));
+        )
+    };
+    if tokens.len() > most.tokens {
+        return Err(too_complex(format!("It has {} tokens; at most {} are analysed.", tokens.len(), most.tokens)));
+    }
+    if operators > most.operators {
+        return Err(too_complex(format!("It has {operators} operators; at most {} are analysed.", most.operators)));
     }
     Ok(())
 }

@@ -51,6 +51,11 @@ impl Default for Bind {
 }
 
 impl Bind {
+    /// What it takes. Unit: bytes, about.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.portal.len() + self.statement.len() + self.tail.len() + 4 * self.marks.len()
+    }
+
     /// Checks the whole payload, so that later reads cannot fail.
     pub fn read(payload: &Bytes) -> Result<Self> {
         let mut r = Reader::new(payload);

@@ -62,6 +62,7 @@ impl Catalog {
             search_path: &self.search_path,
             standard_conforming_strings: true,
             provided: &self.provided,
+            complexity: Default::default(),
         }
     }
 

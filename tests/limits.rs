@@ -1,0 +1,173 @@
+//! What one client may cost, and how many may come: each limit is a setting, and is tried with frames of the protocol.
+
+mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "protocol/wire.rs"]
+mod wire;
+
+use std::time::Duration;
+
+use support::served::Served;
+use support::wait_until;
+use wire::{Wire, frame, message};
+
+const CONFIG: &str = "
+[limits]
+memory = \"4MB\"
+nesting = 20
+operators = 100
+tokens = 5000
+clients = 8
+clients_kept = 3
+clients_per_role = 4
+logins_per_address = 12
+statement_texts = \"64MB\"
+";
+
+/// One cluster; each part leaves it without sessions.
+#[test]
+fn what_a_client_may_cost_is_a_setting() {
+    let cluster = Served::start_with(1, 1, CONFIG);
+    cluster.psql("CREATE TABLE items (tenant int, id int, name text)");
+    cluster.psql("SELECT create_distributed_table('items', 'tenant')");
+    cluster.psql("CREATE ROLE app LOGIN; CREATE ROLE other LOGIN; CREATE ROLE keeper LOGIN;");
+    cluster.psql("GRANT ALL ON items TO app");
+    what_is_analysed_is_bounded(&cluster);
+    what_a_session_keeps_is_bounded(&cluster);
+    a_message_is_no_larger_than_the_memory(&cluster);
+    clients_come_in_while_there_is_room(&cluster);
+    connections_that_do_not_log_in_are_few(&cluster);
+    assert!(!cluster.logged(0).contains("panicked"), "{}", cluster.logged(0));
+}
+
+fn login(cluster: &Served, user: &str) -> Wire {
+    Wire::login(cluster.proxy_port(0), user)
+}
+
+/// What a login is told: its error, or that it is in.
+fn tried(cluster: &Served, user: &str) -> (Wire, String) {
+    let mut wire = Wire::connect(cluster.proxy_port(0));
+    wire.send(&wire::startup_packet(3 << 16, &[("user", user), ("database", "postgres")]));
+    let answers = wire.answers_until("Z");
+    let said = answers.iter().find(|answer| answer.starts_with(['E', 'Z'])).cloned();
+    (wire, said.unwrap_or_default())
+}
+
+fn await_empty(cluster: &Served) {
+    let sessions = || {
+        let page = cluster.metrics(0);
+        let of =
+            |state| Served::metric(&page, &format!("tenantry_session_clients{{state=\"{state}\"}}")).unwrap_or(0.0);
+        ["active", "idle", "idle_in_transaction"].map(of).iter().sum::<f64>()
+    };
+    assert!(wait_until(Duration::from_secs(30), || sessions() == 0.0), "{} sessions", sessions());
+}
+
+/// T35: 54001 where the statement would have to be understood; others are the server's business.
+fn what_is_analysed_is_bounded(cluster: &Served) {
+    let mut wire = login(cluster, "app");
+    let of_tenant = |condition: &str| format!("SELECT count(*) FROM items WHERE tenant = 1 AND {condition}");
+    let nested = |n: usize| of_tenant(&format!("{}true{}", "(".repeat(n), ")".repeat(n)));
+    let chained = |n: usize| of_tenant(&vec!["id = 1"; n].join(" OR "));
+    let listed = |n: usize| of_tenant(&format!("id IN ({})", vec!["1"; n].join(",")));
+    for (sql, more) in [(nested(10), nested(30)), (chained(30), chained(60)), (listed(2000), listed(3000))] {
+        assert_eq!(wire.query(&sql), ["T 1", "D 0", "C SELECT 1", "Z I"], "{sql:.100}");
+        assert_eq!(wire.query(&more), ["E 54001", "Z I"], "{more:.100}");
+        wire.send(&[message(b'P', &[b"\0", more.as_bytes(), b"\0\0\0"].concat()), frame("S")].concat());
+        assert_eq!(wire.answers_until("Z"), ["E 54001", "Z I"], "{more:.100}");
+    }
+    let plain = format!("SELECT {}1{}", "(".repeat(30), ")".repeat(30));
+    assert_eq!(wire.query(&plain), ["T 1", "D 1", "C SELECT 1", "Z I"]);
+    drop(wire);
+    await_empty(cluster);
+}
+
+/// Whatever is kept from message to message counts: the session that keeps too much ends, and its memory is given back.
+fn what_a_session_keeps_is_bounded(cluster: &Served) {
+    let text = "x".repeat(10_000);
+    let statement = |n: usize| {
+        let name = format!("s{n}\0");
+        message(b'P', &[name.as_bytes(), b"SELECT '", text.as_bytes(), b"'\0\0\0"].concat())
+    };
+    let setting = |n: usize| frame(&format!("Q SET app.n{n} = '{text}'"));
+    // A portal over all tenants is kept by the proxy, with its values.
+    let portal = |n: usize| {
+        let head = format!("p{n}\0s\0");
+        let value = [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
+        message(b'B', &[head.as_bytes(), &[0, 0, 0, 1], &value, &[0, 0]].concat())
+    };
+    let savepoint = |n: usize| frame(&format!("Q SAVEPOINT s{n}; SET LOCAL app.x = '{text}'"));
+    let all = frame("P s : SELECT count(*) FROM items WHERE name <> $1");
+    type Frames<'f> = &'f dyn Fn(usize) -> Vec<u8>;
+    let kinds: [(&str, Vec<u8>, Frames<'_>); 4] = [
+        ("statements", Vec::new(), &statement),
+        ("settings", Vec::new(), &setting),
+        ("portals", [frame("Q BEGIN"), all].concat(), &portal),
+        ("savepoints", frame("Q BEGIN"), &savepoint),
+    ];
+    for (kind, first, more) in kinds {
+        let mut wire = login(cluster, "app");
+        wire.send(&first);
+        for n in 0..1000 {
+            wire.send(&more(n));
+            wire.send(&frame(if kind == "settings" || kind == "savepoints" { "S" } else { "H" }));
+        }
+        let answers = wire.answers_until("E 53200");
+        assert_eq!(answers.last().map(String::as_str), Some("closed"), "{kind}: it must end");
+        let end = answers.iter().rfind(|answer| answer.starts_with('E'));
+        assert_eq!(end.map(String::as_str), Some("E 53200"), "{kind}: {answers:?}");
+        assert!(answers.len() > 20, "{kind}: {} answers before it", answers.len());
+        await_empty(cluster);
+    }
+    // What is given back does not count any more.
+    let mut wire = login(cluster, "app");
+    for n in 0..300 {
+        wire.send(&[statement(n), frame(&format!("C S s{n}")), frame("S")].concat());
+        assert_eq!(wire.answers_until("Z"), ["1", "3", "Z I"]);
+        assert_eq!(wire.query(&format!("SET app.x = '{n}{text}'")), ["C SET", "Z I"]);
+    }
+    drop(wire);
+    await_empty(cluster);
+}
+
+fn a_message_is_no_larger_than_the_memory(cluster: &Served) {
+    let mut wire = login(cluster, "app");
+    assert_eq!(wire.query(&format!("SELECT length('{}')", "x".repeat(3 << 20)))[1], "D 3145728");
+    // Refused by its length, before the bytes come.
+    wire.send(&wire::with_length(b'Q', 5 << 20, b"SELECT"));
+    assert_eq!(wire.answers_until("Z"), ["E 53200", "closed"]);
+    await_empty(cluster);
+}
+
+fn clients_come_in_while_there_is_room(cluster: &Served) {
+    let mut app: Vec<_> = (0..4).map(|_| login(cluster, "app")).collect();
+    assert_eq!(tried(cluster, "app").1, "E 53300", "a fifth of the role");
+    let other = login(cluster, "other");
+    assert_eq!(tried(cluster, "other").1, "E 53300", "the rest is kept");
+    let kept = [login(cluster, "keeper"), login(cluster, "keeper"), login(cluster, "postgres")];
+    assert_eq!(tried(cluster, "postgres").1, "E 53300", "eight are in");
+    assert_eq!(app[0].query("SELECT 1")[1], "D 1", "who is in is served");
+    drop(kept);
+    let is_in = |user: &str| wait_until(Duration::from_secs(30), || tried(cluster, user).1 == "Z I");
+    assert!(is_in("keeper"), "a place that was left is free again");
+    assert_eq!(tried(cluster, "other").1, "E 53300", "it is still a kept one");
+    app.pop();
+    assert!(is_in("other"));
+    drop((app, other));
+    await_empty(cluster);
+}
+
+/// T02.
+fn connections_that_do_not_log_in_are_few(cluster: &Served) {
+    let mut inside = login(cluster, "app");
+    let port = cluster.proxy_port(0);
+    let silent: Vec<_> = (0..12).map(|_| Wire::connect(port)).collect();
+    // One more is told at once, whatever it says.
+    let mut more = Wire::connect(port);
+    assert_eq!(more.answers_until("Z"), ["E 53300", "closed"]);
+    assert_eq!(inside.query("SELECT 1")[1], "D 1");
+    drop(silent);
+    assert!(wait_until(Duration::from_secs(30), || tried(cluster, "app").1 == "Z I"));
+    drop(inside);
+    await_empty(cluster);
+}
