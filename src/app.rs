@@ -29,7 +29,7 @@ use crate::executor::loads::Loads;
 use crate::executor::{Holds, TransactionIds};
 use crate::functions;
 use crate::jobs;
-use crate::operations::mover;
+use crate::operations::mover::{self, MoverEnvironment};
 use crate::session;
 use crate::session::{CancelKeys, Credentials, Door, Ending, Presences, Shared, Tallies};
 use crate::transport::takeover::{self, Taken};
@@ -94,9 +94,11 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
             move || reload.now()
         }),
     });
+    let mover = MoverEnvironment::new(catalog.clone(), holds.clone(), live.moves.clone());
     let shared = Arc::new(Shared {
-        holds: holds.clone(),
+        holds,
         loads: loads.clone(),
+        mover: mover.clone(),
         transaction_ids,
         coordinator,
         cancel_keys: Arc::new(CancelKeys::default()),
@@ -122,7 +124,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(jobs::publish_loads(catalog.clone(), loads, stop.clone()));
     control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
-    control.spawn(jobs::run(catalog.clone(), shared.holds.clone(), live.jobs.clone(), stop.clone()));
+    control.spawn(jobs::run(mover, live.jobs.clone(), stop.clone()));
 
     let accepting = stop.child_token();
     if let Some(http) = listeners.admin {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
+use super::moves::Moves;
 use super::settings::LogFormat;
 use super::units::{Size, Time};
 use crate::backend::{PoolMode, PoolSettings};
@@ -27,6 +28,7 @@ pub struct ConfigFile {
     pub execution: Execution,
     pub limits: Limits,
     pub load: Load,
+    pub moves: Moves,
     pub admin: Admin,
     pub log: Log,
 }
@@ -386,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_example_tells_each_setting_in_the_words_of_this_file() {
-        let source = concat!(include_str!("file.rs"), include_str!("limits.rs"));
+        let source = concat!(include_str!("file.rs"), include_str!("limits.rs"), include_str!("moves.rs"));
         let documented =
             source.lines().filter_map(|line| line.trim().strip_prefix("/// ")).filter(|l| l.contains("Default: "));
         for line in documented {

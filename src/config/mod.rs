@@ -9,6 +9,7 @@
 
 mod file;
 mod limits;
+mod moves;
 mod reload;
 mod settings;
 mod units;

@@ -19,6 +19,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::executor::loads::LoadSettings;
 use crate::jobs;
+use crate::operations::mover::MoveLimits;
 use crate::session::{LoginSettings, SessionLog};
 use crate::transport::Acceptor;
 
@@ -32,6 +33,8 @@ pub struct Live {
     pub acceptor: Arc<Acceptor>,
     pub jobs: Arc<ArcSwap<jobs::Settings>>,
     pub loads: Arc<ArcSwap<LoadSettings>>,
+    /// What moves may take; those that run follow it.
+    pub moves: Arc<ArcSwap<MoveLimits>>,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Arc<ArcSwap<Duration>>,
     pub session_log: Arc<ArcSwap<SessionLog>>,
@@ -50,6 +53,7 @@ impl Live {
             login: swapped(&settings.login),
             jobs: swapped(&settings.jobs),
             loads: swapped(&settings.loads),
+            moves: swapped(&settings.moves),
             stop_timeout: swapped(&settings.stop_timeout),
             session_log: swapped(&settings.session_log),
             log_filter: swapped(&settings.log.filter),
@@ -66,6 +70,7 @@ impl Live {
         self.login.store(Arc::new(LoginSettings { mock_secret, ..settings.login.clone() }));
         self.jobs.store(Arc::new(settings.jobs.clone()));
         self.loads.store(Arc::new(settings.loads.clone()));
+        self.moves.store(Arc::new(settings.moves.clone()));
         self.stop_timeout.store(Arc::new(settings.stop_timeout));
         self.session_log.store(Arc::new(settings.session_log.clone()));
         self.log_filter.store(Arc::new(settings.log.filter.clone()));
@@ -243,6 +248,10 @@ const RELOADS: &[&str] = &[
     "log.filter",
     "log.slow_statement",
     "log.statement_texts",
+    "moves.change_rate",
+    "moves.copy_rate",
+    "moves.slot_wal",
+    "moves.standby_lag",
     "pool.age_max",
     "pool.check_after",
     "pool.check_timeout",

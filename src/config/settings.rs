@@ -15,6 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::executor::loads::LoadSettings;
 use crate::jobs;
+use crate::operations::mover::MoveLimits;
 use crate::session::{ADMIN_DATABASE, LoginSettings, SessionLog};
 use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
 
@@ -35,6 +36,7 @@ pub struct Settings {
     pub tls: Option<AcceptorSettings>,
     pub jobs: jobs::Settings,
     pub loads: LoadSettings,
+    pub moves: MoveLimits,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
     /// How long sessions may go on when the proxy is stopped.
@@ -75,7 +77,8 @@ impl Settings {
 
     pub fn from_file(file: ConfigFile) -> Result<Self> {
         let written = file.clone();
-        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, load, admin, log } = file;
+        let ConfigFile { listen, tls, coordinator, server_tls, pool, execution, limits, load, moves, admin, log } =
+            file;
         at_least_one("pool.size", pool.size)?;
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
@@ -145,6 +148,7 @@ impl Settings {
             tls: acceptor_settings(tls)?,
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             loads: LoadSettings { enabled: load.enabled, tenants: load.tenants, period: load.period.0 },
+            moves: moves.limits(),
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,

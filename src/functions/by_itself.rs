@@ -1,12 +1,10 @@
 //! Functions that run outside the client's transaction: they move rows, and go on when the client goes away.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use serde_json::Value;
 
-use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Holds;
 use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split};
 use crate::operations::rebalance::{call, job, progress};
 
@@ -43,40 +41,38 @@ pub fn runs_by_itself(name: &str) -> bool {
 pub async fn call_by_itself(
     name: &str,
     arguments: Value,
-    catalog: Arc<Catalog>,
-    holds: Arc<Holds>,
+    environment: &MoverEnvironment,
 ) -> Result<(Value, Vec<Notice>)> {
-    let environment = MoverEnvironment::new(catalog, holds);
     let notices = Mutex::new(Vec::new());
     let notify = |notice: Notice| notices.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(notice);
     let value = match name {
         "citus_move_shard_placement" | "master_move_shard_placement" => {
-            call::citus_move_shard_placement(&environment, &arguments, &notify).await
+            call::citus_move_shard_placement(environment, &arguments, &notify).await
         }
-        "rebalance_table_shards" => call::rebalance_table_shards(&environment, &arguments, &notify).await,
+        "rebalance_table_shards" => call::rebalance_table_shards(environment, &arguments, &notify).await,
         "get_rebalance_table_shards_plan" => {
-            call::get_rebalance_table_shards_plan(&environment, &arguments, &notify).await
+            call::get_rebalance_table_shards_plan(environment, &arguments, &notify).await
         }
-        "citus_drain_node" | "master_drain_node" => call::citus_drain_node(&environment, &arguments, &notify).await,
-        "citus_rebalance_start" => job::citus_rebalance_start(&environment, &arguments, &notify).await,
-        "citus_rebalance_status" => job::citus_rebalance_status(&environment).await,
-        "citus_rebalance_wait" => job::citus_rebalance_wait(&environment).await,
-        "citus_rebalance_stop" => job::citus_rebalance_stop(&environment).await,
-        "citus_job_status" => job::citus_job_status(&environment, &arguments).await,
-        "citus_job_wait" => job::citus_job_wait(&environment, &arguments).await,
-        "citus_job_cancel" => job::citus_job_cancel(&environment, &arguments).await,
-        "citus_task_wait" => job::citus_task_wait(&environment, &arguments).await,
-        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(&environment, &arguments, &notify).await,
-        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(&environment, &arguments, &notify).await,
+        "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, &notify).await,
+        "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, &notify).await,
+        "citus_rebalance_status" => job::citus_rebalance_status(environment).await,
+        "citus_rebalance_wait" => job::citus_rebalance_wait(environment).await,
+        "citus_rebalance_stop" => job::citus_rebalance_stop(environment).await,
+        "citus_job_status" => job::citus_job_status(environment, &arguments).await,
+        "citus_job_wait" => job::citus_job_wait(environment, &arguments).await,
+        "citus_job_cancel" => job::citus_job_cancel(environment, &arguments).await,
+        "citus_task_wait" => job::citus_task_wait(environment, &arguments).await,
+        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(environment, &arguments, &notify).await,
+        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(environment, &arguments, &notify).await,
         "citus_split_shard_by_split_points" => {
-            split::citus_split_shard_by_split_points(&environment, &arguments, &notify).await
+            split::citus_split_shard_by_split_points(environment, &arguments, &notify).await
         }
-        "tenantry_split_shard" => split::tenantry_split_shard(&environment, &arguments, &notify).await,
+        "tenantry_split_shard" => split::tenantry_split_shard(environment, &arguments, &notify).await,
         "create_distributed_table_concurrently" => {
-            distribute::create_distributed_table_concurrently(&environment, &arguments, &notify).await
+            distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
         }
-        "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(&environment, &notify).await,
-        "get_rebalance_progress" => progress::get_rebalance_progress(&environment).await,
+        "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(environment, &notify).await,
+        "get_rebalance_progress" => progress::get_rebalance_progress(environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;
     Ok((value, notices.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())))

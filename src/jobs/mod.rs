@@ -18,8 +18,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Catalog;
-use crate::executor::Holds;
 use crate::operations::mover::{self, MoverEnvironment};
 
 #[derive(Debug, Clone)]
@@ -35,14 +33,13 @@ impl Default for Settings {
 }
 
 /// All jobs, until `stop`.
-pub async fn run(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
-    let rebalances = rebalances::run(MoverEnvironment::new(catalog.clone(), holds.clone()), stop.clone());
-    tokio::join!(maintain(catalog, holds, settings, stop), rebalances);
+pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
+    let rebalances = rebalances::run(environment.clone(), stop.clone());
+    tokio::join!(maintain(environment, settings, stop), rebalances);
 }
 
 /// The steady loop: ends what crashed proxies left half done.
-async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
-    let environment = MoverEnvironment::new(catalog.clone(), holds);
+async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -51,7 +48,7 @@ async fn maintain(catalog: Arc<Catalog>, holds: Arc<Holds>, settings: Arc<ArcSwa
             _ = tick.tick() => {}
         }
         let patience = settings.load().recovery_patience;
-        match two_phase_recovery::recover(&catalog, patience).await {
+        match two_phase_recovery::recover(&environment.catalog, patience).await {
             Ok(0) => {}
             Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
             Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),

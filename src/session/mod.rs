@@ -57,6 +57,7 @@ use crate::backend::{Nodes, Pools, ServerAddress};
 use crate::catalog::Catalog;
 use crate::executor::loads::Loads;
 use crate::executor::{self, Executor, Holds, ObjectIds, TransactionIds};
+use crate::operations::mover::MoverEnvironment;
 use crate::planner::Provided;
 use crate::transport::Acceptor;
 
@@ -66,6 +67,8 @@ pub struct Shared {
     pub holds: Arc<Holds>,
     /// What tenants ask of the servers.
     pub loads: Arc<Loads>,
+    /// What functions that move rows are given.
+    pub mover: MoverEnvironment,
     pub transaction_ids: Arc<TransactionIds>,
     pub coordinator: ServerAddress,
     pub cancel_keys: Arc<CancelKeys>,

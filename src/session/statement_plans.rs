@@ -1,7 +1,5 @@
 //! Plans that are not one server's: the only `match plan` over all kinds.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
 use super::run::Session;
@@ -250,10 +248,9 @@ impl Session {
             // client goes away.
             let only_waits = name.ends_with("_wait");
             let name = name.to_owned();
-            let catalog = shared.catalog.clone();
-            let holds: Arc<_> = shared.holds.clone();
+            let mover = shared.mover.clone();
             let mut run =
-                shared.control.spawn(async move { functions::call_by_itself(&name, arguments, catalog, holds).await });
+                shared.control.spawn(async move { functions::call_by_itself(&name, arguments, &mover).await });
             let ended = async {
                 (&mut run).await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))
             };

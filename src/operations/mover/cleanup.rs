@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::MoverEnvironment;
-use super::cutover::has_schema;
+use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
 use super::state::{LocalTable, Move, MoveState};
 use crate::catalog::pg_error;
@@ -57,6 +57,8 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
         }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
     }
+    // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
+    cutover::unfence(&source, mv).await?;
     undo_full_identity(environment, &source, mv).await?;
     for (target, schema) in &created {
         if is_marked(target, mv, schema).await? {

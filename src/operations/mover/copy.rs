@@ -17,6 +17,7 @@ use super::pieces::Routes;
 use super::session::{self, Session};
 use super::snapshot::SourceTable;
 use super::state::Move;
+use super::throttle::CopyThrottle;
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
@@ -31,14 +32,15 @@ pub struct Copied {
     pub bytes: u64,
 }
 
-/// Copies every table out of the exported snapshot. The move's row has the totals after each table.
+/// Copies every table out of the exported snapshot, or, where nobody writes, as it is. The move's row has the totals after each table.
 pub async fn copy(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &Move,
     tables: &[SourceTable],
     routes: &Routes,
-    snapshot: &str,
+    snapshot: Option<&str>,
+    mut throttle: CopyThrottle<'_>,
 ) -> Result<Copied> {
     let source = session::connect(environment, mv.source).await?;
     let mut targets = Vec::new();
@@ -46,14 +48,16 @@ pub async fn copy(
         let session = session::connect_as_replica(environment, node).await?;
         targets.extend(groups.into_iter().map(|group| (group, session.clone())));
     }
-    let begin =
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", literal(snapshot));
-    source.batch_execute(&begin).await.map_err(pg_error)?;
+    source.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(pg_error)?;
+    if let Some(snapshot) = snapshot {
+        let sql = format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot));
+        source.batch_execute(&sql).await.map_err(pg_error)?;
+    }
     let mut done = Copied::default();
     for table in tables {
         let copied = match &targets[..] {
-            [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group)).await?,
-            _ => copy_in_pieces(&source, &targets, table, mv, routes).await?,
+            [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group), &mut throttle).await?,
+            _ => copy_in_pieces(&source, &targets, table, (mv, routes), &mut throttle).await?,
         };
         done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
         mv.note_copied(catalog, done).await?;
@@ -62,13 +66,20 @@ pub async fn copy(
     Ok(done)
 }
 
-async fn copy_whole(source: &Session, target: &Session, table: &SourceTable, into: &str) -> Result<Copied> {
+async fn copy_whole(
+    source: &Session,
+    target: &Session,
+    table: &SourceTable,
+    into: &str,
+    throttle: &mut CopyThrottle<'_>,
+) -> Result<Copied> {
     let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
     let sink = target.copy_in::<_, Bytes>(&copy_in(table, into)).await.map_err(pg_error)?;
     pin_mut!(rows, sink);
     let mut bytes = 0;
     while let Some(frame) = rows.next().await {
         let frame = frame.map_err(pg_error)?;
+        throttle.admit(frame.len()).await?;
         bytes += frame.len() as u64;
         sink.feed(frame).await.map_err(pg_error)?;
     }
@@ -81,8 +92,8 @@ async fn copy_in_pieces(
     source: &Session,
     targets: &[(ShardGroupId, Session)],
     table: &SourceTable,
-    mv: &Move,
-    routes: &Routes,
+    (mv, routes): (&Move, &Routes),
+    throttle: &mut CopyThrottle<'_>,
 ) -> Result<Copied> {
     let places: HashMap<ShardGroupId, (&Session, String)> =
         targets.iter().map(|(group, target)| (*group, (target, copy_in(table, &table.name_in(mv, *group))))).collect();
@@ -100,7 +111,11 @@ async fn copy_in_pieces(
     let mut is_open = true;
     while is_open {
         match rows.next().await {
-            Some(frame) => splitter.push(&frame.map_err(pg_error)?),
+            Some(frame) => {
+                let frame = frame.map_err(pg_error)?;
+                throttle.admit(frame.len()).await?;
+                splitter.push(&frame);
+            }
             None => {
                 splitter.finish();
                 is_open = false;

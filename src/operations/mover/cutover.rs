@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::SimpleQueryMessage;
 
+use super::guard::Guard;
 use super::marker::Marker;
 use super::part;
 use super::session::{Session, is_lock_failure};
@@ -33,11 +34,12 @@ pub struct Cutover {
     pub attempts: u32,
 }
 
-/// The sessions of a cutover.
+/// The sessions of a cutover, and who watches it.
 pub struct Sides<'a> {
     pub catalog: &'a Session,
     pub source: &'a Session,
     pub targets: &'a [Target],
+    pub watch: &'a Guard,
 }
 
 /// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
@@ -57,7 +59,9 @@ pub async fn cut_over(
     let mut pause = Duration::from_millis(20);
     let sequences = sequences(sides.source, mv).await?;
     for attempts in 1.. {
-        marker.catch_up(apply, settings.near, settings.catch_up_patience).await?;
+        sides.watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
+        sides.watch.check()?;
+        apply.pace.is_on = false;
         let held_at = Instant::now();
         *guard = Some(environment.holds.begin(mv.group));
         let (id, fence) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
@@ -80,23 +84,35 @@ pub async fn cut_over(
                     PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target node in time")
                 })??;
                 environment.stop_at(StopPoint::FenceApplied)?;
-                carry_sequences(sides.targets, &answer).await?;
-                part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
-                flip(sides.catalog, mv).await?;
-                if let Err(error) = environment.catalog.refresh().await {
-                    // The move has happened. Statements on the old map meet the fence and ask again.
-                    tracing::warn!(move_id = mv.id, %error, "could not reload the shard map after a move");
-                }
+                switch(environment, &sides, mv, &answer).await?;
                 *guard = None;
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
             }
         }
+        apply.pace.is_on = true;
         // Clients catch their breath, transactions come to their end.
         let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
         applied?;
         pause = (pause * 2).min(Duration::from_secs(2));
     }
     unreachable!("the loop has no other end")
+}
+
+/// What is left to do when the fence stands and all before it is on the targets. `answer`: the fence's.
+pub async fn switch(
+    environment: &MoverEnvironment,
+    sides: &Sides<'_>,
+    mv: &mut Move,
+    answer: &[SimpleQueryMessage],
+) -> Result<()> {
+    carry_sequences(sides.targets, answer).await?;
+    part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
+    flip(sides.catalog, mv).await?;
+    if let Err(error) = environment.catalog.refresh().await {
+        // The move has happened. Statements on the old map meet the fence and ask again.
+        tracing::warn!(move_id = mv.id, %error, "could not reload the shard map after a move");
+    }
+    Ok(())
 }
 
 /// One transaction, flushed at its end even where commits are not.
@@ -118,6 +134,13 @@ fn fence(
         statements.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")));
     }
     statements.push(insert);
+    statements.extend(fence_statements(mv, sequences));
+    (id, statements.join("; "))
+}
+
+/// Reads the sequences, gives the schemas names that nobody asks for, and commits.
+pub fn fence_statements(mv: &Move, sequences: &[(String, String)]) -> Vec<String> {
+    let mut statements = Vec::new();
     for (schema, sequence) in sequences {
         let name = format!("{}.{}", identifier(schema), identifier(sequence));
         statements.push(format!("SELECT {}, last_value, is_called FROM {name}", literal(&name)));
@@ -126,7 +149,7 @@ fn fence(
         statements.push(format!("ALTER SCHEMA {} RENAME TO {}", identifier(&schema), identifier(&fenced)));
     }
     statements.push("COMMIT".to_owned());
-    (id, statements.join("; "))
+    statements
 }
 
 /// Gives the source's schemas their names back, where they were fenced. Repeatable.
@@ -192,7 +215,7 @@ pub async fn flip(catalog: &Session, mv: &mut Move) -> Result<()> {
 }
 
 /// Sequences of the source's shard schemas, under the names they have now.
-async fn sequences(source: &Session, mv: &Move) -> Result<Vec<(String, String)>> {
+pub async fn sequences(source: &Session, mv: &Move) -> Result<Vec<(String, String)>> {
     let sql = "SELECT schemaname::text, sequencename::text FROM pg_sequences WHERE schemaname = ANY ($1)";
     let rows = source.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -240,4 +263,4 @@ pub async fn has_schema(session: &Session, name: &str) -> Result<bool> {
 }
 
 /// The purpose of the marker that goes with a fence.
-const FENCE: &str = "fence";
+pub const FENCE: &str = "fence";

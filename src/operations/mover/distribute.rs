@@ -16,14 +16,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::cutover::Cutover;
+use super::guard::Guard;
 use super::marker::Marker;
 use super::pieces::{Piece, Routes};
 use super::session::{Session, is_lock_failure};
 use super::state::{LocalTable, Move, MoveState, taken_over};
 use super::stream::Apply;
 use super::target::{self, Target};
+use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, Notify, StopPoint, begin, carry_out, cleanup, copy, session, snapshot, verify,
+    MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched, session,
+    snapshot, verify,
 };
 use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
@@ -113,7 +116,7 @@ pub async fn create_distributed_table_concurrently(
         PgError::new(error.code(), "another create_distributed_table_concurrently operation is in progress")
             .hint("Make sure that the concurrent operation has finished and re-run the command")
     })?;
-    carry_out(environment, catalog, mv, notify).await?;
+    carry_out(environment, catalog, mv, TransferMode::Online, notify).await?;
     Ok(Value::Null)
 }
 
@@ -225,34 +228,43 @@ pub async fn run(
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
 
-    let (replication, slot) = snapshot::create_slot(environment, mv).await?;
+    let watch = Guard::begin(environment, mv);
+    let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let copied = copy::copy(environment, catalog, mv, &tables, &routes, &slot.snapshot).await?;
+    let throttle = CopyThrottle::new(environment, &watch);
+    let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
+    let copied = watch.during(copy).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 
     let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &definition, &map));
-    try_join_all(on_each).await?;
+    watch.during(try_join_all(on_each)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point);
+    let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
+    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
     let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
-    marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-    mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-    for target in &targets {
-        finish(target, &definition, &map, &mut apply).await?;
-    }
-    if settings.verify {
-        mv.note_phase(catalog, "Final Catchup", 0).await?;
+    let following = async {
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-        verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
-    }
+        mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
+        for target in &targets {
+            finish(target, &definition, &map, &mut apply).await?;
+        }
+        if settings.verify {
+            mv.note_phase(catalog, "Final Catchup", 0).await?;
+            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+            verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
+        }
+        Ok(())
+    };
+    watch.during(following).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let Cutover { hold, attempts } = cut_over(environment, mv, &table, &text, &mut marker, &mut apply).await?;
+    let Cutover { hold, attempts } =
+        cut_over(environment, mv, (&table, &text), &mut marker, &mut apply, &watch).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -263,14 +275,7 @@ pub async fn run(
     };
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
-    // It has happened; what follows may be done later.
-    let cleaned = async {
-        mv.note_report(catalog, &report).await?;
-        cleanup::clean_up(environment, catalog, mv).await
-    };
-    if let Err(error) = cleaned.await {
-        tracing::warn!(move_id = mv.id, %error, "could not drop what distributing a table left, will retry");
-    }
+    finish_switched(environment, catalog, mv, &report).await;
     Ok(report)
 }
 
@@ -308,7 +313,7 @@ async fn finish(target: &Target, definition: &TableDefinition, map: &ShardMap, a
         applied?;
         done.map_err(pg_error)?;
         let name = qualified(&shard_schema(&definition.schema, *group), &definition.name);
-        target::analyze(target, &name, apply).await?;
+        target::analyze(target, &name, &mut Some(&mut *apply)).await?;
     }
     Ok(())
 }
@@ -319,10 +324,10 @@ async fn finish(target: &Target, definition: &TableDefinition, map: &ShardMap, a
 async fn cut_over(
     environment: &MoverEnvironment,
     mv: &mut Move,
-    table: &LocalTable,
-    definition: &str,
+    (table, definition): (&LocalTable, &str),
     marker: &mut Marker,
     apply: &mut Apply,
+    watch: &Guard,
 ) -> Result<Cutover> {
     let settings = &environment.settings;
     let start = Instant::now();
@@ -337,7 +342,9 @@ async fn cut_over(
         tables::lock(),
     );
     for attempts in 1.. {
-        marker.catch_up(apply, settings.near, settings.catch_up_patience).await?;
+        watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
+        watch.check()?;
+        apply.pace.is_on = false;
         // Its end undoes all that is not committed.
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
@@ -377,6 +384,7 @@ async fn cut_over(
             }
         }
         drop((hold, locker));
+        apply.pace.is_on = true;
         let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
         applied?;
         pause = (pause * 2).min(Duration::from_secs(2));

@@ -35,7 +35,7 @@ pub async fn a_local_table_is_distributed_whatever_crashes(stage: &Stage) {
         let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap();
         let oid = TableOid(arguments["table_name"].as_u64().unwrap() as u32);
         let before = tables_of_workers(stage).await;
-        let mut crashing = MoverEnvironment::new(catalog.clone(), stage.environment.holds.clone());
+        let mut crashing = MoverEnvironment::new(catalog.clone(), stage.environment.holds.clone(), Arc::default());
         crashing.stop_at = Some(point);
         let stopped = create_distributed_table_concurrently(&crashing, &arguments, &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");

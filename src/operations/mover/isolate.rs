@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::part::Part;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, begin, carry_out, schemas, session};
+use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas, session};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{literal, readable};
 use crate::error::{PgError, Result, SqlState};
@@ -47,6 +47,7 @@ async fn isolate(
     node: Option<NodeId>,
     notify: &Notify<'_>,
 ) -> Result<Value> {
+    let mode = TransferMode::of(arguments)?;
     let map = environment.catalog.refresh().await?;
     let (table, _) = distributed(&map, arguments)?;
     let catalog = begin(environment, table.colocation).await?;
@@ -81,7 +82,7 @@ async fn isolate(
     let new = part.group;
     let mv = Move::new(colocation.id, group.id, nodes, schemas(&map, colocation.id));
     let mv = Move::plan(&catalog, Move { part: Some(part), ..mv }).await?;
-    carry_out(environment, catalog, mv, notify).await?;
+    carry_out(environment, catalog, mv, mode, notify).await?;
     let map = environment.catalog.refresh().await?;
     let shard = map.table_by_oid(table.oid).and_then(|t| {
         t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, group)| group == new)).copied()

@@ -119,7 +119,7 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         tokio::spawn(write(stage, BYSTANDER, stop, count))
     };
     for (at, (tenant, point)) in TENANTS.into_iter().zip(points).enumerate() {
-        let mut crashing = MoverEnvironment::new(catalog.clone(), holds.clone());
+        let mut crashing = MoverEnvironment::new(catalog.clone(), holds.clone(), Arc::default());
         crashing.stop_at = Some(point);
         let node = 1 + (at as i32 % 2);
         let stopped = tenantry_isolate_tenant(&crashing, &arguments(tenant, node), &quiet).await.unwrap_err();

@@ -12,12 +12,14 @@
 //! A failure is repaired by the same code as a crash: `repair` looks at the row and at both nodes, and either undoes the
 //! move or, when the fence and all before it are on the target, finishes it.
 
+mod blocking;
 mod change;
 mod cleanup;
 mod copy;
 mod cutover;
 mod definition;
 pub mod distribute;
+mod guard;
 pub mod isolate;
 mod lock;
 mod marker;
@@ -31,11 +33,16 @@ pub mod split;
 mod state;
 mod stream;
 mod target;
+mod throttle;
 mod verify;
 mod xid_snapshot;
 
 #[cfg(test)]
+mod blocking_tests;
+#[cfg(test)]
 mod distribute_tests;
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
 #[cfg(test)]
@@ -46,26 +53,35 @@ pub(crate) mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{HoldGuard, Holds};
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
 use cutover::{Cutover, Sides};
+use guard::Guard;
 use marker::Marker;
 use pieces::Routes;
 use session::Session;
 use state::Move;
 use stream::Apply;
 use target::Target;
+use throttle::{CopyThrottle, Pace};
 
+pub use blocking::TransferMode;
 pub use lock::{share_statement, try_share_statement};
 pub use state::{MoveState, register_metrics};
+pub use throttle::MoveLimits;
 
 /// What moves need from the rest of the proxy.
+#[derive(Clone)]
 pub struct MoverEnvironment {
     pub catalog: Arc<Catalog>,
     pub holds: Arc<Holds>,
     pub settings: MoverSettings,
+    /// They may change while a move runs.
+    pub limits: Arc<ArcSwap<MoveLimits>>,
     /// For tests: end here as a crash would, with everything left as it is.
     pub stop_at: Option<StopPoint>,
 }
@@ -89,6 +105,8 @@ pub struct MoverSettings {
     pub catch_up_patience: Duration,
     /// Longest time from the fence to the last change's arrival before the move is undone. Default: 5s.
     pub fence_patience: Duration,
+    /// Longest pause of a copy for one standby. Default: 10min.
+    pub standby_patience: Duration,
     /// Compare both sides before the cutover. Default: yes.
     pub verify: bool,
 }
@@ -104,6 +122,7 @@ impl Default for MoverSettings {
             near: Duration::from_millis(20),
             catch_up_patience: Duration::from_secs(600),
             fence_patience: Duration::from_secs(5),
+            standby_patience: Duration::from_secs(600),
             verify: true,
         }
     }
@@ -127,8 +146,8 @@ pub enum StopPoint {
 }
 
 impl MoverEnvironment {
-    pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>) -> Self {
-        Self { catalog, holds, settings: MoverSettings::default(), stop_at: None }
+    pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
+        Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None }
     }
 
     fn stop_at(&self, point: StopPoint) -> Result<()> {
@@ -177,6 +196,7 @@ pub struct MoveRequest {
     pub group: ShardGroupId,
     pub source: NodeId,
     pub target: NodeId,
+    pub mode: TransferMode,
 }
 
 /// How a move went.
@@ -216,7 +236,7 @@ pub async fn move_shard_group(
     let schemas = schemas(&map, colocation);
     let nodes = (request.source, request.target);
     let mv = Move::plan(&catalog, Move::new(colocation, request.group, nodes, schemas)).await?;
-    carry_out(environment, catalog, mv, notify).await.map(Some)
+    carry_out(environment, catalog, mv, request.mode, notify).await.map(Some)
 }
 
 /// The session of a move, with the colocation group's lock; unfinished moves of the group are repaired.
@@ -234,10 +254,21 @@ async fn carry_out(
     environment: &MoverEnvironment,
     catalog: Session,
     mut mv: Move,
+    mode: TransferMode,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     let mut guard = None;
-    match run(environment, &catalog, &mut mv, &mut guard, notify).await {
+    let ran = match mode {
+        TransferMode::Online => run(environment, &catalog, &mut mv, &mut guard, notify).await,
+        TransferMode::BlockWrites => {
+            async {
+                environment.stop_at(StopPoint::Planned)?;
+                blocking::run(environment, &catalog, &mut mv, &mut guard).await
+            }
+            .await
+        }
+    };
+    match ran {
         Ok(report) => Ok(report),
         Err(error) if environment.stop_at.is_some() && error.code() == STOPPED => Err(error),
         Err(error) => {
@@ -308,30 +339,38 @@ async fn run(
     environment.stop_at(StopPoint::TargetCreated)?;
 
     snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
-    let (replication, slot) = snapshot::create_slot(environment, mv).await?;
+    let watch = Guard::begin(environment, mv);
+    let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let copied = copy::copy(environment, catalog, mv, &tables, &routes, &slot.snapshot).await?;
+    let throttle = CopyThrottle::new(environment, &watch);
+    let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
+    let copied = watch.during(copy).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 
-    target::build_keys_and_indexes(&targets, mv, &definition).await?;
+    watch.during(target::build_keys_and_indexes(&targets, mv, &definition)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point);
+    let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
+    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
     let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
     let settings = &environment.settings;
-    marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-    mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-    for target in &targets {
-        target::finish(environment, target, mv, &definition, &mut apply).await?;
-    }
-    if settings.verify {
-        mv.note_phase(catalog, "Final Catchup", 0).await?;
+    let following = async {
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-        verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
-    }
+        mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
+        for target in &targets {
+            target::finish(environment, target, mv, &definition, &mut Some(&mut apply)).await?;
+        }
+        if settings.verify {
+            mv.note_phase(catalog, "Final Catchup", 0).await?;
+            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+            verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
+        }
+        Ok(())
+    };
+    watch.during(following).await?;
     // Schema changes wait for the group's lock; one that came past it would be lost with the source's tables.
     if definition::read(&source, mv).await? != definition {
         return Err(PgError::new(
@@ -343,7 +382,7 @@ async fn run(
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let sides = Sides { catalog, source: &source, targets: &targets };
+    let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch };
     let Cutover { hold, attempts } =
         cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
     let report = MoveReport {
@@ -356,15 +395,19 @@ async fn run(
     };
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
-    // The move has happened; what follows may be done later.
+    finish_switched(environment, catalog, mv, &report).await;
+    Ok(report)
+}
+
+/// The move has happened; what is left may also be done later.
+async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, report: &MoveReport) {
     let cleaned = async {
-        mv.note_report(catalog, &report).await?;
+        mv.note_report(catalog, report).await?;
         cleanup::clean_up(environment, catalog, mv).await
     };
     if let Err(error) = cleaned.await {
         tracing::warn!(move_id = mv.id, %error, "could not drop what a shard move left, will retry");
     }
-    Ok(report)
 }
 
 async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
@@ -403,7 +446,7 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
 
 /// The group's colocation group, and whether it is on the target already.
 fn check(map: &ShardMap, request: MoveRequest) -> Result<(ColocationId, bool)> {
-    let MoveRequest { group, source, target } = request;
+    let MoveRequest { group, source, target, .. } = request;
     let found = map.colocations().find_map(|c| c.group(group).map(|g| (c.id, g.node)));
     let Some((colocation, node)) = found else {
         return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find valid entry for shard {group}")));

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::pieces::Piece;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, begin, carry_out, schemas};
+use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ColocationId, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap};
@@ -31,7 +31,8 @@ pub async fn citus_split_shard_by_split_points(
         ))
         .hint("Give one node id more than split points."));
     }
-    split(environment, shard(arguments)?, notify, |shard, group| {
+    let mode = TransferMode::of(arguments)?;
+    split(environment, shard(arguments)?, mode, notify, |shard, group| {
         check_points(shard, group, &points)?;
         Ok((points.clone(), nodes.clone()))
     })
@@ -52,7 +53,8 @@ pub async fn tenantry_split_shard(
     if nodes.as_ref().is_some_and(Vec::is_empty) {
         return Err(invalid("no nodes are given".to_owned()));
     }
-    split(environment, shard(arguments)?, notify, |shard, group| {
+    let mode = TransferMode::of(arguments)?;
+    split(environment, shard(arguments)?, mode, notify, |shard, group| {
         let hashes = i64::from(group.max) - i64::from(group.min) + 1;
         if !(2..=PARTS_MAX.min(hashes)).contains(&parts) {
             return Err(invalid(format!("cannot split shard {shard} into {parts} parts"))
@@ -69,6 +71,7 @@ pub async fn tenantry_split_shard(
 async fn split(
     environment: &MoverEnvironment,
     shard: ShardId,
+    mode: TransferMode,
     notify: &Notify<'_>,
     cut: impl Fn(ShardId, &ShardGroup) -> Result<(Vec<i32>, Vec<NodeId>)>,
 ) -> Result<Value> {
@@ -94,7 +97,7 @@ async fn split(
     let ends = (group.node, nodes[0]);
     let mv = Move::new(colocation, group.id, ends, schemas(&map, colocation));
     let mv = Move::plan(&catalog, Move { pieces, ..mv }).await?;
-    carry_out(environment, catalog, mv, notify).await?;
+    carry_out(environment, catalog, mv, mode, notify).await?;
     Ok(Value::Null)
 }
 

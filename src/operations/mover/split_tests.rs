@@ -41,7 +41,7 @@ pub async fn the_rest_is_split_under_a_writer(stage: &Stage, table: i64) {
     for point in [TargetCreated, SlotCreated, Copied, CaughtUp, Fenced, FenceApplied, Switched] {
         let whole = group_of(&catalog.map(), BYSTANDER);
         let before = intervals(&catalog.map());
-        let mut crashing = MoverEnvironment::new(catalog.clone(), stage.environment.holds.clone());
+        let mut crashing = MoverEnvironment::new(catalog.clone(), stage.environment.holds.clone(), Arc::default());
         crashing.stop_at = Some(point);
         let arguments = json!({"shard_id": shard_of(BYSTANDER), "parts": 2, "node_ids": [1, 2]});
         let stopped = tenantry_split_shard(&crashing, &arguments, &quiet).await.unwrap_err();

@@ -23,6 +23,7 @@ use super::pieces::Routes;
 use super::sink::Sink;
 use super::state::Move;
 use super::target::Target;
+use super::throttle::Pace;
 use super::xid_snapshot::XidSnapshot;
 use crate::backend::replication::{Event, ReplicationStream};
 use crate::catalog::pg_error;
@@ -56,6 +57,8 @@ pub struct Apply {
     marker_applied: i64,
     rows: u64,
     alignment: Option<Alignment>,
+    /// Switched off while statements are held.
+    pub pace: Pace,
 }
 
 /// A table that the stream has described.
@@ -80,7 +83,14 @@ struct Alignment {
 
 impl Apply {
     /// Transactions that ended at or before `applied` are skipped.
-    pub fn new(stream: ReplicationStream, targets: &[Target], mv: &Move, routes: Routes, applied: Lsn) -> Self {
+    pub fn new(
+        stream: ReplicationStream,
+        targets: &[Target],
+        mv: &Move,
+        routes: Routes,
+        applied: Lsn,
+        pace: Pace,
+    ) -> Self {
         let places = targets.iter().enumerate().flat_map(|(sink, t)| t.groups.iter().map(move |group| (*group, sink)));
         Self {
             stream,
@@ -100,6 +110,7 @@ impl Apply {
             marker_applied: 0,
             rows: 0,
             alignment: None,
+            pace,
         }
     }
 
@@ -183,6 +194,7 @@ impl Apply {
         match event {
             Event::Change(bytes) => {
                 let size = bytes.len();
+                self.pace.spend(size).await;
                 self.sort(Message::decode(bytes)?, size).await?;
             }
             Event::Keepalive(end) => {

@@ -1,5 +1,6 @@
 //! The target's side of a move: schemas and tables first, keys and indexes after the copy, foreign keys last.
 
+use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -86,13 +87,14 @@ pub async fn build_keys_and_indexes(targets: &[Target], mv: &Move, on_source: &D
     try_join_all(on_each).await.map(|_: Vec<()>| ())
 }
 
-/// Foreign keys, and what else only matters once clients write here. Changes are applied while keys are checked.
+/// Foreign keys, and what else only matters once clients write here. Changes, if there are any, are applied while keys are
+/// checked.
 pub async fn finish(
     environment: &MoverEnvironment,
     target: &Target,
     mv: &Move,
     on_source: &Definition,
-    apply: &mut Apply,
+    apply: &mut Option<&mut Apply>,
 ) -> Result<()> {
     let MoverSettings { lock_timeout, lock_patience, .. } = environment.settings;
     for group in &target.groups {
@@ -102,9 +104,7 @@ pub async fn finish(
             with_short_locks(&target.session, statement, lock_timeout, lock_patience).await?;
         }
         for statement in definition.foreign_keys.iter().filter_map(|key| key.validate.as_ref()) {
-            let (validated, applied) = apply.run_while(validate(&target.session, statement)).await;
-            applied?;
-            validated?;
+            beside(apply, validate(&target.session, statement)).await?;
         }
         let sql = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
         for row in target.session.query(sql, &[&mv.schemas_of(*group)]).await.map_err(pg_error)? {
@@ -115,11 +115,17 @@ pub async fn finish(
 }
 
 /// Fresh tables have no statistics, and plans made without them are bad ones. `table` is quoted.
-pub async fn analyze(target: &Target, table: &str, apply: &mut Apply) -> Result<()> {
+pub async fn analyze(target: &Target, table: &str, apply: &mut Option<&mut Apply>) -> Result<()> {
     let statement = format!("ANALYZE {table}");
-    let (analyzed, applied) = apply.run_while(target.session.batch_execute(&statement)).await;
+    beside(apply, async { target.session.batch_execute(&statement).await.map_err(pg_error) }).await
+}
+
+/// Awaits `work` while changes are applied.
+async fn beside<T>(apply: &mut Option<&mut Apply>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(apply) = apply else { return work.await };
+    let (done, applied) = apply.run_while(work).await;
     applied?;
-    analyzed.map_err(pg_error)
+    done
 }
 
 /// A row that two transactions on two nodes made together may refer to a reference row that is not here yet.

@@ -9,11 +9,11 @@ use crate::dev_cluster;
 use crate::shard_map::ShardId;
 use tokio_postgres::Client;
 
-const GROUP: ShardGroupId = ShardGroupId(102008);
+pub const GROUP: ShardGroupId = ShardGroupId(102008);
 use crate::dev_cluster::ports::PortRange;
 
-const SOURCE: NodeId = NodeId(1);
-const TARGET: NodeId = NodeId(2);
+pub const SOURCE: NodeId = NodeId(1);
+pub const TARGET: NodeId = NodeId(2);
 
 /// A coordinator and two workers; the shard groups, from 102008 on, stand on the first.
 pub(crate) struct Stage {
@@ -71,18 +71,20 @@ impl Stage {
                 .unwrap();
         }
         workers[1].batch_execute("SET search_path TO public_102008").await.unwrap();
-        let environment = MoverEnvironment::new(catalog, Arc::new(Holds::default()));
+        let environment = MoverEnvironment::new(catalog, Arc::new(Holds::default()), Arc::default());
         Stage { ports, cluster: Some(cluster), environment, workers, coordinator }
     }
 
-    async fn move_to(&self, source: NodeId, target: NodeId) -> Result<Option<MoveReport>> {
-        move_shard_group(&self.environment, MoveRequest { group: GROUP, source, target }, &|notice| {
-            println!("notice: {notice:?}")
-        })
+    pub async fn move_to(&self, source: NodeId, target: NodeId) -> Result<Option<MoveReport>> {
+        move_shard_group(
+            &self.environment,
+            MoveRequest { group: GROUP, source, target, mode: TransferMode::Online },
+            &|notice| println!("notice: {notice:?}"),
+        )
         .await
     }
 
-    async fn node_of_group(&self) -> NodeId {
+    pub async fn node_of_group(&self) -> NodeId {
         let sql = "SELECT nodeid FROM tenantry.shard_group WHERE id = 102008";
         NodeId(self.coordinator.query_one(sql, &[]).await.unwrap().get::<_, i32>(0) as u32)
     }
@@ -143,7 +145,7 @@ impl Stage {
     }
 }
 
-const TABLES: &str = "
+pub const TABLES: &str = "
     CREATE SEQUENCE ticket;
     CREATE TABLE orders (tenant bigint, id bigint, n bigint NOT NULL DEFAULT 0, note text, big text,
         doubled bigint GENERATED ALWAYS AS (n * 2) STORED, PRIMARY KEY (tenant, id));
@@ -207,7 +209,7 @@ fn stage_tickets(acknowledged: &[AtomicI64]) -> i64 {
 }
 
 /// One client as the proxy would serve it: waits at the hold, follows the placement, runs again what the fence refused.
-async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &AtomicI64, longest: &AtomicI64) {
+pub async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &AtomicI64, longest: &AtomicI64) {
     let settings = stage.environment.catalog.settings().clone();
     let mut servers = Vec::new();
     for address in stage.cluster.as_ref().unwrap().workers() {

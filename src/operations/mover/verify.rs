@@ -31,29 +31,52 @@ pub async fn verify(
 ) -> Result<()> {
     let (source, targets) = aligned(environment, mv, marker, apply).await?;
     apply.release().await?;
-    let of_groups: Vec<(ShardGroupId, &Session)> =
-        targets.iter().flat_map(|(groups, target)| groups.iter().map(move |group| (*group, target))).collect();
     for table in tables {
-        let sums = async {
-            let on_targets = of_groups.iter().map(|(group, target)| digest(target, mv, table, Some(*group)));
-            tokio::join!(digest(&source, mv, table, None), try_join_all(on_targets))
-        };
-        let (sums, applied) = apply.run_while(sums).await;
+        let (compared, applied) = apply.run_while(compare(&source, &targets, mv, table)).await;
         applied?;
-        let (source, target) = (sums.0?, sums.1?.into_iter().fold(Digest::default(), Digest::add));
-        if target.misplaced > 0 {
-            return Err(PgError::new(
-                SqlState::DATA_CORRUPTED,
-                format!("{} rows of {} went to the wrong piece", target.misplaced, table.name),
-            ));
-        }
-        if source != target {
-            return Err(PgError::new(
-                SqlState::DATA_CORRUPTED,
-                format!("the copy of {} on the target node differs from the source", table.name),
-            )
-            .detail(format!("The source has {} rows, the target {}.", source.rows, target.rows)));
-        }
+        compared?;
+    }
+    Ok(())
+}
+
+/// As `verify`, while nobody writes.
+pub async fn verify_at_rest(environment: &MoverEnvironment, mv: &Move, tables: &[SourceTable]) -> Result<()> {
+    let source = session::connect(environment, mv.source).await?;
+    let targets = targets(environment, mv).await?;
+    for table in tables {
+        compare(&source, &targets, mv, table).await?;
+    }
+    Ok(())
+}
+
+/// The sessions of the target nodes, each with the shard groups there.
+type Sessions = Vec<(Vec<ShardGroupId>, Session)>;
+
+async fn targets(environment: &MoverEnvironment, mv: &Move) -> Result<Sessions> {
+    let mut targets = Vec::new();
+    for (node, groups) in mv.targets() {
+        targets.push((groups, session::connect(environment, node).await?));
+    }
+    Ok(targets)
+}
+
+async fn compare(source: &Session, targets: &Sessions, mv: &Move, table: &SourceTable) -> Result<()> {
+    let of_groups = targets.iter().flat_map(|(groups, target)| groups.iter().map(move |group| (*group, target)));
+    let on_targets = of_groups.map(|(group, target)| digest(target, mv, table, Some(group)));
+    let sums = tokio::join!(digest(source, mv, table, None), try_join_all(on_targets));
+    let (source, target) = (sums.0?, sums.1?.into_iter().fold(Digest::default(), Digest::add));
+    if target.misplaced > 0 {
+        return Err(PgError::new(
+            SqlState::DATA_CORRUPTED,
+            format!("{} rows of {} went to the wrong piece", target.misplaced, table.name),
+        ));
+    }
+    if source != target {
+        return Err(PgError::new(
+            SqlState::DATA_CORRUPTED,
+            format!("the copy of {} on the target node differs from the source", table.name),
+        )
+        .detail(format!("The source has {} rows, the target {}.", source.rows, target.rows)));
     }
     Ok(())
 }
@@ -103,11 +126,8 @@ async fn aligned(
     mv: &Move,
     marker: &mut Marker,
     apply: &mut Apply,
-) -> Result<(Session, Vec<(Vec<ShardGroupId>, Session)>)> {
-    let mut targets = Vec::new();
-    for (node, groups) in mv.targets() {
-        targets.push((groups, session::connect(environment, node).await?));
-    }
+) -> Result<(Session, Sessions)> {
+    let targets = targets(environment, mv).await?;
     for _ in 0..ATTEMPTS {
         let source = session::connect(environment, mv.source).await?;
         source.batch_execute(BEGIN).await.map_err(pg_error)?;

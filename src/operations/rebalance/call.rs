@@ -14,7 +14,7 @@ use super::strategy::Strategy;
 use crate::catalog::nodes::set_should_have_shards;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoveRequest, MoverEnvironment, Notice, Notify, move_shard_group};
+use crate::operations::mover::{MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group};
 use crate::shard_map::{Node, NodeId, ShardId, ShardMap, Table, TableOid};
 
 /// `citus_move_shard_placement`, by node names or by node ids. All colocated shards move with it.
@@ -23,6 +23,7 @@ pub async fn citus_move_shard_placement(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
+    let mode = TransferMode::of(arguments)?;
     let map = environment.catalog.refresh().await?;
     let shard = ShardId(integer(arguments, "shard_id")? as u64);
     let Some((_, group)) = map.group_of_shard(shard) else {
@@ -49,7 +50,7 @@ pub async fn citus_move_shard_placement(
         };
         (source_node.id, target_node.id)
     };
-    move_shard_group(environment, MoveRequest { group, source, target }, notify).await?;
+    move_shard_group(environment, MoveRequest { group, source, target, mode }, notify).await?;
     Ok(Value::Null)
 }
 
@@ -59,8 +60,9 @@ pub async fn rebalance_table_shards(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
+    let mode = TransferMode::of(arguments)?;
     let (_, moves) = planned(environment, arguments, notify).await?;
-    carry_out_all(environment, moves, Limits::default(), notify).await?;
+    carry_out_all(environment, moves, mode, Limits::default(), notify).await?;
     Ok(Value::Null)
 }
 
@@ -99,6 +101,7 @@ pub(super) fn shards_of(map: &ShardMap, step: &ShardMove) -> Vec<(Arc<Table>, Sh
 
 /// `citus_drain_node`: the node gets no more shards, and those it has go elsewhere.
 pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value, notify: &Notify<'_>) -> Result<Value> {
+    let mode = TransferMode::of(arguments)?;
     let (host, port) = (text(arguments, "nodename")?, integer(arguments, "nodeport")?);
     let map = environment.catalog.refresh().await?;
     let Some(node) = node_at(&map, (host, port)) else {
@@ -119,7 +122,7 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
     }
     let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
     let (_, moves) = planned(environment, &arguments, notify).await?;
-    carry_out_all(environment, moves, Limits::default(), notify).await?;
+    carry_out_all(environment, moves, mode, Limits::default(), notify).await?;
     Ok(Value::Null)
 }
 

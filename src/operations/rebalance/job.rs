@@ -23,7 +23,7 @@ use crate::catalog::job_tasks::{self, Task, TaskEnd};
 use crate::catalog::jobs::{self, Job, JobState};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoverEnvironment, Notice, Notify};
+use crate::operations::mover::{MoverEnvironment, Notice, Notify, TransferMode};
 use crate::shard_map::NodeId;
 
 /// `citus_rebalance_start`: plans now, moves in the background; answers the job's id, 0 when there is nothing to do.
@@ -32,6 +32,7 @@ pub async fn citus_rebalance_start(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
+    let mode = TransferMode::of(arguments)?;
     let (_, moves) = planned(environment, arguments, notify).await?;
     let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
     let client: &mut tokio_postgres::Client = &mut pooled;
@@ -51,7 +52,8 @@ pub async fn citus_rebalance_start(
         return Ok(json!(0));
     }
     let colocated = arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
-    let id = jobs::add(&transaction, KIND, &json!({ COLOCATED: colocated }), "Rebalance all colocation groups").await?;
+    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode.as_str() });
+    let id = jobs::add(&transaction, KIND, &arguments, "Rebalance all colocation groups").await?;
     for step in &moves {
         job_tasks::add(&transaction, id, (step.colocation, step.group), (step.source, step.target)).await?;
     }
@@ -74,6 +76,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
         job_tasks::take_over(&**client, job.id).await?;
     }
     let colocated = job.arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
+    let mode = TransferMode::of(&job.arguments)?;
     let limits = Limits { colocated, ..Limits::default() };
     let (mut running, mut under_way) = (Vec::<ShardMove>::new(), FuturesUnordered::new());
     let mut failed: Option<PgError> = None;
@@ -90,7 +93,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
                 job_tasks::begin(&**client, task.id).await?;
                 running.push(step.clone());
                 let task = task.clone();
-                under_way.push(async move { (attempt(environment, &step, notify).await, task, step) });
+                under_way.push(async move { (attempt(environment, &step, mode, notify).await, task, step) });
             }
         }
         drop(client);
@@ -117,13 +120,18 @@ fn step(task: &Task) -> ShardMove {
     ShardMove { colocation: task.colocation, group: task.group, source: task.source, target: task.target }
 }
 
-async fn attempt(environment: &MoverEnvironment, step: &ShardMove, notify: &Notify<'_>) -> Result<()> {
+async fn attempt(
+    environment: &MoverEnvironment,
+    step: &ShardMove,
+    mode: TransferMode,
+    notify: &Notify<'_>,
+) -> Result<()> {
     let map = environment.catalog.refresh().await?;
     let home = map.colocation(step.colocation).and_then(|c| c.group(step.group)).map(|g| g.node);
     if home != Some(step.source) {
         return Ok(()); // done before a crash, moved by hand, or dropped
     }
-    carry_out(environment, step, notify).await.map(|_| ())
+    carry_out(environment, step, mode, notify).await.map(|_| ())
 }
 
 /// The inner error is one that ends the job.
@@ -284,6 +292,7 @@ fn no_such_job(id: i64) -> PgError {
 pub const KIND: &str = "rebalance";
 /// Argument of `citus_rebalance_start`, kept in the job.
 const COLOCATED: &str = "parallel_transfer_colocated_shards";
+const TRANSFER_MODE: &str = "shard_transfer_mode";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRIES_MAX: u32 = 5;

@@ -9,7 +9,9 @@ use super::plan::{Bytes, ShardMove};
 use crate::catalog::pg_error;
 use crate::catalog::shards::{Measure, sizes};
 use crate::error::Result;
-use crate::operations::mover::{MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, move_shard_group};
+use crate::operations::mover::{
+    MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group,
+};
 use crate::shard_map::{NodeId, ShardId, ShardMap};
 
 /// How many moves go on at the same time.
@@ -45,6 +47,7 @@ impl Limits {
 pub async fn carry_out_all(
     environment: &MoverEnvironment,
     steps: Vec<ShardMove>,
+    mode: TransferMode,
     limits: Limits,
     notify: &Notify<'_>,
 ) -> Result<Vec<MoveReport>> {
@@ -57,7 +60,7 @@ pub async fn carry_out_all(
         {
             let step = waiting.remove(at).expect("found just now");
             running.push(step.clone());
-            under_way.push(async move { (carry_out(environment, &step, notify).await, step) });
+            under_way.push(async move { (carry_out(environment, &step, mode, notify).await, step) });
         }
         let Some((ended, step)) = under_way.next().await else { break };
         running.retain(|other| *other != step);
@@ -73,6 +76,7 @@ pub async fn carry_out_all(
 pub async fn carry_out(
     environment: &MoverEnvironment,
     step: &ShardMove,
+    mode: TransferMode,
     notify: &Notify<'_>,
 ) -> Result<Option<MoveReport>> {
     let map = environment.catalog.map();
@@ -82,7 +86,7 @@ pub async fn carry_out(
         address(&map, step.source),
         address(&map, step.target)
     )));
-    let request = MoveRequest { group: step.group, source: step.source, target: step.target };
+    let request = MoveRequest { group: step.group, source: step.source, target: step.target, mode };
     move_shard_group(environment, request, notify).await
 }
 

@@ -1,0 +1,193 @@
+//! Watches what a move does to its servers: WAL that its slot keeps, standbys that cannot follow.
+//!
+//! ```text
+//!   every half second:  source: pg_replication_slots ──keeps too much──> the move ends, and its slot with it
+//!                       source, targets: pg_stat_replication ──too far behind──> copying pauses
+//! ```
+//!
+//! The guard has connections of its own: those of the move may be busy for hours. It never breaks into a fence or a
+//! flip; those ask before they begin.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::MoverEnvironment;
+use super::session::{self, Session};
+use super::state::Move;
+use super::throttle::MoveLimits;
+use crate::catalog::pg_error;
+use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
+
+/// Looks after one move until it is dropped.
+pub struct Guard {
+    seen: watch::Receiver<Seen>,
+    patience: Duration,
+    _looking: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    has_looked: bool,
+    /// The slot keeps too much: the move must end with this.
+    over: Option<PgError>,
+    /// A standby that is too far behind.
+    lagging: Option<String>,
+}
+
+impl Guard {
+    pub fn begin(environment: &MoverEnvironment, mv: &Move) -> Self {
+        let (sender, seen) = watch::channel(Seen::default());
+        let mut nodes: Vec<NodeId> = [mv.source].into_iter().chain(mv.targets().into_iter().map(|(n, _)| n)).collect();
+        nodes.sort();
+        nodes.dedup();
+        let watched = Watched { environment: environment.clone(), slot: mv.name(), source: mv.source, nodes };
+        let looking = AbortOnDropHandle::new(tokio::spawn(watched.look(sender)));
+        Self { seen, patience: environment.settings.standby_patience, _looking: looking }
+    }
+
+    /// Awaits `work`; leaves it, dropped half-way, when the slot keeps too much. For work that a crash may interrupt.
+    ///
+    /// Errors: 53400 then; those of `work`.
+    pub async fn during<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut seen = self.seen.clone();
+        let over = async {
+            match seen.wait_for(|seen| seen.over.is_some()).await.map(|seen| seen.over.clone()) {
+                Ok(Some(error)) => error,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            error = over => Err(error),
+        }
+    }
+
+    /// Errors: 53400 when the slot keeps too much.
+    pub fn check(&self) -> Result<()> {
+        self.seen.borrow().over.clone().map_or(Ok(()), Err)
+    }
+
+    /// Returns when every standby is near enough.
+    ///
+    /// Errors: 55000 when one stays behind for longer than `standby_patience`.
+    pub async fn await_standbys(&self) -> Result<()> {
+        let mut seen = self.seen.clone();
+        if let Some(name) = &seen.borrow().lagging {
+            tracing::info!(standby = name, "a move waits for a standby");
+        }
+        let near = seen.wait_for(|seen| seen.has_looked && seen.lagging.is_none());
+        if tokio::time::timeout(self.patience, near).await.is_ok() {
+            return Ok(());
+        }
+        let name = self.seen.borrow().lagging.clone().unwrap_or_default();
+        Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("standby \"{name}\" stays too far behind for a move"),
+        )
+        .detail("Copying pauses while a standby has more than moves.standby_lag of WAL still to replay.")
+        .hint("See pg_stat_replication, or set moves.standby_lag to 0B."))
+    }
+}
+
+/// What is looked at.
+struct Watched {
+    environment: MoverEnvironment,
+    slot: String,
+    source: NodeId,
+    nodes: Vec<NodeId>,
+}
+
+impl Watched {
+    async fn look(self, sender: watch::Sender<Seen>) {
+        let mut sessions: HashMap<NodeId, Session> = HashMap::new();
+        loop {
+            let limits = self.environment.limits.load_full();
+            let (mut over, mut lagging) = (None, None);
+            for node in &self.nodes {
+                match self.look_at(*node, &limits, &mut sessions).await {
+                    Ok((kept, lag)) => (over, lagging) = (over.or(kept), lagging.or(lag)),
+                    Err(error) => {
+                        // A server that is gone ends the move by itself.
+                        tracing::debug!(%node, %error, "could not look after a move on a node");
+                        sessions.remove(node);
+                    }
+                }
+            }
+            sender.send_replace(Seen { has_looked: true, over, lagging });
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Why the move must end, and which standby it must wait for.
+    async fn look_at(
+        &self,
+        node: NodeId,
+        limits: &MoveLimits,
+        sessions: &mut HashMap<NodeId, Session>,
+    ) -> Result<(Option<PgError>, Option<String>)> {
+        let session = match sessions.get(&node) {
+            Some(session) => session.clone(),
+            None => {
+                let session = session::connect(&self.environment, node).await?;
+                sessions.insert(node, session.clone());
+                session
+            }
+        };
+        let mut over = None;
+        if node == self.source
+            && let Some(row) = session.query_opt(KEPT, &[&self.slot]).await.map_err(pg_error)?
+        {
+            over = self.judge(row.get(0), row.get::<_, i64>(1), limits.slot_wal_bytes);
+        }
+        let mut lagging = None;
+        if limits.standby_lag_bytes > 0
+            && let Some(row) = session.query_opt(BEHIND, &[]).await.map_err(pg_error)?
+            && row.get::<_, i64>(1).unsigned_abs() > limits.standby_lag_bytes
+        {
+            lagging = Some(row.get(0));
+        }
+        Ok((over, lagging))
+    }
+
+    fn judge(&self, status: Option<&str>, bytes: i64, limit: u64) -> Option<PgError> {
+        let error = |why: String| {
+            PgError::new(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                format!("replication slot \"{}\" keeps too much WAL on node {}", self.slot, self.source),
+            )
+            .detail(why)
+        };
+        match status {
+            Some("unreserved" | "lost") => Some(
+                error("It is over the server's max_slot_wal_keep_size.".to_owned())
+                    .hint("Raise that setting on the source node, or run the move when less is written there."),
+            ),
+            _ if limit > 0 && bytes.unsigned_abs() > limit => Some(
+                error(format!("It keeps {bytes} bytes, and moves.slot_wal allows {limit}."))
+                    .hint("Raise that setting or moves.copy_rate, or run the move when less is written there."),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// State of the slot, and bytes of WAL that are kept for it.
+const KEPT: &str = "SELECT wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+    FROM pg_replication_slots WHERE slot_name = $1";
+
+/// The standby that has most to replay, or, where it only keeps WAL, to write. Those that are still being made are
+/// nobody's yet.
+const BEHIND: &str = "SELECT coalesce(nullif(application_name, ''), client_addr::text, pid::text),
+        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), coalesce(replay_lsn, flush_lsn)), 0)::bigint
+    FROM pg_stat_replication r
+    WHERE state = 'streaming' AND NOT EXISTS (
+        SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
+    ORDER BY 2 DESC LIMIT 1";
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
