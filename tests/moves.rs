@@ -24,7 +24,12 @@ const TENANT: i64 = 7;
 
 impl Stage {
     fn set(rows: i64) -> Self {
-        let served = Served::start(2);
+        Self::set_with(rows, "")
+    }
+
+    /// With more of the proxies' configuration.
+    fn set_with(rows: i64, config: &'static str) -> Self {
+        let served = Served::start_with(2, 2, config);
         served.psql("CREATE TABLE ledger (tenant bigint, id bigint, n bigint, PRIMARY KEY (tenant, id))");
         served.psql("SELECT create_distributed_table('ledger', 'tenant', shard_count => 4)");
         served.psql(&format!("INSERT INTO ledger SELECT {TENANT}, -i, 0 FROM generate_series(1, {rows}) i"));
@@ -356,4 +361,55 @@ async fn schema_changes_wait_for_moves_and_moves_for_them() {
     moving.await.unwrap().unwrap();
     served.psql(&format!("INSERT INTO ledger (tenant, id, z) VALUES ({TENANT}, 1, 1)"));
     stage.expect_nothing_left("after schema changes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_move_is_undone_by_another_proxy_after_the_one_that_made_it_was_killed() {
+    let mut stage = Stage::set_with(5_000, "[moves]\nundo_window = \"1h\"\n");
+    stage.served.start_proxy(1);
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (0..2i64)
+        .map(|w| tokio::spawn(write(stage.served.dsn(1), w * 1_000_000, stop.clone())))
+        .collect();
+    let home = stage.home();
+    stage.served.psql(&stage.move_away());
+    assert_ne!(stage.home(), home);
+    let undoable = "SELECT back_of FROM tenantry.shard_move WHERE state = 'undoable'";
+    let id = psql(&stage.served.coordinator_dsn(), undoable);
+    // Somebody applies what clients write to the old copy; he is killed, and the other goes on.
+    let follows = || stage.served.everywhere("SELECT 'active' FROM pg_replication_slots WHERE active") == ["active"];
+    assert!(wait_until(Duration::from_secs(30), follows));
+    stage.served.kill_proxy(0);
+    assert!(wait_until(Duration::from_secs(30), || {
+        stage.served.everywhere("SELECT 'active' FROM pg_replication_slots WHERE active") == ["active"]
+    }));
+    let client = connect(&stage.served.dsn(1)).await;
+    client.batch_execute(&format!("SELECT tenantry_undo_move({id})")).await.unwrap();
+    assert_eq!(stage.home(), home);
+    stop.set();
+    let mut written = Vec::new();
+    for (w, writer) in (0i64..).zip(writers) {
+        let (count, longest) = writer.await.unwrap();
+        println!("{count} writes, longest {longest:?}");
+        written.push((w * 1_000_000, count));
+    }
+    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_nothing_left("after an undo");
+    let again = client.batch_execute(&format!("SELECT tenantry_undo_move({id})")).await.unwrap_err();
+    assert_eq!(again.code().map(|c| c.code()), Some("55000"), "{again:?}");
+
+    // Writes wait for a move without a stream, and arrive.
+    let stop = Arc::new(Stop::default());
+    let writer = tokio::spawn(write(stage.served.dsn(1), 5_000_000, stop.clone()));
+    let blocking = stage.move_away().replace(')', ", 'block_writes')");
+    client.batch_execute(&blocking).await.unwrap();
+    assert_ne!(stage.home(), home);
+    stop.set();
+    let (count, longest) = writer.await.unwrap();
+    println!("{count} writes, longest {longest:?}");
+    written.push((5_000_000, count));
+    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_nothing_left("after a move without a stream");
+    let unknown = client.batch_execute(&stage.move_away().replace(')', ", 'gigantic')")).await.unwrap_err();
+    assert_eq!(unknown.code().map(|c| c.code()), Some("22P02"), "{unknown:?}");
 }

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (95, "proxies", include_str!("schema/095_proxies.sql")),
     (100, "distribute", include_str!("schema/100_distribute.sql")),
     (110, "orphans", include_str!("schema/110_orphans.sql")),
+    (120, "undo", include_str!("schema/120_undo.sql")),
     (130, "loads", include_str!("schema/130_loads.sql")),
     (140, "standbys", include_str!("schema/140_standbys.sql")),
 ];

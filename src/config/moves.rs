@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::units::Size;
+use super::units::{Size, Time};
 use crate::operations::mover::MoveLimits;
 
 /// What a move of shards may take of its servers. Moves that run follow a reload.
@@ -17,6 +17,8 @@ pub struct Moves {
     pub standby_lag: Size,
     /// A move ends when its slot keeps more WAL; 0B: it may keep any. Unit: size. Default: 16GB. Reload: yes.
     pub slot_wal: Size,
+    /// For so long after a move it can be undone; 0ms: it cannot. Unit: time. Default: 0ms. Reload: yes.
+    pub undo_window: Time,
 }
 
 impl Default for Moves {
@@ -28,6 +30,7 @@ impl Default for Moves {
             change_rate: size(of.change_rate_bytes),
             standby_lag: size(of.standby_lag_bytes),
             slot_wal: size(of.slot_wal_bytes),
+            undo_window: Time(of.undo_window),
         }
     }
 }
@@ -39,6 +42,7 @@ impl Moves {
             change_rate_bytes: self.change_rate.0 as u64,
             standby_lag_bytes: self.standby_lag.0 as u64,
             slot_wal_bytes: self.slot_wal.0 as u64,
+            undo_window: self.undo_window.0,
         }
     }
 }

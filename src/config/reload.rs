@@ -252,6 +252,7 @@ const RELOADS: &[&str] = &[
     "moves.copy_rate",
     "moves.slot_wal",
     "moves.standby_lag",
+    "moves.undo_window",
     "pool.age_max",
     "pool.check_after",
     "pool.check_timeout",

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split};
+use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split, undo};
 use crate::operations::rebalance::{call, job, progress};
 
 /// Must this function run outside a transaction block?
@@ -32,6 +32,8 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_split_shard"
             | "create_distributed_table_concurrently"
             | "cleanup_orphaned_resources"
+            | "tenantry_undo_move"
+            | "tenantry_keep_move"
     )
 }
 
@@ -72,6 +74,8 @@ pub async fn call_by_itself(
             distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
         }
         "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(environment, &notify).await,
+        "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, &notify).await,
+        "tenantry_keep_move" => undo::tenantry_keep_move(environment, &arguments).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }?;

@@ -139,6 +139,8 @@ pub fn provided() -> Provided {
             "tenantry_isolate_tenant",
             "citus_split_shard_by_split_points",
             "tenantry_split_shard",
+            "tenantry_undo_move",
+            "tenantry_keep_move",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
             "citus_stat_tenants_reset",

@@ -7,6 +7,7 @@ mod primaries;
 mod rebalances;
 mod shares;
 mod two_phase_recovery;
+mod ways_back;
 
 pub use loads::publish_loads;
 pub use primaries::follow as follow_primaries;
@@ -35,7 +36,8 @@ impl Default for Settings {
 /// All jobs, until `stop`.
 pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let rebalances = rebalances::run(environment.clone(), stop.clone());
-    tokio::join!(maintain(environment, settings, stop), rebalances);
+    let ways_back = ways_back::run(environment.clone(), stop.clone());
+    tokio::join!(maintain(environment, settings, stop), rebalances, ways_back);
 }
 
 /// The steady loop: ends what crashed proxies left half done.

@@ -18,7 +18,7 @@ use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
 use super::target::{self, Target};
 use super::throttle::CopyThrottle;
-use super::{MoveReport, MoverEnvironment, StopPoint, copy, definition, finish_switched, part, snapshot, verify};
+use super::{MoveReport, MoverEnvironment, StopPoint, copy, definition, finish_switched, part, snapshot, undo, verify};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
@@ -31,6 +31,8 @@ pub async fn run(
     mv: &mut Move,
     guard: &mut Option<HoldGuard>,
 ) -> Result<MoveReport> {
+    environment.stop_at(StopPoint::Planned)?;
+    undo::close(environment, catalog, mv.group).await?;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
     if mv.renames() {
@@ -73,7 +75,7 @@ pub async fn run(
     mv.advance(catalog, MoveState::CaughtUp, "Completing").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch };
+    let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
     let attempts = cut_over(environment, sides, mv, &tables, &locker, guard).await?;
     let report = MoveReport {
         move_id: mv.id,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::MoverEnvironment;
 use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
 use super::state::{LocalTable, Move, MoveState};
+use super::{MoverEnvironment, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
@@ -14,9 +14,21 @@ use crate::error::{PgError, Result, SqlState};
 ///
 /// Errors leave the row as it is, for the next repair.
 pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move) -> Result<()> {
+    let mut back = Move::way_back(catalog, mv.id).await?.filter(|back| back.state == MoveState::Undoable);
+    if let Some(back) = back.as_mut().filter(|_| mv.state != MoveState::Switched) {
+        remove(environment, catalog, back, None).await?;
+    }
+    remove(environment, catalog, mv, back.as_ref()).await
+}
+
+/// `back`: the way back, which takes over what a switched move leaves.
+async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, back: Option<&Move>) -> Result<()> {
     let source = session::connect(environment, mv.source).await?;
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
+        if mv.state == MoveState::Undoable && environment.catalog.map().node(node).is_none() {
+            continue; // removed, with all that was there
+        }
         targets.push((session::connect(environment, node).await?, groups));
     }
     let name = identifier(&mv.name());
@@ -36,14 +48,21 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
         }
         drop_objects(environment, target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
     }
+    let has_switched = mv.state == MoveState::Switched;
+    let schemas = |group| if has_switched { mv.schemas_of(group) } else { mv.placed_schemas(group) };
     let created: Vec<(&Session, String)> = targets
         .iter()
-        .flat_map(|(target, groups)| groups.iter().flat_map(|group| mv.schemas_of(*group)).map(move |s| (target, s)))
+        .flat_map(|(target, groups)| groups.iter().flat_map(|group| schemas(*group)).map(move |s| (target, s)))
         .collect();
     if mv.state == MoveState::Switched {
-        for (_, fenced) in mv.fences() {
-            drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced)))
-                .await?;
+        match back {
+            Some(back) => undo::take_over_remains(environment, catalog, &source, mv, back).await?,
+            None => {
+                for (_, fenced) in mv.fences() {
+                    let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced));
+                    drop_objects(environment, &source, &sql).await?;
+                }
+            }
         }
         for (target, schema) in &created {
             if is_marked(target, mv, schema).await? {
@@ -65,7 +84,10 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
             drop_objects(environment, target, &format!("DROP SCHEMA {} CASCADE", identifier(schema))).await?;
         }
     }
-    mv.advance(catalog, MoveState::Failed, "Failed").await
+    match mv.state {
+        MoveState::Undoable => mv.advance(catalog, MoveState::Done, "Kept").await,
+        _ => mv.advance(catalog, MoveState::Failed, "Failed").await,
+    }
 }
 
 async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv: &Move) -> Result<()> {

@@ -20,7 +20,7 @@ use super::snapshot::SourceTable;
 use super::state::{Move, MoveState, taken_over};
 use super::stream::Apply;
 use super::target::Target;
-use super::{MoverEnvironment, StopPoint};
+use super::{MoverEnvironment, StopPoint, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
@@ -40,6 +40,8 @@ pub struct Sides<'a> {
     pub source: &'a Session,
     pub targets: &'a [Target],
     pub watch: &'a Guard,
+    /// The way back, if there is to be one.
+    pub back: Option<&'a Move>,
 }
 
 /// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
@@ -105,7 +107,11 @@ pub async fn switch(
     mv: &mut Move,
     answer: &[SimpleQueryMessage],
 ) -> Result<()> {
+    undo::adopt(sides.targets, mv).await?;
     carry_sequences(sides.targets, answer).await?;
+    if let Some(back) = sides.back {
+        undo::mark_start(sides.source, sides.targets, back).await?;
+    }
     part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
     flip(sides.catalog, mv).await?;
     if let Err(error) = environment.catalog.refresh().await {

@@ -34,6 +34,7 @@ mod state;
 mod stream;
 mod target;
 mod throttle;
+pub mod undo;
 mod verify;
 mod xid_snapshot;
 
@@ -49,6 +50,8 @@ mod isolate_tests;
 mod split_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod undo_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +112,8 @@ pub struct MoverSettings {
     pub standby_patience: Duration,
     /// Compare both sides before the cutover. Default: yes.
     pub verify: bool,
+    /// Moves may have a way back, where `MoveLimits::undo_window` wants it. Default: yes.
+    pub keeps_way_back: bool,
 }
 
 impl Default for MoverSettings {
@@ -124,6 +129,7 @@ impl Default for MoverSettings {
             fence_patience: Duration::from_secs(5),
             standby_patience: Duration::from_secs(600),
             verify: true,
+            keeps_way_back: true,
         }
     }
 }
@@ -148,6 +154,13 @@ pub enum StopPoint {
 impl MoverEnvironment {
     pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
         Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None }
+    }
+
+    /// For moves off a server that is to go.
+    pub fn without_way_back(&self) -> Self {
+        let mut environment = self.clone();
+        environment.settings.keeps_way_back = false;
+        environment
     }
 
     fn stop_at(&self, point: StopPoint) -> Result<()> {
@@ -259,14 +272,9 @@ async fn carry_out(
 ) -> Result<MoveReport> {
     let mut guard = None;
     let ran = match mode {
+        _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut guard).await,
         TransferMode::Online => run(environment, &catalog, &mut mv, &mut guard, notify).await,
-        TransferMode::BlockWrites => {
-            async {
-                environment.stop_at(StopPoint::Planned)?;
-                blocking::run(environment, &catalog, &mut mv, &mut guard).await
-            }
-            .await
-        }
+        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guard).await,
     };
     match ran {
         Ok(report) => Ok(report),
@@ -318,6 +326,7 @@ async fn run(
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
+    undo::close(environment, catalog, mv.group).await?;
     if mv.table.is_some() {
         return distribute::run(environment, catalog, mv, notify).await;
     }
@@ -379,10 +388,11 @@ async fn run(
         )
         .hint("Run the move again."));
     }
+    let back = undo::prepare(environment, catalog, mv, &mut apply, notify).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch };
+    let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: back.as_ref() };
     let Cutover { hold, attempts } =
         cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
     let report = MoveReport {
@@ -396,6 +406,9 @@ async fn run(
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
     finish_switched(environment, catalog, mv, &report).await;
+    if back.is_some() {
+        undo::tell(environment, mv, notify);
+    }
     Ok(report)
 }
 
@@ -422,7 +435,7 @@ async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgErro
 async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> Result<()> {
     let mut mv = mv.reload(catalog).await?;
     match mv.state {
-        MoveState::Done | MoveState::Failed => return Ok(()),
+        MoveState::Done | MoveState::Failed | MoveState::Undoable => return Ok(()),
         MoveState::Switched => {}
         // The flip of a local table is one transaction, the source's own.
         MoveState::CaughtUp if mv.table.is_some() => {}
@@ -430,7 +443,12 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
             let source = session::connect(environment, mv.source).await?;
             let targets = Target::connect(environment, &mv).await?;
             if cutover::is_fence_applied(&source, &targets, &mv).await? {
+                undo::adopt(&targets, &mv).await?;
                 cutover::carry_fenced_sequences(&source, &targets, &mv).await?;
+                let back = Move::way_back(catalog, mv.id).await?;
+                if let Some(back) = back.filter(|back| back.state == MoveState::Undoable) {
+                    undo::mark_start(&source, &targets, &back).await?;
+                }
                 let map = environment.catalog.refresh().await?;
                 part::leave_rest(&source, &mv, &map).await?;
                 cutover::flip(catalog, &mut mv).await?;

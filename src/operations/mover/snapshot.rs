@@ -1,15 +1,18 @@
 //! The source's side of a move: its tables, publication and slot.
 
+use std::time::Duration;
+
 use super::part;
 use super::pieces::Routes;
 use super::session::{self, Session, with_short_locks};
 use super::state::Move;
 use super::{MoverEnvironment, Notice, Notify};
-use crate::backend::replication::{CreatedSlot, ReplicationConnection};
+use crate::backend::replication::{CreatedSlot, ReplicationConnection, ReplicationStream};
 use crate::catalog::pg_error;
-use crate::catalog::quote::{identifier, qualified, shard_schema};
+use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ShardGroupId, ShardMap};
+use crate::wire::pgoutput::Lsn;
 
 /// One table of the shard group, as it stands on the source.
 #[derive(Debug, Clone)]
@@ -132,7 +135,7 @@ pub fn marker_table(name: &str) -> String {
 impl SourceTable {
     /// Its name as part of a shard group on a target, quoted.
     pub fn name_in(&self, mv: &Move, group: ShardGroupId) -> String {
-        qualified(&shard_schema(&mv.schemas[self.schema], group), &self.bare_name)
+        qualified(&mv.placed_schemas(group)[self.schema], &self.bare_name)
     }
 
     /// With a space before it; empty when all rows leave.
@@ -145,10 +148,7 @@ impl SourceTable {
 ///
 /// Errors: 55P03 when transactions that were open before stay open for longer than `slot_patience`.
 pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(ReplicationConnection, CreatedSlot)> {
-    let (address, identity) = session::replication_login(environment, mv.source)?;
-    let settings = environment.catalog.settings();
-    let deadline = settings.connect_timeout;
-    let mut connection = ReplicationConnection::connect(&settings.access, &address, &identity, deadline).await?;
+    let mut connection = connect_for_replication(environment, mv).await?;
     let created = tokio::time::timeout(environment.settings.slot_patience, connection.create_slot(&mv.name())).await;
     let slot = created.map_err(|_| {
         PgError::new(SqlState::LOCK_NOT_AVAILABLE, "transactions on the source node stay open for too long")
@@ -156,6 +156,33 @@ pub async fn create_slot(environment: &MoverEnvironment, mv: &Move) -> Result<(R
             .hint("See pg_stat_activity and pg_prepared_xacts on the source node.")
     })??;
     Ok((connection, slot))
+}
+
+/// The stream of the slot, from `position` on. A connection of the slot's last user may be on its way out.
+///
+/// Errors: 55006 when it stays.
+pub async fn resume_slot(environment: &MoverEnvironment, mv: &Move, position: Lsn) -> Result<ReplicationStream> {
+    let source = session::connect(environment, mv.source).await?;
+    let end_sender = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = {} AND active_pid IS NOT NULL",
+        literal(&mv.name())
+    );
+    let mut attempts = 0;
+    loop {
+        let connection = connect_for_replication(environment, mv).await?;
+        match connection.start(&mv.name(), &mv.name(), position).await {
+            Err(error) if error.code() == SqlState::OBJECT_IN_USE && attempts < RESUME_ATTEMPTS => attempts += 1,
+            done => return done,
+        }
+        source.batch_execute(&end_sender).await.map_err(pg_error)?;
+        tokio::time::sleep(RESUME_PAUSE).await;
+    }
+}
+
+async fn connect_for_replication(environment: &MoverEnvironment, mv: &Move) -> Result<ReplicationConnection> {
+    let (address, identity) = session::replication_login(environment, mv.source)?;
+    let settings = environment.catalog.settings();
+    ReplicationConnection::connect(&settings.access, &address, &identity, settings.connect_timeout).await
 }
 
 /// Has the server room for one more slot and the right `wal_level`? Asked before anything is created.
@@ -181,3 +208,6 @@ pub async fn check_source(source: &Session) -> Result<()> {
     }
     Ok(())
 }
+
+const RESUME_ATTEMPTS: usize = 100;
+const RESUME_PAUSE: Duration = Duration::from_millis(50);

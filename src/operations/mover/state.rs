@@ -23,6 +23,8 @@ pub enum MoveState {
     Switched,
     Done,
     Failed,
+    /// A way back that nobody has asked for yet.
+    Undoable,
 }
 
 impl MoveState {
@@ -35,12 +37,13 @@ impl MoveState {
             MoveState::Switched => "switched",
             MoveState::Done => "done",
             MoveState::Failed => "failed",
+            MoveState::Undoable => "undoable",
         }
     }
 
     fn parse(text: &str) -> Result<Self> {
         use MoveState::*;
-        [Planned, TargetCreated, Copied, CaughtUp, Switched, Done, Failed]
+        [Planned, TargetCreated, Copied, CaughtUp, Switched, Done, Failed, Undoable]
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| PgError::new(SqlState::DATA_CORRUPTED, format!("unknown state \"{text}\" of a shard move")))
@@ -66,6 +69,8 @@ pub struct Move {
     pub pieces: Vec<Piece>,
     /// The source is a local table of the coordinator, not a shard group.
     pub table: Option<LocalTable>,
+    /// The move that this one would undo: its target is what that one left on its source.
+    pub back_of: Option<i64>,
 }
 
 /// A local table that becomes a distributed one.
@@ -90,8 +95,8 @@ impl Move {
         schemas: Vec<String>,
     ) -> Self {
         let (state, full_identity, pieces) = (MoveState::Planned, Vec::new(), Vec::new());
-        let (part, table) = (None, None);
-        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces, table }
+        let (part, table, back_of) = (None, None, None);
+        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces, table, back_of }
     }
 
     /// Writes and commits the row, before anything is created anywhere.
@@ -100,11 +105,12 @@ impl Move {
     pub async fn plan(catalog: &Session, mut planned: Move) -> Result<Self> {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
-                       relation, relation_name, partkey, key_type, key_collation, shard_count)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+                       relation, relation_name, partkey, key_type, key_collation, shard_count,
+                       state, back_of)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
                    RETURNING moveid";
         let id = |group: ShardGroupId| group.0 as i64;
-        let Move { colocation, group, source, target, schemas, part, pieces, table, .. } = &planned;
+        let Move { colocation, group, source, target, schemas, part, pieces, table, state, back_of, .. } = &planned;
         let row = catalog
             .query_one(
                 sql,
@@ -128,6 +134,8 @@ impl Move {
                     &table.as_ref().map(|table| table.type_oid),
                     &table.as_ref().map(|table| table.collation_oid),
                     &table.as_ref().map(|table| table.shard_count as i32),
+                    &state.as_str(),
+                    back_of,
                 ],
             )
             .await
@@ -142,10 +150,27 @@ impl Move {
         Ok(planned)
     }
 
-    /// Every move that is neither done nor failed.
+    /// Every move that is neither done nor failed, ways back that nobody has asked for left out.
     pub async fn unfinished(catalog: &Session) -> Result<Vec<Self>> {
-        let sql = format!("{SELECT} WHERE state NOT IN ('done', 'failed') ORDER BY moveid");
+        let sql = format!("{SELECT} WHERE state NOT IN ('done', 'failed', 'undoable') ORDER BY moveid");
         catalog.query(&sql, &[]).await.map_err(pg_error)?.iter().map(Self::read).collect()
+    }
+
+    /// Ways back that nobody has asked for.
+    pub async fn undoable(catalog: &Session) -> Result<Vec<Self>> {
+        let sql = format!("{SELECT} WHERE state = 'undoable' ORDER BY moveid");
+        catalog.query(&sql, &[]).await.map_err(pg_error)?.iter().map(Self::read).collect()
+    }
+
+    /// The way back of a move, whatever has become of it.
+    pub async fn way_back(catalog: &Session, of: i64) -> Result<Option<Self>> {
+        let sql = format!("{SELECT} WHERE back_of = $1");
+        catalog.query_opt(&sql, &[&of]).await.map_err(pg_error)?.as_ref().map(Self::read).transpose()
+    }
+
+    pub async fn find(catalog: &Session, id: i64) -> Result<Option<Self>> {
+        let sql = format!("{SELECT} WHERE moveid = $1");
+        catalog.query_opt(&sql, &[&id]).await.map_err(pg_error)?.as_ref().map(Self::read).transpose()
     }
 
     /// The row as it is now.
@@ -163,8 +188,8 @@ impl Move {
         if changed != 1 {
             return Err(taken_over(self.id));
         }
-        self.state = next;
-        if matches!(next, MoveState::Done | MoveState::Failed) {
+        let was = std::mem::replace(&mut self.state, next);
+        if was != MoveState::Undoable && matches!(next, MoveState::Done | MoveState::Failed) {
             outcome(next).increment(1);
         }
         Ok(())
@@ -252,12 +277,19 @@ impl Move {
         self.schemas.iter().map(|schema| shard_schema(schema, group)).collect()
     }
 
+    /// As `schemas_of`, by the names that they have on the target until the switch.
+    pub fn placed_schemas(&self, group: ShardGroupId) -> Vec<String> {
+        match self.back_of {
+            Some(of) => (0..self.schemas.len()).map(|i| fenced(of, i)).collect(),
+            None => self.schemas_of(group),
+        }
+    }
+
     /// (shard schema, what it is called on the source once fenced), unquoted.
     ///
     /// The second has no part of the first: with a long schema name it would not fit into 63 bytes.
     pub fn fences(&self) -> Vec<(String, String)> {
-        let fenced = |i: usize| format!("tenantry_moved_{}_{i}", self.id);
-        self.shard_schemas().into_iter().enumerate().map(|(i, schema)| (schema, fenced(i))).collect()
+        self.shard_schemas().into_iter().enumerate().map(|(i, schema)| (schema, fenced(self.id, i))).collect()
     }
 
     /// The comment by which a target schema is known to be this move's.
@@ -308,8 +340,13 @@ impl Move {
                 collation_oid: row.get(21),
                 shard_count: row.get::<_, i32>(22) as u32,
             }),
+            back_of: row.get(23),
         })
     }
+}
+
+fn fenced(id: i64, schema: usize) -> String {
+    format!("tenantry_moved_{id}_{schema}")
 }
 
 /// The row is not as this move left it: another proxy took it for dead and repaired it.
@@ -322,7 +359,7 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group, \
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
-                      relation, relation_name, partkey, key_type, key_collation, shard_count FROM tenantry.shard_move";
+                      relation, relation_name, partkey, key_type, key_collation, shard_count, back_of FROM tenantry.shard_move";
 
 /// Makes the counts of ended moves known before the first ends.
 pub fn register_metrics() {

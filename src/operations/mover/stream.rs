@@ -27,7 +27,7 @@ use super::throttle::Pace;
 use super::xid_snapshot::XidSnapshot;
 use crate::backend::replication::{Event, ReplicationStream};
 use crate::catalog::pg_error;
-use crate::catalog::quote::{identifier, qualified, shard_schema};
+use crate::catalog::quote::{identifier, qualified};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::ShardGroupId;
 use crate::wire::pgoutput::{Lsn, Message, Relation, ReplicaIdentity, Tuple, Value};
@@ -42,6 +42,8 @@ pub struct Apply {
     routes: Routes,
     /// The schemas on the source, unquoted, and what they are without the shard group.
     schemas: HashMap<String, String>,
+    /// The schemas at each place, by the latter, unquoted.
+    placed: Vec<HashMap<String, String>>,
     /// Schema of the marker table on the source, unquoted.
     marker_schema: String,
     /// The marker table on the targets, quoted.
@@ -92,9 +94,11 @@ impl Apply {
         pace: Pace,
     ) -> Self {
         let places = targets.iter().enumerate().flat_map(|(sink, t)| t.groups.iter().map(move |group| (*group, sink)));
+        let groups = targets.iter().flat_map(|target| target.groups.iter().copied());
         Self {
             stream,
             sinks: targets.iter().map(|target| Sink::new(target.session.clone(), &mv.target_name())).collect(),
+            placed: groups.map(|group| mv.schemas.iter().cloned().zip(mv.placed_schemas(group)).collect()).collect(),
             places: places.collect(),
             routes,
             schemas: mv.shard_schemas().into_iter().zip(mv.schemas.clone()).collect(),
@@ -314,10 +318,7 @@ impl Apply {
     async fn learn(&mut self, relation: Relation) -> Result<()> {
         let is_marker = relation.schema == self.marker_schema;
         let names: Vec<String> = match self.schemas.get(&relation.schema) {
-            Some(schema) => {
-                let name = |group: &ShardGroupId| qualified(&shard_schema(schema, *group), &relation.name);
-                self.places.iter().map(|(group, _)| name(group)).collect()
-            }
+            Some(schema) => self.placed.iter().map(|schemas| qualified(&schemas[schema], &relation.name)).collect(),
             None if is_marker => vec![self.marker.clone(); self.sinks.len()],
             None => return Err(not_described()),
         };

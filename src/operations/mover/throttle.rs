@@ -28,11 +28,19 @@ pub struct MoveLimits {
     pub standby_lag_bytes: u64,
     /// A move ends when its slot keeps more WAL on the source; 0: it may keep any. Default: 16 GB.
     pub slot_wal_bytes: u64,
+    /// For so long the change stream runs backwards after a move, so that it can be undone; 0: it cannot. Default: 0.
+    pub undo_window: Duration,
 }
 
 impl Default for MoveLimits {
     fn default() -> Self {
-        Self { copy_rate_bytes: 0, change_rate_bytes: 0, standby_lag_bytes: 256 << 20, slot_wal_bytes: 16 << 30 }
+        Self {
+            copy_rate_bytes: 0,
+            change_rate_bytes: 0,
+            standby_lag_bytes: 256 << 20,
+            slot_wal_bytes: 16 << 30,
+            undo_window: Duration::ZERO,
+        }
     }
 }
 

@@ -122,7 +122,7 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
     }
     let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
     let (_, moves) = planned(environment, &arguments, notify).await?;
-    carry_out_all(environment, moves, mode, Limits::default(), notify).await?;
+    carry_out_all(&environment.without_way_back(), moves, mode, Limits::default(), notify).await?;
     Ok(Value::Null)
 }
 

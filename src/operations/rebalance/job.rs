@@ -52,7 +52,8 @@ pub async fn citus_rebalance_start(
         return Ok(json!(0));
     }
     let colocated = arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
-    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode.as_str() });
+    let drains = arguments.get(DRAINS).and_then(Value::as_bool).unwrap_or(false);
+    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode.as_str(), DRAINS: drains });
     let id = jobs::add(&transaction, KIND, &arguments, "Rebalance all colocation groups").await?;
     for step in &moves {
         job_tasks::add(&transaction, id, (step.colocation, step.group), (step.source, step.target)).await?;
@@ -77,6 +78,8 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
     }
     let colocated = job.arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
     let mode = TransferMode::of(&job.arguments)?;
+    let drains = job.arguments.get(DRAINS).and_then(Value::as_bool).unwrap_or(false);
+    let environment = &if drains { environment.without_way_back() } else { environment.clone() };
     let limits = Limits { colocated, ..Limits::default() };
     let (mut running, mut under_way) = (Vec::<ShardMove>::new(), FuturesUnordered::new());
     let mut failed: Option<PgError> = None;
@@ -293,6 +296,7 @@ pub const KIND: &str = "rebalance";
 /// Argument of `citus_rebalance_start`, kept in the job.
 const COLOCATED: &str = "parallel_transfer_colocated_shards";
 const TRANSFER_MODE: &str = "shard_transfer_mode";
+const DRAINS: &str = "drain_only";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRIES_MAX: u32 = 5;

@@ -59,7 +59,7 @@ pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Va
 /// Moves under way, whoever asked for them, and what a running job has not begun or has done.
 const UNDER_WAY: &str = "
 SELECT m.colocationid, m.shard_group_id, m.source_node, m.target_node, 1::bigint, m.phase, m.bytes_total, m.bytes_copied
-FROM tenantry.shard_move m WHERE m.state NOT IN ('done', 'failed')
+FROM tenantry.shard_move m WHERE m.state NOT IN ('done', 'failed', 'undoable')
 UNION ALL
 SELECT t.colocationid, t.shard_group_id, t.source_node, t.target_node,
     CASE t.state WHEN 'done' THEN 2 ELSE 0 END::bigint, CASE t.state WHEN 'done' THEN 'Completed' ELSE 'Not Started Yet' END,

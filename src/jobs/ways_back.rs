@@ -1,0 +1,47 @@
+//! Looks after the ways back of moves that can be undone, each by one proxy at a time.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use crate::operations::mover::MoverEnvironment;
+use crate::operations::mover::undo::{look_after, open_ways_back};
+
+/// Until `stop`; the next proxy that looks goes on then.
+pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {
+    let _ = stop.run_until_cancelled(work(&environment)).await;
+}
+
+async fn work(environment: &MoverEnvironment) {
+    let (mut ours, mut under_way) = (HashSet::new(), FuturesUnordered::new());
+    loop {
+        match open_ways_back(environment).await {
+            Ok(open) => {
+                for id in open {
+                    if ours.insert(id) {
+                        under_way.push(async move { (id, look_after(environment, id).await) });
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "could not look for moves that can be undone, will retry"),
+        }
+        let look_again = tokio::time::sleep(EVERY);
+        tokio::pin!(look_again);
+        loop {
+            tokio::select! {
+                Some((id, ended)) = under_way.next() => {
+                    ours.remove(&id);
+                    if let Err(error) = ended {
+                        tracing::warn!(move_id = id, %error, "could not look after the way back of a move, will retry");
+                    }
+                }
+                () = &mut look_again => break,
+            }
+        }
+    }
+}
+
+const EVERY: Duration = Duration::from_secs(2);
