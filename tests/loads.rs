@@ -34,6 +34,8 @@ fn the_load_of_each_tenant_is_seen() {
     time_and_bytes_are_charged(&cluster);
     names_of_tenants_are_not_for_everybody(&cluster);
     all_proxies_are_seen(&cluster);
+    a_rebalance_by_load_is_looked_at_first(&cluster);
+    what_the_loads_suggest_is_told(&cluster);
 }
 
 fn every_protocol_counts(cluster: &Cluster) {
@@ -138,4 +140,72 @@ fn all_proxies_are_seen(cluster: &Cluster) {
     cluster.psql("SELECT 1 FROM orders WHERE tenant = 31");
     let written = "SELECT count(*) FROM tenantry.load WHERE tenant = '31'";
     assert!(wait_until(Duration::from_secs(30), || psql(&cluster.coordinator_dsn(), written) == "1"));
+}
+
+/// Two tenants of different shard groups on one server.
+fn neighbours(cluster: &Cluster) -> (i64, i64) {
+    let pair = cluster.psql(
+        "SELECT a.t, b.t FROM
+            (SELECT t, get_shard_id_for_distribution_column('orders', t) AS shardid FROM generate_series(1, 50) t) a
+            JOIN pg_dist_shard_placement p ON p.shardid = a.shardid,
+            (SELECT t, get_shard_id_for_distribution_column('orders', t) AS shardid FROM generate_series(1, 50) t) b
+            JOIN pg_dist_shard_placement q ON q.shardid = b.shardid
+         WHERE a.t < b.t AND a.shardid <> b.shardid AND p.nodeport = q.nodeport LIMIT 1",
+    );
+    let (first, second) = pair.split_once('|').expect("32 shards on two servers");
+    (first.parse().expect("a number"), second.parse().expect("a number"))
+}
+
+fn a_rebalance_by_load_is_looked_at_first(cluster: &Cluster) {
+    let (first, second) = neighbours(cluster);
+    cluster.psql("SELECT citus_stat_tenants_reset()");
+    for tenant in [first, second] {
+        cluster.psql(&format!("SELECT pg_sleep(1.5) FROM orders WHERE tenant = {tenant} AND id = 0"));
+    }
+    cluster.psql("TABLE citus_stat_tenants");
+    let hot = format!(
+        "SELECT shardid IN (get_shard_id_for_distribution_column('orders', {first}), \
+             get_shard_id_for_distribution_column('orders', {second})) \
+         FROM get_rebalance_table_shards_plan(rebalance_strategy => 'by_load', max_shard_moves => 1)"
+    );
+    assert_eq!(cluster.psql(&hot), "t", "a hot shard goes first");
+    let preview = "SELECT count(*), sum(shard_groups_before) = sum(shard_groups_after),
+            sum(cost_before)::numeric(10, 3) = sum(cost_after)::numeric(10, 3), max(cost_after) < max(cost_before),
+            sum(moves_in) = sum(moves_out) AND sum(moves_in) > 0, sum(bytes_in) = sum(bytes_out) AND sum(bytes_in) > 0
+        FROM tenantry_rebalance_preview(rebalance_strategy => 'by_load')";
+    assert_eq!(cluster.psql(preview), "2|t|t|t|t|t");
+    let idle = "SELECT sum(moves_in), bool_and(cost_before = 16 AND cost_after = 16)
+        FROM tenantry_rebalance_preview(rebalance_strategy => 'by_shard_count')";
+    assert_eq!(cluster.psql(idle), "0|t", "by number it is even");
+    // As part of a strategy of the operator's own.
+    cluster.psql(
+        "SELECT citus_add_rebalance_strategy('by_statements', 'tenantry_shard_cost_by_statements',
+             'citus_node_capacity_1', 'citus_shard_allowed_on_node_true', 0.1)",
+    );
+    let own = "SELECT sum(cost_before) > 32 FROM tenantry_rebalance_preview(rebalance_strategy => 'by_statements')";
+    assert_eq!(cluster.psql(own), "t");
+}
+
+fn what_the_loads_suggest_is_told(cluster: &Cluster) {
+    let told = |sql: &str| cluster.psql(&format!("SELECT {sql}"));
+    let (hot, _) = neighbours(cluster);
+    let isolate = format!(
+        "FROM tenantry_recommend() WHERE recommendation = 'isolate_tenant' AND subject LIKE 'tenant {hot} of %'"
+    );
+    let reason = told(&format!("reason {isolate}"));
+    assert!(reason.starts_with("it makes 100 % of the load of shard group "), "{reason}");
+    let command = told(&format!("command {isolate}"));
+    assert_eq!(command, format!("SELECT isolate_tenant_to_new_shard('public.orders', '{hot}', 'CASCADE')"));
+    assert_eq!(told("count(*) FROM tenantry_recommend() WHERE recommendation = 'rebalance'"), "1");
+    assert_eq!(told("count(*) FROM tenantry_recommend() WHERE recommendation = 'add_node'"), "0");
+    assert_eq!(told("count(*) FROM tenantry_recommend(0.001) WHERE recommendation = 'add_node'"), "1");
+    // Hardly any load for two servers: the one with less of it could go.
+    let drain = told("command FROM tenantry_recommend() WHERE recommendation = 'drain_node'");
+    assert!(drain.starts_with("SELECT citus_drain_node('127.0.0.1', "), "{drain}");
+    assert!(cluster.psql_error("SELECT tenantry_recommend(0)").contains("22023"));
+    // What it says can be run, and is not said again.
+    cluster.psql(&command);
+    cluster.psql(&format!("SELECT pg_sleep(0.1) FROM orders WHERE tenant = {hot} AND id = 0"));
+    cluster.psql("TABLE citus_stat_tenants");
+    assert_eq!(told(&format!("count(*) {isolate}")), "0");
 }

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (110, "orphans", include_str!("schema/110_orphans.sql")),
     (120, "undo", include_str!("schema/120_undo.sql")),
     (130, "loads", include_str!("schema/130_loads.sql")),
+    (131, "rebalance_by_load", include_str!("schema/131_rebalance_by_load.sql")),
     (140, "standbys", include_str!("schema/140_standbys.sql")),
 ];
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split, undo};
-use crate::operations::rebalance::{call, job, progress};
+use crate::operations::rebalance::{call, job, preview, progress};
 
 /// Must this function run outside a transaction block?
 pub fn runs_by_itself(name: &str) -> bool {
@@ -19,6 +19,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "rebalance_start"
             | "rebalance_wait"
             | "get_rebalance_table_shards_plan"
+            | "tenantry_rebalance_preview"
             | "rebalance_status"
             | "rebalance_stop"
             | "job_status"
@@ -55,6 +56,7 @@ pub async fn call_by_itself(
         "get_rebalance_table_shards_plan" => {
             call::get_rebalance_table_shards_plan(environment, &arguments, &notify).await
         }
+        "tenantry_rebalance_preview" => preview::tenantry_rebalance_preview(environment, &arguments, &notify).await,
         "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, &notify).await,
         "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, &notify).await,
         "citus_rebalance_status" => job::citus_rebalance_status(environment).await,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{Options, ShardMove, plan};
+use super::plan::{Options, ShardMove, Weights, plan};
 use super::run::{Limits, carry_out_all, shard_sizes};
 use super::strategy::Strategy;
 use crate::catalog::nodes::set_should_have_shards;
@@ -61,7 +61,7 @@ pub async fn rebalance_table_shards(
     notify: &Notify<'_>,
 ) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
-    let (_, moves) = planned(environment, arguments, notify).await?;
+    let Planned { moves, .. } = planned(environment, arguments, notify).await?;
     carry_out_all(environment, moves, mode, Limits::default(), notify).await?;
     Ok(Value::Null)
 }
@@ -72,7 +72,7 @@ pub async fn get_rebalance_table_shards_plan(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
-    let (map, moves) = planned(environment, arguments, notify).await?;
+    let Planned { map, moves, .. } = planned(environment, arguments, notify).await?;
     let sizes = shard_sizes(environment, &map).await?;
     let mut rows = Vec::new();
     for step in moves {
@@ -121,17 +121,20 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
         .hint("Add a node via citus_add_node, or allow shards on another via citus_set_node_property."));
     }
     let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
-    let (_, moves) = planned(environment, &arguments, notify).await?;
+    let Planned { moves, .. } = planned(environment, &arguments, notify).await?;
     carry_out_all(&environment.without_way_back(), moves, mode, Limits::default(), notify).await?;
     Ok(Value::Null)
 }
 
+/// A plan, and what it was made from.
+pub(super) struct Planned {
+    pub map: Arc<ShardMap>,
+    pub moves: Vec<ShardMove>,
+    pub weights: Weights,
+}
+
 /// The moves that the arguments ask for, with what they were weighed by.
-pub(super) async fn planned(
-    environment: &MoverEnvironment,
-    arguments: &Value,
-    notify: &Notify<'_>,
-) -> Result<(Arc<ShardMap>, Vec<ShardMove>)> {
+pub(super) async fn planned(environment: &MoverEnvironment, arguments: &Value, notify: &Notify<'_>) -> Result<Planned> {
     let map = environment.catalog.refresh().await?;
     let strategy = {
         let client = environment.catalog.client(NodeId::COORDINATOR).await?;
@@ -140,7 +143,7 @@ pub(super) async fn planned(
     let options = options(&map, arguments, &strategy, notify)?;
     let weights = strategy.weigh(environment, &map).await?;
     let moves = plan(&map, &weights, &options);
-    Ok((map, moves))
+    Ok(Planned { map, moves, weights })
 }
 
 fn options(map: &ShardMap, arguments: &Value, strategy: &Strategy, notify: &Notify<'_>) -> Result<Options> {

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
-use super::call::{integer, planned};
+use super::call::{Planned, integer, planned};
 use super::plan::ShardMove;
 use super::run::{Limits, carry_out};
 use crate::catalog::job_tasks::{self, Task, TaskEnd};
@@ -33,7 +33,7 @@ pub async fn citus_rebalance_start(
     notify: &Notify<'_>,
 ) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
-    let (_, moves) = planned(environment, arguments, notify).await?;
+    let Planned { moves, .. } = planned(environment, arguments, notify).await?;
     let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
     let client: &mut tokio_postgres::Client = &mut pooled;
     let transaction = client.transaction().await.map_err(pg_error)?;

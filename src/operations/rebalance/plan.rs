@@ -33,6 +33,8 @@ pub struct ShardMove {
 pub struct Weights {
     /// Whole numbers, so that sums are exact; `None`: every shard group costs one.
     pub costs: Option<HashMap<ShardGroupId, u64>>,
+    /// They are thousandths of what the strategy's function says.
+    pub are_thousandths: bool,
     /// How much of the load a node takes in relation to others; 1 for those that are not named.
     pub capacities: HashMap<NodeId, f64>,
     /// Placements that must not be.
@@ -47,6 +49,11 @@ impl Weights {
             None => 1.0,
             Some(costs) => costs.get(&group).copied().unwrap_or(0) as f64,
         }
+    }
+
+    /// The cost as the strategy's function says.
+    pub fn told_cost(&self, group: ShardGroupId) -> f64 {
+        if self.are_thousandths { self.cost(group) / 1000.0 } else { self.cost(group) }
     }
 
     fn capacity(&self, node: NodeId) -> f64 {

@@ -70,7 +70,10 @@ impl Strategy {
                 weights.bytes = group_bytes(environment, map).await?;
                 weights.costs = Some(by_disk_size(map, &weights.bytes));
             }
-            function => weights.costs = Some(costs(client, function, &representatives(map)).await?),
+            function => {
+                weights.costs = Some(costs(client, function, &representatives(map)).await?);
+                weights.are_thousandths = true;
+            }
         }
         if self.capacity != CAPACITY_1 {
             weights.capacities = capacities(client, &self.capacity, map).await?;

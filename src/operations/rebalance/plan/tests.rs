@@ -1,5 +1,6 @@
 //! The plan on made-up clusters, and what holds for all of them.
 
+use super::super::preview::outcomes;
 use super::super::strategy::BASE_COST_BYTES;
 use super::*;
 use crate::shard_map::{HashType, Node, ShardGroup, ShardMapParts};
@@ -87,6 +88,25 @@ fn by_disk_size_moves_the_group_that_evens_the_bytes() {
     let moves = plan(&map(&nodes, &[vec![1, 1, 1]]), &weights, &by_disk_size());
     assert_eq!(moves.len(), 1);
     assert_eq!(moves[0].group, ShardGroupId(0));
+}
+
+#[test]
+fn by_load_the_hot_group_moves_first_and_idle_ones_even_the_rest() {
+    let nodes = [node(1, true), node(2, true)];
+    // Two hot groups among idle ones, all on one node.
+    let costs = (0..12).map(|g| (ShardGroupId(g), if g == 4 || g == 7 { 50_000 } else { 1_000 })).collect();
+    let weights = Weights { costs: Some(costs), are_thousandths: true, ..Weights::default() };
+    let options = Options { threshold: 0.1, improvement_threshold: 0.2, ..Options::default() };
+    let map = map(&nodes, &[vec![1; 12]]);
+    let moves = plan(&map, &weights, &options);
+    assert_eq!(moves[0].group, ShardGroupId(4));
+    assert!(moves.iter().all(|step| step.group != ShardGroupId(7)), "one each");
+    let first = plan(&map, &weights, &Options { max_shard_moves: Some(1), ..options });
+    assert_eq!(first, moves[..1]);
+    let after = outcomes(&map, &weights, &Bytes::new(), &moves);
+    let costs = [1, 2].map(|n| after[&NodeId(n)].cost_after);
+    assert!((costs[0] - costs[1]).abs() <= 0.2 * 55.0, "{costs:?}");
+    assert_eq!((after[&NodeId(1)].cost_before, after[&NodeId(1)].moves_out), (110.0, moves.len()));
 }
 
 #[test]
