@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::Catalog;
+use crate::catalog::proxies::Endpoints;
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
 use crate::console::Console;
@@ -119,7 +120,9 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
 
     // Not among what is waited for: the sessions that end last still hold connections.
     let instance = shared.transaction_ids.instance().to_owned();
-    let shares = jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), instance);
+    let endpoints = Endpoints { clients: settings.listen, admin: settings.admin };
+    let shares =
+        jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), (instance, endpoints));
     tokio::spawn(shares);
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(jobs::publish_loads(catalog.clone(), loads, stop.clone()));

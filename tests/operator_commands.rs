@@ -58,6 +58,22 @@ fn the_number_of_workers_is_asked_for_over_http() {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n");
         http(pages, &format!("{head}Authorization: Bearer {token}\r\n\r\n{body}"))
     };
+    // Every proxy says where it is reached.
+    let endpoints =
+        || -> serde_json::Value { serde_json::from_str(&tenantry(&cluster, "endpoint list --json")).expect("JSON") };
+    let all = |endpoints: &serde_json::Value| endpoints.as_array().is_some_and(|rows| rows.len() == 2);
+    assert!(wait_until(Duration::from_secs(20), || all(&endpoints())), "{}", endpoints());
+    let listed = endpoints();
+    let of = |port: u16| {
+        let string = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+        listed.as_array().and_then(|rows| rows.iter().find(|row| row["connection"] == string.as_str())).cloned()
+    };
+    let (first, second) = (of(cluster.port()).expect("a row"), of(port).expect("a row"));
+    assert_eq!((&first["metrics"], &first["admin"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!(second["metrics"], format!("http://127.0.0.1:{pages}/metrics").as_str());
+    assert_eq!(second["admin"], format!("http://127.0.0.1:{pages}/").as_str());
+    assert!(tenantry(&cluster, "endpoint list").contains(&format!("http://127.0.0.1:{pages}/metrics")));
+
     let two = r#"{"workers": 2}"#;
     for (path, token, body, status) in [
         ("/api/cluster", "wrong", two, "401"),

@@ -8,6 +8,8 @@
 //!   A dies          B takes 1/1, after a while   B 1
 //! ```
 
+use std::net::SocketAddr;
+
 use tokio_postgres::Client;
 
 use super::{Settings, connect, pg_error};
@@ -17,6 +19,13 @@ use crate::error::{PgError, Result, SqlState};
 pub struct Membership {
     client: Client,
     id: i32,
+}
+
+/// Where a proxy is reached. An address that stands for all of a machine's is none to tell others.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoints {
+    pub clients: SocketAddr,
+    pub admin: Option<SocketAddr>,
 }
 
 /// How many share, and which part is ours: one in `part`. `None`: nothing is free yet.
@@ -39,7 +48,7 @@ pub struct Wish {
 
 impl Membership {
     /// Makes this proxy known. `kept` as in `Wish`: what it holds already, when it was known before.
-    pub async fn join(settings: &Settings, instance: &str, kept: Option<u32>) -> Result<Self> {
+    pub async fn join(settings: &Settings, instance: &str, endpoints: Endpoints, kept: Option<u32>) -> Result<Self> {
         let mut client = connect(settings, &settings.coordinator()).await?;
         // The server must notice soon when this machine is gone: until then our part is nobody's.
         client
@@ -49,8 +58,18 @@ impl Membership {
         let transaction = client.transaction().await.map_err(pg_error)?;
         let row = transaction
             .query_one(
-                "INSERT INTO tenantry.proxy (instance, divisor) VALUES ($1, $2) RETURNING id",
-                &[&instance, &kept.map(|kept| kept as i32)],
+                "INSERT INTO tenantry.proxy (instance, divisor, clients_host, clients_port, admin_host, admin_port)
+                 SELECT $1::text, $2::int, coalesce($3::text, seen), $4::int,
+                     CASE WHEN $6::int IS NOT NULL THEN coalesce($5::text, seen) END, $6::int
+                 FROM (SELECT coalesce(host(inet_client_addr()), '127.0.0.1') AS seen) s RETURNING id",
+                &[
+                    &instance,
+                    &kept.map(|kept| kept as i32),
+                    &host(endpoints.clients),
+                    &i32::from(endpoints.clients.port()),
+                    &endpoints.admin.and_then(host),
+                    &endpoints.admin.map(|address| i32::from(address.port())),
+                ],
             )
             .await
             .map_err(pg_error)?;
@@ -77,6 +96,11 @@ impl Membership {
             proxies.ok_or_else(|| PgError::new(SqlState::UNDEFINED_OBJECT, "this proxy is not in the catalog"))?;
         Ok(Share { proxies: proxies as u32, part: part.map(|part| part as u32) })
     }
+}
+
+/// `None`: the one that the coordinator sees.
+fn host(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_unspecified()).then(|| address.ip().to_string())
 }
 
 /// Of the advisory locks by which proxies are known: "tshr" in ASCII. It stands in the schema too.

@@ -104,7 +104,7 @@ enum Node {
 
 #[derive(Debug, Subcommand)]
 enum Endpoint {
-    /// The connection string.
+    /// One line for each proxy: connection string, metrics, and the pages for operators.
     List {
         #[command(flatten)]
         proxy: ProxyAddress,

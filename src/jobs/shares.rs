@@ -13,18 +13,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Nodes, ServerAddress};
-use crate::catalog::proxies::{Membership, Wish};
+use crate::catalog::proxies::{Endpoints, Membership, Wish};
 use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
 
 /// Never ends: for as long as this process has connections it counts as a proxy. `coordinator` is where sessions reach it.
-pub async fn share_connections(catalog: Arc<Catalog>, nodes: Arc<Nodes>, coordinator: ServerAddress, instance: String) {
+pub async fn share_connections(
+    catalog: Arc<Catalog>,
+    nodes: Arc<Nodes>,
+    coordinator: ServerAddress,
+    us: (String, Endpoints),
+) {
     let mut sharer = Sharer {
         catalog,
         nodes,
         coordinator,
-        instance,
+        us,
         part: None,
         since: Instant::now(),
         fewer_since: None,
@@ -42,7 +47,8 @@ struct Sharer {
     catalog: Arc<Catalog>,
     nodes: Arc<Nodes>,
     coordinator: ServerAddress,
-    instance: String,
+    /// What this process is called, and where it is reached.
+    us: (String, Endpoints),
     /// We keep to one in so many; `None` at first.
     part: Option<u32>,
     /// When that began.
@@ -56,7 +62,8 @@ struct Sharer {
 impl Sharer {
     /// Until the catalog cannot be asked.
     async fn run(&mut self) -> Result<()> {
-        let membership = Membership::join(self.catalog.settings(), &self.instance, self.part).await?;
+        let (instance, endpoints) = &self.us;
+        let membership = Membership::join(self.catalog.settings(), instance, *endpoints, self.part).await?;
         loop {
             self.ask(&membership).await?;
             self.set_shares().await;
