@@ -368,9 +368,8 @@ async fn a_move_is_undone_by_another_proxy_after_the_one_that_made_it_was_killed
     let mut stage = Stage::set_with(5_000, "[moves]\nundo_window = \"1h\"\n");
     stage.served.start_proxy(1);
     let stop = Arc::new(Stop::default());
-    let writers: Vec<_> = (0..2i64)
-        .map(|w| tokio::spawn(write(stage.served.dsn(1), w * 1_000_000, stop.clone())))
-        .collect();
+    let writers: Vec<_> =
+        (0..2i64).map(|w| tokio::spawn(write(stage.served.dsn(1), w * 1_000_000, stop.clone()))).collect();
     let home = stage.home();
     stage.served.psql(&stage.move_away());
     assert_ne!(stage.home(), home);

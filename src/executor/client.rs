@@ -312,3 +312,7 @@ const LONG_LEN: usize = 32 * 1024;
 const FULL_LEN: usize = 128 * 1024;
 /// Buffers that grew past this are given back when they are empty.
 const KEEP_LEN: usize = 64 * 1024;
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,350 @@
+//! What clients have open when their tenant is cut over to another worker, form by form. One cluster, two proxies; each
+//! story moves the same shard group once, and leaves it whole.
+
+mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "protocol/wire.rs"]
+mod wire;
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use support::served::Served;
+use support::{psql, psql_error, wait_until};
+use wire::{Wire, cancel_packet, frame};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What moves, and one that does not.
+const TENANT: i64 = 7;
+const ROWS: i64 = 3000;
+
+const LEFTOVERS: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%'";
+
+struct Stage {
+    served: Served,
+    shard: String,
+    /// Of another shard group on the same worker as the tenant at first.
+    bystander: i64,
+}
+
+#[test]
+fn clients_with_something_open_meet_a_cutover() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    served.psql("CREATE TABLE ledger (tenant bigint, id bigint, note text, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('ledger', 'tenant', shard_count => 4)");
+    served.psql("CREATE ROLE outsider LOGIN; GRANT ALL ON ledger TO outsider;");
+    let shard_of =
+        |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {tenant})"));
+    let home_of =
+        |shard: &str| served.psql(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}"));
+    let shard = shard_of(TENANT);
+    let home = home_of(&shard);
+    let is_beside = |tenant: &i64| {
+        let other = shard_of(*tenant);
+        other != shard && home_of(&other) == home
+    };
+    let bystander = (1..100).find(is_beside).expect("four groups on two workers");
+    let stage = Stage { served, shard, bystander };
+    for tenant in [TENANT, bystander] {
+        let sql =
+            format!("INSERT INTO ledger SELECT {tenant}, -i, repeat('x', 1000) FROM generate_series(1, {ROWS}) i");
+        stage.served.psql(&sql);
+    }
+    prepared_statements_go_along(&stage);
+    transactions_end_before_the_fence(&stage);
+    savepoints_are_carried_as_they_ended(&stage);
+    cursors_and_portals_go_on_where_they_were(&stage);
+    copies_are_whole(&stage);
+    schema_changes_wait_and_block_nobody(&stage);
+    a_cancelled_call_ends_only_the_waiting(&stage);
+    one_shard_is_moved_by_one_at_a_time(&stage);
+    outsiders_move_nothing(&stage);
+    assert!(!stage.served.logged(0).contains("panicked") && !stage.served.logged(1).contains("panicked"));
+}
+
+impl Stage {
+    fn client(&self, proxy: usize) -> Wire {
+        Wire::login(self.served.proxy_port(proxy), "postgres")
+    }
+
+    /// The number of the worker that has the tenant.
+    fn home(&self) -> u16 {
+        let sql = format!(
+            "SELECT n.nodeport FROM tenantry.shard_group g JOIN tenantry.node n USING (nodeid) WHERE g.id = {}",
+            self.shard
+        );
+        psql(&self.served.coordinator_dsn(), &sql).parse::<u16>().expect("a port") - self.served.worker_port(0)
+    }
+
+    fn move_away(&self) -> String {
+        let home = self.home();
+        let (from, to) = (self.served.worker_port(home), self.served.worker_port(1 - home));
+        format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {to})", self.shard)
+    }
+
+    /// The move, under way.
+    fn moving(&self) -> JoinHandle<String> {
+        let (dsn, sql) = (self.served.dsn(0), self.move_away());
+        std::thread::spawn(move || psql(&dsn, &sql))
+    }
+
+    fn state(&self) -> String {
+        psql(&self.served.coordinator_dsn(), "SELECT state FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1")
+    }
+
+    fn await_state(&self, wanted: &str) {
+        assert!(wait_until(PATIENCE, || self.state() == wanted), "{} instead of {wanted}", self.state());
+    }
+
+    /// Everything that the tenant has, where the map says it is, and nowhere else.
+    fn ids(&self) -> Vec<String> {
+        let there = format!("SELECT to_regclass('public_{}.ledger') IS NOT NULL", self.shard);
+        let homes: Vec<_> = (0..2).filter(|w| psql(&self.served.worker_dsn(*w), &there) == "t").collect();
+        assert_eq!(homes, [self.home()], "one worker has the shard");
+        let sql = format!("SELECT id FROM public_{}.ledger WHERE tenant = {TENANT} AND id > 0 ORDER BY id", self.shard);
+        psql(&self.served.worker_dsn(homes[0]), &sql).lines().map(str::to_owned).collect()
+    }
+
+    /// After a story: the tenant has these rows of it. They are taken away.
+    fn ends_with(&self, story: &str, moved_from: Option<u16>, ids: &[i64]) {
+        if let Some(from) = moved_from {
+            assert_ne!(self.home(), from, "{story}: it has moved");
+        }
+        assert_eq!(self.ids(), ids.iter().map(i64::to_string).collect::<Vec<_>>(), "{story}");
+        let gone = wait_until(PATIENCE, || self.served.everywhere(LEFTOVERS).is_empty());
+        assert!(gone, "{story}: {:?}", self.served.everywhere(LEFTOVERS));
+        self.served.psql(&format!("DELETE FROM ledger WHERE tenant = {TENANT} AND id > 0"));
+        let left = self.served.psql(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+        assert_eq!(left, ROWS.to_string(), "{story}");
+    }
+
+    /// Others are served while somebody keeps the cutover waiting: the tenant's own clients, and its neighbours.
+    fn others_go_on(&self, ids: std::ops::Range<i64>) {
+        let mut clients = [self.client(0), self.client(1)];
+        for id in ids {
+            for (client, tenant) in clients.iter_mut().zip([TENANT, self.bystander]) {
+                let insert = format!("INSERT INTO ledger VALUES ({tenant}, {id}, '')");
+                assert_eq!(client.query(&insert), ["C INSERT 0 1", "Z I"], "{insert}");
+            }
+            let sql = format!("DELETE FROM ledger WHERE tenant = {} AND id = {id}", self.bystander);
+            assert_eq!(clients[0].query(&sql), ["C DELETE 1", "Z I"]);
+        }
+    }
+}
+
+fn insert(id: i64) -> String {
+    format!("INSERT INTO ledger VALUES ({TENANT}, {id}, '')")
+}
+
+/// C09.
+fn prepared_statements_go_along(stage: &Stage) {
+    let from = stage.home();
+    let mut clients = [stage.client(0), stage.client(1)];
+    let run = |wire: &mut Wire, id: i64| {
+        wire.send(&[frame(&format!("B - s : {TENANT} : {id}")), frame("E - 0"), frame("S")].concat());
+        assert_eq!(wire.answers_until("Z"), ["2", "C INSERT 0 1", "Z I"]);
+        assert_eq!(wire.query(&format!("EXECUTE t({})", id + 100)), ["C INSERT 0 1", "Z I"]);
+    };
+    for (id, wire) in (1..).zip(&mut clients) {
+        wire.send(&[frame("P s : INSERT INTO ledger VALUES ($1, $2, '')"), frame("S")].concat());
+        assert_eq!(wire.answers_until("Z"), ["1", "Z I"]);
+        let prepare = format!("PREPARE t(bigint) AS INSERT INTO ledger VALUES ({TENANT}, $1, '')");
+        assert_eq!(wire.query(&prepare), ["C PREPARE", "Z I"]);
+        run(wire, id);
+    }
+    stage.moving().join().expect("it moves");
+    for (id, wire) in (11..).zip(&mut clients) {
+        run(wire, id);
+    }
+    stage.ends_with("prepared statements", Some(from), &[1, 2, 11, 12, 101, 102, 111, 112]);
+}
+
+/// C02, C05: whoever has written when the move begins keeps its slot waiting; whoever has only read, its fence. Neither
+/// keeps anybody else from working, and both commit at the old place before the tenant leaves it.
+fn transactions_end_before_the_fence(stage: &Stage) {
+    let from = stage.home();
+    let mut writer = stage.client(0);
+    writer.query("BEGIN");
+    assert_eq!(writer.query(&insert(1)), ["C INSERT 0 1", "Z T"]);
+    let moving = stage.moving();
+    stage.await_state("target_created");
+    stage.others_go_on(10..15);
+    // From another proxy, idle in its transaction.
+    let mut reader = stage.client(1);
+    reader.query("BEGIN");
+    assert_eq!(reader.query(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT} AND id = 1"))[1], "D 0");
+    assert_eq!(writer.query("COMMIT"), ["C COMMIT", "Z I"]);
+    stage.await_state("caught_up");
+    stage.others_go_on(20..40);
+    assert!(!moving.is_finished());
+    assert_eq!(reader.query(&insert(2)), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(stage.state(), "caught_up");
+    assert_eq!(reader.query("COMMIT"), ["C COMMIT", "Z I"]);
+    moving.join().expect("it moves");
+    let ids: Vec<_> = (1..3).chain(10..15).chain(20..40).collect();
+    stage.ends_with("transactions", Some(from), &ids);
+}
+
+/// C11: more subtransactions than a snapshot lists.
+fn savepoints_are_carried_as_they_ended(stage: &Stage) {
+    let from = stage.home();
+    let mut client = stage.client(1);
+    client.query("BEGIN");
+    client.query(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+    let moving = stage.moving();
+    stage.await_state("caught_up");
+    for id in 1..=100 {
+        client.query(&format!("SAVEPOINT s{id}"));
+        assert_eq!(client.query(&insert(id)), ["C INSERT 0 1", "Z T"]);
+        if id % 3 == 0 {
+            client.query(&format!("ROLLBACK TO s{id}"));
+        } else if id % 3 == 1 {
+            client.query(&format!("RELEASE s{id}"));
+        }
+    }
+    assert_eq!(client.query("ROLLBACK TO s98")[0], "C ROLLBACK");
+    assert_eq!(client.query("COMMIT"), ["C COMMIT", "Z I"]);
+    moving.join().expect("it moves");
+    let ids: Vec<_> = (1..98).filter(|id| id % 3 != 0).collect();
+    stage.ends_with("savepoints", Some(from), &ids);
+}
+
+/// C12: a portal with a row limit, and a cursor.
+fn cursors_and_portals_go_on_where_they_were(stage: &Stage) {
+    let from = stage.home();
+    let select = format!("SELECT id FROM ledger WHERE tenant = {TENANT} ORDER BY id DESC");
+    let mut portal = stage.client(0);
+    portal.query("BEGIN");
+    portal.send(&[frame(&format!("P - : {select}")), frame("B p -"), frame("E p 2"), frame("S")].concat());
+    assert_eq!(portal.answers_until("Z"), ["1", "2", "D -1", "D -2", "s", "Z T"]);
+    let mut cursor = stage.client(1);
+    cursor.query("BEGIN");
+    cursor.query(&format!("DECLARE c CURSOR FOR {select}"));
+    assert_eq!(cursor.query("FETCH 2 FROM c")[1..3], ["D -1", "D -2"]);
+    let moving = stage.moving();
+    stage.await_state("caught_up");
+    stage.others_go_on(1..5);
+    assert_eq!(cursor.query("FETCH 2 FROM c")[1..3], ["D -3", "D -4"], "rows of its own snapshot");
+    cursor.query("COMMIT");
+    portal.send(&[frame("E p 2"), frame("S")].concat());
+    assert_eq!(portal.answers_until("Z"), ["D -3", "D -4", "s", "Z T"]);
+    assert!(!moving.is_finished(), "the portal keeps its place");
+    assert_eq!(portal.query("COMMIT"), ["C COMMIT", "Z I"]);
+    moving.join().expect("it moves");
+    assert!(portal.query(&select)[1..].starts_with(&["D 4".to_owned()]), "and the next statement is at the new one");
+    stage.ends_with("cursors", Some(from), &[1, 2, 3, 4]);
+}
+
+/// C10: in flight, in both directions, that end well and that fail.
+fn copies_are_whole(stage: &Stage) {
+    let from = stage.home();
+    let rows = |ids: std::ops::Range<i64>| {
+        let lines: String = ids.map(|id| format!("{TENANT}\t{id}\tcopied\n")).collect();
+        wire::message(b'd', lines.as_bytes())
+    };
+    let mut good = stage.client(0);
+    good.send(&[frame("Q COPY ledger FROM STDIN"), rows(1..500)].concat());
+    let mut bad = stage.client(1);
+    bad.send(&[frame("Q COPY ledger FROM STDIN"), rows(1000..1500)].concat());
+    let mut out = stage.client(1);
+    let all = format!("SELECT id FROM ledger, generate_series(1, 10) WHERE tenant = {TENANT} ORDER BY 1");
+    out.send(&frame(&format!("Q COPY (SELECT repeat('y', 1000), id FROM ({all}) a) TO STDOUT")));
+    assert!(!out.is_quiet_for(PATIENCE), "it has begun");
+    let moving = stage.moving();
+    stage.await_state("caught_up");
+    good.send(&[rows(500..1000), frame("c")].concat());
+    assert_eq!(good.answers_until("Z"), ["G", "C COPY 999", "Z I"]);
+    bad.send(&[rows(1500..1600), frame("f no more")].concat());
+    assert_eq!(bad.answers_until("Z"), ["G", "E 57014", "Z I"]);
+    assert!(!moving.is_finished(), "what is still being read keeps its place");
+    let answers = out.answers_until("Z");
+    assert_eq!(answers.iter().filter(|answer| answer.starts_with("d ")).count(), 10 * ROWS as usize, "one snapshot");
+    assert_eq!(answers.last().map(String::as_str), Some("Z I"));
+    moving.join().expect("it moves");
+    stage.ends_with("copies", Some(from), &(1..1000).collect::<Vec<_>>());
+}
+
+/// C13, and that nobody queues behind a schema change that waits.
+fn schema_changes_wait_and_block_nobody(stage: &Stage) {
+    let from = stage.home();
+    let mut reader = stage.client(1);
+    reader.query("BEGIN");
+    reader.query(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+    let moving = stage.moving();
+    stage.await_state("caught_up");
+    let mut changing = stage.client(1);
+    changing.send(&frame("Q ALTER TABLE ledger ADD COLUMN more int DEFAULT 5"));
+    assert!(changing.is_quiet_for(Duration::from_millis(500)), "it waits for the move");
+    stage.others_go_on(1..10);
+    assert!(changing.is_quiet_for(Duration::from_millis(100)) && !moving.is_finished());
+    reader.query("COMMIT");
+    moving.join().expect("it moves");
+    assert_eq!(changing.answers_until("Z"), ["C ALTER TABLE", "Z I"]);
+    let sql = format!("SELECT DISTINCT more FROM ledger WHERE tenant = {TENANT}");
+    assert_eq!(stage.client(0).query(&sql)[1..], ["D 5", "C SELECT 1", "Z I"]);
+    stage.served.psql("ALTER TABLE ledger DROP COLUMN more");
+    stage.ends_with("schema changes", Some(from), &(1..10).collect::<Vec<_>>());
+}
+
+/// C25: who cancels the call waits no longer; the move itself comes to its end, as it does when the client goes away.
+fn a_cancelled_call_ends_only_the_waiting(stage: &Stage) {
+    let from = stage.home();
+    let mut reader = stage.client(1);
+    reader.query("BEGIN");
+    reader.query(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+    let mut mover = stage.client(0);
+    mover.send(&frame(&format!("Q {}", stage.move_away())));
+    stage.await_state("caught_up");
+    let mut cancel = Wire::connect(stage.served.proxy_port(0));
+    cancel.send_and_wait(&cancel_packet(mover.key.0, &mover.key.1));
+    assert_eq!(mover.answers_until("Z"), ["E 57014", "Z I"]);
+    assert_eq!((stage.home(), stage.state()), (from, "caught_up".to_owned()));
+    stage.others_go_on(1..5);
+    reader.query("COMMIT");
+    stage.await_state("done");
+    stage.ends_with("a cancelled call", Some(from), &[1, 2, 3, 4]);
+}
+
+/// C25: two who want the same.
+fn one_shard_is_moved_by_one_at_a_time(stage: &Stage) {
+    let from = stage.home();
+    let mut movers = [stage.client(0), stage.client(1)];
+    let sql = frame(&format!("Q {}", stage.move_away()));
+    movers.iter_mut().for_each(|mover| mover.send(&sql));
+    let ends: Vec<_> = movers.iter_mut().map(|mover| mover.answers_until("Z")).collect();
+    let moved = ends.iter().filter(|end| end.contains(&"C SELECT 1".to_owned())).count();
+    assert!(moved >= 1, "{ends:?}");
+    assert!(ends.iter().all(|end| end.last().map(String::as_str) == Some("Z I")), "{ends:?}");
+    println!("two at once: {ends:?}");
+    stage.others_go_on(1..3);
+    stage.ends_with("two movers", Some(from), &[1, 2]);
+}
+
+/// Only members of `tenantry_admin` change where tenants are.
+fn outsiders_move_nothing(stage: &Stage) {
+    let (from, shard) = (stage.home(), &stage.shard);
+    let map = "SELECT count(*), max(id), sum(nodeid) FROM tenantry.shard_group";
+    let before = psql(&stage.served.coordinator_dsn(), map);
+    let dsn = stage.served.dsn(0).replace("postgres@", "outsider@");
+    let port = stage.served.worker_port(from);
+    for sql in [
+        stage.move_away(),
+        format!("SELECT isolate_tenant_to_new_shard('ledger', {TENANT}, 'CASCADE')"),
+        format!("SELECT tenantry_split_shard({shard}, 2, ARRAY[1, 2])"),
+        "SELECT rebalance_table_shards()".to_owned(),
+        "SELECT citus_rebalance_start()".to_owned(),
+        format!("SELECT citus_drain_node('127.0.0.1', {port})"),
+        format!("SELECT citus_remove_node('127.0.0.1', {port})"),
+        format!("SELECT citus_add_node('127.0.0.1', {port})"),
+        "CALL citus_cleanup_orphaned_resources()".to_owned(),
+    ] {
+        let error = psql_error(&dsn, &sql);
+        assert!(error.contains("42501"), "{sql}: {error}");
+    }
+    assert_eq!(psql(&stage.served.coordinator_dsn(), map), before);
+    assert_eq!(psql(&dsn, &format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}")), ROWS.to_string());
+    stage.ends_with("outsiders", None, &[]);
+}
