@@ -28,6 +28,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (100, "distribute", include_str!("schema/100_distribute.sql")),
     (110, "orphans", include_str!("schema/110_orphans.sql")),
     (120, "undo", include_str!("schema/120_undo.sql")),
+    (121, "return", include_str!("schema/121_return.sql")),
     (130, "loads", include_str!("schema/130_loads.sql")),
     (131, "rebalance_by_load", include_str!("schema/131_rebalance_by_load.sql")),
     (132, "proxy_endpoints", include_str!("schema/132_proxy_endpoints.sql")),

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, orphans, split, undo};
+use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, join, orphans, split, undo};
 use crate::operations::rebalance::{call, job, preview, progress};
 
 /// Must this function run outside a transaction block?
@@ -33,6 +33,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_split_shard"
             | "create_distributed_table_concurrently"
             | "cleanup_orphaned_resources"
+            | "tenantry_return_tenant"
             | "tenantry_undo_move"
             | "tenantry_keep_move"
     )
@@ -76,6 +77,7 @@ pub async fn call_by_itself(
             distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
         }
         "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(environment, &notify).await,
+        "tenantry_return_tenant" => join::tenantry_return_tenant(environment, &arguments, &notify).await,
         "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, &notify).await,
         "tenantry_keep_move" => undo::tenantry_keep_move(environment, &arguments).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(environment).await,

@@ -140,6 +140,7 @@ pub fn provided() -> Provided {
             "tenantry_isolate_tenant",
             "citus_split_shard_by_split_points",
             "tenantry_split_shard",
+            "tenantry_return_tenant",
             "tenantry_undo_move",
             "tenantry_keep_move",
             "tenantry_cluster_edit",

@@ -32,7 +32,7 @@ pub async fn run(
     guard: &mut Option<HoldGuard>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
-    undo::close(environment, catalog, mv.group).await?;
+    undo::close(environment, catalog, mv).await?;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
     if mv.renames() {

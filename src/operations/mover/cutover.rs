@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::guard::Guard;
+use super::join::Merge;
 use super::marker::Marker;
 use super::part;
 use super::session::{Session, is_lock_failure};
@@ -60,19 +61,31 @@ pub async fn cut_over(
     let start = Instant::now();
     let mut pause = Duration::from_millis(20);
     let sequences = sequences(sides.source, mv).await?;
+    let merge = Merge::of(environment, mv, tables).await?;
     for attempts in 1.. {
         sides.watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
         sides.watch.check()?;
         apply.pace.is_on = false;
         let held_at = Instant::now();
         *guard = Some(environment.holds.begin(mv.group));
+        let rest_guard = mv.join.map(|join| environment.holds.begin(join.rest));
         let (id, fence) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
-        let (fenced, applied) = apply.run_while(sides.source.simple_query(&fence)).await;
+        let locks = async {
+            if let Some(merge) = &merge {
+                merge.lock().await?;
+            }
+            sides.source.simple_query(&fence).await.map_err(pg_error)
+        };
+        let (fenced, applied) = apply.run_while(locks).await;
         applied?;
-        match fenced.map_err(pg_error) {
+        match fenced {
             Err(error) if is_lock_failure(&error) => {
                 sides.source.batch_execute("ROLLBACK").await.map_err(pg_error)?;
+                if let Some(merge) = &merge {
+                    merge.unlock().await?;
+                }
                 *guard = None;
+                drop(rest_guard);
                 if start.elapsed() > settings.cutover_patience {
                     return Err(error.hint("Transactions on this shard were open for too long; try again later."));
                 }
@@ -86,6 +99,10 @@ pub async fn cut_over(
                     PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target node in time")
                 })??;
                 environment.stop_at(StopPoint::FenceApplied)?;
+                if let Some(merge) = &merge {
+                    merge.commit().await?;
+                    environment.stop_at(StopPoint::Merged)?;
+                }
                 switch(environment, &sides, mv, &answer).await?;
                 *guard = None;
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
@@ -199,7 +216,11 @@ pub async fn is_fence_applied(source: &Session, targets: &[Target], mv: &Move) -
 /// Errors: 55000 when the row or the placement is not as this move left it.
 pub async fn flip(catalog: &Session, mv: &mut Move) -> Result<()> {
     if mv.renames() {
-        let function = if mv.part.is_some() { "switch_tenant" } else { "switch_pieces" };
+        let function = match (&mv.part, &mv.join) {
+            (Some(_), _) => "switch_tenant",
+            (None, Some(_)) => "switch_return",
+            (None, None) => "switch_pieces",
+        };
         let sql = format!("SELECT tenantry.{function}($1)");
         if !catalog.query_one(&sql, &[&mv.id]).await.map_err(pg_error)?.get::<_, bool>(0) {
             return Err(taken_over(mv.id));

@@ -94,7 +94,7 @@ async fn isolate(
 /// The table that a call is about.
 ///
 /// Errors: 42P01 for a local table, 0A000 for a reference table.
-fn distributed(map: &ShardMap, arguments: &Value) -> Result<(Table, crate::shard_map::HashType)> {
+pub fn distributed(map: &ShardMap, arguments: &Value) -> Result<(Table, crate::shard_map::HashType)> {
     let oid = arguments.get("table_name").and_then(Value::as_u64).ok_or_else(|| is_null("table_name"))?;
     let table = map.table_by_oid(TableOid(oid as u32)).ok_or_else(|| not_distributed(&oid.to_string()))?;
     match table.kind {
@@ -108,7 +108,7 @@ fn distributed(map: &ShardMap, arguments: &Value) -> Result<(Table, crate::shard
 /// The tenant as the distribution column's type prints it.
 ///
 /// Errors: the server's for text that is no value of the type.
-async fn canonical(catalog: &session::Session, table: &Table, tenant: &str) -> Result<String> {
+pub async fn canonical(catalog: &session::Session, table: &Table, tenant: &str) -> Result<String> {
     let column = table.distribution_column().map(|c| c.name.clone()).unwrap_or_default();
     let sql = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = $1 AND attname = $2";
     let row = catalog.query_one(sql, &[&table.oid.0, &column]).await.map_err(pg_error)?;
@@ -116,7 +116,7 @@ async fn canonical(catalog: &session::Session, table: &Table, tenant: &str) -> R
     Ok(catalog.query_one(&sql, &[]).await.map_err(pg_error)?.get(0))
 }
 
-fn tenant_text(arguments: &Value) -> Result<String> {
+pub fn tenant_text(arguments: &Value) -> Result<String> {
     match arguments.get("tenant_id") {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Bool(value)) => Ok(value.to_string()),
@@ -129,6 +129,6 @@ fn is_null(name: &str) -> PgError {
     PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("{name} cannot be NULL"))
 }
 
-fn not_distributed(name: &str) -> PgError {
+pub fn not_distributed(name: &str) -> PgError {
     PgError::new(SqlState::UNDEFINED_TABLE, format!("relation {name} is not distributed"))
 }

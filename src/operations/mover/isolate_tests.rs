@@ -11,7 +11,7 @@ use super::*;
 use crate::shard_map::{HashType, ShardGroup, ShardId};
 
 /// hashint8 folds the upper half into the lower one: the first two have one hash.
-const TENANTS: [i64; 9] = [1, 4294967296, 2, 3, 4, 5, 6, 7, 8];
+pub const TENANTS: [i64; 9] = [1, 4294967296, 2, 3, 4, 5, 6, 7, 8];
 /// Nobody isolates it.
 pub const BYSTANDER: i64 = 100;
 /// Nobody isolates these either.
@@ -149,6 +149,7 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         assert_eq!(again.message(), "table orders has already been isolated for the given value");
     }
     super::split_tests::the_rest_is_split_under_a_writer(&stage, table).await;
+    super::return_tests::tenants_go_home(&stage, table).await;
     stop.store(true, Ordering::SeqCst);
     writer.await.unwrap();
 

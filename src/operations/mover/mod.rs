@@ -21,6 +21,7 @@ mod definition;
 pub mod distribute;
 mod guard;
 pub mod isolate;
+pub mod join;
 mod lock;
 mod marker;
 pub mod orphans;
@@ -46,6 +47,8 @@ mod distribute_tests;
 mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
+#[cfg(test)]
+mod return_tests;
 #[cfg(test)]
 mod split_tests;
 #[cfg(test)]
@@ -148,6 +151,8 @@ pub enum StopPoint {
     Fenced,
     /// ... and all changes are on the target.
     FenceApplied,
+    /// ... and the tenant's rows are among those of its interval.
+    Merged,
     Switched,
 }
 
@@ -326,7 +331,7 @@ async fn run(
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
-    undo::close(environment, catalog, mv.group).await?;
+    undo::close(environment, catalog, mv).await?;
     if mv.table.is_some() {
         return distribute::run(environment, catalog, mv, notify).await;
     }
@@ -442,7 +447,11 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
         MoveState::CaughtUp => {
             let source = session::connect(environment, mv.source).await?;
             let targets = Target::connect(environment, &mv).await?;
-            if cutover::is_fence_applied(&source, &targets, &mv).await? {
+            let goes_on = match mv.join {
+                Some(join) => join::is_merged(environment, &mv, join).await?,
+                None => cutover::is_fence_applied(&source, &targets, &mv).await?,
+            };
+            if goes_on {
                 undo::adopt(&targets, &mv).await?;
                 cutover::carry_fenced_sequences(&source, &targets, &mv).await?;
                 let back = Move::way_back(catalog, mv.id).await?;

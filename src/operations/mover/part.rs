@@ -94,7 +94,8 @@ pub async fn leave_rest(source: &Session, mv: &Move, map: &ShardMap) -> Result<(
 /// Errors: 0A000 when the names of schemas would be too long for what the shard becomes.
 pub fn check_names(mv: &Move) -> Result<()> {
     let groups = mv.targets().into_iter().flat_map(|(_, groups)| groups);
-    let names = groups.flat_map(|group| mv.schemas_of(group)).chain(mv.rest_schemas());
+    let merged = mv.join.iter().flat_map(|join| mv.schemas_of(join.merged));
+    let names = groups.flat_map(|group| mv.schemas_of(group)).chain(mv.rest_schemas()).chain(merged);
     match names.into_iter().find(|name| name.len() > NAME_MAX) {
         None => Ok(()),
         Some(name) => Err(PgError::unsupported(format!("schema name \"{name}\" is too long for a shard"))),

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use super::MoveReport;
 use super::copy::Copied;
+use super::join::Join;
 use super::part::Part;
 use super::pieces::Piece;
 use super::session::Session;
@@ -71,6 +72,8 @@ pub struct Move {
     pub table: Option<LocalTable>,
     /// The move that this one would undo: its target is what that one left on its source.
     pub back_of: Option<i64>,
+    /// The source is an isolated tenant's, and goes into the shard group of its interval.
+    pub join: Option<Join>,
 }
 
 /// A local table that becomes a distributed one.
@@ -95,8 +98,22 @@ impl Move {
         schemas: Vec<String>,
     ) -> Self {
         let (state, full_identity, pieces) = (MoveState::Planned, Vec::new(), Vec::new());
-        let (part, table, back_of) = (None, None, None);
-        Self { id: 0, colocation, group, source, target, state, schemas, full_identity, part, pieces, table, back_of }
+        let (part, table, back_of, join) = (None, None, None, None);
+        Self {
+            id: 0,
+            colocation,
+            group,
+            source,
+            target,
+            state,
+            schemas,
+            full_identity,
+            part,
+            pieces,
+            table,
+            back_of,
+            join,
+        }
     }
 
     /// Writes and commits the row, before anything is created anywhere.
@@ -106,11 +123,12 @@ impl Move {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
                        relation, relation_name, partkey, key_type, key_collation, shard_count,
-                       state, back_of)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+                       state, back_of, join_rest, join_merged, join_staging)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
                    RETURNING moveid";
         let id = |group: ShardGroupId| group.0 as i64;
-        let Move { colocation, group, source, target, schemas, part, pieces, table, state, back_of, .. } = &planned;
+        let Move { colocation, group, source, target, schemas, part, pieces, table, state, back_of, join, .. } =
+            &planned;
         let row = catalog
             .query_one(
                 sql,
@@ -136,6 +154,9 @@ impl Move {
                     &table.as_ref().map(|table| table.shard_count as i32),
                     &state.as_str(),
                     back_of,
+                    &join.map(|join| id(join.rest)),
+                    &join.map(|join| id(join.merged)),
+                    &join.map(|join| id(join.staging)),
                 ],
             )
             .await
@@ -249,11 +270,14 @@ impl Move {
 
     /// Do the rows get to shard groups of other names?
     pub fn renames(&self) -> bool {
-        self.part.is_some() || !self.pieces.is_empty()
+        self.part.is_some() || !self.pieces.is_empty() || self.join.is_some()
     }
 
     /// The nodes that rows go to, each with the shard groups that are to stand there.
     pub fn targets(&self) -> Vec<(NodeId, Vec<ShardGroupId>)> {
+        if let Some(join) = self.join {
+            return vec![(self.target, vec![join.staging])];
+        }
         if self.pieces.is_empty() {
             return vec![(self.target, vec![self.part.as_ref().map_or(self.group, |part| part.group)])];
         }
@@ -341,6 +365,11 @@ impl Move {
                 shard_count: row.get::<_, i32>(22) as u32,
             }),
             back_of: row.get(23),
+            join: row.get::<_, Option<i64>>(24).map(|rest| Join {
+                rest: ShardGroupId(rest as u64),
+                merged: ShardGroupId(row.get::<_, i64>(25) as u64),
+                staging: ShardGroupId(row.get::<_, i64>(26) as u64),
+            }),
         })
     }
 }
@@ -359,7 +388,7 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group, \
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
-                      relation, relation_name, partkey, key_type, key_collation, shard_count, back_of FROM tenantry.shard_move";
+                      relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging FROM tenantry.shard_move";
 
 /// Makes the counts of ended moves known before the first ends.
 pub fn register_metrics() {

@@ -310,9 +310,10 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value) -> Result<(Ses
     Ok((catalog, back))
 }
 
-/// Ends the ways back of a group that is about to be moved, split or taken apart. `catalog` has the colocation group's lock.
-pub async fn close(environment: &MoverEnvironment, catalog: &Session, group: ShardGroupId) -> Result<()> {
-    for back in Move::undoable(catalog).await?.into_iter().filter(|back| back.group == group) {
+/// Ends the ways back of shard groups that are about to be moved, split, taken apart or put together. `catalog` has the colocation group's lock.
+pub async fn close(environment: &MoverEnvironment, catalog: &Session, mv: &Move) -> Result<()> {
+    let concerns = |group: ShardGroupId| group == mv.group || mv.join.is_some_and(|join| group == join.rest);
+    for back in Move::undoable(catalog).await?.into_iter().filter(|back| concerns(back.group)) {
         lock::acquire_way_back(catalog, back.id, environment.settings.group_patience).await?;
         let mut back = back.reload(catalog).await?;
         if back.state == MoveState::Undoable {
