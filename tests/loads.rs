@@ -36,6 +36,7 @@ fn the_load_of_each_tenant_is_seen() {
     all_proxies_are_seen(&cluster);
     a_rebalance_by_load_is_looked_at_first(&cluster);
     what_the_loads_suggest_is_told(&cluster);
+    a_move_is_looked_at_and_rehearsed_in_sql(&cluster);
 }
 
 fn every_protocol_counts(cluster: &Cluster) {
@@ -208,4 +209,25 @@ fn what_the_loads_suggest_is_told(cluster: &Cluster) {
     cluster.psql(&format!("SELECT pg_sleep(0.1) FROM orders WHERE tenant = {hot} AND id = 0"));
     cluster.psql("TABLE citus_stat_tenants");
     assert_eq!(told(&format!("count(*) {isolate}")), "0");
+}
+
+fn a_move_is_looked_at_and_rehearsed_in_sql(cluster: &Cluster) {
+    let other = cluster.psql(
+        "SELECT nodeid FROM pg_dist_node WHERE nodeport <> (SELECT nodeport FROM pg_dist_shard_placement
+         WHERE shardid = get_shard_id_for_distribution_column('orders', 7)) AND groupid <> 0",
+    );
+    let explained = format!(
+        "SELECT string_agg(aspect, ' '), bool_or(stands_in_the_way) FROM tenantry_explain_move('orders', 7, {other})"
+    );
+    let said = cluster.psql(&explained);
+    assert!(said.ends_with("|f") && said.contains("expected hold expected time"), "{said}");
+    let by_shard = format!("tenantry_rehearse_move(get_shard_id_for_distribution_column('orders', 7), {other})");
+    let home = "SELECT nodeid FROM tenantry.shard_group g JOIN tenantry.shard s ON s.shard_group_id = g.id
+        WHERE s.shardid = get_shard_id_for_distribution_column('orders', 7)";
+    let before = cluster.psql(home);
+    assert_eq!(cluster.psql(&format!("SELECT rows_copied > 0, change_milliseconds >= 0 FROM {by_shard}")), "t|t");
+    assert_eq!(cluster.psql(home), before);
+    assert!(cluster.psql_error(&format!("BEGIN; SELECT * FROM {by_shard}")).contains("25001"));
+    let visitor = cluster.dsn().replace("postgres@", "visitor@");
+    assert!(psql_error(&visitor, &explained).contains("42501"));
 }

@@ -32,6 +32,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (130, "loads", include_str!("schema/130_loads.sql")),
     (131, "rebalance_by_load", include_str!("schema/131_rebalance_by_load.sql")),
     (132, "proxy_endpoints", include_str!("schema/132_proxy_endpoints.sql")),
+    (133, "look_before_moving", include_str!("schema/133_look_before_moving.sql")),
     (140, "standbys", include_str!("schema/140_standbys.sql")),
 ];
 

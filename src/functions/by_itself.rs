@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoverEnvironment, Notice, distribute, isolate, join, orphans, split, undo};
+use crate::operations::mover::{
+    MoverEnvironment, Notice, distribute, explain, isolate, join, orphans, rehearse, split, undo,
+};
 use crate::operations::rebalance::{call, job, preview, progress};
 
 /// Must this function run outside a transaction block?
@@ -20,6 +22,8 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "rebalance_wait"
             | "get_rebalance_table_shards_plan"
             | "tenantry_rebalance_preview"
+            | "tenantry_explain_move"
+            | "tenantry_rehearse_move"
             | "rebalance_status"
             | "rebalance_stop"
             | "job_status"
@@ -57,6 +61,8 @@ pub async fn call_by_itself(
         "get_rebalance_table_shards_plan" => {
             call::get_rebalance_table_shards_plan(environment, &arguments, &notify).await
         }
+        "tenantry_explain_move" => explain::tenantry_explain_move(environment, &arguments).await,
+        "tenantry_rehearse_move" => rehearse::tenantry_rehearse_move(environment, &arguments, &notify).await,
         "tenantry_rebalance_preview" => preview::tenantry_rebalance_preview(environment, &arguments, &notify).await,
         "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, &notify).await,
         "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, &notify).await,

@@ -127,6 +127,8 @@ pub fn provided() -> Provided {
             "rebalance_table_shards",
             "get_rebalance_table_shards_plan",
             "tenantry_rebalance_preview",
+            "tenantry_explain_move",
+            "tenantry_rehearse_move",
             "citus_rebalance_start",
             "citus_rebalance_status",
             "citus_rebalance_wait",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
-use super::state::{LocalTable, Move, MoveState};
+use super::state::{LocalTable, Move, MoveState, REHEARSED};
 use super::{MoverEnvironment, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
@@ -86,7 +86,8 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
     }
     match mv.state {
         MoveState::Undoable => mv.advance(catalog, MoveState::Done, "Kept").await,
-        _ => mv.advance(catalog, MoveState::Failed, "Failed").await,
+        _ if environment.settings.flips => mv.advance(catalog, MoveState::Failed, "Failed").await,
+        _ => mv.advance(catalog, MoveState::Failed, REHEARSED).await,
     }
 }
 

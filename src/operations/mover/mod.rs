@@ -19,6 +19,7 @@ mod copy;
 mod cutover;
 mod definition;
 pub mod distribute;
+pub mod explain;
 mod guard;
 pub mod isolate;
 pub mod join;
@@ -27,6 +28,7 @@ mod marker;
 pub mod orphans;
 mod part;
 mod pieces;
+pub mod rehearse;
 mod session;
 mod sink;
 mod snapshot;
@@ -48,6 +50,8 @@ mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
 #[cfg(test)]
+mod rehearse_tests;
+#[cfg(test)]
 mod return_tests;
 #[cfg(test)]
 mod split_tests;
@@ -57,7 +61,7 @@ pub(crate) mod tests;
 mod undo_tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -65,6 +69,7 @@ use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{HoldGuard, Holds};
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
+use copy::Copied;
 use cutover::{Cutover, Sides};
 use guard::Guard;
 use marker::Marker;
@@ -115,6 +120,8 @@ pub struct MoverSettings {
     pub standby_patience: Duration,
     /// Compare both sides before the cutover. Default: yes.
     pub verify: bool,
+    /// Go on to the cutover; otherwise all is taken back before it. Default: yes.
+    pub flips: bool,
     /// Moves may have a way back, where `MoveLimits::undo_window` wants it. Default: yes.
     pub keeps_way_back: bool,
 }
@@ -132,6 +139,7 @@ impl Default for MoverSettings {
             fence_patience: Duration::from_secs(5),
             standby_patience: Duration::from_secs(600),
             verify: true,
+            flips: true,
             keeps_way_back: true,
         }
     }
@@ -225,7 +233,7 @@ pub struct MoveReport {
     pub bytes_copied: u64,
     /// Rows inserted, updated and deleted by clients meanwhile.
     pub rows_applied: u64,
-    /// Time for which new statements on the shard group waited.
+    /// Time for which new statements on the shard group waited; of a rehearsal: what a change needed to get there.
     pub hold: Duration,
     /// Attempts at the cutover; all but the last failed to get their locks in time.
     pub attempts: u32,
@@ -392,6 +400,15 @@ async fn run(
             format!("tables of shard group {} were changed while it was being moved", mv.group),
         )
         .hint("Run the move again."));
+    }
+    if !settings.flips {
+        let began = Instant::now();
+        marker.catch_up(&mut apply, settings.near, settings.catch_up_patience).await?;
+        let (hold, rows_applied) = (began.elapsed(), apply.rows());
+        drop(apply);
+        cleanup::clean_up(environment, catalog, mv).await?;
+        let Copied { rows: rows_copied, bytes: bytes_copied } = copied;
+        return Ok(MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 0 });
     }
     let back = undo::prepare(environment, catalog, mv, &mut apply, notify).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;

@@ -210,7 +210,8 @@ impl Move {
             return Err(taken_over(self.id));
         }
         let was = std::mem::replace(&mut self.state, next);
-        if was != MoveState::Undoable && matches!(next, MoveState::Done | MoveState::Failed) {
+        let has_ended = matches!(next, MoveState::Done | MoveState::Failed);
+        if has_ended && was != MoveState::Undoable && phase != REHEARSED {
             outcome(next).increment(1);
         }
         Ok(())
@@ -389,6 +390,9 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
                       relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging FROM tenantry.shard_move";
+
+/// The phase of a move that was meant to be taken back.
+pub const REHEARSED: &str = "Rehearsed";
 
 /// Makes the counts of ended moves known before the first ends.
 pub fn register_metrics() {
