@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use support::ledger::{Done, Ledger, Load};
 use support::served::Served;
+use support::wire_client::Client;
 use support::{psql, psql_error, signal, wait_until};
+use tenantry::wire::frontend;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,6 +24,7 @@ fn a_server_that_goes_and_comes_back_costs_a_pause() {
         a_restart_is_waited_for(&mut served, &tenants, way, (number as u64 + 1) * 100_000_000);
     }
     a_failover_is_followed(&mut served, &tenants, 400_000_000);
+    standbys_are_read_from_by_who_asks(&mut served, &tenants);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,87 @@ fn a_failover_is_followed(served: &mut Served, tenants: &[String], first_id: u64
     served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {to}, '127.0.0.1', {new})"));
     served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {old})"));
     assert_eq!(served.psql("SELECT count(*) FROM pg_dist_node"), "2");
+}
+
+/// The first worker gets a standby that stands still: what it does not have shows who was asked.
+fn standbys_are_read_from_by_who_asks(served: &mut Served, tenants: &[String]) {
+    let (tenant, port) = (&tenants[0], served.worker_port(4));
+    served.servers().add_standby(0, port).expect("it copies the worker");
+    let standby = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    let primary = served.worker_port(0);
+    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {port}, '127.0.0.1', {primary})"));
+    psql(&standby, "SELECT pg_wal_replay_pause()");
+    let is_paused = || psql(&standby, "SELECT pg_get_wal_replay_pause_state()") == "paused";
+    assert!(wait_until(PATIENCE, is_paused), "it stands still");
+    served.psql(&format!("INSERT INTO items VALUES ({tenant}, 1)"));
+
+    let mut plain = Client::connect(served.proxy_port(0), &[]);
+    let mut asking = Client::connect(served.proxy_port(0), &[("options", "-c tenantry.read_from=replica")]);
+    let of_tenant = |id: u32| format!("SELECT count(*) FROM items WHERE tenant = {tenant} AND id = {id}");
+    let of_all = |id: u32| format!("SELECT count(*) FROM items WHERE id = {id}");
+    let rows = |id: u32| format!("SELECT id FROM items WHERE id = {id}");
+    let by_parameter = format!("SELECT count(*) FROM items WHERE tenant = {tenant} AND id = $1");
+    let insert = |id: u32| format!("INSERT INTO items VALUES ({tenant}, {id})");
+    let (stale, fresh) = ("T D(0) C(SELECT 1) Z(I)", "T D(1) C(SELECT 1) Z(I)");
+    // Twice, because the second time the shape is known and the statement prepared.
+    for round in 0..2 {
+        let name = format!("by_parameter_{round}");
+        assert_eq!(plain.query(&of_tenant(1)), fresh, "nothing stale unasked");
+        assert_eq!(plain.query(&of_all(1)), fresh);
+        assert_eq!(plain.run_prepared(&name, &by_parameter, &[Some("1")]), "1 2 D(1) C(SELECT 1) Z(I)");
+        assert_eq!(asking.query(&of_tenant(1)), stale);
+        assert_eq!(asking.query(&of_all(1)), stale, "over all tenants too");
+        assert_eq!(asking.query(&rows(1)), "T C(SELECT 0) Z(I)");
+        assert_eq!(asking.run_prepared(&name, &by_parameter, &[Some("1")]), "1 2 D(0) C(SELECT 1) Z(I)");
+    }
+    // Not in a transaction block, not behind a write, not with a lock.
+    assert_eq!(asking.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(asking.query(&of_tenant(1)), "T D(1) C(SELECT 1) Z(T)");
+    assert_eq!(asking.query("COMMIT"), "C(COMMIT) Z(I)");
+    let locking = format!("SELECT id FROM items WHERE tenant = {tenant} AND id = 1 FOR UPDATE");
+    assert_eq!(asking.query(&locking), fresh);
+    let several = format!("{}; {}; {}", of_tenant(1), insert(2), of_tenant(2));
+    assert_eq!(asking.query(&several), "T D(0) C(SELECT 1) C(INSERT 0 1) T D(1) C(SELECT 1) Z(I)");
+    for (sql, values) in [(&by_parameter, &[Some("1")][..]), (&insert(3), &[]), (&by_parameter, &[Some("3")])] {
+        frontend::parse(b"", sql, &[], &mut asking.out);
+        asking.bind_and_execute("", values);
+    }
+    frontend::sync(&mut asking.out);
+    assert_eq!(asking.answer(), "1 2 D(0) C(SELECT 1) 1 2 C(INSERT 0 1) 1 2 D(1) C(SELECT 1) Z(I)");
+    assert_eq!(asking.query(&of_tenant(3)), stale, "alone again it is stale");
+
+    // The setting is one like others.
+    assert_eq!(asking.query("SET tenantry.read_from = 'primary'"), "C(SET) Z(I)");
+    assert_eq!(asking.query(&of_tenant(1)), fresh);
+    assert_eq!(asking.query("RESET tenantry.read_from"), "C(RESET) Z(I)");
+    assert_eq!(asking.query(&of_tenant(1)), stale, "back to what it asked for at login");
+    assert_eq!(asking.query("SET tenantry.read_from = 'nearest'"), "E(22023) Z(I)");
+    assert_eq!(plain.query("BEGIN; SET tenantry.read_from = 'replica'; ROLLBACK"), "C(BEGIN) C(SET) C(ROLLBACK) Z(I)");
+    assert_eq!(plain.query(&of_tenant(1)), fresh, "it was taken back");
+    assert_eq!(plain.query("SET tenantry.read_from TO replica"), "C(SET) Z(I)");
+    assert_eq!(plain.query(&of_tenant(1)), stale);
+    assert_eq!(plain.query("DISCARD ALL"), "C(DISCARD ALL) Z(I)");
+    assert_eq!(plain.query(&of_tenant(1)), fresh);
+
+    // A table that the standby has not heard of.
+    served.psql("CREATE TABLE news (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('news', 'tenant')");
+    served.psql(&format!("INSERT INTO news VALUES ({tenant}, 1)"));
+    let of_news = format!("SELECT count(*) FROM news WHERE tenant = {tenant}");
+    assert_eq!(asking.query(&of_news), fresh, "the primary knows");
+    let mut all = vec![asking.query("SELECT count(*) FROM news")];
+    all.push(asking.run_prepared("news", "SELECT count(*) FROM news", &[]).replace("1 2 D", "T D"));
+    assert_eq!(all, [fresh, fresh]);
+
+    psql(&standby, "SELECT pg_wal_replay_resume()");
+    assert!(wait_until(PATIENCE, || asking.query(&of_tenant(1)) == fresh), "it catches up");
+    let file = psql(&standby, "SELECT pg_read_file('postmaster.pid')");
+    signal(file.lines().next().and_then(|line| line.parse().ok()).expect("a process id"), "INT");
+    for _ in 0..50 {
+        let said = asking.query(&of_tenant(1));
+        assert!(said == fresh || said.contains("E(57P01)"), "without a standby the primary answers: {said}");
+    }
+    assert_eq!(asking.query(&of_tenant(1)), fresh);
 }
 
 /// How often somebody of a tenant began before `up` and was answered well after it.

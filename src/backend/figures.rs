@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::hosts::Purpose;
 use super::login::ServerAddress;
 use super::node::{Node, Nodes};
 use crate::tally::Distribution;
@@ -21,6 +22,8 @@ use crate::tally::Distribution;
 #[derive(Debug, Clone)]
 pub struct NodeFigures {
     pub address: ServerAddress,
+    /// A standby, for reads.
+    pub is_replica: bool,
     /// Most connections that may be open: the share of this process.
     pub limit: usize,
     /// Connections that are open or being opened.
@@ -77,8 +80,19 @@ impl Nodes {
     /// All nodes, by address.
     pub fn figures(&self) -> Vec<NodeFigures> {
         let mut all: Vec<_> = self.all().iter().map(|node| figures(node)).collect();
-        all.sort_by(|a, b| (&a.address.host, a.address.port).cmp(&(&b.address.host, b.address.port)));
+        all.sort_by(|a, b| a.place().cmp(&b.place()));
         all
+    }
+}
+
+impl NodeFigures {
+    /// Its name, in metrics: a server may be a primary and, before or after, a standby.
+    pub fn name(&self) -> String {
+        if self.is_replica { format!("{} (standby)", self.address) } else { self.address.to_string() }
+    }
+
+    fn place(&self) -> (&str, u16, bool) {
+        (&self.address.host, self.address.port, self.is_replica)
     }
 }
 
@@ -122,6 +136,7 @@ fn figures(node: &Node) -> NodeFigures {
     }
     NodeFigures {
         address: node.address.clone(),
+        is_replica: node.purpose == Purpose::Reads,
         limit: node.limit(&state),
         open: state.open,
         logging_in: state.logging_in,

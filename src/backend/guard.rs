@@ -18,10 +18,10 @@ use crate::transport::SSL_REQUEST;
 
 /// Watches over all connections until `stop`.
 pub async fn guard(nodes: Arc<Nodes>, stop: CancellationToken) {
-    let mut watched: HashMap<String, Watched> = HashMap::new();
+    let mut watched: HashMap<_, Watched> = HashMap::new();
     while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
         for node in nodes.all() {
-            watched.entry(node.address.to_string()).or_default().look(&nodes, &node);
+            watched.entry((node.address.clone(), node.purpose)).or_default().look(&nodes, &node);
         }
     }
 }

@@ -11,6 +11,15 @@ use super::pool::is_outage;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
 
+/// What connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Everything: at the node's primary, wherever that is.
+    Writes,
+    /// Reads that may be stale: at this standby.
+    Reads,
+}
+
 /// Never empty.
 #[derive(Debug)]
 pub(super) struct Hosts {
@@ -32,6 +41,10 @@ impl Hosts {
     pub fn in_turn(&self) -> Vec<ServerAddress> {
         let others = self.all.iter().enumerate().filter(|(at, _)| *at != self.current).map(|(_, host)| host);
         std::iter::once(self.current()).chain(others).cloned().collect()
+    }
+
+    pub fn standbys(&self) -> &[ServerAddress] {
+        &self.all[1..]
     }
 
     /// The standbys are these now.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
-use super::hosts::Hosts;
+use super::hosts::{Hosts, Purpose};
 use super::link::Link;
 use super::login::ServerAddress;
 use super::pool::is_outage;
@@ -30,7 +30,7 @@ use crate::error::{PgError, Result, SqlState};
 /// All nodes that this process has connections to.
 pub struct Nodes {
     settings: Arc<ArcSwap<PoolSettings>>,
-    nodes: Mutex<HashMap<ServerAddress, Arc<Node>>>,
+    nodes: Mutex<HashMap<(ServerAddress, Purpose), Arc<Node>>>,
     /// Each data thread's bell: close idle connections of nodes that are pressed.
     bells: Mutex<Vec<Weak<Notify>>>,
     /// Rings when a standby was found to have taken a primary's place.
@@ -47,13 +47,15 @@ impl Nodes {
         &self.settings
     }
 
-    pub(super) fn node(self: &Arc<Self>, address: &ServerAddress) -> Arc<Node> {
+    pub(super) fn node(self: &Arc<Self>, address: &ServerAddress, purpose: Purpose) -> Arc<Node> {
         let mut nodes = lock(&self.nodes);
-        if let Some(node) = nodes.get(address) {
+        let key = (address.clone(), purpose);
+        if let Some(node) = nodes.get(&key) {
             return node.clone();
         }
         let node = Arc::new(Node {
             address: address.clone(),
+            purpose,
             hosts: Mutex::new(Hosts::only(address.clone())),
             is_gone: AtomicBool::new(false),
             nodes: Arc::downgrade(self),
@@ -63,7 +65,7 @@ impl Nodes {
             next: AtomicU64::new(0),
             state: Mutex::default(),
         });
-        nodes.insert(address.clone(), node.clone());
+        nodes.insert(key, node.clone());
         node
     }
 
@@ -75,10 +77,13 @@ impl Nodes {
     /// what is not among them are closed.
     pub fn set_hosts(self: &Arc<Self>, all: &[(ServerAddress, Vec<ServerAddress>)]) {
         for (primary, standbys) in all {
-            lock(&self.node(primary).hosts).set_standbys(standbys);
+            lock(&self.node(primary, Purpose::Writes).hosts).set_standbys(standbys);
         }
         for node in self.all() {
-            let is_gone = all.iter().all(|(primary, _)| *primary != node.address);
+            let is_gone = match node.purpose {
+                Purpose::Writes => all.iter().all(|(primary, _)| *primary != node.address),
+                Purpose::Reads => all.iter().all(|(_, standbys)| !standbys.contains(&node.address)),
+            };
             if node.is_gone.swap(is_gone, Ordering::AcqRel) != is_gone {
                 node.review();
             }
@@ -97,12 +102,17 @@ impl Nodes {
     }
 
     /// This process's share of what a node takes, where `node_connections` does not say otherwise.
+    /// Its standbys take as many.
     pub fn set_share(self: &Arc<Self>, address: &ServerAddress, connections: usize) {
-        let node = self.node(address);
-        let mut state = node.lock();
-        if state.share != Some(connections) {
-            state.share = Some(connections);
-            node.settle(state);
+        let node = self.node(address, Purpose::Writes);
+        let standbys = lock(&node.hosts).standbys().to_vec();
+        let is_copy = |other: &Arc<Node>| other.purpose == Purpose::Reads && standbys.contains(&other.address);
+        for node in self.all().into_iter().filter(is_copy).chain([node]) {
+            let mut state = node.lock();
+            if state.share != Some(connections) {
+                state.share = Some(connections);
+                node.settle(state);
+            }
         }
     }
 
@@ -132,6 +142,7 @@ impl Nodes {
 pub struct Node {
     /// Of its primary, as the catalog has it: its name.
     pub address: ServerAddress,
+    pub(super) purpose: Purpose,
     hosts: Mutex<Hosts>,
     /// The catalog does not have it any more.
     is_gone: AtomicBool,
@@ -358,7 +369,8 @@ impl Node {
     }
 
     fn is_given_up(&self, outage: &Outage) -> bool {
-        outage.since.elapsed() >= self.settings.load().outage_timeout
+        // The primary can do what a standby was to do.
+        self.purpose == Purpose::Reads || outage.since.elapsed() >= self.settings.load().outage_timeout
     }
 
     /// The node does not let us in: for a while nobody tries. Who waits for a place goes on waiting, unless it has been

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
-use super::hosts::connect_to_primary;
+use super::hosts::{Purpose, connect_to_primary};
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
 use super::pool_tally::PoolTally;
@@ -75,7 +75,7 @@ impl Pools {
 
     /// A connection to `address` logged in as `identity`, if one is idle and was used a moment ago.
     pub fn take_idle(&self, address: &ServerAddress, identity: &Identity) -> Option<PooledServer> {
-        let pool = self.pool(address, identity);
+        let pool = self.pool(address, identity, Purpose::Writes);
         let (connection, since) = pool.take_idle()?;
         if since.elapsed() > pool.nodes.settings().load().check_after {
             // It must be asked first; `checkout` does.
@@ -90,7 +90,7 @@ impl Pools {
     /// While the node is down it is waited for. Errors: 53300 after `checkout_timeout`; 08006 when the node has been down
     /// for `outage_timeout`; what logging in says.
     pub async fn checkout(&self, address: &ServerAddress, identity: &Identity) -> Result<PooledServer> {
-        let (pool, began) = (self.pool(address, identity), Instant::now());
+        let (pool, began) = (self.pool(address, identity, Purpose::Writes), Instant::now());
         loop {
             match pool.checkout(identity).await {
                 Err(error) if is_outage(&error) && !pool.node.is_lost() && !self.is_late(began) => {}
@@ -99,20 +99,38 @@ impl Pools {
         }
     }
 
+    /// A connection to the standby at `address`, for reads; none when it does not let us in, whatever the reason.
+    ///
+    /// Errors: 53300 after `checkout_timeout`.
+    pub async fn checkout_reader(&self, address: &ServerAddress, identity: &Identity) -> Result<Option<PooledServer>> {
+        match self.pool(address, identity, Purpose::Reads).checkout(identity).await {
+            Ok(server) => Ok(Some(server)),
+            Err(error) if error.code() == SqlState::TOO_MANY_CONNECTIONS => Err(error),
+            Err(error) => {
+                tracing::debug!(%address, %error, "a standby cannot be read from, the primary is");
+                Ok(None)
+            }
+        }
+    }
+
     fn is_late(&self, began: Instant) -> bool {
         began.elapsed() >= self.inner.nodes.settings().load().outage_timeout
     }
 
-    fn pool(&self, address: &ServerAddress, identity: &Identity) -> Rc<Pool> {
-        let key = self.inner.hasher.hash_one((address, &identity.user, &identity.database));
+    fn pool(&self, address: &ServerAddress, identity: &Identity, purpose: Purpose) -> Rc<Pool> {
+        let key = self.inner.hasher.hash_one((address, purpose, &identity.user, &identity.database));
         let mut pools = self.inner.pools.borrow_mut();
         let alike = pools.entry(key).or_default();
-        let is_it =
-            |p: &&Rc<Pool>| p.node.address == *address && p.user == identity.user && p.database == identity.database;
+        let is_it = |p: &&Rc<Pool>| {
+            p.node.address == *address
+                && p.node.purpose == purpose
+                && p.user == identity.user
+                && p.database == identity.database
+        };
         if let Some(pool) = alike.iter().find(is_it) {
             return pool.clone();
         }
-        let node = self.inner.nodes.node(address);
+        let node = self.inner.nodes.node(address, purpose);
         let tally = Arc::new(PoolTally::default());
         let pool = Rc::new(Pool {
             nodes: self.inner.nodes.clone(),
@@ -220,7 +238,14 @@ impl Pool {
     ) -> Result<PooledServer> {
         loop {
             let access = self.nodes.settings().load().access.clone();
-            match connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await {
+            let connected = match self.node.purpose {
+                Purpose::Writes => connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await,
+                Purpose::Reads => {
+                    let host = self.node.address.clone();
+                    Server::connect(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
+                }
+            };
+            match connected {
                 Ok((mut server, host)) => {
                     self.node.found_primary(&host);
                     let settings = self.nodes.settings().load();

@@ -11,7 +11,7 @@ impl Console {
     pub fn tell(&self, page: &mut Exposition) {
         self.tell_sessions(page);
         self.tell_transactions(page);
-        let nodes: Vec<_> = self.nodes.figures().into_iter().map(|node| (node.address.to_string(), node)).collect();
+        let nodes: Vec<_> = self.nodes.figures().into_iter().map(|node| (node.name(), node)).collect();
         tell_nodes(&nodes, page);
     }
 

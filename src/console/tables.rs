@@ -149,7 +149,7 @@ fn databases(console: &Console) -> Vec<Row> {
     let name = &console.catalog.settings().dbname;
     let clients = console.presences.all().iter().filter(|presence| &*presence.database == name).count();
     let row = |address: ServerAddress, role, id, shard_groups: usize, is_active| {
-        let of_node = figures.iter().find(|node| node.address == address);
+        let of_node = figures.iter().find(|node| node.address == address && !node.is_replica);
         vec![
             Value::text(name),
             Value::text(&address.host),

@@ -22,6 +22,8 @@ use crate::wire::reply_queue::To;
 pub struct Participant {
     pub node: NodeId,
     pub server: PooledServer,
+    /// A standby of the node, for reads.
+    pub is_replica: bool,
     /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
     pub groups: Vec<ShardGroupId>,
     /// Statements whose answers are complete. While there is none, joining can be undone.
@@ -62,6 +64,7 @@ impl Participant {
         Self {
             node,
             server,
+            is_replica: false,
             groups: Vec::new(),
             statements: 0,
             began: false,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
-use super::relay::{Routed, in_the_users_terms};
+use super::relay::{Routed, in_the_users_terms, names_moved_shard};
 use super::{Client, Executor, Participant, Transaction, Use};
 use crate::backend::Server;
 use crate::error::{PgError, Result, SqlState};
@@ -299,6 +299,10 @@ async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>,
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
+                }
+                // Who knows the shard by its schema's name runs the statement again.
+                Err(error) if executor.catalog.with_map(|map| names_moved_shard(&error, map)) => {
+                    failure.get_or_insert(error);
                 }
                 Err(error) => {
                     let routed = Routed { group: Some(worker.tasks[at].group), ..Routed::default() };

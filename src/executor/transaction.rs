@@ -56,6 +56,8 @@ pub struct Transaction {
     pins: Option<Pin>,
     /// The connection that the session kept was lost, and with it what it kept it for.
     pub has_lost_pin: bool,
+    /// Workers that join from here on are standbys, where they have some.
+    pub reads_replicas: bool,
     /// Code that nobody here can read has run: its servers may keep anything of it.
     pub is_opaque: bool,
     /// Parameters that changed without the client being told.
@@ -111,6 +113,7 @@ impl Transaction {
             notices: Vec::new(),
             pins: pinned.as_ref().map(|_| Pin::Visible),
             has_lost_pin: false,
+            reads_replicas: false,
             is_opaque: false,
             parameter_changes: Vec::new(),
             rowsets: Rowsets::default(),
@@ -257,11 +260,12 @@ impl Transaction {
         if let Some(at) = self.participants.iter().position(|p| p.node == node) {
             return Ok(&mut self.participants[at]);
         }
-        let (mut server, is_kept) = match self.pinned.take() {
-            Some(pinned) if node.is_coordinator() => (pinned, true),
+        let (mut server, is_kept, is_replica) = match self.pinned.take() {
+            Some(pinned) if node.is_coordinator() => (pinned, true, false),
             other => {
                 self.pinned = other;
-                (self.checkout(node).await?, false)
+                let (server, is_replica) = self.checkout(node).await?;
+                (server, false, is_replica)
             }
         };
         server.knows_user_types = node.is_coordinator();
@@ -290,6 +294,7 @@ impl Transaction {
         }
         self.participants.push(Participant::new(node, server));
         let participant = self.participants.last_mut().expect("just pushed");
+        participant.is_replica = is_replica;
         if self.kind != Kind::Auto {
             participant.begin(&self.begin, &self.journal, self.client).await?;
             // What was SET stands in the journal, between the savepoints that it was set between.
@@ -298,11 +303,14 @@ impl Transaction {
         Ok(participant)
     }
 
-    /// A connection that was logged in with the defaults that its role and database have now.
-    async fn checkout(&self, node: NodeId) -> Result<PooledServer> {
+    /// A connection that was logged in with the defaults that its role and database have now, and whether it is to a
+    /// standby.
+    async fn checkout(&self, node: NodeId) -> Result<(PooledServer, bool)> {
         let address = self.address(node)?;
         loop {
-            let mut server = match self.executor.pools.take_idle(&address, &self.identity) {
+            let replica = if self.reads_replicas { self.checkout_replica(node).await? } else { None };
+            let is_replica = replica.is_some();
+            let mut server = match replica.or_else(|| self.executor.pools.take_idle(&address, &self.identity)) {
                 Some(server) => server,
                 None => {
                     let checkout = self.executor.pools.checkout(&address, &self.identity);
@@ -314,9 +322,52 @@ impl Transaction {
                 Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
             });
             if is_current {
-                return Ok(server);
+                return Ok((server, is_replica));
             }
             server.poison();
+        }
+    }
+
+    /// One of the node's standbys, for a client always the same one while it can be reached; none: read at the primary.
+    async fn checkout_replica(&self, node: NodeId) -> Result<Option<PooledServer>> {
+        let standbys = self.with_map(|map| map.node(node).map(|node| node.standbys.clone())).unwrap_or_default();
+        let first = self.client as usize % standbys.len().max(1);
+        for standby in standbys[first..].iter().chain(&standbys[..first]) {
+            let address = ServerAddress { host: standby.host.clone(), port: standby.port };
+            let checkout = self.executor.pools.checkout_reader(&address, &self.identity);
+            if let Some(server) = self.cancel.unless_cancelled(checkout).await? {
+                return Ok(Some(server));
+            }
+        }
+        Ok(None)
+    }
+
+    /// May a statement that only reads do so at standbys? Not where the client's own transaction, or something before it,
+    /// may have written.
+    pub fn may_read_replicas(&self) -> bool {
+        let is_harmless = |p: &Participant| p.is_replica || self.kind == Kind::Auto && p.node.is_coordinator();
+        self.kind != Kind::Explicit && !self.changed_catalog() && self.participants.iter().all(is_harmless)
+    }
+
+    pub fn has_replicas(&self) -> bool {
+        self.participants.iter().any(|p| p.is_replica)
+    }
+
+    /// Standbys leave: what comes may write. Their answers are all there.
+    pub async fn dismiss_replicas(&mut self) {
+        let (leaving, staying) = std::mem::take(&mut self.participants).into_iter().partition(|p| p.is_replica);
+        self.participants = staying;
+        for mut participant in leaving {
+            participant.end_messages(true);
+            let ended = match participant.began {
+                true => participant.server.query("COMMIT").await.map(|_| ()),
+                false => participant.server.finish().await.map(|_| ()),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "could not end reads at a standby; its connection is closed");
+                participant.server.poison();
+            }
+            self.release(participant);
         }
     }
 

@@ -58,6 +58,16 @@ impl Plan {
         "session",
     ];
 
+    /// Shards are read and nothing else is done to them, no row locked: standbys can do that.
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Plan::Router(router) => router.access == Access::Read && !router.locks_rows,
+            Plan::Scatter(scatter) => scatter.access == Access::Read,
+            Plan::Combine(_) => true,
+            _ => false,
+        }
+    }
+
     /// What kind of plan it is, as an index into `KINDS`; EXPLAIN is of the kind that it explains.
     pub fn kind(&self) -> usize {
         match self {

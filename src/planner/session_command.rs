@@ -1,6 +1,6 @@
 //! Plans SET, RESET, SHOW, DISCARD, PREPARE, EXECUTE, DEALLOCATE.
 
-use crate::error::PgError;
+use crate::error::{PgError, SqlState};
 use crate::sql::Access;
 use crate::sql::set_statement::SessionStatement;
 
@@ -43,8 +43,20 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
     }))
 }
 
+/// A value of `tenantry.read_from`. Errors: 22023.
+pub fn check_read_from(value: &str) -> Result<(), PgError> {
+    if ["primary", "replica"].iter().any(|known| value.eq_ignore_ascii_case(known)) {
+        return Ok(());
+    }
+    Err(PgError::new(
+        SqlState::INVALID_PARAMETER_VALUE,
+        format!("invalid value for parameter \"tenantry.read_from\": \"{value}\""),
+    )
+    .hint("Available values: primary, replica."))
+}
+
 /// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
-/// different statements. Errors: 0A000.
+/// different statements. Errors: 0A000, 22023 for values that settings of Tenantry's own do not have.
 pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
     let Some(value) = values.first() else { return Ok(()) };
     match name {
@@ -57,6 +69,7 @@ pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError
                 .detail("Its characters may contain bytes that look like quotes or backslashes.")
                 .hint("Set client_encoding to UTF8."))
         }
+        "tenantry.read_from" => check_read_from(value),
         _ => Ok(()),
     }
 }

@@ -619,7 +619,7 @@ fn too_many_parameters(statement: &[u8], supplied: u16) -> PgError {
 }
 
 /// Stands for an answer that the client has got already.
-fn interrupted() -> PgError {
+pub(super) fn interrupted() -> PgError {
     PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "an earlier statement of the pipeline failed")
 }
 

@@ -24,6 +24,7 @@ mod plan_cache;
 mod portals;
 mod prepared;
 mod presence;
+mod replica_reads;
 mod run;
 mod settings;
 mod shapes;

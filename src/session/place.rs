@@ -51,6 +51,9 @@ impl Session {
             self.load.put_back(sighting);
             let Some(route) = route else { return Ok(None) };
             self.refuse_if_failed()?;
+            if self.concerns_replicas() {
+                self.choose(route.only_reads).await?;
+            }
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
                 self.note_placed(route.kind);
                 self.load.place(route.colocation, route.group, route.is_read);
@@ -84,6 +87,7 @@ impl Session {
         statement: Option<&Statement>,
     ) -> Result<Place> {
         self.await_table_holds(text).await?;
+        self.choose_servers(plan).await?;
         // These are counted as what they turn out to be.
         if !matches!(&**plan, Plan::Router(_) | Plan::Session(SessionCommand::Execute { .. })) {
             self.note_placed(plan.kind());

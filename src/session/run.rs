@@ -61,6 +61,10 @@ pub struct Session {
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
+    /// It has asked for reads from standbys.
+    pub reads_replicas: bool,
+    /// A standby did not have what the request under way reads: it goes on without them.
+    pub avoids_replicas: bool,
     pub statements: Statements,
     pub portals: Portals,
     pub transaction: Option<Transaction>,
@@ -168,6 +172,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
+        reads_replicas: false,
+        avoids_replicas: false,
         statements: Statements::default(),
         portals: Portals::default(),
         transaction: None,
@@ -489,6 +495,7 @@ impl Session {
             answer::parameter_status(&name, &value, self.client.out());
         }
         answer::ready(self.status(), self.client.out());
+        self.avoids_replicas = false;
         self.note_answered();
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::run::Session;
 use crate::backend::{config_statement, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Kind, Routed, changed_parameters, relay};
-use crate::planner::{SessionCommand, SetConfig};
+use crate::planner::{self, SessionCommand, SetConfig};
 use crate::shard_map::NodeId;
 use crate::sql::Operand;
 use crate::wire::answer;
@@ -106,12 +106,15 @@ impl Session {
         Ok(())
     }
 
-    /// The schemas that names are looked for in, with the settings as they are now.
+    /// What routing leans on, with the settings as they are now: the schemas that names are looked for in, and whether
+    /// standbys are read from.
     pub async fn read_search_path(&mut self) -> Result<()> {
-        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user";
+        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user, \
+                   pg_catalog.current_setting('tenantry.read_from', true)";
         let rows = self.txn().query(NodeId::COORDINATOR, sql).await?;
-        let Some([Some(path), Some(user)]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
+        let Some([Some(path), Some(user), read_from]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
         self.search_path = split_path(path, user);
+        self.reads_replicas = read_from.as_deref().is_some_and(|from| from.eq_ignore_ascii_case("replica"));
         Ok(())
     }
 
@@ -214,7 +217,7 @@ fn is_true(value: &str) -> bool {
 }
 
 fn is_path(name: &str) -> bool {
-    matches!(name, "search_path" | "role" | "session_authorization")
+    matches!(name, "search_path" | "role" | "session_authorization" | "tenantry.read_from")
 }
 
 /// Reads a search_path as Postgres prints it: names separated by commas, quoted where needed.
@@ -256,10 +259,14 @@ fn split_path(path: &str, user: &str) -> Vec<String> {
     schemas
 }
 
-/// Settings under which the text of statements would mean something else than the proxy reads.
+/// Settings under which the text of statements would mean something else than the proxy reads, and values that its own
+/// do not have.
 ///
-/// Errors: 0A000.
+/// Errors: 0A000, 22023.
 pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
+    if name == "tenantry.read_from" {
+        return planner::check_read_from(value);
+    }
     let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
     if name == "standard_conforming_strings" && off {
         return Err(

@@ -31,6 +31,8 @@ pub struct Route {
     /// `Plan::kind`.
     pub kind: usize,
     pub is_read: bool,
+    /// `Plan::only_reads`.
+    pub only_reads: bool,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ struct Shape {
     skeleton: Skeleton,
     kind: usize,
     is_read: bool,
+    only_reads: bool,
 }
 
 impl Shapes {
@@ -107,7 +110,7 @@ impl Shapes {
 impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
         let plan = plan_shape(text, context)?;
-        let kind = plan.kind();
+        let (kind, only_reads) = (plan.kind(), plan.only_reads());
         let is_read = matches!(&plan, Plan::Router(router) if router.access == Access::Read);
         let (colocation, operands, used, query) = match plan {
             Plan::Router(router) => (router.colocation, router.operands, Use::Compared, router.query),
@@ -133,7 +136,7 @@ impl Shape {
                 _ => return None,
             }
         }
-        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind, is_read })
+        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind, is_read, only_reads })
     }
 
     fn route(
@@ -163,6 +166,7 @@ impl Shape {
             query: shift(&self.query, &self.skeleton, scanned, text),
             kind: self.kind,
             is_read: self.is_read,
+            only_reads: self.only_reads,
         })
     }
 }

@@ -219,6 +219,8 @@ impl Session {
         deadline: tokio::time::Instant,
     ) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
+        // A standby may not have heard of the shard yet.
+        self.avoids_replicas |= retry == Retry::Fenced && self.transaction.as_ref().is_some_and(|t| t.reads_replicas);
         match &mut self.transaction {
             None => {}
             Some(txn) if txn.is_single && !self.batch.has_checkpoint => {

@@ -23,6 +23,7 @@ impl Session {
     ///
     /// Errors: as values, for the caller to report; the client's answer so far stands.
     pub async fn run_virtual(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<()> {
+        self.choose_servers(plan).await?;
         match plan {
             Plan::Empty => answer::empty_query(self.client.out()),
             Plan::Scatter(plan) => {
