@@ -7,13 +7,14 @@
 #   pgbouncer   pgbench ─> PgBouncer ──> worker    transaction pooling; session pooling for prepared statements
 #   tenantry    pgbench ─> tenantry ───> worker    routed by tenant
 #
+# All three have one thread for clients, as PgBouncer has; THREADS gives Tenantry and the floor more.
 # Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry.
 # Prints medians over all rounds of throughput, mean and p99 latency and the program's CPU time per statement (user and
 # system, from /proc/PID/stat), ratios of the same round, memory with idle clients, and which bars are reached.
 # Everything runs on loopback; servers and data are thrown away at the end.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,12 +25,13 @@ modes=${MODES:-simple extended prepared}
 clients=${CLIENTS:-8 64}
 idle=${IDLE-64 1000 10000}
 targets=${TARGETS:-direct floor pgbouncer tenantry}
+threads=${THREADS:-1}
 port=${PORT:-7832}
 tenantry=${TENANTRY:-target/release/tenantry}
 relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
-# Connections to the worker: what Tenantry's pools of two threads hold, so that nobody waits for one.
+# Connections to the worker: one for each client, so that nobody waits for one.
 pool_size=64
 
 fail() {
@@ -53,7 +55,8 @@ declare -A pid_of=()
 finish() {
     # An interrupted measurement must not leave servers behind.
     local pid
-    for pid in "${pid_of[@]}"; do
+    # The servers last: proxies would complain of their loss.
+    for pid in ${pid_of[tenantry]:-} ${pid_of[floor]:-} ${pid_of[pooler]:-} ${pid_of[session]:-} ${pid_of[cluster]:-}; do
         kill -TERM "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
@@ -64,7 +67,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 worker_port=$((port + 2))
-declare -A port_of=([direct]=$worker_port [tenantry]=$port [floor]=$((port + 10)) [pooler]=$((port + 11)) [session]=$((port + 12)))
+declare -A port_of=([direct]=$worker_port [tenantry]=$((port + 13)) [floor]=$((port + 10)) [pooler]=$((port + 11)) [session]=$((port + 12)))
 dsn() { echo "postgresql://postgres@127.0.0.1:$1/postgres"; }
 
 # Where a target's pgbench goes: PgBouncer has a process for each way of pooling.
@@ -76,13 +79,32 @@ process_of() {
     esac
 }
 
-start_tenantry() {
+start_cluster() {
     "$tenantry" dev --workers 1 --port "$port" >"$work/dev.log" 2>&1 &
-    pid_of[tenantry]=$!
+    pid_of[cluster]=$!
     until grep -qs '^ready:' "$work/dev.log"; do
-        kill -0 "${pid_of[tenantry]}" 2>/dev/null || fail "tenantry dev ended: $(cat "$work/dev.log")"
+        kill -0 "${pid_of[cluster]}" 2>/dev/null || fail "tenantry dev ended: $(cat "$work/dev.log")"
         sleep 0.1
     done
+}
+
+# A second proxy over the same catalog, with as many threads as are wished.
+start_tenantry() {
+    cat >"$work/tenantry.toml" <<TOML
+[listen]
+port = ${port_of[tenantry]}
+auth = "trust-loopback"
+threads = $threads
+[coordinator]
+port = $((port + 1))
+user = "postgres"
+[pool]
+size = $pool_size
+node_connections = $((pool_size + 16))
+TOML
+    "$tenantry" serve --config "$work/tenantry.toml" >"$work/tenantry.log" 2>&1 &
+    pid_of[tenantry]=$!
+    wait_for_server tenantry
 }
 
 wait_for_server() {
@@ -94,7 +116,7 @@ wait_for_server() {
 }
 
 start_floor() {
-    "$relay" "${port_of[floor]}" "$worker_port" >"$work/floor.log" 2>&1 &
+    "$relay" "${port_of[floor]}" "$worker_port" "$threads" >"$work/floor.log" 2>&1 &
     pid_of[floor]=$!
     wait_for_server floor
 }
@@ -204,9 +226,10 @@ compare() {
 ticks_per_second=$(getconf CLK_TCK)
 results=${RESULTS:-$work/results}
 : >"$results"
-start_tenantry
+start_cluster
 load "$(dsn "$port")" "SELECT create_distributed_table('bench', 'tenant_id');"
 load "$(dsn "$worker_port")" ""
+! has_target tenantry || start_tenantry
 ! has_target floor || start_floor
 if has_target pgbouncer; then
     start_pgbouncer pooler transaction
@@ -216,7 +239,7 @@ for script in $scripts; do
     write_script "$script"
 done
 
-echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s"
+echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s, $threads threads for clients"
 echo "$("$tenantry" --version); $(pgbench --version); ${pgbouncer:+$("$pgbouncer" --version | head -n 1)}"
 if [ -n "$idle" ]; then
     for target in $targets; do

@@ -1,27 +1,24 @@
 //! The floor under every proxy: a relay that only copies bytes between a client and a server of its own.
 //!
-//! Built as Tenantry is built: one current-thread runtime per core, clients dealt to them in turn, no delay on either
-//! socket. It knows nothing of Postgres, so it shares no server between clients.
+//! Built as Tenantry is built: a runtime for each thread, clients dealt to them in turn, no delay on either socket. It knows nothing of Postgres, so it shares no server between clients.
 //!
 //! ```text
-//!   relay_floor LISTEN_PORT SERVER_PORT      both on 127.0.0.1; runs until it is killed
+//!   relay_floor LISTEN_PORT SERVER_PORT THREADS      both on 127.0.0.1; runs until it is killed
 //! ```
 
 use std::net::Ipv4Addr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 fn main() -> std::io::Result<()> {
-    let ports: Vec<u16> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    let [listen, server] = ports[..] else {
+    let numbers: Vec<u16> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let [listen, server, threads] = numbers[..] else {
         // `cargo bench` and `cargo test` start every program that they find.
-        eprintln!("usage: relay_floor LISTEN_PORT SERVER_PORT");
+        eprintln!("usage: relay_floor LISTEN_PORT SERVER_PORT THREADS");
         return Ok(());
     };
-    let cores = std::thread::available_parallelism()?.get();
-    let queues: Vec<_> = (0..cores).map(|_| start_thread(server)).collect();
+    let queues: Vec<_> = (0..threads).map(|_| start_thread(server)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, listen)).await?;
@@ -37,9 +34,9 @@ fn main() -> std::io::Result<()> {
 fn start_thread(server: u16) -> mpsc::UnboundedSender<std::net::TcpStream> {
     let (queue, mut clients) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build_local(Default::default());
         let runtime = runtime.expect("the machine can make an event queue");
-        LocalSet::new().block_on(&runtime, async move {
+        runtime.block_on(async move {
             while let Some(client) = clients.recv().await {
                 tokio::task::spawn_local(relay(client, server));
             }

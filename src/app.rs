@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control runtime (2 threads)                       data threads, one per core
-//!     acceptor ──── TcpStream, dealt in turn ────────>  runtime + LocalSet: session::run_data_thread
+//!     acceptor ──── TcpStream, dealt in turn ────────>  LocalRuntime: session::run_data_thread
 //!     catalog.watch, jobs, admin HTTP                    (executor, pools, servers: nothing shared is locked)
 //! ```
 //!
@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -342,17 +341,18 @@ impl DataThreads {
             let (queue, incoming) = mpsc::channel(QUEUE);
             let (alive, ended) = oneshot::channel();
             let (shared, ending) = (shared.clone(), ending.clone());
-            let runtime = runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| internal("start a data thread", error))?;
             let name = format!("data-{number}");
             std::thread::Builder::new()
                 .name(name.clone())
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     let _alive: oneshot::Sender<()> = alive;
-                    LocalSet::new().block_on(&runtime, session::run_data_thread(shared, incoming, ending));
+                    // Made here, because it cannot change threads.
+                    let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+                    match runtime {
+                        Ok(runtime) => runtime.block_on(session::run_data_thread(shared, incoming, ending)),
+                        Err(error) => tracing::error!(%error, "could not make a data thread's runtime"),
+                    }
                 })
                 .map_err(|error| internal("start a data thread", error))?;
             queues.push(queue);

@@ -20,6 +20,7 @@ use crate::transport::SSL_REQUEST;
 pub async fn guard(nodes: Arc<Nodes>, stop: CancellationToken) {
     let mut watched: HashMap<_, Watched> = HashMap::new();
     while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        nodes.ring();
         for node in nodes.all() {
             watched.entry((node.address.clone(), node.purpose)).or_default().look(&nodes, &node);
         }

@@ -49,6 +49,11 @@ impl Server {
         Ok(())
     }
 
+    /// Would `carry` have nothing to do?
+    pub fn carries(&self, wanted: &SessionSettings) -> bool {
+        !self.leftovers.is_unsure && self.settings == *wanted
+    }
+
     /// Does a connection that its session keeps have a reason left? Asked outside a transaction.
     pub async fn is_kept_for_something(&mut self) -> Result<bool> {
         if self.leftovers.keeps_unknown {

@@ -133,7 +133,8 @@ impl Nodes {
         bell
     }
 
-    fn ring(&self) {
+    /// Every data thread looks after its idle connections.
+    pub(super) fn ring(&self) {
         lock(&self.bells).iter().filter_map(Weak::upgrade).for_each(|bell| bell.notify_one());
     }
 }

@@ -6,12 +6,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
@@ -32,7 +33,7 @@ pub struct Pools {
 struct Inner {
     nodes: Arc<Nodes>,
     /// By hash of what they are for, so that looking one up allocates nothing.
-    pools: RefCell<HashMap<u64, Vec<Rc<Pool>>>>,
+    pools: RefCell<foldhash::HashMap<u64, Vec<Rc<Pool>>>>,
     hasher: RandomState,
     /// Rings when a connection that is idle here is needed elsewhere.
     bell: Arc<Notify>,
@@ -69,15 +70,16 @@ impl Pools {
     /// The pools of the calling thread; `maintain` must run there.
     pub fn new(nodes: Arc<Nodes>) -> Self {
         let bell = nodes.bell();
-        let inner = Inner { nodes, pools: RefCell::default(), hasher: RandomState::new(), bell };
+        let inner = Inner { nodes, pools: RefCell::default(), hasher: RandomState::default(), bell };
         Self { inner: Rc::new(inner) }
     }
 
     /// A connection to `address` logged in as `identity`, if one is idle and was used a moment ago.
     pub fn take_idle(&self, address: &ServerAddress, identity: &Identity) -> Option<PooledServer> {
         let pool = self.pool(address, identity, Purpose::Writes);
-        let (connection, since) = pool.take_idle()?;
-        if since.elapsed() > pool.nodes.settings().load().check_after {
+        let now = Instant::now();
+        let (connection, since) = pool.take_idle(now)?;
+        if now.saturating_duration_since(since) > pool.nodes.settings().load().check_after {
             // It must be asked first; `checkout` does.
             pool.state.borrow_mut().idle.push((connection, since));
             return None;
@@ -147,11 +149,14 @@ impl Pools {
 
     /// Closes what was idle for too long, and what others need. Never ends. Cancel safe.
     pub async fn maintain(&self) {
-        let mut tick = tokio::time::interval(CLOSE_IDLE_EVERY);
+        let mut looked = Instant::now();
         loop {
-            tokio::select! {
-                _ = tick.tick() => self.close_idle(),
-                () = self.inner.bell.notified() => self.relieve(),
+            // Rung by the clock too: a timer of this thread would make each of its waits look for the next one due.
+            self.inner.bell.notified().await;
+            self.relieve();
+            if looked.elapsed() >= CLOSE_IDLE_EVERY {
+                self.close_idle();
+                looked = Instant::now();
             }
         }
     }
@@ -195,7 +200,7 @@ impl Pool {
     async fn checkout(self: &Rc<Self>, identity: &Identity) -> Result<PooledServer> {
         let settings = self.nodes.settings().load_full();
         let mut deadline = tokio::time::Instant::now() + settings.checkout_timeout;
-        while let Some((mut connection, since)) = self.take_idle() {
+        while let Some((mut connection, since)) = self.take_idle(Instant::now()) {
             if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
                 return Ok(self.guard(connection));
             }
@@ -287,10 +292,10 @@ impl Pool {
             .hint("Shorten transactions, or raise pool.size, pool.node_connections or the server's max_connections.")
     }
 
-    fn take_idle(&self) -> Option<(Box<Connection>, Instant)> {
+    fn take_idle(&self, now: Instant) -> Option<(Box<Connection>, Instant)> {
         loop {
             let (mut connection, since) = self.state.borrow_mut().idle.pop()?;
-            if !connection.is_spent() && !connection.server.link().is_lost() && connection.server.looks_alive() {
+            if now < connection.retires && !connection.server.link().is_lost() && connection.server.looks_alive() {
                 return Some((connection, since));
             }
         }
@@ -302,7 +307,8 @@ impl Pool {
     }
 
     fn give_back(self: &Rc<Self>, connection: Box<Connection>) {
-        if !connection.server.is_reusable() || connection.is_spent() {
+        let now = Instant::now();
+        if !connection.server.is_reusable() || now >= connection.retires {
             return;
         }
         if self.node.is_waited_for() || self.node.is_pressed() {
@@ -317,7 +323,7 @@ impl Pool {
             }
         }
         connection.server.link().set_used(false);
-        self.state.borrow_mut().idle.push((connection, Instant::now()));
+        self.state.borrow_mut().idle.push((connection, now));
     }
 }
 

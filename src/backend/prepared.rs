@@ -2,9 +2,10 @@
 //!
 //! What was queued is taken for done; when an error makes the server skip it, it is taken back, last first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::BytesMut;
+use foldhash::HashMap;
 
 use crate::wire::frontend::{self, Target};
 
@@ -25,12 +26,19 @@ impl StatementKey {
 /// Bounded: the statement that was not used for the longest time is closed when a new one would be too many.
 #[derive(Debug)]
 pub struct Prepared {
-    /// When each was used last, counted in uses.
-    known: HashMap<StatementKey, u64>,
+    known: HashMap<StatementKey, Known>,
     uses: u64,
     /// Parse and Close messages whose answers are due, in order.
     unconfirmed: VecDeque<Queued>,
     max: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Under which the server knows it.
+    name: Box<str>,
+    /// When it was used last, counted in uses.
+    used: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,14 +49,19 @@ enum Queued {
 
 impl Prepared {
     pub fn new(max: usize) -> Self {
-        Self { known: HashMap::new(), uses: 0, unconfirmed: VecDeque::new(), max: max.max(1) }
+        Self { known: HashMap::default(), uses: 0, unconfirmed: VecDeque::new(), max: max.max(1) }
     }
 
     /// Does the server know it? Asking counts as use.
     pub fn is_known(&mut self, key: StatementKey) -> bool {
         self.uses += 1;
         let uses = self.uses;
-        self.known.get_mut(&key).map(|used| *used = uses).is_some()
+        self.known.get_mut(&key).map(|known| known.used = uses).is_some()
+    }
+
+    /// The name under which the server knows it, or will; empty when it does not.
+    pub fn name(&self, key: StatementKey) -> &str {
+        self.known.get(&key).map_or("", |known| &known.name)
     }
 
     /// Notes a statement whose Parse is on its way. Returns how many CloseComplete the caller has to swallow before its
@@ -56,14 +69,16 @@ impl Prepared {
     pub fn add(&mut self, key: StatementKey, queue: &mut BytesMut) -> usize {
         let mut closed = 0;
         while self.known.len() >= self.max {
-            let Some(oldest) = self.known.iter().min_by_key(|(_, used)| **used).map(|(key, _)| *key) else { break };
+            let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key) else {
+                break;
+            };
             self.known.remove(&oldest);
             frontend::close(Target::Statement(oldest.name().as_bytes()), queue);
             self.unconfirmed.push_back(Queued::Close(oldest));
             closed += 1;
         }
         self.uses += 1;
-        self.known.insert(key, self.uses);
+        self.know(key, self.uses);
         self.unconfirmed.push_back(Queued::Parse(key));
         closed
     }
@@ -77,10 +92,14 @@ impl Prepared {
     pub fn forget_unconfirmed(&mut self) {
         while let Some(skipped) = self.unconfirmed.pop_back() {
             match skipped {
-                Queued::Parse(key) => self.known.remove(&key),
-                Queued::Close(key) => self.known.insert(key, 0),
-            };
+                Queued::Parse(key) => drop(self.known.remove(&key)),
+                Queued::Close(key) => self.know(key, 0),
+            }
         }
+    }
+
+    fn know(&mut self, key: StatementKey, used: u64) {
+        self.known.insert(key, Known { name: key.name().into(), used });
     }
 
     pub fn clear(&mut self) {

@@ -260,6 +260,12 @@ impl Server {
         self.replies.push(Reply::Bind, to);
     }
 
+    /// A Bind of the client's to what `ensure_prepared` has made known.
+    pub fn queue_bind_prepared(&mut self, bind: &Bind, key: super::StatementKey) {
+        bind.write(&bind.portal, self.prepared.name(key).as_bytes(), &mut self.write);
+        self.replies.push(Reply::Bind, To::Client);
+    }
+
     pub fn queue_describe(&mut self, target: Target<'_>, to: To) {
         frontend::describe(target, &mut self.write);
         let reply = match target {
@@ -320,6 +326,16 @@ impl Server {
         frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
         self.replies.push(Reply::Prepare, to);
         true
+    }
+
+    /// Whatever it has prepared is parsed anew when it is needed.
+    pub async fn forget_prepared(&mut self) {
+        if self.status == Status::Idle && self.query("DEALLOCATE ALL").await.is_ok() {
+            self.prepared.clear();
+        } else {
+            // A failed transaction takes no statement; the next one gets another connection.
+            self.retire();
+        }
     }
 
     /// Judges a frame and keeps status, parameters and bookkeeping current.

@@ -38,10 +38,17 @@ pub struct CancelHandle {
 impl CancelHandle {
     /// The session's next statement begins. Waits until no cancel of an earlier one is under way. Cancel safe.
     pub async fn begin(&self) {
+        if !self.begin_at_once() {
+            self.landed().await;
+        }
+    }
+
+    /// As `begin`; false when a cancel of an earlier one is under way.
+    pub fn begin_at_once(&self) -> bool {
         let number = self.number.load(Ordering::Relaxed);
         // Before `under_way` is read: a canceller that counts itself later sees this number.
         self.number.store((number + 1) | 1, Ordering::SeqCst);
-        self.landed().await;
+        self.under_way.load(Ordering::SeqCst) == 0
     }
 
     /// The session waits for its client.

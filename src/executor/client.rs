@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -148,20 +149,35 @@ impl Client {
             self.torn = true;
             let mut sent = 0;
             while sent < self.out.len() {
-                sent += match timeout(self.limits.reader_timeout, self.stream.write(&self.out[sent..])).await {
-                    Err(_) => return Err(lost("client does not take its answer")),
-                    Ok(Ok(0)) => return Err(lost("client closed the connection")),
-                    Ok(taken) => taken?,
+                sent += match in_time(self.limits.reader_timeout, self.stream.write(&self.out[sent..])).await? {
+                    0 => return Err(lost("client closed the connection")),
+                    taken => taken,
                 };
             }
-            let left = timeout(self.limits.reader_timeout, self.stream.flush()).await;
-            left.map_err(|_| lost("client does not take its answer"))??;
+            in_time(self.limits.reader_timeout, self.stream.flush()).await?;
             self.torn = false;
             self.traffic.sent.add(self.out.len() as u64);
             self.sent += self.out.len() as u64;
             self.out.clear();
         }
         Ok(())
+    }
+
+    /// Sends the answer for the last time. What the client is still saying is heard out: closed on unread bytes, the
+    /// connection is reset, which takes the answer away from it. Bounded by the caller.
+    pub async fn flush_last(&mut self) -> Result<()> {
+        self.flush().await?;
+        if self.stream.is_quiet() {
+            return Ok(());
+        }
+        self.stream.shutdown().await?;
+        loop {
+            self.read.clear();
+            self.read.reserve(READ_LEN);
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Sends the answer when it has grown to where waiting costs more than a system call.
@@ -223,25 +239,45 @@ impl Client {
             if let Some(frame) = self.buffered_frame()? {
                 return Ok(Some(frame));
             }
-            if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
-                self.read = BytesMut::new();
-            }
-            if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
-                self.out = BytesMut::new();
-            }
-            self.read.reserve(READ_LEN);
-            let received = if self.read.is_empty() {
-                self.stream.read_buf(&mut self.read).await?
-            } else {
-                let deadline = self.frame_deadline()?;
-                let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
-                timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
-            };
-            match received {
-                0 => return Ok(None),
-                bytes => self.traffic.received.add(bytes as u64),
+            if !self.receive().await? {
+                return Ok(None);
             }
         }
+    }
+
+    /// Waits for more bytes; false when the client has closed the connection. Cancel safe.
+    ///
+    /// Errors: 08P01 when a frame that has begun is not whole in time.
+    pub async fn receive(&mut self) -> Result<bool> {
+        if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
+            self.read = BytesMut::new();
+        }
+        if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
+            self.out = BytesMut::new();
+        }
+        self.read.reserve(READ_LEN);
+        let received = if self.read.is_empty() {
+            self.stream.read_buf(&mut self.read).await?
+        } else {
+            let deadline = self.frame_deadline()?;
+            let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
+            timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
+        };
+        self.traffic.received.add(received as u64);
+        Ok(received > 0)
+    }
+
+    /// Whole messages from the start of what was received.
+    pub fn take(&mut self, len: usize) -> Bytes {
+        self.began = None;
+        self.read.split_to(len).freeze()
+    }
+
+    /// Undoes `take`.
+    pub fn put_back(&mut self, taken: Bytes) {
+        let mut taken = taken.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
+        taken.unsplit(std::mem::take(&mut self.read));
+        self.read = taken;
     }
 
     /// The next frame of a COPY; `None` when the client has closed the connection.
@@ -300,6 +336,17 @@ impl Client {
             }
         }
     }
+}
+
+/// Errors: that of `work`, and 08006 when the client holds it up for longer than `limit`.
+async fn in_time<T>(limit: Duration, work: impl Future<Output = std::io::Result<T>>) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    // Most often the socket takes it at once, and no clock is needed.
+    if let Some(done) = work.as_mut().now_or_never() {
+        return Ok(done?);
+    }
+    let done = timeout(limit, work).await.map_err(|_| lost("client does not take its answer"))?;
+    Ok(done?)
 }
 
 fn lost(why: &str) -> PgError {

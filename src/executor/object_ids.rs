@@ -10,9 +10,9 @@
 //! transaction has made it, is told as no table (0) and as a value of unknown type, which drivers read as text.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use bytes::BytesMut;
+use foldhash::HashMap;
 
 use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;

@@ -242,12 +242,7 @@ impl Transaction {
     }
 
     fn address(&self, node: NodeId) -> Result<ServerAddress> {
-        if node.is_coordinator() {
-            return Ok(self.executor.coordinator.clone());
-        }
-        let address =
-            |map: &ShardMap| map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port });
-        self.with_map(address).ok_or_else(|| {
+        self.with_map(|map| self.executor.address(map, node)).ok_or_else(|| {
             PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
                 .hint("Retry the query.")
         })
@@ -317,11 +312,7 @@ impl Transaction {
                     self.cancel.unless_cancelled(checkout).await?
                 }
             };
-            let is_current = self.executor.catalog.with_map(|map| {
-                let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
-                Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
-            });
-            if is_current {
+            if self.executor.catalog.with_map(|map| is_current(&mut server, map)) {
                 return Ok((server, is_replica));
             }
             server.poison();
@@ -618,6 +609,33 @@ impl Transaction {
             participant.server.poison();
         }
     }
+}
+
+impl Executor {
+    fn address(&self, map: &ShardMap, node: NodeId) -> Option<ServerAddress> {
+        if node.is_coordinator() {
+            return Some(self.coordinator.clone());
+        }
+        map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port })
+    }
+
+    /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
+    pub fn take_idle(&self, node: NodeId, identity: &Identity) -> Option<PooledServer> {
+        self.catalog.with_map(|map| {
+            let mut server = self.pools.take_idle(&self.address(map, node)?, identity)?;
+            let is_current = is_current(&mut server, map);
+            if !is_current {
+                server.poison();
+            }
+            is_current.then_some(server)
+        })
+    }
+}
+
+/// Was it logged in with the defaults that its role and database have now?
+fn is_current(server: &mut PooledServer, map: &ShardMap) -> bool {
+    let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
+    Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
 }
 
 fn keep(server: &mut PooledServer, pin: Pin) {

@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::executor::{Kind, Mark, Retry};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
-use crate::wire::answer::Status;
 
 /// What happened since the last Sync.
 #[derive(Default)]
@@ -52,7 +51,6 @@ pub struct Batch {
 pub(super) struct Start {
     pub(super) mark: Mark,
     pub(super) version: u64,
-    pub(super) deadline: tokio::time::Instant,
 }
 
 impl Batch {
@@ -103,7 +101,7 @@ impl Session {
             self.portals.remove(&portal);
         }
         let attempts = self.batch.attempts + 1;
-        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version, start.deadline).await? {
+        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version).await? {
             self.fail(super::place::moved())?;
             self.skip_until_sync = true;
             return Ok(());
@@ -122,13 +120,7 @@ impl Session {
     pub(super) async fn forget_prepared(&mut self) {
         let Some(txn) = &mut self.transaction else { return };
         for participant in txn.participants() {
-            let server = &mut participant.server;
-            if server.status() == Status::Idle && server.query("DEALLOCATE ALL").await.is_ok() {
-                server.prepared.clear();
-            } else {
-                // A failed transaction takes no statement; the next one gets another connection.
-                server.retire();
-            }
+            participant.server.forget_prepared().await;
         }
     }
 

@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Found, Kind, Relayed, Retry, Routed, Use};
+use crate::executor::{Kind, Relayed, Retry, Routed};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -56,11 +56,7 @@ impl Session {
         }
         if self.batch.start.is_none() {
             self.batch.was_joined = self.has_joined();
-            self.batch.start = Some(Start {
-                mark: self.client.mark(),
-                version: self.map_version(),
-                deadline: tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout,
-            });
+            self.batch.start = Some(Start { mark: self.client.mark(), version: self.map_version() });
         }
         self.batch.keep(&frame);
         if frame.bytes.len() > LONG_PIPELINE_LEN {
@@ -155,7 +151,8 @@ impl Session {
 
     async fn parse(&mut self, frame: &Frame) -> Result<()> {
         let parse = Parse::read(frame.payload())?;
-        let name = frame.bytes.slice_ref(parse.name);
+        // A copy: a slice would keep the whole read buffer for as long as the statement is known.
+        let name = Bytes::copy_from_slice(parse.name);
         if !name.is_empty() && self.statements.contains(&name) {
             return Err(PgError::new(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
@@ -250,6 +247,9 @@ impl Session {
         let statement = self.statement(&name)?;
         let statement = self.current(statement)?;
         self.note_bound(&statement);
+        if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
+            self.txn().is_opaque = true;
+        }
         if !matches!(&*statement.plan, Plan::Transaction(_)) {
             self.refuse_if_failed()?;
         }
@@ -268,11 +268,16 @@ impl Session {
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };
-        if !self.places_at_once(&statement.plan, request) {
-            self.pause().await?;
-        }
-        self.note_opaque_code(&statement.text);
-        match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
+        let place = match self.place_at_once(&statement.plan, request) {
+            Some(place) => place,
+            None => {
+                if !places_without_asking(&statement.plan) {
+                    self.pause().await?;
+                }
+                self.place(&statement.plan, &statement.text, request, Some(&statement)).await?
+            }
+        };
+        match place {
             Place::Server { node, group, query, shared } => {
                 let types = match shared {
                     true => types,
@@ -296,7 +301,7 @@ impl Session {
                         answer::parse_complete(&mut bytes);
                         server.simulate(bytes.freeze());
                     }
-                    server.queue_bind(&bind, &bind.portal, &key.name(), To::Client);
+                    server.queue_bind_prepared(&bind, key);
                 } else {
                     server.queue_parse("", &query.render(group), &types, to);
                     server.queue_bind(&bind, &bind.portal, "", To::Client);
@@ -318,21 +323,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// Is the place of this plan known without asking a server?
-    fn places_at_once(&self, plan: &Plan, request: Request<'_>) -> bool {
-        match plan {
-            Plan::Router(router) => {
-                let map = self.map();
-                let hash = map.colocation(router.colocation).and_then(|c| c.hash);
-                let hashes = |o| hash.is_some_and(|h| request.values().find(o, h, Use::Compared) != Found::Unknown);
-                router.operands.iter().all(hashes)
-            }
-            Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
-            Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
-            _ => false,
-        }
     }
 
     /// Before something of the proxy's own runs on servers that have the client's messages: their answers go to the
@@ -597,6 +587,15 @@ impl Session {
             txn.failed |= relayed.error.is_some();
         }
         Ok(())
+    }
+}
+
+/// Is no server asked for the place of this plan?
+fn places_without_asking(plan: &Plan) -> bool {
+    match plan {
+        Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
+        Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
+        _ => false,
     }
 }
 

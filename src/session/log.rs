@@ -12,7 +12,6 @@ use bytes::Bytes;
 use super::prepared::Statement;
 use super::presence::Presence;
 use super::run::Session;
-use crate::backend::Frame;
 use crate::error::{PgError, Result};
 use crate::sql::normalized::{fingerprint, normalized};
 use crate::wire::frame::HEADER_LEN;
@@ -94,10 +93,10 @@ impl SessionLog {
 
 impl Session {
     /// A request begins: what it asks for is kept when it may have to be told.
-    pub(super) fn note_asked(&mut self, frame: &Frame) {
+    pub(super) fn note_asked(&mut self, tag: u8, bytes: &Bytes) {
         self.slow_after = self.thread.shared.log.load().slow_statement;
-        if self.slow_after.is_some() && frame.tag == b'Q' {
-            self.asked = Asked::Query(frame.bytes.clone());
+        if self.slow_after.is_some() && tag == b'Q' {
+            self.asked = Asked::Query(bytes.clone());
         }
     }
 

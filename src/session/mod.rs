@@ -28,6 +28,7 @@ mod replica_reads;
 mod run;
 mod settings;
 mod shapes;
+mod short_way;
 mod simple_query;
 mod startup;
 mod statement_plans;
@@ -101,7 +102,7 @@ pub struct Ending {
     pub hurry: CancellationToken,
 }
 
-/// Serves the sockets that arrive, on the calling thread (inside a `LocalSet`), until told to stop or `incoming` ends;
+/// Serves the sockets that arrive, on the calling thread (inside a `LocalRuntime`), until told to stop or `incoming` ends;
 /// then lets the sessions come to their end.
 pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<std::net::TcpStream>, ending: Ending) {
     // Of this thread alone, so that looking at them costs no other thread anything.

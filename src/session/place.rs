@@ -7,7 +7,7 @@ use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
-use crate::planner::{self, Context, Mode, Plan, SessionCommand};
+use crate::planner::{self, Context, Mode, Plan, Router, SessionCommand};
 use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Operand, Spliced};
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// A statement of this `Plan::kind` goes to where it runs.
-    fn note_placed(&self, kind: usize) {
+    pub(super) fn note_placed(&self, kind: usize) {
         self.thread.tally.statements[kind].add(1);
     }
 
@@ -76,6 +76,36 @@ impl Session {
 
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
         self.context_of(|context| planner::plan(text, context, Mode::ManyShards)).map(Rc::new)
+    }
+
+    /// The place of a statement for one tenant whose values tell its shard group, while nothing is held.
+    pub fn place_at_once(&mut self, plan: &Plan, request: Request<'_>) -> Option<Place> {
+        let Plan::Router(router) = plan else { return None };
+        let (group, node, _) = self.find_at_once(router, request)?;
+        self.note_placed(plan.kind());
+        self.load.place(router.colocation, group, router.access == Access::Read);
+        Some(Place::Server { node, group: Some(group), query: router.query.clone(), shared: true })
+    }
+
+    /// The same without counting it: shard group and node, with the version of the map that says so.
+    pub fn find_at_once(&mut self, router: &Router, request: Request<'_>) -> Option<(ShardGroupId, NodeId, u64)> {
+        // Looked at before the map is: a hold may end because the group is elsewhere then.
+        if self.thread.shared.holds.held() > 0 {
+            return None;
+        }
+        let mut sighting = self.load.take_sighting();
+        let found = self.with_map(|map| {
+            let colocation = map.colocation(router.colocation)?;
+            let see = |hash, value: &Value<'_>| {
+                self.load.meter().see(&mut sighting, router.colocation, hash, value);
+            };
+            match request.values().target_seen(colocation, &router.operands, Use::Compared, see) {
+                Target::One(group) => Some((group, colocation.group(group)?.node, map.version())),
+                _ => None,
+            }
+        });
+        self.load.put_back(sighting);
+        found
     }
 
     /// Decides with the statement's values. After this the shard groups are not held, and rowsets are gathered.
@@ -190,9 +220,14 @@ impl Session {
 
     /// Notes that the servers of the transaction may keep what this text has done, if nobody can read what it runs.
     pub fn note_opaque_code(&mut self, text: &str) {
-        if self.with_map(|map| planner::may_run_opaque_code(text, map)) {
+        if self.may_run_opaque_code(text) {
             self.txn().is_opaque = true;
         }
+    }
+
+    /// See `planner::may_run_opaque_code`.
+    pub fn may_run_opaque_code(&self, text: &str) -> bool {
+        self.with_map(|map| planner::may_run_opaque_code(text, map))
     }
 
     fn has_null(&self, operands: &[Operand], colocation: ColocationId, request: Request<'_>) -> bool {

@@ -1,9 +1,10 @@
 //! Plans by text, for one data thread. A plan is good for one map version and one search_path.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::prepared::Parsed;
 use crate::error::Result;

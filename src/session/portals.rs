@@ -1,8 +1,7 @@
 //! A client's portals by name, and what they keep.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::extended_query::Portal;
 

@@ -1,6 +1,6 @@
 //! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -37,12 +37,13 @@ pub struct Statement {
     pub plan: Rc<Plan>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
+    is_opaque: OnceCell<bool>,
 }
 
 impl Statement {
-    fn new(parsed: Parsed, map_version: u64) -> Self {
+    pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
         let Parsed { number, text, types, plan } = parsed;
-        Self { number, text, types, plan, map_version, description: RefCell::new(None) }
+        Self { number, text, types, plan, map_version, description: RefCell::new(None), is_opaque: OnceCell::new() }
     }
 
     pub fn returns_rows(&self) -> bool {
@@ -55,6 +56,18 @@ impl Statement {
             Plan::Session(SessionCommand::Execute { .. }) => true,
             _ => false,
         }
+    }
+}
+
+impl Statement {
+    /// Is its plan one for this map?
+    pub fn is_for(&self, map_version: u64) -> bool {
+        self.map_version == map_version
+    }
+
+    /// What `look` says of its text; looked at once, because with another map it is another statement.
+    pub fn may_run_opaque_code(&self, look: impl FnOnce(&str) -> bool) -> bool {
+        *self.is_opaque.get_or_init(|| look(&self.text))
     }
 }
 
@@ -103,6 +116,7 @@ impl Session {
             plan: self.plan(&statement.text)?,
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
+            is_opaque: OnceCell::new(),
         }))
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -197,7 +197,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
         answer::error(&as_fatal(error.clone()), session.client.out());
-        let _ = tokio::time::timeout(LAST_WORDS, session.client.flush()).await;
+        let _ = tokio::time::timeout(LAST_WORDS, session.client.flush_last()).await;
     }
     ended
 }
@@ -272,7 +272,14 @@ impl Session {
     }
 
     async fn run(&mut self, ending: &Ending) -> Result<()> {
+        // Made once: to queue up for them anew with every wait costs more than the wait's own system calls need.
+        let mut stop = std::pin::pin!(ending.stop.cancelled());
+        let mut hurry = std::pin::pin!(ending.hurry.cancelled());
         loop {
+            if let Some(under_way) = self.take_short_way() {
+                self.go_short_way(under_way).await?;
+                continue;
+            }
             let is_repeated = !self.replay.is_empty();
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
@@ -283,32 +290,34 @@ impl Session {
                         self.cancel.handle.end();
                         self.client.flush().await?;
                         let idle = self.transaction.is_none() && !self.batch.is_open();
-                        let frame = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
+                        let received = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
                             tokio::select! {
-                                frame = self.client.next_frame() => frame,
+                                biased;
+                                () = &mut stop => return Err(PgError::shut_down()),
+                                received = self.client.receive() => received,
                                 heard = pinned.receive() => {
                                     heard?;
                                     self.forward_unasked()?;
                                     continue;
                                 }
-                                () = ending.stop.cancelled() => return Err(PgError::shut_down()),
                             }
                         } else {
-                            let end = if idle { &ending.stop } else { &ending.hurry };
+                            let end = if idle { stop.as_mut() } else { hurry.as_mut() };
                             tokio::select! {
-                                frame = self.client.next_frame() => frame,
-                                () = end.cancelled() => return Err(PgError::shut_down()),
+                                biased;
+                                () = end => return Err(PgError::shut_down()),
+                                received = self.client.receive() => received,
                             }
                         };
-                        match frame {
+                        match received {
                             Err(error) => return Err(self.answered_before(error).await),
-                            Ok(Some(frame)) => frame,
-                            Ok(None) => return Ok(()),
+                            Ok(true) => continue,
+                            Ok(false) => return Ok(()),
                         }
                     }
                 },
             };
-            self.note_request(&frame);
+            self.note_request(frame.tag, &frame.bytes);
             let begins = frame.tag == b'Q' || !self.batch.is_open() || self.cancel.handle.running().is_none();
             if begins && !is_repeated {
                 self.cancel.handle.begin().await;
@@ -501,8 +510,8 @@ impl Session {
     }
 
     /// A message of the client has come: the first of a request, or one more.
-    fn note_request(&mut self, frame: &Frame) {
-        self.load.asked_bytes += frame.bytes.len() as u64;
+    pub(super) fn note_request(&mut self, tag: u8, bytes: &Bytes) {
+        self.load.asked_bytes += bytes.len() as u64;
         if self.requested.is_some() {
             return;
         }
@@ -513,23 +522,25 @@ impl Session {
         self.requested = Some(now);
         self.load.sent_before = self.client.sent_bytes();
         self.presence.note_request(now);
-        self.note_asked(frame);
+        self.note_asked(tag, bytes);
     }
 
     fn note_answered(&mut self) {
         let Some(requested) = self.requested.take() else { return };
         let tally = &self.thread.tally;
         let now = Instant::now();
-        tally.requests.record(now - requested);
-        self.load.charge(now - requested, self.client.sent_bytes());
+        let took = now - requested;
+        tally.requests.record(took);
+        self.load.charge(took, self.client.sent_bytes());
         let is_idle = self.status() == Status::Idle;
         if is_idle {
             tally.transactions.add(1);
-            let took = (now - self.transaction_requested).as_micros();
-            tally.transaction_micros.add(u64::try_from(took).unwrap_or(u64::MAX));
+            let is_alone = requested == self.transaction_requested;
+            let took = if is_alone { took } else { now - self.transaction_requested };
+            tally.transaction_micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
         self.presence.note_answered(!is_idle);
-        self.log_if_slow(now - requested);
+        self.log_if_slow(took);
     }
 
     pub fn put_notices(&mut self) {

@@ -10,8 +10,9 @@
 //! planner. A shape is good for one map version and one search_path.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::executor::Use;
 use crate::executor::loads::{Meter, Sighting};

@@ -1,5 +1,7 @@
 //! The simple query protocol: one text, one or several statements.
 
+use std::time::{Duration, Instant};
+
 use super::place::Place;
 use super::run::Session;
 use crate::backend::Frame;
@@ -73,7 +75,6 @@ impl Session {
 
     /// Runs a statement again when the map was old: the client sees a delay.
     async fn simple_statement_with_retry(&mut self, text: &str) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + self.thread.executor.settings.load().hold_timeout;
         loop {
             let mark = self.client.mark();
             let version = self.map_version();
@@ -88,7 +89,7 @@ impl Session {
             };
             let undo = if outcome.is_err() { Undo::Everything } else { Undo::Fresh };
             let Some(retry) = again else { return outcome.map(|_| ()) };
-            if !self.prepare_retry(retry, undo, version, deadline).await? {
+            if !self.prepare_retry(retry, undo, version).await? {
                 return match outcome {
                     Err(error) => Err(error),
                     Ok(_) => Err(super::place::moved()),
@@ -210,14 +211,8 @@ impl Session {
         }
     }
 
-    /// Gets ready to run the unit again. False when it cannot be.
-    pub async fn prepare_retry(
-        &mut self,
-        retry: Retry,
-        undo: Undo,
-        version: u64,
-        deadline: tokio::time::Instant,
-    ) -> Result<bool> {
+    /// Gets ready to run the unit again. False when it cannot be, or when the request is older than a hold may be.
+    pub async fn prepare_retry(&mut self, retry: Retry, undo: Undo, version: u64) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
         // A standby may not have heard of the shard yet.
         self.avoids_replicas |= retry == Retry::Fenced && self.transaction.as_ref().is_some_and(|t| t.reads_replicas);
@@ -244,14 +239,15 @@ impl Session {
         if retry == Retry::StalePlan {
             return Ok(true);
         }
-        if tokio::time::Instant::now() >= deadline {
+        let deadline = self.requested.unwrap_or_else(Instant::now) + self.thread.executor.settings.load().hold_timeout;
+        if Instant::now() >= deadline {
             return Ok(false);
         }
         let catalog = &self.thread.shared.catalog;
         if catalog.refresh().await?.version() == version {
             // Fenced, but not switched yet: the mover is between the two.
-            let soon = tokio::time::Instant::now() + RETRY_PAUSE;
-            catalog.changed_since(version, soon.min(deadline)).await;
+            let soon = Instant::now() + RETRY_PAUSE;
+            catalog.changed_since(version, soon.min(deadline).into()).await;
         }
         Ok(true)
     }
@@ -272,7 +268,7 @@ pub enum Undo {
 }
 
 /// The statement of a text that has no semicolon but perhaps one at its end: told without a lexer.
-fn only_statement(text: &str) -> Option<&str> {
+pub(super) fn only_statement(text: &str) -> Option<&str> {
     match memchr::memchr(b';', text.as_bytes()) {
         None => Some(text),
         Some(at) => text[at + 1..].trim_ascii().is_empty().then_some(&text[..at]),
@@ -280,4 +276,4 @@ fn only_statement(text: &str) -> Option<&str> {
 }
 
 const COPY_WRITE_LEN: usize = 64 * 1024;
-const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -1,9 +1,9 @@
 //! A client's prepared statements by name, and how many it may have.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::prepared::Statement;
 use crate::error::{PgError, Result, SqlState};

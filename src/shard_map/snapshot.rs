@@ -1,7 +1,9 @@
 //! The immutable snapshot that every session reads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::hash::Value;
 use super::{ColocationId, HashType, Node, NodeId, ShardGroupId, ShardId, Table, TableOid};
@@ -11,6 +13,7 @@ use super::{ColocationId, HashType, Node, NodeId, ShardGroupId, ShardId, Table, 
 pub struct ShardMap {
     version: u64,
     nodes: Vec<Node>,
+    node_positions: HashMap<NodeId, usize>,
     tables: HashMap<String, Vec<Arc<Table>>>,
     by_oid: HashMap<TableOid, Arc<Table>>,
     colocations: HashMap<ColocationId, Arc<ColocationGroup>>,
@@ -91,7 +94,7 @@ impl ColocationGroup {
         shard_groups.sort_by_key(|g| (g.tenant.is_some(), if g.tenant.is_some() { 0 } else { g.min }, g.id));
         let intervals = shard_groups.partition_point(|g| g.tenant.is_none());
         let position = shard_groups.iter().enumerate().map(|(at, g)| (g.id, at)).collect();
-        let mut tenants: HashMap<i32, Vec<usize>> = HashMap::new();
+        let mut tenants: HashMap<i32, Vec<usize>> = HashMap::default();
         for (at, group) in shard_groups.iter().enumerate().skip(intervals) {
             tenants.entry(group.min).or_default().push(at);
         }
@@ -167,6 +170,7 @@ impl ShardMap {
     /// Builds the look-up tables. `version` grows with every snapshot a process makes.
     pub fn new(version: u64, parts: ShardMapParts) -> Self {
         let mut map = ShardMap { version, nodes: parts.nodes, opaque: parts.opaque, ..ShardMap::default() };
+        map.node_positions = map.nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
         map.role_settings = parts.role_settings;
         map.shadows.extend(parts.shadows);
         for colocation in parts.colocations {
@@ -210,7 +214,7 @@ impl ShardMap {
     }
 
     pub fn node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.iter().find(|n| n.id == id)
+        self.node_positions.get(&id).map(|at| &self.nodes[*at])
     }
 
     /// The node at an address, as `pg_dist_node` spells it.

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 
 use super::{Figures, LoadSettings, MICROS_PER_WEIGHT};
 use crate::shard_map::hash::Value;
@@ -163,7 +165,7 @@ impl Counts {
         };
         let tenants = SpaceSaving::new(counters);
         Self {
-            random: RandomState::new(),
+            random: RandomState::default(),
             of_tenants: vec![nobody; tenants.capacity()],
             tenants,
             groups: Vec::new(),

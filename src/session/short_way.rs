@@ -1,0 +1,394 @@
+//! The short way: a statement for one tenant, outside a transaction, all of whose messages have come.
+//!
+//! ```text
+//!   [Parse ""]  Bind ""  [Describe ""]  Execute ""  Sync  ──┐
+//!   Query of a known shape                                ──┴─> a server that is idle and carries what is needed ─> client
+//! ```
+//!
+//! Most statements of most applications are such. No transaction, portal or batch is made for them; on the wire they
+//! look as they do on the long way (extended_query.rs, simple_query.rs), which whatever is different takes. So does what
+//! has to be run again: until the answer is over, its messages are kept.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::prepared::Statement;
+use super::run::Session;
+use super::simple_query::{Undo, only_statement};
+use crate::backend::cancel::CancelTarget;
+use crate::backend::{Frame, PooledServer};
+use crate::error::Result;
+use crate::executor::cancel::CancelHandle;
+use crate::executor::scatter::Request;
+use crate::executor::{Relayed, Retry, Routed, relay};
+use crate::planner::Plan;
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
+use crate::sql::{Access, Spliced};
+use crate::wire::frame::{self, HEADER_LEN};
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::reply_queue::To;
+
+/// A statement whose messages are queued for its server.
+pub(super) struct UnderWay {
+    server: PooledServer,
+    reached: Reached,
+    node: NodeId,
+    group: ShardGroupId,
+    query: Spliced,
+    /// The client's messages.
+    unit: Bytes,
+    /// Of the map that it was routed with.
+    version: u64,
+    /// A Parse is among them.
+    parses: bool,
+}
+
+/// Where a statement goes.
+struct Way {
+    colocation: ColocationId,
+    group: ShardGroupId,
+    node: NodeId,
+    query: Spliced,
+    /// `Plan::kind`.
+    kind: usize,
+    is_read: bool,
+    version: u64,
+}
+
+/// A cancel request reaches the server until this is dropped.
+struct Reached {
+    handle: Arc<CancelHandle>,
+    target: Arc<CancelTarget>,
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        self.handle.remove(&self.target);
+    }
+}
+
+impl Session {
+    /// Takes the messages at hand when they go the short way, and queues them for their server.
+    pub(super) fn take_short_way(&mut self) -> Option<UnderWay> {
+        let is_free = self.transaction.is_none()
+            && self.pinned.is_none()
+            && !self.reads_replicas
+            && self.replay.is_empty()
+            && !self.batch.is_open()
+            && !self.skip_until_sync;
+        if !is_free || self.client.received().is_empty() {
+            return None;
+        }
+        let unit = Unit::read(self.client.received(), self.client.limits().message_bytes)?;
+        let bytes = self.client.take(unit.len());
+        let way = match &unit {
+            Unit::Extended(messages) => self.extended_short_way(messages, &bytes),
+            Unit::Simple { .. } => self.simple_short_way(&bytes),
+        };
+        if way.is_none() {
+            self.client.put_back(bytes);
+        }
+        way
+    }
+
+    fn extended_short_way(&mut self, messages: &Messages, unit: &Bytes) -> Option<UnderWay> {
+        let bind = Bind::read(&unit.slice(messages.bind.clone())).ok()?;
+        let statement = match &messages.parse {
+            None => self.statements.get(&bind.statement)?.clone(),
+            Some(_) if !bind.statement.is_empty() => return None,
+            Some(parse) => Rc::new(self.known_statement(&Parse::read(&unit[parse.clone()]).ok()?)?),
+        };
+        let Plan::Router(router) = &*statement.plan else { return None };
+        if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
+            return None;
+        }
+        let request = Request { bind: &bind, types: &statement.types, describe: false };
+        let (group, node, version) = self.find_at_once(router, request)?;
+        if !statement.is_for(version) {
+            return None;
+        }
+        let way = Way {
+            colocation: router.colocation,
+            group,
+            node,
+            query: router.query.clone(),
+            kind: statement.plan.kind(),
+            is_read: router.access == Access::Read,
+            version,
+        };
+        let mut under_way = self.set_out(way, unit, b'B')?;
+        self.note_bound(&statement);
+        let parses = messages.parse.is_some();
+        self.queue_messages(&mut under_way, &statement, &bind, messages);
+        if parses {
+            self.statements.insert(Bytes::new(), statement);
+        }
+        Some(UnderWay { parses, ..under_way })
+    }
+
+    fn queue_messages(&self, under_way: &mut UnderWay, statement: &Statement, bind: &Bind, messages: &Messages) {
+        let UnderWay { server, group, query, .. } = under_way;
+        let group = Some(*group);
+        if bind.statement.is_empty() {
+            let to = if messages.parse.is_some() { To::Client } else { To::Nobody };
+            server.queue_parse("", &query.render(group), &statement.types, to);
+            server.queue_bind(bind, b"", "", To::Client);
+        } else {
+            let key = self.key_of(statement, query, group);
+            server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
+            server.queue_bind_prepared(bind, key);
+        }
+        if messages.describes {
+            server.queue_describe(Target::Portal(b""), To::Client);
+        }
+        server.queue_execute(b"", 0, To::Client);
+        server.queue_sync();
+    }
+
+    /// The statement of a Parse, when this thread has seen its like.
+    fn known_statement(&self, parse: &Parse<'_>) -> Option<Statement> {
+        let parsed = self.context_of(|context| self.thread.plans.parsed(parse.text, &parse.types, context))?;
+        Some(Statement::new(parsed, self.map_version()))
+    }
+
+    fn simple_short_way(&mut self, unit: &Bytes) -> Option<UnderWay> {
+        let text = only_statement(frontend::read_query(&unit[HEADER_LEN..]).ok()?)?;
+        if self.thread.shared.holds.held() > 0 || self.may_run_opaque_code(text) {
+            return None;
+        }
+        let mut sighting = self.load.take_sighting();
+        let meter = self.load.meter();
+        let found = self.context_of(|context| {
+            let route = self.thread.shapes.route_seen(text, context, meter, &mut sighting)?;
+            let node = context.map.colocation(route.colocation)?.group(route.group)?.node;
+            Some((route, node, context.map.version()))
+        });
+        self.load.put_back(sighting);
+        let (route, node, version) = found?;
+        let way = Way {
+            colocation: route.colocation,
+            group: route.group,
+            node,
+            query: route.query,
+            kind: route.kind,
+            is_read: route.is_read,
+            version,
+        };
+        let mut under_way = self.set_out(way, unit, b'Q')?;
+        under_way.server.queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
+        Some(under_way)
+    }
+
+    /// From here on the statement has begun; `None` where it cannot at once: then nothing has changed.
+    fn set_out(&mut self, way: Way, unit: &Bytes, tag: u8) -> Option<UnderWay> {
+        if way.node.is_coordinator() {
+            return None;
+        }
+        let mut server = self.thread.executor.take_idle(way.node, &self.identity)?;
+        if !server.carries(&self.settings) || !self.cancel.handle.begin_at_once() {
+            return None;
+        }
+        let target = server.cancel_target();
+        let is_cancelled = self.cancel.handle.add(target.clone()).is_err();
+        let reached = Reached { handle: self.cancel.handle.clone(), target };
+        if is_cancelled {
+            // A cancel may be on its way to it.
+            server.poison();
+            return None;
+        }
+        self.note_request(tag, unit);
+        self.note_placed(way.kind);
+        self.load.place(way.colocation, way.group, way.is_read);
+        let Way { node, group, query, version, .. } = way;
+        Some(UnderWay { server, reached, node, group, query, unit: unit.clone(), version, parses: false })
+    }
+
+    /// Brings the answer to the client, whose turn it is then; or puts the messages where they are run again.
+    pub(super) async fn go_short_way(&mut self, under_way: UnderWay) -> Result<()> {
+        let UnderWay { mut server, reached, node, group, query, unit, version, parses } = under_way;
+        let routed = Routed {
+            group: Some(group),
+            used: &[group],
+            query: Some(&query),
+            repeat_from: Some(self.client.mark()),
+            worker: Some((node, &self.thread.executor)),
+        };
+        let relayed = relay(&mut server, &mut self.client, routed).await;
+        if !self.cancel.handle.remove(&reached.target) {
+            server.poison();
+        }
+        match relayed {
+            // A lost server ends the statement, not the client's session; a lost client is noticed at the next write.
+            Err(error) => {
+                drop(server);
+                self.fail(error)?;
+            }
+            Ok(Relayed { retry: Some(retry), .. }) => {
+                if retry == Retry::StalePlan {
+                    server.forget_prepared().await;
+                    self.batch.is_stale = unit.first() != Some(&b'Q');
+                }
+                drop(server);
+                if self.prepare_retry(retry, Undo::Everything, version).await? {
+                    self.replay.extend(Frames(unit));
+                    return Ok(());
+                }
+                self.fail(super::place::moved())?;
+            }
+            Ok(relayed) => {
+                if let Some(code) = relayed.error {
+                    self.thread.metrics.error(code);
+                    if parses && relayed.parsed == 0 {
+                        self.statements.remove(b"");
+                    }
+                }
+            }
+        }
+        self.ready().await
+    }
+}
+
+/// The messages of one statement, whole.
+enum Unit {
+    Extended(Messages),
+    Simple { len: usize },
+}
+
+/// Where they are: payloads, without headers.
+struct Messages {
+    parse: Option<Range<usize>>,
+    bind: Range<usize>,
+    describes: bool,
+    len: usize,
+}
+
+impl Unit {
+    /// What `received` begins with; `None` for everything that is no such unit, not all there, or with a message longer
+    /// than the client's may be.
+    fn read(received: &[u8], message_bytes_max: usize) -> Option<Self> {
+        let header = |at: usize| {
+            let header = frame::header(&received[at..]).ok().flatten()?;
+            let is_whole = at + header.len <= received.len().min(UNIT_LEN_MAX);
+            (is_whole && header.len <= message_bytes_max).then_some(header)
+        };
+        let first = header(0)?;
+        let (parse, at) = match first.tag {
+            b'Q' => return Some(Unit::Simple { len: first.len }),
+            b'P' if received.get(HEADER_LEN) == Some(&0) => (Some(HEADER_LEN..first.len), first.len),
+            b'B' => (None, 0),
+            _ => return None,
+        };
+        let second = header(at)?;
+        let bind = at + HEADER_LEN..at + second.len;
+        // The portal without a name.
+        if second.tag != b'B' || received.get(bind.start) != Some(&0) {
+            return None;
+        }
+        let rest = &received[bind.end..];
+        let (describes, after) = match rest.strip_prefix(DESCRIBE) {
+            Some(after) => (true, after),
+            None => (false, rest),
+        };
+        after.starts_with(EXECUTE_SYNC).then(|| {
+            let len = received.len() - after.len() + EXECUTE_SYNC.len();
+            Unit::Extended(Messages { parse, bind, describes, len })
+        })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Unit::Extended(messages) => messages.len,
+            Unit::Simple { len } => *len,
+        }
+    }
+}
+
+/// The frames of a unit, one by one.
+struct Frames(Bytes);
+
+impl Iterator for Frames {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        let header = frame::header(&self.0).ok().flatten()?;
+        Some(Frame { tag: header.tag, bytes: self.0.split_to(header.len) })
+    }
+}
+
+/// Longer ones are worth the long way.
+const UNIT_LEN_MAX: usize = 8 * 1024;
+/// Describe of the portal without a name.
+const DESCRIBE: &[u8] = b"D\0\0\0\x06P\0";
+/// Execute of the portal without a name, all rows; and Sync.
+const EXECUTE_SYNC: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    fn messages(write: impl FnOnce(&mut BytesMut)) -> BytesMut {
+        let mut out = BytesMut::new();
+        write(&mut out);
+        out
+    }
+
+    fn bind(portal: &[u8]) -> BytesMut {
+        messages(|out| Bind::text(&[Some("7")]).write(portal, b"s", out))
+    }
+
+    fn end() -> BytesMut {
+        messages(|out| {
+            frontend::execute(b"", 0, out);
+            frontend::sync(out);
+        })
+    }
+
+    fn joined(parts: &[BytesMut]) -> BytesMut {
+        let mut all = BytesMut::new();
+        parts.iter().for_each(|part| all.extend_from_slice(part));
+        all
+    }
+
+    #[test]
+    fn the_messages_of_one_statement_are_a_unit_however_much_follows() {
+        let parse = messages(|out| frontend::parse(b"", "SELECT 1", &[], out));
+        let describe = messages(|out| frontend::describe(Target::Portal(b""), out));
+        let query = messages(|out| frontend::query("SELECT 1", out));
+        for parts in [vec![bind(b""), end()], vec![parse, bind(b""), describe, end()], vec![query]] {
+            let unit = joined(&parts);
+            let followed = joined(&[unit.clone(), bind(b"")]);
+            assert!(Unit::read(&followed, 5).is_none());
+            assert_eq!(Unit::read(&followed, UNIT_LEN_MAX).map(|found| found.len()), Some(unit.len()));
+            for cut in 0..unit.len() {
+                assert!(Unit::read(&unit[..cut], UNIT_LEN_MAX).is_none(), "cut at {cut}");
+            }
+            let tags: Vec<_> = Frames(unit.freeze()).map(|frame| frame.tag).collect();
+            assert_eq!(tags.len(), parts.len() + usize::from(tags.contains(&b'S')));
+        }
+    }
+
+    #[test]
+    fn what_leaves_a_portal_or_is_too_long_is_none() {
+        let limited = messages(|out| {
+            frontend::execute(b"", 5, out);
+            frontend::sync(out);
+        });
+        let named = messages(|out| frontend::parse(b"s", "SELECT 1", &[], out));
+        let long = messages(|out| frontend::query(&"x".repeat(UNIT_LEN_MAX), out));
+        let flushed = joined(&[bind(b""), messages(frontend::flush), end()]);
+        for parts in [
+            vec![bind(b"p"), end()],
+            vec![bind(b""), limited],
+            vec![named, bind(b""), end()],
+            vec![long],
+            vec![flushed],
+        ] {
+            assert!(Unit::read(&joined(&parts), UNIT_LEN_MAX).is_none());
+        }
+    }
+}
