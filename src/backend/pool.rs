@@ -19,6 +19,7 @@ use super::cancel::CancelTarget;
 use super::hosts::{Purpose, connect_to_primary};
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
+use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::server::Server;
@@ -72,6 +73,11 @@ impl Pools {
         let bell = nodes.bell();
         let inner = Inner { nodes, pools: RefCell::default(), hasher: RandomState::default(), bell };
         Self { inner: Rc::new(inner) }
+    }
+
+    /// Does a session keep its connections until it ends?
+    pub fn are_for_sessions(&self) -> bool {
+        self.inner.nodes.settings().load().mode == PoolMode::Session
     }
 
     /// A connection to `address` logged in as `identity`, if one is idle and was used a moment ago.

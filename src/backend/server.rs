@@ -482,7 +482,7 @@ impl Server {
     }
 
     /// Does the socket look as it should while idle: open, and with nothing to read?
-    pub(super) fn looks_alive(&mut self) -> bool {
+    pub fn looks_alive(&mut self) -> bool {
         self.stream.is_quiet()
     }
 

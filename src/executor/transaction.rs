@@ -14,6 +14,7 @@ use super::Executor;
 use super::cancel::CancelHandle;
 use super::combine::Rowsets;
 use super::journal::Entry;
+use super::kept::Kept;
 use super::participant::Participant;
 use crate::backend::{Identity, PooledServer, Row, ServerAddress, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
@@ -63,6 +64,7 @@ pub struct Transaction {
     /// Parameters that changed without the client being told.
     pub parameter_changes: Vec<(String, String)>,
     pub(super) rowsets: Rowsets,
+    kept: Option<Rc<Kept>>,
     /// Whose it is.
     client: u64,
     /// Names may mean something else now: the map is read again when it has ended.
@@ -88,6 +90,8 @@ pub struct Origin<'a> {
     pub identity: &'a Rc<Identity>,
     pub settings: &'a SessionSettings,
     pub cancel: &'a Arc<CancelHandle>,
+    /// With session pooling.
+    pub kept: &'a Option<Rc<Kept>>,
 }
 
 impl Transaction {
@@ -117,6 +121,7 @@ impl Transaction {
             is_opaque: false,
             parameter_changes: Vec::new(),
             rowsets: Rowsets::default(),
+            kept: origin.kept.clone(),
             client: origin.client,
             schema_changed: false,
             client_tag: String::new(),
@@ -301,6 +306,11 @@ impl Transaction {
     /// A connection that was logged in with the defaults that its role and database have now, and whether it is to a
     /// standby.
     async fn checkout(&self, node: NodeId) -> Result<(PooledServer, bool)> {
+        if !self.reads_replicas
+            && let Some(server) = self.kept.as_ref().and_then(|kept| kept.take(node))
+        {
+            return Ok((server, false));
+        }
         let address = self.address(node)?;
         loop {
             let replica = if self.reads_replicas { self.checkout_replica(node).await? } else { None };
@@ -604,9 +614,12 @@ impl Transaction {
             self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
             return;
         }
-        participant.server.leftovers.is_unsure |= self.is_opaque;
         if !is_quiet || participant.is_unsynced {
             participant.server.poison();
+        }
+        match self.kept.as_ref().filter(|_| !participant.is_replica) {
+            Some(kept) => kept.put(participant.node, participant.server),
+            None => participant.server.leftovers.is_unsure |= self.is_opaque,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{ADMIN_DATABASE, Ending, Shared, Visitor, admin_database, login};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
-use crate::executor::{Client, Executor, Kind, Origin, Transaction};
+use crate::executor::{Client, Executor, Kept, Kind, Origin, Transaction};
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
 use crate::wire::answer::{self, Status};
@@ -70,6 +70,8 @@ pub struct Session {
     pub transaction: Option<Transaction>,
     /// The coordinator connection that this session keeps, because it left something there.
     pub pinned: Option<PooledServer>,
+    /// With session pooling.
+    pub kept: Option<Rc<Kept>>,
     /// Something has run that may end what it is kept for.
     pub may_unpin: bool,
     /// It was lost, and with it what it was kept for: the session ends.
@@ -178,6 +180,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         portals: Portals::default(),
         transaction: None,
         pinned: None,
+        kept: None,
         may_unpin: false,
         has_lost_pin: false,
         parameter_changes: Vec::new(),
@@ -190,6 +193,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         answer::error(&as_fatal(error), session.client.out());
         return session.client.flush().await;
     }
+    // Not before: what the login has asked of the coordinator is no reason to keep a connection there.
+    session.kept = session.thread.executor.pools.are_for_sessions().then(Rc::default);
     session.thread.metrics.logins.increment(1);
     session.thread.shared.log.load().connected(&session.presence);
     let ended = session.run(&ending).await;
@@ -405,6 +410,7 @@ impl Session {
             identity: &self.identity,
             settings: &self.settings,
             cancel: &self.cancel.handle,
+            kept: &self.kept,
         };
         self.transaction = Some(Transaction::new(kind, origin, options, self.pinned.take()));
     }

@@ -187,8 +187,12 @@ impl Session {
         if way.node.is_coordinator() {
             return None;
         }
-        let mut server = self.thread.executor.take_idle(way.node, &self.identity)?;
+        let mut server = match &self.kept {
+            Some(kept) => kept.take(way.node)?,
+            None => self.thread.executor.take_idle(way.node, &self.identity)?,
+        };
         if !server.carries(&self.settings) || !self.cancel.handle.begin_at_once() {
+            self.leave(way.node, server);
             return None;
         }
         let target = server.cancel_target();
@@ -223,7 +227,7 @@ impl Session {
         match relayed {
             // A lost server ends the statement, not the client's session; a lost client is noticed at the next write.
             Err(error) => {
-                drop(server);
+                self.leave(node, server);
                 self.fail(error)?;
             }
             Ok(Relayed { retry: Some(retry), .. }) => {
@@ -231,7 +235,7 @@ impl Session {
                     server.forget_prepared().await;
                     self.batch.is_stale = unit.first() != Some(&b'Q');
                 }
-                drop(server);
+                self.leave(node, server);
                 if self.prepare_retry(retry, Undo::Everything, version).await? {
                     self.replay.extend(Frames(unit));
                     return Ok(());
@@ -239,6 +243,7 @@ impl Session {
                 self.fail(super::place::moved())?;
             }
             Ok(relayed) => {
+                self.leave(node, server);
                 if let Some(code) = relayed.error {
                     self.thread.metrics.error(code);
                     if parses && relayed.parsed == 0 {
@@ -248,6 +253,14 @@ impl Session {
             }
         }
         self.ready().await
+    }
+}
+
+impl Session {
+    fn leave(&self, node: NodeId, server: PooledServer) {
+        if let Some(kept) = &self.kept {
+            kept.put(node, server);
+        }
     }
 }
 

@@ -1,0 +1,36 @@
+//! Session pooling: the servers that a session keeps from their first use until it ends (`pool.mode = "session"`).
+
+use std::cell::RefCell;
+
+use crate::backend::PooledServer;
+use crate::shard_map::NodeId;
+
+/// One session's, shared by its transactions.
+#[derive(Default)]
+pub struct Kept {
+    servers: RefCell<Vec<(NodeId, PooledServer)>>,
+}
+
+impl Kept {
+    /// The session's own connection to `node`, if it has one that still works.
+    pub fn take(&self, node: NodeId) -> Option<PooledServer> {
+        let mut servers = self.servers.borrow_mut();
+        let at = servers.iter().position(|(of, _)| *of == node)?;
+        let (_, mut server) = servers.swap_remove(at);
+        (server.is_reusable() && server.looks_alive()).then_some(server)
+    }
+
+    /// Keeps a connection that is at rest; any other one is closed.
+    pub fn put(&self, node: NodeId, server: PooledServer) {
+        if server.is_reusable() {
+            self.servers.borrow_mut().push((node, server));
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Whatever the session has left there is wiped away before another one gets it.
+        self.servers.get_mut().iter_mut().for_each(|(_, server)| server.leftovers.is_unsure = true);
+    }
+}
