@@ -16,7 +16,7 @@ use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Relayed, Retry, Routed};
+use crate::executor::{self, Kind, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -271,7 +271,7 @@ impl Session {
         let place = match self.place_at_once(&statement.plan, request) {
             Some(place) => place,
             None => {
-                if !places_without_asking(&statement.plan) {
+                if !self.places_without_asking(&statement.plan, request) {
                     self.pause().await?;
                 }
                 self.place(&statement.plan, &statement.text, request, Some(&statement)).await?
@@ -323,6 +323,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Is no server asked for the place of this plan?
+    fn places_without_asking(&self, plan: &Plan, request: Request<'_>) -> bool {
+        match plan {
+            Plan::Router(router) => self.with_map(|map| {
+                let target = |c| request.values().target(c, &router.operands, Use::Compared);
+                map.colocation(router.colocation).is_some_and(|c| !matches!(target(c), executor::Target::Unknown(_)))
+            }),
+            Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
+            Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
+            _ => false,
+        }
     }
 
     /// Before something of the proxy's own runs on servers that have the client's messages: their answers go to the
@@ -587,15 +600,6 @@ impl Session {
             txn.failed |= relayed.error.is_some();
         }
         Ok(())
-    }
-}
-
-/// Is no server asked for the place of this plan?
-fn places_without_asking(plan: &Plan) -> bool {
-    match plan {
-        Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
-        Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
-        _ => false,
     }
 }
 

@@ -81,6 +81,9 @@ impl Session {
     /// The place of a statement for one tenant whose values tell its shard group, while nothing is held.
     pub fn place_at_once(&mut self, plan: &Plan, request: Request<'_>) -> Option<Place> {
         let Plan::Router(router) = plan else { return None };
+        if self.concerns_replicas() {
+            return None;
+        }
         let (group, node, _) = self.find_at_once(router, request)?;
         self.note_placed(plan.kind());
         self.load.place(router.colocation, group, router.access == Access::Read);
