@@ -28,6 +28,7 @@ statement_texts = \"64MB\"
 #[test]
 fn what_a_client_may_cost_is_a_setting() {
     let cluster = Served::start_with(1, 1, CONFIG);
+    list_admin(&cluster, "keeper");
     cluster.psql("CREATE TABLE items (tenant int, id int, name text)");
     cluster.psql("SELECT create_distributed_table('items', 'tenant')");
     cluster.psql("CREATE ROLE app LOGIN; CREATE ROLE other LOGIN; CREATE ROLE keeper LOGIN;");
@@ -38,6 +39,17 @@ fn what_a_client_may_cost_is_a_setting() {
     clients_come_in_while_there_is_room(&cluster);
     connections_that_do_not_log_in_are_few(&cluster);
     assert!(!cluster.logged(0).contains("panicked"), "{}", cluster.logged(0));
+}
+
+/// The role is one of the proxy's admins from now on.
+fn list_admin(cluster: &Served, role: &str) {
+    let file = cluster.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, text.replace("[admin]", &format!("[admin]\nusers = [\"{role}\"]")))
+        .expect("it can be written");
+    cluster.signal_proxy(0, "HUP");
+    let is_read = || cluster.logged(0).contains("configuration was read again");
+    assert!(wait_until(Duration::from_secs(30), is_read), "{}", cluster.logged(0));
 }
 
 fn login(cluster: &Served, user: &str) -> Wire {

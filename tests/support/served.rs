@@ -64,7 +64,7 @@ impl Served {
     pub fn start_proxy(&mut self, number: usize) {
         let text = format!(
             "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\ntakeover_socket = \"{}\"\n\
-             [coordinator]\nport = {}\n[admin]\nport = {}\nusers = [\"keeper\"]\n[execution]\nrecovery_patience = \"1s\"\n{}",
+             [coordinator]\nport = {}\n[admin]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
             self.threads,
             self.folder.path().join(format!("{number}.socket")).display(),
