@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (132, "proxy_endpoints", include_str!("schema/132_proxy_endpoints.sql")),
     (133, "look_before_moving", include_str!("schema/133_look_before_moving.sql")),
     (140, "standbys", include_str!("schema/140_standbys.sql")),
+    (160, "copy_time", include_str!("schema/160_copy_time.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -36,7 +36,7 @@ impl ObjectIds {
         if unknown.is_empty() {
             return;
         }
-        match ask(catalog, node, &unknown).await {
+        match Box::pin(ask(catalog, node, &unknown)).await {
             Ok(found) => self.known.borrow_mut().extend(found),
             Err(error) => tracing::warn!(%error, %node, "could not ask what the OIDs of a node mean"),
         }

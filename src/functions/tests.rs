@@ -67,6 +67,7 @@ impl Cluster {
             identity: &Rc::new(identity),
             settings: &SessionSettings::default(),
             cancel: &Arc::new(CancelHandle::default()),
+            kept: &None,
         };
         Transaction::new(Kind::Explicit, origin, "", None)
     }

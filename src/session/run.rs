@@ -99,7 +99,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Ok(stranger) => stranger,
         Err(error) => return refuse(opening.stream, error).await,
     };
-    let read = tokio::time::timeout_at(deadline, opening.read(&thread.shared.acceptor));
+    let read = tokio::time::timeout_at(deadline, Box::pin(opening.read(&thread.shared.acceptor)));
     let wish = match ending.stop.run_until_cancelled(read).await {
         Some(Ok(Ok(Some(wish)))) => wish,
         Some(Ok(Err(error))) => return refuse(opening.stream, error).await,
@@ -121,6 +121,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
     }
     let identity = login::authenticate(&thread.shared, &mut client, &startup, peer.ip(), opening.handshake.as_ref());
+    let identity = Box::pin(identity);
     let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
     let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
         Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
@@ -188,7 +189,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         batch: Default::default(),
         replay: VecDeque::new(),
     };
-    if let Err(error) = session.open(&startup).await {
+    if let Err(error) = Box::pin(session.open(&startup)).await {
         session.thread.shared.log.load().refused(&startup, peer, &error);
         answer::error(&as_fatal(error), session.client.out());
         return session.client.flush().await;
@@ -289,7 +290,7 @@ impl Session {
             let frame = match self.replay.pop_front() {
                 Some(frame) => frame,
                 None => match self.client.buffered_frame_beside(self.kept()) {
-                    Err(error) => return Err(self.answered_before(error).await),
+                    Err(error) => return Err(Box::pin(self.answered_before(error)).await),
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
                         self.cancel.handle.end();
@@ -315,7 +316,7 @@ impl Session {
                             }
                         };
                         match received {
-                            Err(error) => return Err(self.answered_before(error).await),
+                            Err(error) => return Err(Box::pin(self.answered_before(error)).await),
                             Ok(true) => continue,
                             Ok(false) => return Ok(()),
                         }
@@ -327,15 +328,18 @@ impl Session {
             if begins && !is_repeated {
                 self.cancel.handle.begin().await;
             }
+            // Boxed: an idle session would keep room for all that the longest of them needs.
             match frame.tag {
                 b'X' => return self.client.flush().await,
-                b'Q' if !self.skip_until_sync => self.simple_query(frame).await?,
-                b'd' | b'c' | b'f' if self.batch.is_open() && !self.skip_until_sync => self.copy_message(frame).await?,
+                b'Q' if !self.skip_until_sync => Box::pin(self.simple_query(frame)).await?,
+                b'd' | b'c' | b'f' if self.batch.is_open() && !self.skip_until_sync => {
+                    Box::pin(self.copy_message(frame)).await?;
+                }
                 // Left over from a COPY that failed; or skipped. Source: PostgreSQL src/backend/tcop/postgres.c.
                 b'd' | b'c' | b'f' | b'Q' => {}
                 b'F' if self.skip_until_sync => {}
-                b'F' => self.refuse_function_call().await?,
-                _ => self.extended_message(frame).await?,
+                b'F' => Box::pin(self.refuse_function_call()).await?,
+                _ => Box::pin(self.extended_message(frame)).await?,
             }
             if self.has_lost_pin {
                 return Err(PgError::fatal(
@@ -502,7 +506,7 @@ impl Session {
     pub async fn ready(&mut self) -> Result<()> {
         self.put_notices();
         if self.pinned.is_some() {
-            self.unpin_if_free().await?;
+            Box::pin(self.unpin_if_free()).await?;
             self.forward_notifications();
         }
         let of_transaction = self.transaction.iter_mut().flat_map(|t| std::mem::take(&mut t.parameter_changes));
@@ -570,3 +574,17 @@ impl Session {
 }
 
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_at_rest_takes_little_room() {
+        const fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        // Ten thousand idle clients are to take at most 15 KB each, of which 8 KB are for what they say next.
+        assert!(size(serve) <= 5 * 1024, "{} bytes", size(serve));
+    }
+}

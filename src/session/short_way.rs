@@ -232,11 +232,11 @@ impl Session {
             }
             Ok(Relayed { retry: Some(retry), .. }) => {
                 if retry == Retry::StalePlan {
-                    server.forget_prepared().await;
+                    Box::pin(server.forget_prepared()).await;
                     self.batch.is_stale = unit.first() != Some(&b'Q');
                 }
                 self.leave(node, server);
-                if self.prepare_retry(retry, Undo::Everything, version).await? {
+                if Box::pin(self.prepare_retry(retry, Undo::Everything, version)).await? {
                     self.replay.extend(Frames(unit));
                     return Ok(());
                 }

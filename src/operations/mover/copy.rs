@@ -8,6 +8,7 @@
 //! Memory is flat: each side waits for the other.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
@@ -30,6 +31,7 @@ use crate::wire::copy_rows::{CopyFormat, CopyTarget, FieldValue, RowSplitter};
 pub struct Copied {
     pub rows: u64,
     pub bytes: u64,
+    pub took: Duration,
 }
 
 /// Copies every table out of the exported snapshot, or, where nobody writes, as it is. The move's row has the totals after each table.
@@ -53,26 +55,27 @@ pub async fn copy(
         let sql = format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot));
         source.batch_execute(&sql).await.map_err(pg_error)?;
     }
-    let mut done = Copied::default();
+    let (began, mut done) = (Instant::now(), Copied::default());
     for table in tables {
         let copied = match &targets[..] {
             [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group), &mut throttle).await?,
             _ => copy_in_pieces(&source, &targets, table, (mv, routes), &mut throttle).await?,
         };
-        done = Copied { rows: done.rows + copied.rows, bytes: done.bytes + copied.bytes };
+        done = Copied { rows: done.rows + copied.0, bytes: done.bytes + copied.1, took: began.elapsed() };
         mv.note_copied(catalog, done).await?;
     }
     source.batch_execute("COMMIT").await.map_err(pg_error)?;
     Ok(done)
 }
 
+/// Rows and bytes.
 async fn copy_whole(
     source: &Session,
     target: &Session,
     table: &SourceTable,
     into: &str,
     throttle: &mut CopyThrottle<'_>,
-) -> Result<Copied> {
+) -> Result<(u64, u64)> {
     let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
     let sink = target.copy_in::<_, Bytes>(&copy_in(table, into)).await.map_err(pg_error)?;
     pin_mut!(rows, sink);
@@ -84,7 +87,7 @@ async fn copy_whole(
         sink.feed(frame).await.map_err(pg_error)?;
     }
     let rows = sink.finish().await.map_err(pg_error)?;
-    Ok(Copied { rows, bytes })
+    Ok((rows, bytes))
 }
 
 /// A node has one connection, so its pieces take turns: each full buffer is a COPY of its own.
@@ -94,7 +97,7 @@ async fn copy_in_pieces(
     table: &SourceTable,
     (mv, routes): (&Move, &Routes),
     throttle: &mut CopyThrottle<'_>,
-) -> Result<Copied> {
+) -> Result<(u64, u64)> {
     let places: HashMap<ShardGroupId, (&Session, String)> =
         targets.iter().map(|(group, target)| (*group, (target, copy_in(table, &table.name_in(mv, *group))))).collect();
     let is_key = |column: &String| table.key.as_deref().is_some_and(|key| *column == identifier(key));
@@ -105,7 +108,7 @@ async fn copy_in_pieces(
     let format = if table.is_binary { CopyFormat::Binary } else { CopyFormat::text() };
     let mut splitter = RowSplitter::new(format, target, ROW_BYTES_MAX);
     let mut buffers: HashMap<ShardGroupId, BytesMut> = HashMap::new();
-    let mut done = Copied::default();
+    let (mut row_count, mut byte_count) = (0, 0);
     let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
     pin_mut!(rows);
     let mut is_open = true;
@@ -130,8 +133,8 @@ async fn copy_in_pieces(
                     return Err(PgError::new(SqlState::DATA_CORRUPTED, message));
                 }
             };
-            done.rows += 1;
-            done.bytes += row.bytes.len() as u64;
+            row_count += 1;
+            byte_count += row.bytes.len() as u64;
             let buffer = buffers.entry(group).or_default();
             buffer.extend_from_slice(row.bytes);
             if buffer.len() >= CHUNK_BYTES {
@@ -143,7 +146,7 @@ async fn copy_in_pieces(
     for (group, rows) in buffers.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         send(&places[&group], table, rows.freeze()).await?;
     }
-    Ok(done)
+    Ok((row_count, byte_count))
 }
 
 async fn send((target, copy): &(&Session, String), table: &SourceTable, rows: Bytes) -> Result<()> {

@@ -407,7 +407,7 @@ async fn run(
         let (hold, rows_applied) = (began.elapsed(), apply.rows());
         drop(apply);
         cleanup::clean_up(environment, catalog, mv).await?;
-        let Copied { rows: rows_copied, bytes: bytes_copied } = copied;
+        let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
         return Ok(MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 0 });
     }
     let back = undo::prepare(environment, catalog, mv, &mut apply, notify).await?;

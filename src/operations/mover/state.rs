@@ -235,8 +235,10 @@ impl Move {
     }
 
     pub async fn note_copied(&self, catalog: &Session, copied: Copied) -> Result<()> {
-        let sql = "UPDATE tenantry.shard_move SET rows_copied = $2, bytes_copied = $3 WHERE moveid = $1";
-        catalog.execute(sql, &[&self.id, &(copied.rows as i64), &(copied.bytes as i64)]).await.map_err(pg_error)?;
+        let sql = "UPDATE tenantry.shard_move SET rows_copied = $2, bytes_copied = $3, copy_microseconds = $4
+                   WHERE moveid = $1";
+        let (rows, bytes, micros) = (copied.rows as i64, copied.bytes as i64, copied.took.as_micros() as i64);
+        catalog.execute(sql, &[&self.id, &rows, &bytes, &micros]).await.map_err(pg_error)?;
         Ok(())
     }
 
