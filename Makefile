@@ -12,7 +12,7 @@ help:
 	@echo "make test    format, lints and every test there is"
 	@echo "make fuzz    fuzz targets, guided by coverage, SECONDS=300 each"
 	@echo "make build   the release binary, target/release/tenantry"
-	@echo "make bench   planning benches, then pgbench through Tenantry, PgBouncer and straight to a worker"
+	@echo "make bench   planning, maps, pgbench through Tenantry and PgBouncer, a rebalance under clients"
 	@echo "make setup   installs what is missing (PostgreSQL, drivers); the others call it"
 	@echo "make lint | fmt | clean"
 
@@ -41,8 +41,10 @@ fuzz: setup
 
 bench: build
 	cargo bench --bench plan
-	cargo build --release --example relay_floor
+	cargo bench --bench scale
+	cargo build --release --examples
 	benches/compare.sh
+	benches/move.sh
 
 lint: setup
 	cargo fmt --check

@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-/// Fifteen ports in a row that no other test uses while this lives: P for a proxy, P+1 for its coordinator,
-/// P+2 on for up to thirteen workers.
+/// Thirty-one ports in a row that no other test uses while this lives: P for a proxy, P+1 for its coordinator,
+/// P+2 on for up to twenty-nine workers.
 ///
-/// The range's sixteenth port is listened on as the mark of its owner: the kernel gives it to one process only and
+/// The range's last port is listened on as the mark of its owner: the kernel gives it to one process only and
 /// takes it back when that process ends, however it ends.
 pub struct PortRange {
     pub first: u16,
@@ -31,7 +31,7 @@ impl PortRange {
 /// Below the ports that Linux gives to outgoing connections (32768 on).
 const FIRST: u16 = 27_000;
 const LAST: u16 = 32_000;
-const SIZE: u16 = 16;
+const SIZE: u16 = 32;
 
 fn listen(port: u16) -> Option<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()
