@@ -42,7 +42,7 @@ impl Cluster {
             pools: Pools::new(Nodes::new(Default::default())),
             catalog: catalog.clone(),
             holds: Arc::new(Holds::default()),
-            loads: Default::default(),
+            loads: Arc::new(crate::executor::loads::Loads::new(Arc::default(), String::new())),
             coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },
             object_ids: ObjectIds::default(),
             transaction_ids: Arc::new(TransactionIds::new("test".into())),

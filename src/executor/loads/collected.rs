@@ -12,10 +12,10 @@ use crate::shard_map::{ColocationId, ShardGroupId};
 pub use crate::catalog::loads::Row;
 
 /// Of all threads together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Collected {
-    /// When this period began; none before anything was counted.
-    began: Option<Instant>,
+    /// When this period began.
+    began: Instant,
     /// A whole period was counted before it.
     has_before: bool,
     length: Duration,
@@ -49,11 +49,24 @@ impl Both {
 }
 
 impl Collected {
+    /// Nothing yet, in periods of this length from `now` on.
+    pub fn new(length: Duration, now: Instant) -> Self {
+        Self {
+            began: now,
+            has_before: false,
+            length,
+            groups: HashMap::new(),
+            tenants: HashMap::new(),
+            has_changed: false,
+            reset: None,
+        }
+    }
+
     /// Adds what threads have counted until `now`.
     pub fn add(&mut self, taken: Vec<Taken>, settings: &LoadSettings, now: Instant) {
         if self.length != settings.period {
-            self.forget();
             self.length = settings.period;
+            self.forget(now);
         }
         self.turn(now);
         for taken in taken {
@@ -76,15 +89,14 @@ impl Collected {
 
     /// Ends periods that are over.
     fn turn(&mut self, now: Instant) {
-        let began = *self.began.get_or_insert(now);
-        let over = now.saturating_duration_since(began).as_nanos() / self.length.as_nanos().max(1);
+        let over = now.saturating_duration_since(self.began).as_nanos() / self.length.as_nanos().max(1);
         for _ in 0..over.min(2) {
             self.groups.values_mut().for_each(Both::roll);
             self.tenants.values_mut().for_each(|(_, both)| both.roll());
         }
         if over > 0 {
             let over = u32::try_from(over).unwrap_or(u32::MAX);
-            self.began = Some(began + self.length.saturating_mul(over));
+            self.began += self.length.saturating_mul(over);
             (self.has_before, self.has_changed) = (true, true);
             self.groups.retain(|_, both| !both.is_empty());
             self.tenants.retain(|_, (_, both)| !both.is_empty());
@@ -93,7 +105,7 @@ impl Collected {
 
     /// For the catalog.
     pub fn rows(&self, settings: &LoadSettings, now: Instant) -> (Period, Vec<Row>) {
-        let age = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let age = now.saturating_duration_since(self.began);
         let covers = if self.has_before { age + self.length } else { age };
         let row = |colocation: ColocationId, group: ShardGroupId, tenant: Option<&String>, both: &Both| Row {
             colocation,
@@ -110,9 +122,9 @@ impl Collected {
     }
 
     /// Begins anew.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, now: Instant) {
         let reset = self.reset.take();
-        *self = Self { length: self.length, reset, has_changed: true, ..Self::default() };
+        *self = Self { reset, has_changed: true, ..Self::new(self.length, now) };
     }
 }
 
@@ -153,7 +165,8 @@ mod tests {
     #[test]
     fn what_was_this_period_becomes_the_last_and_then_is_gone() {
         let settings = LoadSettings { period: Duration::from_secs(10), ..LoadSettings::default() };
-        let (mut collected, start) = (Collected::default(), Instant::now());
+        let start = Instant::now();
+        let mut collected = Collected::new(settings.period, start);
         let at = |seconds| start + Duration::from_secs(seconds);
         let both = |collected: &Collected, now| {
             let (period, rows) = collected.rows(&settings, now);
@@ -177,7 +190,8 @@ mod tests {
     #[test]
     fn only_the_hottest_tenants_are_kept() {
         let settings = LoadSettings { tenants: 2, ..LoadSettings::default() };
-        let mut collected = Collected::default();
+        let start = Instant::now();
+        let mut collected = Collected::new(settings.period, start);
         let names: Vec<String> = (0..100).map(|number| format!("t{number:02}")).collect();
         let load: Vec<(&str, u64)> = names.iter().zip(1..).map(|(name, n)| (name.as_str(), n)).collect();
         collected.add(taken(&load), &settings, Instant::now());
@@ -187,7 +201,11 @@ mod tests {
         shown.sort();
         assert_eq!(shown, ["t98", "t99"]);
         collected.reset = Some("then".to_owned());
-        collected.forget();
+        // Time in which nothing is counted is time too.
+        collected.forget(start);
         assert!(collected.tenants.is_empty() && collected.has_changed && collected.reset.as_deref() == Some("then"));
+        let later = start + Duration::from_secs(3);
+        collected.add(taken(&[("a", 1)]), &settings, later);
+        assert_eq!(collected.rows(&settings, later).0.covers, Duration::from_secs(3));
     }
 }

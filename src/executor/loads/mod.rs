@@ -77,7 +77,6 @@ impl AddAssign for Figures {
 }
 
 /// The loads of this process.
-#[derive(Default)]
 pub struct Loads {
     settings: Arc<ArcSwap<LoadSettings>>,
     /// This proxy's name in the catalog.
@@ -94,7 +93,8 @@ struct Ask {
 
 impl Loads {
     pub fn new(settings: Arc<ArcSwap<LoadSettings>>, instance: String) -> Self {
-        Self { settings, instance, ..Self::default() }
+        let collected = Collected::new(settings.load().period, Instant::now());
+        Self { settings, instance, threads: Mutex::default(), collected: tokio::sync::Mutex::new(collected) }
     }
 
     /// The calling thread's meter. It answers for as long as the thread's `LocalSet` lives.
@@ -125,7 +125,7 @@ impl Loads {
             collected.add(taken, &settings, Instant::now());
         } else {
             // At another proxy; what was counted here since is lost with what was before.
-            collected.forget();
+            collected.forget(Instant::now());
         }
         collected.reset = Some(reset);
         if !collected.has_changed {
@@ -143,7 +143,7 @@ impl Loads {
         let client = catalog.client(NodeId::COORDINATOR).await?;
         let reset = loads::reset(&**client).await?;
         self.take(&self.settings.load_full()).await;
-        collected.forget();
+        collected.forget(Instant::now());
         collected.reset = Some(reset);
         Ok(())
     }
