@@ -51,6 +51,8 @@ pub const MESSAGE_BYTES_MAX: usize = 1023 << 20;
 pub struct Client {
     stream: Stream,
     read: BytesMut,
+    /// The last time, the socket filled `read`: there is more where that came from.
+    has_more: bool,
     out: BytesMut,
     /// A frame was begun that can't be completed: whatever followed would be read as a part of it.
     torn: bool,
@@ -88,6 +90,7 @@ impl Client {
         Self {
             stream,
             read,
+            has_more: false,
             out: BytesMut::new(),
             torn: false,
             flushes: 0,
@@ -255,7 +258,7 @@ impl Client {
         if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
             self.out = BytesMut::new();
         }
-        self.read.reserve(READ_LEN);
+        self.read.reserve(if self.has_more { READ_LEN } else { REST_LEN });
         let received = if self.read.is_empty() {
             self.stream.read_buf(&mut self.read).await?
         } else {
@@ -263,6 +266,7 @@ impl Client {
             let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
             timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
         };
+        self.has_more = self.read.len() == self.read.capacity();
         self.traffic.received.add(received as u64);
         Ok(received > 0)
     }
@@ -354,11 +358,13 @@ fn lost(why: &str) -> PgError {
 }
 
 const LATE: &str = "terminating connection because a message was not complete in time";
-const READ_LEN: usize = 8 * 1024;
+const READ_LEN: usize = 16 * 1024;
+/// What a client that says nothing keeps for what it may say next; most statements fit.
+const REST_LEN: usize = 4 * 1024;
 const LONG_LEN: usize = 32 * 1024;
 const FULL_LEN: usize = 128 * 1024;
 /// Buffers that grew past this are given back when they are empty.
-const KEEP_LEN: usize = 64 * 1024;
+const KEEP_LEN: usize = 8 * 1024;
 
 #[cfg(test)]
 #[path = "client_tests.rs"]

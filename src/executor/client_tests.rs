@@ -199,3 +199,19 @@ async fn a_message_counts_with_what_the_session_keeps() {
     let refused = client.buffered_frame_beside(10_000).err().map(|error| error.code());
     assert_eq!(refused, Some(SqlState::OUT_OF_MEMORY));
 }
+
+/// Whatever it has said and heard before: ten thousand such clients are kept.
+#[tokio::test]
+async fn a_client_that_says_nothing_keeps_little() {
+    let (mut peer, mut client) = connected(ClientLimits::default()).await;
+    let mut long = BytesMut::new();
+    frontend::query(&"x".repeat(100_000), &mut long);
+    let sending = async { peer.write_all(&long).await.unwrap() };
+    let reading = async { client.next_frame().await.unwrap().unwrap() };
+    let (frame, ()) = tokio::join!(reading, sending);
+    client.out().extend_from_slice(frame.payload());
+    client.flush().await.unwrap();
+    drop(frame);
+    assert!(tokio::time::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
+    assert!(client.read.capacity() + client.out.capacity() <= KEEP_LEN, "{} kept", client.read.capacity());
+}
