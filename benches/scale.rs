@@ -11,6 +11,7 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,16 @@ use tenantry::shard_map::hash::{Value, intervals};
 use tenantry::shard_map::{ColocationId, HashType, ShardMap};
 
 fn main() {
+    match std::env::var(SIZE).ok().and_then(|number| SIZES.get(number.parse::<usize>().ok()?)) {
+        Some(size) => measure(*size),
+        None => {
+            print_header();
+            (0..SIZES.len()).for_each(measure_alone);
+        }
+    }
+}
+
+fn print_header() {
     println!(
         "{:>7} {:>7} {:>8} | {:>9} {:>9} {:>11} {:>12} | {:>9} {:>9} {:>6} {:>10}",
         "workers",
@@ -34,10 +45,16 @@ fn main() {
         "moves",
         "plan (ms)"
     );
-    for size in SIZES {
-        measure(*size);
-    }
 }
+
+/// In a process of its own: what earlier sizes have given back would hide what this one takes.
+fn measure_alone(number: usize) {
+    let this = std::env::current_exe().expect("it runs");
+    let ended = Command::new(this).env(SIZE, number.to_string()).status().expect("it can run again");
+    assert!(ended.success(), "size {number}: {ended}");
+}
+
+const SIZE: &str = "SCALE_SIZE";
 
 #[derive(Clone, Copy)]
 struct Size {
