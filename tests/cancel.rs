@@ -50,6 +50,43 @@ fn a_cancel_reaches_the_right_statement_only() {
     t16_a_storm_of_cancels_and_a_server_that_takes_none(&served, &tenants);
 }
 
+/// Goal: behind a balancer a cancel request comes to any proxy. Method: two proxies that each have a session with the same
+/// number; requests to the one for a session of the other, with right and wrong keys.
+#[test]
+fn a_cancel_is_passed_on_to_the_proxy_of_its_session() {
+    let mut served = Served::start(2);
+    let tenants = served.tenants();
+    served.start_proxy(1);
+    let (here, there) = (served.proxy_port(0), served.proxy_port(1));
+    let known = "SELECT count(*) FROM tenantry.tenantry_proxies";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), known) == "2"));
+    let mut client = Client::connect(there, &[]);
+    let mut namesake = Client::connect(here, &[]);
+    while namesake.pid < client.pid {
+        namesake = Client::connect(here, &[]);
+    }
+    client.send(&format!("SELECT 18, pg_sleep(60) FROM items WHERE tenant = {}", tenants[0]));
+    namesake.send(&format!("SELECT 19, pg_sleep(60) FROM items WHERE tenant = {}", tenants[0]));
+    await_running(&served, "SELECT 18,", 1);
+    await_running(&served, "SELECT 19,", 1);
+    let wrong: Vec<u8> = client.key.iter().map(|byte| !byte).collect();
+    cancel_from(Ipv4Addr::LOCALHOST, here, client.pid, &wrong);
+    assert_eq!(served.running("SELECT 18,") + served.running("SELECT 19,"), 2, "a wrong key reaches nobody anywhere");
+
+    cancel(here, &client);
+    // It is there when the request's connection is closed: what comes next is not cancelled.
+    assert_eq!(client.answer(), "T E(57014) Z(I)");
+    assert_eq!(client.query(&format!("SELECT id FROM items WHERE tenant = {}", tenants[0])), "T D(1) C(SELECT 1) Z(I)");
+    assert_eq!(served.running("SELECT 19,"), 1, "the other's session goes on");
+    cancel(there, &namesake);
+    assert_eq!(namesake.answer(), "T E(57014) Z(I)");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.cancel_request"), "0");
+    // Keys are not for everybody.
+    psql(&served.coordinator_dsn(), "CREATE ROLE passer_by");
+    let may = "SELECT has_table_privilege('passer_by', 'tenantry.cancel_request', 'SELECT')";
+    assert_eq!(psql(&served.coordinator_dsn(), may), "f");
+}
+
 fn t14_guessed_keys_reach_nothing(served: &Served, tenants: &[String]) {
     let port = served.proxy_port(0);
     let guesser = Ipv4Addr::new(127, 0, 0, 2);

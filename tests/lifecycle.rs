@@ -176,6 +176,21 @@ fn documented_metrics() -> BTreeSet<String> {
     rows.filter_map(|row| row.split(['{', '`']).next()).map(|name| format!("tenantry_{name}")).collect()
 }
 
+/// The port is the successor's, the session its predecessor's.
+async fn a_cancel_reaches_the_old_process(served: &Served, session: &tokio_postgres::Client) {
+    let known = "SELECT count(*) FROM tenantry.tenantry_proxies";
+    assert!(wait_until(PATIENCE, || support::psql(&served.coordinator_dsn(), known) == "2"));
+    session.batch_execute("SAVEPOINT before").await.expect("it is open");
+    let cancelling = async {
+        tokio::task::block_in_place(|| assert!(wait_until(PATIENCE, || served.running("SELECT 31,") == 1)));
+        session.cancel_token().cancel_query(tokio_postgres::NoTls).await.expect("the port takes it");
+    };
+    let asleep = session.batch_execute("SELECT 31, pg_sleep(60) FROM visits WHERE tenant = 9");
+    let (slept, ()) = tokio::join!(asleep, cancelling);
+    assert_eq!(slept.expect_err("it is cancelled").code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED));
+    session.batch_execute("ROLLBACK TO before").await.expect("the rest goes on");
+}
+
 /// Goal: a new process replaces a running one and no client notices (T50); a stop lets transactions end. Method: clients
 /// connect, commit and go, all the time, while the port changes hands; what they were told is compared with the rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,6 +214,9 @@ async fn a_proxy_is_taken_over_and_stopped_without_a_loss() {
         let taken = || served.logged(0).matches("another process has taken over the port").count() == round;
         assert!(wait_until(PATIENCE, taken), "{}", served.logged(0));
         assert!(old.try_wait().expect("it is our child").is_none(), "its open transaction goes on");
+        if round == 1 {
+            a_cancel_reaches_the_old_process(&served, &open).await;
+        }
         open.batch_execute("COMMIT").await.expect("nothing of an open transaction is lost");
         committed += 1;
         drop(open);

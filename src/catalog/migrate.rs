@@ -35,6 +35,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (133, "look_before_moving", include_str!("schema/133_look_before_moving.sql")),
     (140, "standbys", include_str!("schema/140_standbys.sql")),
     (160, "copy_time", include_str!("schema/160_copy_time.sql")),
+    (170, "cancel_requests", include_str!("schema/170_cancel_requests.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -14,6 +14,7 @@ mod load;
 mod migrate;
 mod watch;
 
+pub mod cancel_requests;
 pub mod cleanup;
 pub mod job_tasks;
 pub mod jobs;

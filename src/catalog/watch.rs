@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool_postgres::{Object, Pool};
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub struct Catalog {
     map: ArcSwap<ShardMap>,
     version: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
+    /// Another proxy has got a cancel request.
+    cancel_asked: Notify,
     loading: tokio::sync::Mutex<Loaded>,
 }
 
@@ -52,6 +55,7 @@ impl Catalog {
             map: ArcSwap::default(),
             version: AtomicU64::new(0),
             published: tokio::sync::watch::Sender::new(0),
+            cancel_asked: Notify::new(),
             loading: tokio::sync::Mutex::default(),
         });
         catalog.refresh().await?;
@@ -80,6 +84,11 @@ impl Catalog {
     /// Receives the version of each published map.
     pub fn versions(&self) -> tokio::sync::watch::Receiver<u64> {
         self.published.subscribe()
+    }
+
+    /// Waits until another proxy may have got a cancel request for a session of this one. For one waiter.
+    pub async fn cancel_asked(&self) {
+        self.cancel_asked.notified().await;
     }
 
     /// A snapshot that has everything committed before the call. Cancel safe.
@@ -172,15 +181,21 @@ impl Catalog {
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {
             while let Some(message) = messages.next().await {
-                if let AsyncMessage::Notification(_) = message.map_err(pg_error)? {
-                    // Full: a reload is already due, and it will see this change too.
-                    let _ = ring.try_send(());
+                match message.map_err(pg_error)? {
+                    AsyncMessage::Notification(rung) if rung.channel() == CANCEL_CHANNEL => {
+                        self.cancel_asked.notify_one();
+                    }
+                    AsyncMessage::Notification(_) => {
+                        // Full: a reload is already due, and it will see this change too.
+                        let _ = ring.try_send(());
+                    }
+                    _ => {}
                 }
             }
             Ok(())
         };
         let reload = async {
-            client.batch_execute("LISTEN tenantry_catalog").await.map_err(pg_error)?;
+            client.batch_execute("LISTEN tenantry_catalog; LISTEN tenantry_cancel").await.map_err(pg_error)?;
             loop {
                 self.refresh().await?;
                 // Read again now and then even if nothing rings: a notification lost somewhere costs that long at most.
@@ -204,6 +219,7 @@ fn hosts_of(node: &Node) -> Vec<Address> {
         .collect()
 }
 
+const CANCEL_CHANNEL: &str = "tenantry_cancel";
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const REREAD_AFTER: Duration = Duration::from_secs(15);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);

@@ -74,14 +74,21 @@ impl CancelKeys {
         }
     }
 
-    /// Carries out a cancel request from `peer`; returns when the servers have taken it. One with a wrong key, or past
-    /// what is done at once, does nothing.
-    pub async fn cancel(&self, pid: u32, key: &[u8], peer: IpAddr) {
+    /// Carries out a cancel request from `peer`; returns when the servers have taken it. One with a key that no session
+    /// of this process has goes to `others`, who tell whether it was theirs; one past what is done at once does nothing.
+    pub async fn cancel(&self, pid: u32, key: &[u8], peer: IpAddr, others: impl Future<Output = bool>) {
         if self.is_guessing(peer) {
             return;
         }
-        let Some(handle) = self.find(pid, key) else { return self.note_wrong(peer) };
         let Ok(_place) = self.places.try_acquire() else { return };
+        let Some(handle) = self.find(pid, key) else {
+            // Before others are asked: guesses that come at once count too.
+            self.note_wrong(peer);
+            if others.await {
+                self.forgive(peer);
+            }
+            return;
+        };
         if let Some(number) = handle.running() {
             handle.cancel(number).await;
         }
@@ -102,8 +109,14 @@ impl CancelKeys {
         wrong.1 += 1;
     }
 
+    fn forgive(&self, peer: IpAddr) {
+        if let Some(mut wrong) = self.wrong.get_mut(&peer) {
+            wrong.1 = wrong.1.saturating_sub(1);
+        }
+    }
+
     /// The session that a cancel request means, if its key is right.
-    fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<CancelHandle>> {
+    pub fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<CancelHandle>> {
         let session = self.sessions.get(&pid)?;
         bool::from(session.key.ct_eq(key)).then(|| session.handle.clone())
     }
@@ -177,11 +190,11 @@ mod tests {
         let (guesser, friend): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         for guess in 0..WRONG_KEYS {
             let wrong = !u32::from_be_bytes(session.key[..].try_into().unwrap()) ^ guess;
-            keys.cancel(session.pid, &wrong.to_be_bytes(), guesser).await;
+            keys.cancel(session.pid, &wrong.to_be_bytes(), guesser, async { false }).await;
         }
-        keys.cancel(session.pid, &session.key, guesser).await;
+        keys.cancel(session.pid, &session.key, guesser, async { false }).await;
         assert!(session.handle.check().is_ok(), "even a right key comes too late");
-        keys.cancel(session.pid, &session.key, friend).await;
+        keys.cancel(session.pid, &session.key, friend, async { false }).await;
         assert!(session.handle.check().is_err());
     }
 

@@ -13,6 +13,7 @@ use super::cancel_keys::CancelKey;
 use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
+use super::passed_cancels;
 use super::plan_cache::PlanCache;
 use super::portals::Portals;
 use super::presence::{Newcomer, Present};
@@ -108,7 +109,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     };
     let startup = match wish {
         Wish::Cancel { pid, key } => {
-            thread.shared.cancel_keys.cancel(pid, &key, peer.ip()).await;
+            let others = passed_cancels::ask_others(&thread.shared, pid, &key);
+            thread.shared.cancel_keys.cancel(pid, &key, peer.ip(), others).await;
             return Ok(());
         }
         Wish::Session(startup) => startup,
