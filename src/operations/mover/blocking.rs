@@ -194,12 +194,4 @@ impl TransferMode {
             )),
         }
     }
-
-    /// As in `of`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Online => "auto",
-            Self::BlockWrites => "block_writes",
-        }
-    }
 }

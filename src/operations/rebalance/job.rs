@@ -32,7 +32,9 @@ pub async fn citus_rebalance_start(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
-    let mode = TransferMode::of(arguments)?;
+    TransferMode::of(arguments)?;
+    // In the caller's word, which is shown to those who ask after the job.
+    let mode = arguments.get(TRANSFER_MODE).and_then(Value::as_str).unwrap_or("auto").to_owned();
     let Planned { moves, .. } = planned(environment, arguments, notify).await?;
     let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
     let client: &mut tokio_postgres::Client = &mut pooled;
@@ -53,7 +55,7 @@ pub async fn citus_rebalance_start(
     }
     let colocated = arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
     let drains = arguments.get(DRAINS).and_then(Value::as_bool).unwrap_or(false);
-    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode.as_str(), DRAINS: drains });
+    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode, DRAINS: drains });
     let id = jobs::add(&transaction, KIND, &arguments, "Rebalance all colocation groups").await?;
     for step in &moves {
         job_tasks::add(&transaction, id, (step.colocation, step.group), (step.source, step.target)).await?;
@@ -306,7 +308,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const STATUS: &str = r#"
 WITH j AS (SELECT * FROM tenantry.job WHERE CASE WHEN $2::bigint IS NULL THEN kind = $1 ELSE id = $2 END ORDER BY id DESC LIMIT 1),
 tasks AS (
-    SELECT t.id, t.state, t.retries, t.message, t.shard_group_id, t.source_node, t.target_node,
+    SELECT t.id, t.state, t.retries, t.message, t.shard_group_id, coalesce(j.arguments ->> 'shard_transfer_mode', 'auto') AS mode, t.source_node, t.target_node,
         s.nodename || ':' || s.nodeport AS source, d.nodename || ':' || d.nodeport AS target,
         m.phase, m.bytes_total, m.bytes_copied, m.hold_microseconds, m.attempts, m.error,
         extract(epoch FROM coalesce(m.finished_at, clock_timestamp()) - m.started_at) AS seconds
@@ -323,7 +325,7 @@ SELECT jsonb_build_object('job_id', j.id, 'state', j.state, 'job_type', j.kind, 
         'tasks', (SELECT coalesce(jsonb_agg(jsonb_build_object('task_id', id, 'state', state, 'phase', phase,
             'hosts', jsonb_build_object('source', source, 'target', target),
             'size', jsonb_build_object('source', pg_size_pretty(bytes_total), 'target', pg_size_pretty(bytes_copied)),
-            'command', format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,''auto'')', shard_group_id, source_node, target_node),
+            'command', format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,%L)', shard_group_id, source_node, target_node, mode),
             'message', coalesce(message, error, ''), 'retried', retries,
             'bytes', bytes_total, 'bytes_copied', bytes_copied,
             'bytes_per_second', CASE WHEN seconds > 0 THEN round(bytes_copied / seconds) END,

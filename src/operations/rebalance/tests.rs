@@ -7,7 +7,7 @@ use serde_json::json;
 use super::call::*;
 use super::job::*;
 use super::progress;
-use crate::catalog::jobs;
+use crate::catalog::{job_tasks, jobs};
 use crate::operations::mover::Notice;
 use crate::operations::mover::tests::Stage;
 use crate::shard_map::{NodeId, ShardId};
@@ -33,13 +33,20 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     assert!(plan[0]["shard_size"].as_u64().unwrap() > 8000);
     assert_eq!(plan[0]["targetport"], json!(second));
 
-    let id = citus_rebalance_start(environment, &json!({}), &notify).await.unwrap();
+    let logical = json!({"shard_transfer_mode": "force_logical"});
+    let id = citus_rebalance_start(environment, &logical, &notify).await.unwrap();
     assert_eq!(notices.lock().unwrap().pop().unwrap().message, format!("Scheduled 2 moves as job {id}"));
     let again = citus_rebalance_start(environment, &json!({}), &notify).await.unwrap_err();
     assert_eq!(again.message(), format!("A rebalance is already running as job {id}"));
     let status = citus_rebalance_status(environment).await.unwrap();
     assert_eq!(status[0]["details"]["task_state_counts"], json!({"runnable": 2}));
     let client = environment.catalog.client(NodeId::COORDINATOR).await.unwrap();
+    // Its first move has begun when its owner dies; the mode is the one that was asked for.
+    let task = job_tasks::runnable(&**client, id.as_i64().unwrap()).await.unwrap().swap_remove(0);
+    job_tasks::begin(&**client, task.id).await.unwrap();
+    let status = citus_job_status(environment, &json!({"jobid": id})).await.unwrap();
+    let command = format!("SELECT pg_catalog.citus_move_shard_placement({},1,2,'force_logical')", task.group);
+    assert_eq!(status[0]["details"]["tasks"][0]["command"], json!(command));
     let job = jobs::find(&**client, id.as_i64().unwrap()).await.unwrap().unwrap();
     run_rebalance_job(environment, &job, &notify).await.unwrap();
     citus_rebalance_wait(environment).await.unwrap();
@@ -91,7 +98,8 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     // What waits and what was cancelled is seen.
     rebalance_table_shards(environment, &json!({"rebalance_strategy": "by_shard_count"}), &notify).await.unwrap();
     client.batch_execute("UPDATE tenantry.node SET shouldhaveshards = false WHERE nodeid = 2").await.unwrap();
-    let id = citus_rebalance_start(environment, &json!({}), &notify).await.unwrap();
+    let blocking = json!({"shard_transfer_mode": "block_writes"});
+    let id = citus_rebalance_start(environment, &blocking, &notify).await.unwrap();
     let progress = progress::get_rebalance_progress(environment).await.unwrap();
     assert_eq!((progress.as_array().unwrap().len(), &progress[0]["status"]), (2, &json!("Not Started Yet")));
     assert!(progress[0]["source_shard_size"].as_u64().unwrap() > 8000 && progress[0]["progress"] == 0);
@@ -99,8 +107,12 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     citus_job_wait(environment, &json!({"jobid": id})).await.unwrap();
     let late = json!({"jobid": id, "desired_status": "finished"});
     assert!(citus_job_wait(environment, &late).await.unwrap_err().message().contains("has ended as \"cancelled\""));
+    let failed = "UPDATE tenantry.job_task SET state = 'error' WHERE id = (SELECT max(id) FROM tenantry.job_task)";
+    client.batch_execute(failed).await.unwrap();
     let status = citus_job_status(environment, &json!({"jobid": id})).await.unwrap();
-    assert_eq!(status[0]["details"]["task_state_counts"], json!({"cancelled": 2}));
+    assert_eq!(status[0]["details"]["task_state_counts"], json!({"cancelled": 1, "error": 1}));
+    let command = status[0]["details"]["tasks"][0]["command"].as_str().unwrap();
+    assert!(command.ends_with(",'block_writes')"), "{command}");
     let none = citus_job_cancel(environment, &json!({"jobid": 99})).await.unwrap_err();
     assert_eq!(none.message(), "no job found with jobid: 99");
     let tasks = "SELECT count(*) FROM tenantry.pg_dist_background_task WHERE command LIKE '%102%' AND status = 'done'";
