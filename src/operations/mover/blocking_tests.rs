@@ -2,6 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use serde_json::{Value, json};
+
+use super::isolate::tenantry_isolate_tenant;
+use super::isolate_tests::{BYSTANDER, CROWD, ROWS, group_of};
+use super::split::tenantry_split_shard;
 use super::tests::{GROUP, SOURCE, Stage, TABLES, TARGET, write};
 use super::*;
 
@@ -93,3 +98,103 @@ async fn writes_wait_for_the_move_and_reads_do_not() {
     assert_eq!(unknown.code(), SqlState::INVALID_TEXT_REPRESENTATION);
     Arc::into_inner(stage).unwrap().strike().await;
 }
+
+/// A part of the story in isolate_tests.rs, whose writer inserts for the bystander. `table` is the oid of the first table.
+pub async fn splits_and_isolations_block_writes(stage: &Stage, table: i64, acknowledged: &AtomicI64) {
+    let catalog = &stage.environment.catalog;
+    let intervals = || catalog.map().colocation(ColocationId(1)).unwrap().intervals().len();
+    let cut = |environment: &MoverEnvironment| {
+        let shard = group_of(&catalog.map(), BYSTANDER).id;
+        let shards = catalog.map().table_by_oid(crate::shard_map::TableOid(table as u32)).unwrap().shards.clone();
+        let shard = shards.into_iter().find(|of| catalog.map().group_of_shard(*of).unwrap().1 == shard).unwrap();
+        let arguments =
+            json!({"shard_id": shard.0, "parts": 2, "node_ids": [1, 2], "shard_transfer_mode": "block_writes"});
+        let environment = environment.clone();
+        async move { tenantry_split_shard(&environment, &arguments, &quiet).await }
+    };
+    let isolate = |environment: &MoverEnvironment, tenant: i64| {
+        let node = 3 - group_of(&catalog.map(), tenant).node.0;
+        let arguments =
+            json!({"table_name": table, "tenant_id": tenant, "node_id": node, "shard_transfer_mode": "block_writes"});
+        let environment = environment.clone();
+        async move { tenantry_isolate_tenant(&environment, &arguments, &quiet).await }
+    };
+
+    use StopPoint::*;
+    let points = [Planned, TargetCreated, Copied, IndexesBuilt, CaughtUp, Fenced, Switched];
+    for (point, tenant) in points.into_iter().zip(CROWD) {
+        let goes_on = matches!(point, Fenced | Switched);
+        let mut crashing = stage.environment.clone();
+        crashing.stop_at = Some(point);
+        let stopped = isolate(&crashing, tenant).await.unwrap_err();
+        assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        stage.repair().await;
+        assert_eq!(group_of(&catalog.map(), tenant).tenant.is_some(), goes_on, "{point:?}");
+        let before = intervals();
+        let stopped = cut(&crashing).await.unwrap_err();
+        assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        stage.repair().await;
+        assert_eq!(intervals() - before, usize::from(goes_on), "{point:?}");
+        assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
+    }
+    let before = intervals();
+    is_read_and_not_written(stage, acknowledged, cut(&stage.environment)).await;
+    assert_eq!(intervals(), before + 1);
+    is_read_and_not_written(stage, acknowledged, isolate(&stage.environment, BYSTANDER)).await;
+    assert!(group_of(&catalog.map(), BYSTANDER).tenant.is_some());
+    let map = catalog.map();
+    for table in ["orders", "notes"] {
+        let mut found = 0;
+        for group in &map.colocation(ColocationId(1)).unwrap().shard_groups {
+            let of_crowd = format!("tenant BETWEEN {} AND {}", CROWD.start(), CROWD.end());
+            let sql = format!("SELECT count(*) FROM public_{}.{table} WHERE {of_crowd}", group.id);
+            let mine = CROWD.filter(|tenant| group_of(&map, *tenant).id == group.id).count() as i64;
+            let there = stage.number(group.node, &sql).await;
+            assert_eq!(there, mine * ROWS, "{table} of {}", group.id);
+            found += there;
+        }
+        assert_eq!(found, CROWD.count() as i64 * ROWS);
+    }
+}
+
+/// Carries out an operation on the bystander's shard. A reader's open transaction keeps it from its end for a while.
+async fn is_read_and_not_written(
+    stage: &Stage,
+    acknowledged: &AtomicI64,
+    operation: impl Future<Output = Result<Value>> + Send + 'static,
+) {
+    let group = group_of(&stage.environment.catalog.map(), BYSTANDER);
+    let settings = stage.environment.catalog.settings();
+    let port = stage.ports.first + 1 + group.node.0 as u16;
+    let address = crate::catalog::Address { host: "127.0.0.1".into(), port };
+    let count = format!("SELECT count(*) FROM public_{}.orders WHERE tenant = {BYSTANDER}", group.id);
+    let reader = crate::catalog::connect(settings, &address).await.unwrap();
+    reader.batch_execute(&format!("BEGIN; {count}")).await.unwrap();
+    let moving = tokio::spawn(operation);
+    let caught_up = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'caught_up'";
+    while stage.coordinator.query_one(caught_up, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(!moving.is_finished(), "{:?}", moving.await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = acknowledged.load(Ordering::SeqCst);
+    // The stage's own connections wait with the writer.
+    let other = crate::catalog::connect(settings, &address).await.unwrap();
+    for _ in 0..20 {
+        let seen: i64 = other.query_one(&count, &[]).await.unwrap().get(0);
+        assert!((ROWS + before..=ROWS + before + 1).contains(&seen), "reads go on, writes wait: {before}, {seen}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    assert_eq!(other.query_one(slots, &[]).await.unwrap().get::<_, i64>(0), 0, "no slot is needed");
+    assert!(!moving.is_finished(), "it waits for the reader");
+    assert!(acknowledged.load(Ordering::SeqCst) <= before + 1, "writes wait");
+    reader.batch_execute("COMMIT").await.unwrap();
+    moving.await.unwrap().unwrap();
+    let at_end = acknowledged.load(Ordering::SeqCst);
+    while acknowledged.load(Ordering::SeqCst) < at_end + 5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.remains().await, Vec::<String>::new());
+}
+
+fn quiet(_: Notice) {}
