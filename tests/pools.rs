@@ -41,6 +41,10 @@ fn read(tenant: &str) -> String {
     format!("SELECT id FROM items WHERE tenant = {tenant}")
 }
 
+fn write(tenant: &str) -> String {
+    format!("UPDATE items SET id = 1 WHERE tenant = {tenant}")
+}
+
 /// A figure of a proxy about its connections to a worker.
 fn figure(served: &Served, proxy: usize, name: &str, worker: u16) -> usize {
     let port = served.admin_port(proxy);
@@ -354,6 +358,7 @@ fn t44_a_server_that_stands_still_stops_only_its_own_tenants(served: &Served, te
     let (told, mut stuck) = told.join().expect("it was told");
     assert!(told.contains("E(08006)"), "{told}");
     assert!(other.query(&read(&tenants[1])).contains("E(08006)"), "new statements fail when the limit has passed");
+    assert_eq!(other.query(&write(&tenants[1])), "E(08006) Z(I)", "nothing of it was sent");
     pids.iter().for_each(|pid| signal(*pid, "CONT"));
     stuck.query("ROLLBACK");
     assert!(wait_until(PATIENCE, || stuck.query(&read(&tenants[1])) == ONE_ROW), "it is reached again");
@@ -435,6 +440,44 @@ fn meddle(mut proxy: TcpStream, mut server: TcpStream, swallows_commit: &AtomicB
     let _ = proxy.shutdown(std::net::Shutdown::Both);
 }
 
+/// The connection ends when the server has the statement. Whether it was carried out nobody knows, unless it only reads, or
+/// is in a block that was not committed.
+fn t43_a_write_whose_answer_is_lost_is_in_doubt(client: &mut Client, tenant: &str) {
+    let writes = [
+        format!("{} AND 'meddle:6' <> ''", write(tenant)),
+        format!("DELETE FROM items WHERE tenant = {tenant} AND 'meddle:6' <> ''"),
+        format!("INSERT INTO items VALUES ({tenant}, length('meddle:6'))"),
+        format!(
+            "WITH gone AS (DELETE FROM items WHERE tenant = {tenant} RETURNING id) SELECT id, 'meddle:6' FROM gone"
+        ),
+    ];
+    let reads = [
+        format!("SELECT 'meddle:6' FROM items WHERE tenant = {tenant}"),
+        format!("SELECT 'meddle:6' FROM items WHERE tenant = {tenant} FOR UPDATE"),
+    ];
+    for (statements, code) in [(&writes[..], "E(40003)"), (&reads, "E(08006)")] {
+        for (number, sql) in statements.iter().enumerate() {
+            // The second time it is known, and goes the short way.
+            for round in 0..2 {
+                assert_eq!(client.query(sql), format!("{code} Z(I)"), "{sql}");
+                assert_eq!(client.query(&read(tenant)), ONE_ROW);
+                let name = format!("in_doubt_{code}_{number}");
+                for name in ["", &name] {
+                    let said = client.run_prepared(if round == 0 { name } else { "" }, sql, &[]);
+                    assert!(said.ends_with(&format!("{code} Z(I)")), "{sql}: {said}");
+                    assert_eq!(client.query(&read(tenant)), ONE_ROW);
+                }
+            }
+        }
+    }
+    for sql in &writes {
+        assert_eq!(client.query(&format!("BEGIN; {sql}")), "C(BEGIN) E(08006) Z(E)", "it was not committed: {sql}");
+        assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(client.query(&format!("{sql}; SELECT 1")), "E(08006) Z(I)", "nor was this: {sql}");
+        assert_eq!(client.query(&read(tenant)), ONE_ROW);
+    }
+}
+
 fn t26_a_broken_server_harms_nobody(served: &Served, tenants: &[String]) {
     let meddler = Meddler::before(served.worker_port(1));
     let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
@@ -449,6 +492,7 @@ fn t26_a_broken_server_harms_nobody(served: &Served, tenants: &[String]) {
             assert_eq!(other.query(&read(tenant)), ONE_ROW, "after answer {number}");
         }
     }
+    t43_a_write_whose_answer_is_lost_is_in_doubt(&mut client, &tenants[1]);
     client.query(&format!("BEGIN; UPDATE items SET id = 2 WHERE tenant = {}", tenants[1]));
     meddler.swallows_commit.store(true, Ordering::SeqCst);
     assert_eq!(client.query("COMMIT"), "E(08007) Z(I)", "nobody knows");

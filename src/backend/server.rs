@@ -508,6 +508,11 @@ impl Server {
         Ok(())
     }
 
+    /// Was it lost when all that ends what it ran had left? Then it may have committed what runs outside of a block.
+    pub fn may_have_ended(&self) -> bool {
+        self.broken && !self.has_unsent() && self.replies.owes_an_end()
+    }
+
     fn lost(&mut self, why: &str) -> PgError {
         self.broken = true;
         PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())

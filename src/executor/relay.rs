@@ -30,6 +30,8 @@ pub struct Routed<'a> {
     pub repeat_from: Option<Mark>,
     /// The worker that answers, to tell of its tables and types by the coordinator's OIDs.
     pub worker: Option<(NodeId, &'a Executor)>,
+    /// It may write, and outside of a block: nobody but its server knows whether it is committed.
+    pub commits_itself: bool,
 }
 
 /// How it ended.
@@ -58,8 +60,25 @@ pub enum Retry {
 
 /// Relays until nothing is due, or until the server wants COPY data.
 ///
-/// Errors: only a lost connection, on either side. A server's error is relayed, and named in `Relayed`.
+/// Errors: only a lost connection, on either side; 40003 when the server may have committed what was asked of it. A
+/// server's error is relayed, and named in `Relayed`.
 pub async fn relay(server: &mut Server, client: &mut Client, routed: Routed<'_>) -> Result<Relayed> {
+    let relayed = relay_answers(server, client, routed).await;
+    match relayed {
+        Err(lost) if routed.commits_itself && server.may_have_ended() => Err(completion_unknown(&lost)),
+        relayed => relayed,
+    }
+}
+
+fn completion_unknown(lost: &PgError) -> PgError {
+    let message = "the connection to a node was lost before the statement was confirmed";
+    let why = lost.detail_text().unwrap_or(lost.message());
+    PgError::new(SqlState::STATEMENT_COMPLETION_UNKNOWN, message)
+        .detail(why.to_owned())
+        .hint("It may have been carried out: look before running it again.")
+}
+
+async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<'_>) -> Result<Relayed> {
     server.flush().await?;
     let mut relayed = Relayed::default();
     let mut was_clients = false;

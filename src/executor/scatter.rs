@@ -170,7 +170,7 @@ pub async fn scatter(
     request: Request<'_>,
 ) -> Result<Count> {
     let groups = txn.free_groups(plan.colocation, |c| request.values().groups(c, &plan.shards)).await?;
-    if plan.access == Access::Write && groups.len() > 1 {
+    if plan.access == Access::Write {
         txn.require_atomic().await?;
     }
     let tasks = tasks_of(txn, &plan.query, &groups, plan.colocation)?;

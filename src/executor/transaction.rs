@@ -59,6 +59,8 @@ pub struct Transaction {
     pub has_lost_pin: bool,
     /// Workers that join from here on are standbys, where they have some.
     pub reads_replicas: bool,
+    /// A statement that may write was placed in it.
+    pub may_write: bool,
     /// Code that nobody here can read has run: its servers may keep anything of it.
     pub is_opaque: bool,
     /// Parameters that changed without the client being told.
@@ -118,6 +120,7 @@ impl Transaction {
             pins: pinned.as_ref().map(|_| Pin::Visible),
             has_lost_pin: false,
             reads_replicas: false,
+            may_write: false,
             is_opaque: false,
             parameter_changes: Vec::new(),
             rowsets: Rowsets::default(),
@@ -207,6 +210,11 @@ impl Transaction {
 
     pub fn participants(&mut self) -> &mut [Participant] {
         &mut self.participants
+    }
+
+    /// Do its servers commit what they run without being told to?
+    pub fn commits_itself(&self) -> bool {
+        self.kind == Kind::Auto && self.may_write
     }
 
     /// Has a server messages of the client since the last Sync?

@@ -68,6 +68,17 @@ impl Plan {
         }
     }
 
+    /// May it write? Not asked of what the proxy ends itself.
+    pub fn may_write(&self) -> bool {
+        match self {
+            Plan::Router(router) => router.access == Access::Write,
+            Plan::Scatter(scatter) => scatter.access == Access::Write,
+            Plan::Coordinator(coordinator) => coordinator.access == Access::Write,
+            Plan::Combine(_) | Plan::Session(_) | Plan::Transaction(_) | Plan::Explain(_) | Plan::Empty => false,
+            _ => true,
+        }
+    }
+
     /// What kind of plan it is, as an index into `KINDS`; EXPLAIN is of the kind that it explains.
     pub fn kind(&self) -> usize {
         match self {

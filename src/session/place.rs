@@ -56,6 +56,7 @@ impl Session {
             }
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
                 self.note_placed(route.kind);
+                self.txn().may_write |= !route.is_read;
                 self.load.place(route.colocation, route.group, route.is_read);
                 return Ok(Some(place));
             }
@@ -86,6 +87,7 @@ impl Session {
         }
         let (group, node, _) = self.find_at_once(router, request)?;
         self.note_placed(plan.kind());
+        self.txn().may_write |= plan.may_write();
         self.load.place(router.colocation, group, router.access == Access::Read);
         Some(Place::Server { node, group: Some(group), query: router.query.clone(), shared: true })
     }
@@ -121,6 +123,9 @@ impl Session {
     ) -> Result<Place> {
         self.await_table_holds(text).await?;
         self.choose_servers(plan).await?;
+        if plan.may_write() {
+            self.txn().may_write = true;
+        }
         // These are counted as what they turn out to be.
         if !matches!(&**plan, Plan::Router(_) | Plan::Session(SessionCommand::Execute { .. })) {
             self.note_placed(plan.kind());

@@ -44,6 +44,7 @@ pub(super) struct UnderWay {
     version: u64,
     /// A Parse is among them.
     parses: bool,
+    writes: bool,
 }
 
 /// Where a statement goes.
@@ -206,19 +207,21 @@ impl Session {
         self.note_request(tag, unit);
         self.note_placed(way.kind);
         self.load.place(way.colocation, way.group, way.is_read);
-        let Way { node, group, query, version, .. } = way;
-        Some(UnderWay { server, reached, node, group, query, unit: unit.clone(), version, parses: false })
+        let Way { node, group, query, version, is_read, .. } = way;
+        let unit = unit.clone();
+        Some(UnderWay { server, reached, node, group, query, unit, version, parses: false, writes: !is_read })
     }
 
     /// Brings the answer to the client, whose turn it is then; or puts the messages where they are run again.
     pub(super) async fn go_short_way(&mut self, under_way: UnderWay) -> Result<()> {
-        let UnderWay { mut server, reached, node, group, query, unit, version, parses } = under_way;
+        let UnderWay { mut server, reached, node, group, query, unit, version, parses, writes } = under_way;
         let routed = Routed {
             group: Some(group),
             used: &[group],
             query: Some(&query),
             repeat_from: Some(self.client.mark()),
             worker: Some((node, &self.thread.executor)),
+            commits_itself: writes,
         };
         let relayed = relay(&mut server, &mut self.client, routed).await;
         if !self.cancel.handle.remove(&reached.target) {

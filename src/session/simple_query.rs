@@ -141,9 +141,10 @@ impl Session {
     pub async fn relay_with_copy(&mut self, node: crate::shard_map::NodeId, routed: Routed<'_>) -> Result<Relayed> {
         loop {
             let txn = self.transaction.as_mut().expect("a server takes part");
+            let commits_itself = txn.commits_itself();
             let participant = txn.participant(node).expect("it takes part");
             let worker = (!node.is_coordinator()).then_some((node, &*self.thread.executor));
-            let routed = Routed { used: &participant.groups, worker, ..routed };
+            let routed = Routed { used: &participant.groups, worker, commits_itself, ..routed };
             let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
             if !relayed.copy_in {
                 return Ok(relayed);

@@ -141,6 +141,7 @@ impl Session {
     /// Relays what was queued on the coordinator.
     async fn relay_own(&mut self, routed: Routed<'_>) -> Result<()> {
         let txn = self.transaction.as_mut().expect("the coordinator takes part");
+        let routed = Routed { commits_itself: txn.commits_itself(), ..routed };
         let participant = txn.participant(NodeId::COORDINATOR).expect("it takes part");
         let relayed = relay(&mut participant.server, &mut self.client, routed).await?;
         self.note_relayed(NodeId::COORDINATOR, &relayed);

@@ -132,6 +132,11 @@ impl ReplyQueue {
         self.awaits_sync
     }
 
+    /// Is the end of something due: what ran outside of a block is committed with it.
+    pub fn owes_an_end(&self) -> bool {
+        self.dues.iter().any(Entry::ends_segment)
+    }
+
     pub fn front(&self) -> Option<Due> {
         self.dues.iter().find_map(|entry| match entry {
             Entry::Due(due) => Some(*due),

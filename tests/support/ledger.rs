@@ -81,7 +81,8 @@ impl Ledger {
         self.done.iter().filter(|done| done.said.contains("E("))
     }
 
-    /// `present`: the ids in the table, one a line. Every acknowledged one is there, none twice.
+    /// `present`: the ids in the table, one a line. Every acknowledged one is there, none twice, and none of those of which
+    /// 08006 has told that they are not.
     pub fn check(&self, present: &str, first_id: u64) {
         let all: Vec<u64> = present.lines().map(|line| line.parse().expect("a number")).collect();
         let all: Vec<u64> = all.into_iter().filter(|id| *id >= first_id).collect();
@@ -90,6 +91,9 @@ impl Ledger {
         let lost: Vec<_> = self.done.iter().filter(|done| is_acknowledged(done)).filter_map(|done| done.id).collect();
         let lost: Vec<_> = lost.into_iter().filter(|id| !there.contains(id)).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let denied = self.done.iter().filter(|done| done.said.contains("E(08006)"));
+        let denied: Vec<_> = denied.filter(|done| done.id.is_some_and(|id| there.contains(&id))).collect();
+        assert!(denied.is_empty(), "done, and said not to be: {denied:?}");
     }
 }
 
