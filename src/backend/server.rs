@@ -402,6 +402,13 @@ impl Server {
         &self.read
     }
 
+    /// The length of the whole rows at the start of it, when rows are due, and who asked for them.
+    pub fn received_rows(&self) -> Option<(To, usize)> {
+        let to = self.replies.rows_go_to()?;
+        let len = frame::rows_len(&self.read);
+        (len > 0).then_some((to, len))
+    }
+
     /// The header of the frame at the start of it, if that much is there.
     ///
     /// Errors: 08006 for a length that cannot be: where the next frame begins is unknown.

@@ -91,6 +91,16 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
                 }
                 continue;
             }
+            // Most of what servers say is rows: they go by many at once.
+            if let Some((to, rows)) = server.received_rows() {
+                was_clients = to == To::Client;
+                if was_clients && relayed.retry.is_none() {
+                    client.out().extend_from_slice(&server.received()[..rows]);
+                }
+                server.consume(rows);
+                client.flush_if_full().await?;
+                continue;
+            }
             let Some(header) = server.received_header()? else { break };
             let whole = server.received().len() >= header.len;
             let streams = matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN;

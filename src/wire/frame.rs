@@ -26,6 +26,17 @@ pub fn header(buffer: &[u8]) -> Result<Option<Header>> {
     Ok(Some(Header { tag: head[0], len: length as usize + 1 }))
 }
 
+/// How many bytes at the start of `buffer` are whole rows: DataRow, or CopyData.
+pub fn rows_len(buffer: &[u8]) -> usize {
+    let mut len = 0;
+    while let Ok(Some(Header { tag: b'D' | b'd', len: row })) = header(&buffer[len..])
+        && len + row <= buffer.len()
+    {
+        len += row;
+    }
+    len
+}
+
 /// The largest frame that a client may send after its login, by tag; `None` for what no client sends. Postgres allows small messages 10,000 bytes and the rest 1 GB.
 ///
 /// Source: PostgreSQL src/backend/tcop/postgres.c, SocketBackend().
@@ -64,6 +75,12 @@ mod tests {
     fn a_header_needs_five_bytes_and_a_length_of_four_or_more() {
         assert_eq!(header(b"Q\0\0\0").unwrap(), None);
         assert_eq!(header(b"S\0\0\0\x04").unwrap(), Some(Header { tag: b'S', len: 5 }));
+        let rows = b"D\0\0\0\x05xd\0\0\0\x04D\0\0\0\x06ab";
+        for (cut, whole) in [(0, 0), (5, 0), (6, 6), (10, 6), (11, 11), (17, 11), (18, 18)] {
+            assert_eq!(rows_len(&rows[..cut]), whole, "cut at {cut}");
+        }
+        assert_eq!(rows_len(b"C\0\0\0\x04"), 0);
+        assert_eq!(rows_len(b"D\0\0\0\x04D\0\0\0\0"), 5, "what cannot be is left to be refused");
         for length in [0u32, 3, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let mut bytes = vec![b'Q'];
             bytes.extend(length.to_be_bytes());

@@ -144,6 +144,14 @@ impl ReplyQueue {
         })
     }
 
+    /// Who asked for the rows that may come next; judged, each would be a part of what is due.
+    pub fn rows_go_to(&self) -> Option<To> {
+        match self.dues.front() {
+            Some(Entry::Due(Due { reply: Reply::Query | Reply::Execute, to })) => Some(*to),
+            _ => None,
+        }
+    }
+
     /// Judges the next frame by its tag.
     pub fn judge(&mut self, tag: u8) -> Verdict {
         if matches!(tag, b'N' | b'S' | b'A') {
