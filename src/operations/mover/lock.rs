@@ -1,43 +1,117 @@
-//! The lock of a colocation group, on the coordinator: moves have it alone, schema changes share it.
+//! Locks on the coordinator, for who moves and who changes tables.
 //!
-//! A move's session keeps it from start to end. Whoever can take it knows that no move of the group is alive.
+//! ```text
+//!   a colocation group has LANES locks:    moves of a whole shard group   one of them, and the shard group's own
+//!                                          all other kinds of moves       all of them
+//!                                          schema changes                 all of them, shared
+//! ```
+//!
+//! So a few moves go on side by side, and each keeps the others out. A session keeps its locks from start to end. Who has
+//! one lane and a shard group's lock knows that no move of that shard group is alive. Lanes are waited for in their order,
+//! and by those that have one for its own sake not at all: there is no deadlock.
 
 use std::time::Duration;
 
 use super::session::Session;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::ColocationId;
+use crate::shard_map::{ColocationId, ShardGroupId};
 
-/// First key of the advisory locks on colocation groups: "tncy" in ASCII. The second is the group's id.
+/// First keys of a colocation group's locks, from "tncy" in ASCII on. The second is the group's id.
 const CLASS: i32 = i32::from_be_bytes(*b"tncy");
+/// As many as there are moves in a rebalance.
+const LANES: i32 = 4;
+
+fn lanes(function: &str, colocation: ColocationId) -> impl Iterator<Item = String> {
+    (0..LANES).map(move |lane| format!("pg_catalog.{function}({}, {})", CLASS + lane, colocation.0 as i32))
+}
 
 /// For a transaction that changes tables of the group (DDL, truncate, new tables): waits for moves, and they for it.
 pub fn share_statement(colocation: ColocationId) -> String {
-    format!("SELECT pg_catalog.pg_advisory_xact_lock_shared({CLASS}, {})", colocation.0 as i32)
+    format!("SELECT {}", lanes("pg_advisory_xact_lock_shared", colocation).collect::<Vec<_>>().join(", "))
 }
 
 /// As `share_statement`, without waiting; answers 1 or 0.
 pub fn try_share_statement(colocation: ColocationId) -> String {
-    format!("SELECT pg_catalog.pg_try_advisory_xact_lock_shared({CLASS}, {})::pg_catalog.int4", colocation.0 as i32)
+    let lanes = lanes("pg_try_advisory_xact_lock_shared", colocation).collect::<Vec<_>>().join(" AND ");
+    format!("SELECT ({lanes})::pg_catalog.int4")
 }
 
-/// Takes the lock for as long as `session` lives.
+/// Takes all lanes for as long as `session` lives: no other move of the group is alive then.
 ///
-/// Errors: 55P03 when moves or schema changes keep it for longer than `patience`.
+/// Errors: 55P03 when moves or schema changes keep one for longer than `patience`.
 pub async fn acquire(session: &Session, colocation: ColocationId, patience: Duration) -> Result<()> {
-    let key = colocation.0 as i32;
-    let sql = format!(
-        "SET lock_timeout TO {}; SELECT pg_advisory_lock({CLASS}, {key}); SET lock_timeout TO 0",
-        patience.as_millis().max(1)
-    );
-    session.batch_execute(&sql).await.map_err(pg_error).map_err(|error| match error.code() {
+    let calls: Vec<_> = lanes("pg_advisory_lock", colocation).collect();
+    wait(session, &calls.join(", "), patience).await.map_err(|error| busy(error, colocation))
+}
+
+/// Takes one lane for as long as `session` lives.
+///
+/// Errors: as `acquire`.
+pub async fn acquire_lane(session: &Session, colocation: ColocationId, patience: Duration) -> Result<()> {
+    if try_acquire_lane(session, colocation).await?.is_some() {
+        return Ok(());
+    }
+    // Whichever is free first would be better, but nobody can wait for that.
+    let call = lanes("pg_advisory_lock", colocation).next().unwrap_or_default();
+    wait(session, &call, patience).await.map_err(|error| busy(error, colocation))
+}
+
+/// Takes one lane if one is free; answers how to give it back.
+pub async fn try_acquire_lane(session: &Session, colocation: ColocationId) -> Result<Option<String>> {
+    let tries: Vec<_> = lanes("pg_try_advisory_lock", colocation)
+        .enumerate()
+        .map(|(lane, call)| format!("WHEN {call} THEN {lane}"))
+        .collect();
+    let row = session.query_one(&format!("SELECT CASE {} END", tries.join(" ")), &[]).await.map_err(pg_error)?;
+    let lane: Option<i32> = row.try_get(0).map_err(pg_error)?;
+    Ok(lane
+        .and_then(|lane| lanes("pg_advisory_unlock", colocation).nth(lane as usize))
+        .map(|call| format!("SELECT {call}")))
+}
+
+/// First key of the advisory locks on shard groups that are moved: "tncg" in ASCII. The second is the group's id; two of one
+/// second key do no harm, one waits.
+const GROUP: i32 = i32::from_be_bytes(*b"tncg");
+
+/// Takes a shard group's lock for as long as `session` lives. A lane is to be had before.
+///
+/// Errors: 55P03 when another move of it goes on for longer than `patience`.
+pub async fn acquire_group(session: &Session, group: ShardGroupId, patience: Duration) -> Result<()> {
+    let call = format!("pg_catalog.pg_advisory_lock({GROUP}, {})", group.0 as i32);
+    wait(session, &call, patience).await.map_err(|error| match error.code() {
+        SqlState::LOCK_NOT_AVAILABLE => PgError::new(error.code(), format!("shard group {group} is being moved"))
+            .hint("Try again when the other move has ended."),
+        _ => error,
+    })
+}
+
+/// Takes it if nobody has it.
+pub async fn try_acquire_group(session: &Session, group: ShardGroupId) -> Result<bool> {
+    let sql = "SELECT pg_try_advisory_lock($1, $2)";
+    Ok(session.query_one(sql, &[&GROUP, &(group.0 as i32)]).await.map_err(pg_error)?.get(0))
+}
+
+pub async fn release_group(session: &Session, group: ShardGroupId) -> Result<()> {
+    let sql = "SELECT pg_advisory_unlock($1, $2)";
+    session.query_one(sql, &[&GROUP, &(group.0 as i32)]).await.map_err(pg_error)?;
+    Ok(())
+}
+
+/// Errors: 55P03 when one of the locks is not to be had within `patience`.
+async fn wait(session: &Session, calls: &str, patience: Duration) -> Result<()> {
+    let sql = format!("SET lock_timeout TO {}; SELECT {calls}; SET lock_timeout TO 0", patience.as_millis().max(1));
+    session.batch_execute(&sql).await.map_err(pg_error)
+}
+
+fn busy(error: PgError, colocation: ColocationId) -> PgError {
+    match error.code() {
         SqlState::LOCK_NOT_AVAILABLE => {
             PgError::new(error.code(), format!("colocation group {colocation} is being moved or changed"))
                 .hint("Try again when the other operation has ended.")
         }
         _ => error,
-    })
+    }
 }
 
 /// First key of the advisory locks on ways back: "tncu" in ASCII. The second is the move's id.
@@ -47,12 +121,7 @@ const WAY_BACK: i32 = i32::from_be_bytes(*b"tncu");
 ///
 /// Errors: 55P03 when he does not within `patience`.
 pub async fn acquire_way_back(session: &Session, id: i64, patience: Duration) -> Result<()> {
-    let sql = format!(
-        "SET lock_timeout TO {}; SELECT pg_advisory_lock({WAY_BACK}, {}); SET lock_timeout TO 0",
-        patience.as_millis().max(1),
-        id as i32
-    );
-    session.batch_execute(&sql).await.map_err(pg_error)
+    wait(session, &format!("pg_catalog.pg_advisory_lock({WAY_BACK}, {})", id as i32), patience).await
 }
 
 /// Takes it if nobody has it.
@@ -75,17 +144,4 @@ pub fn is_way_back_wanted(id: i64) -> String {
          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
         id as u32
     )
-}
-
-/// Takes the lock if nobody has it.
-pub async fn try_acquire(session: &Session, colocation: ColocationId) -> Result<bool> {
-    let sql = "SELECT pg_try_advisory_lock($1, $2)";
-    let row = session.query_one(sql, &[&CLASS, &(colocation.0 as i32)]).await.map_err(pg_error)?;
-    Ok(row.get(0))
-}
-
-pub async fn release(session: &Session, colocation: ColocationId) -> Result<()> {
-    let sql = "SELECT pg_advisory_unlock($1, $2)";
-    session.query_one(sql, &[&CLASS, &(colocation.0 as i32)]).await.map_err(pg_error)?;
-    Ok(())
 }

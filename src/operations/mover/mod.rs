@@ -50,6 +50,8 @@ mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
 #[cfg(test)]
+mod parallel_tests;
+#[cfg(test)]
 mod rehearse_tests;
 #[cfg(test)]
 mod return_tests;
@@ -65,7 +67,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{HoldGuard, Holds};
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
@@ -251,7 +253,7 @@ pub async fn move_shard_group(
 ) -> Result<Option<MoveReport>> {
     let map = environment.catalog.refresh().await?;
     let (colocation, _) = check(&map, request)?;
-    let catalog = begin(environment, colocation).await?;
+    let catalog = begin_beside(environment, colocation, request.group).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
     let (colocation, is_there) = check(&map, request)?;
@@ -265,14 +267,43 @@ pub async fn move_shard_group(
     carry_out(environment, catalog, mv, request.mode, notify).await.map(Some)
 }
 
-/// The session of a move, with the colocation group's lock; unfinished moves of the group are repaired.
+/// The session of a move that has the colocation group for itself; unfinished moves of the group are repaired.
 async fn begin(environment: &MoverEnvironment, colocation: ColocationId) -> Result<Session> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
-    for abandoned in Move::unfinished(&catalog).await?.into_iter().filter(|mv| mv.colocation == colocation) {
+    for abandoned in unfinished(&catalog, colocation).await? {
         repair(environment, &catalog, abandoned).await?;
     }
     Ok(catalog)
+}
+
+/// The session of a move of a whole shard group, beside which others of the colocation group may move. Unfinished moves
+/// that it must not meet are repaired.
+async fn begin_beside(
+    environment: &MoverEnvironment,
+    colocation: ColocationId,
+    group: ShardGroupId,
+) -> Result<Session> {
+    let patience = environment.settings.group_patience;
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    lock::acquire_lane(&catalog, colocation, patience).await?;
+    // Living ones would have all lanes; who repairs one is soon done. No two groups' locks at a time: no deadlock.
+    for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(Move::concerns_other_groups) {
+        let of = abandoned.group;
+        lock::acquire_group(&catalog, of, patience).await?;
+        repair(environment, &catalog, abandoned).await?;
+        lock::release_group(&catalog, of).await?;
+    }
+    lock::acquire_group(&catalog, group, patience).await?;
+    for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(|mv| mv.group == group) {
+        repair(environment, &catalog, abandoned).await?;
+    }
+    Ok(catalog)
+}
+
+async fn unfinished(catalog: &Session, colocation: ColocationId) -> Result<Vec<Move>> {
+    let moves = Move::unfinished(catalog).await?;
+    Ok(moves.into_iter().filter(|mv| mv.colocation == colocation).collect())
 }
 
 /// A planned move, to its end or back to where it began.
@@ -309,23 +340,24 @@ async fn carry_out(
 /// Repairs every move whose owner is gone: finishes what is past the point of no return, undoes the rest.
 ///
 /// Returns the number of repaired moves. For the start of a proxy and the maintenance job; safe to run anywhere, at any
-/// time, because a living move has its colocation group's lock.
+/// time, because a living move has its locks.
 pub async fn recover(environment: &MoverEnvironment) -> Result<usize> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     let (mut repaired, mut failure) = (0, None);
     for mv in Move::unfinished(&catalog).await? {
-        if !lock::try_acquire(&catalog, mv.colocation).await? {
-            continue;
-        }
-        let (id, colocation) = (mv.id, mv.colocation);
-        match repair(environment, &catalog, mv).await {
-            Ok(()) => repaired += 1,
-            Err(error) => {
-                tracing::warn!(move_id = id, %error, "could not repair a shard move, will retry");
-                failure = Some(error);
+        let Some(release_lane) = lock::try_acquire_lane(&catalog, mv.colocation).await? else { continue };
+        let (id, group) = (mv.id, mv.group);
+        if lock::try_acquire_group(&catalog, group).await? {
+            match repair(environment, &catalog, mv).await {
+                Ok(()) => repaired += 1,
+                Err(error) => {
+                    tracing::warn!(move_id = id, %error, "could not repair a shard move, will retry");
+                    failure = Some(error);
+                }
             }
+            lock::release_group(&catalog, group).await?;
         }
-        lock::release(&catalog, colocation).await?;
+        catalog.batch_execute(&release_lane).await.map_err(pg_error)?;
     }
     failure.map_or(Ok(repaired), Err)
 }
@@ -447,13 +479,15 @@ async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: 
 
 async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire(&catalog, mv.colocation, environment.settings.lock_patience).await?;
+    lock::acquire_lane(&catalog, mv.colocation, environment.settings.lock_patience).await?;
+    lock::acquire_group(&catalog, mv.group, environment.settings.lock_patience).await?;
     let mv = mv.reload(&catalog).await?;
     mv.note_error(&catalog, error).await?;
     repair(environment, &catalog, mv).await
 }
 
-/// Finishes or undoes a move that nobody works on. `catalog` has the colocation group's lock.
+/// Finishes or undoes a move that nobody works on. `catalog` has all lanes of the colocation group, or one and the shard
+/// group's lock.
 async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> Result<()> {
     let mut mv = mv.reload(catalog).await?;
     match mv.state {

@@ -271,6 +271,11 @@ impl Move {
         if self.table.is_some() { self.schemas.clone() } else { self.schemas_of(self.group) }
     }
 
+    /// May it change more of the catalog than where its own shard group is?
+    pub fn concerns_other_groups(&self) -> bool {
+        self.renames() || self.table.is_some()
+    }
+
     /// Do the rows get to shard groups of other names?
     pub fn renames(&self) -> bool {
         self.part.is_some() || !self.pieces.is_empty() || self.join.is_some()

@@ -210,12 +210,25 @@ fn stage_tickets(acknowledged: &[AtomicI64]) -> i64 {
 
 /// One client as the proxy would serve it: waits at the hold, follows the placement, runs again what the fence refused.
 pub async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: &AtomicI64, longest: &AtomicI64) {
+    write_to(stage, GROUP, tenant, stop, acknowledged, longest).await
+}
+
+/// The same in any shard group.
+pub async fn write_to(
+    stage: &Stage,
+    group: ShardGroupId,
+    tenant: i64,
+    stop: &AtomicBool,
+    acknowledged: &AtomicI64,
+    longest: &AtomicI64,
+) {
     let settings = stage.environment.catalog.settings().clone();
     let mut servers = Vec::new();
     for address in stage.cluster.as_ref().unwrap().workers() {
         let address = crate::catalog::Address { host: address.ip().to_string(), port: address.port() };
         let server = connect(&settings, &address).await.unwrap();
-        server.batch_execute("SET search_path TO public_102008; SET synchronous_commit TO off").await.unwrap();
+        let set = format!("SET search_path TO public_{group}; SET synchronous_commit TO off");
+        server.batch_execute(&set).await.unwrap();
         servers.push(server);
     }
     let mut line = 1;
@@ -228,9 +241,9 @@ pub async fn write(stage: &Stage, tenant: i64, stop: &AtomicBool, acknowledged: 
         );
         let start = Instant::now();
         loop {
-            stage.environment.holds.wait(GROUP, Duration::from_secs(10)).await;
+            stage.environment.holds.wait(group, Duration::from_secs(10)).await;
             let map = stage.environment.catalog.map();
-            let node = map.colocation(ColocationId(1)).unwrap().group(GROUP).unwrap().node;
+            let node = map.colocation(ColocationId(1)).unwrap().group(group).unwrap().node;
             let server = &servers[node.0 as usize - 1];
             match server.batch_execute(&sql).await {
                 Ok(()) => break,
