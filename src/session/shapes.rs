@@ -31,6 +31,7 @@ pub struct Route {
     pub query: Spliced,
     /// `Plan::kind`.
     pub kind: usize,
+    /// Nothing is written; rows may be locked.
     pub is_read: bool,
     /// `Plan::only_reads`.
     pub only_reads: bool,

@@ -60,6 +60,8 @@ mod split_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
+mod undo_kill_tests;
+#[cfg(test)]
 mod undo_tests;
 
 use std::sync::Arc;

@@ -139,6 +139,25 @@ impl Stage {
         found
     }
 
+    /// A connection of its own to a worker.
+    pub async fn connect(&self, node: NodeId) -> Client {
+        let port = self.ports.first + 1 + node.0 as u16;
+        let address = crate::catalog::Address { host: "127.0.0.1".into(), port };
+        connect(self.environment.catalog.settings(), &address).await.unwrap()
+    }
+
+    /// Ends a worker as a power failure would.
+    pub fn kill(&mut self, node: NodeId) {
+        let cluster = self.cluster.as_mut().unwrap();
+        tokio::task::block_in_place(|| cluster.kill_worker(node.0 as usize - 1)).unwrap();
+    }
+
+    pub async fn restart(&mut self, node: NodeId) {
+        let cluster = self.cluster.as_mut().unwrap();
+        tokio::task::block_in_place(|| cluster.restart_worker(node.0 as usize - 1)).unwrap();
+        self.workers[node.0 as usize - 1] = self.connect(node).await;
+    }
+
     pub async fn strike(mut self) {
         let cluster = self.cluster.take();
         tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();

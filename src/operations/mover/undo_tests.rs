@@ -22,7 +22,7 @@ fn keeper(stage: &Arc<Stage>) -> JoinHandle<()> {
     })
 }
 
-async fn moved(stage: &Stage) -> (i64, NodeId, NodeId) {
+pub async fn moved(stage: &Stage) -> (i64, NodeId, NodeId) {
     let source = stage.node_of_group().await;
     let target = if source == SOURCE { TARGET } else { SOURCE };
     let report = stage.move_to(source, target).await.unwrap().unwrap();
@@ -30,7 +30,7 @@ async fn moved(stage: &Stage) -> (i64, NodeId, NodeId) {
     (report.move_id, source, target)
 }
 
-async fn undo(environment: &MoverEnvironment, id: i64) -> Result<()> {
+pub async fn undo(environment: &MoverEnvironment, id: i64) -> Result<()> {
     tenantry_undo_move(environment, &json!({ "move_id": id }), &|_| {}).await.map(drop)
 }
 
