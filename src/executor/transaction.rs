@@ -321,12 +321,13 @@ impl Transaction {
         }
         let address = self.address(node)?;
         loop {
-            let replica = if self.reads_replicas { self.checkout_replica(node).await? } else { None };
+            let replica = if self.reads_replicas { Box::pin(self.checkout_replica(node)).await? } else { None };
             let is_replica = replica.is_some();
             let mut server = match replica.or_else(|| self.executor.pools.take_idle(&address, &self.identity)) {
                 Some(server) => server,
                 None => {
-                    let checkout = self.executor.pools.checkout(&address, &self.identity);
+                    // Boxed: rare, and large; every future that joins a server would have room for it.
+                    let checkout = Box::pin(self.executor.pools.checkout(&address, &self.identity));
                     self.cancel.unless_cancelled(checkout).await?
                 }
             };
@@ -559,7 +560,7 @@ impl Transaction {
         let told = self.parameters_told();
         if self.participants.len() > 1 {
             // Once decided it must reach every server: from here on a cancel reaches none.
-            self.spare().await;
+            Box::pin(self.spare()).await;
         }
         let (participants, result) =
             super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
@@ -580,7 +581,7 @@ impl Transaction {
         }
         if changed_catalog {
             // Whoever is told that it is done must find it done. What was committed stays so in any case.
-            if let Err(error) = self.executor.catalog.refresh().await {
+            if let Err(error) = Box::pin(self.executor.catalog.refresh()).await {
                 tracing::warn!(%error, "could not read the catalog after a change");
             }
         }

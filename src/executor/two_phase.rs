@@ -81,7 +81,7 @@ pub async fn commit(executor: &Rc<Executor>, mut participants: Vec<Participant>)
     let result = match participants.as_mut_slice() {
         [] => Ok(()),
         [only] => end(only, "COMMIT").await,
-        several => commit_several(executor, several).await,
+        several => Box::pin(commit_several(executor, several)).await,
     };
     (participants, result)
 }

@@ -164,7 +164,7 @@ impl Session {
             error => error,
         };
         if let Err(error) = answered {
-            self.batch_error(error).await?;
+            Box::pin(self.batch_error(error)).await?;
         }
         if self.skip_until_sync {
             return Ok(false);
@@ -184,7 +184,7 @@ impl Session {
         if !self.skip_until_sync
             && let Err(error) = self.confirm_unanswered_parse().await
         {
-            self.batch_error(error).await?;
+            Box::pin(self.batch_error(error)).await?;
             if self.is_started_again() {
                 return Ok(());
             }

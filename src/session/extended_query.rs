@@ -62,7 +62,7 @@ impl Session {
         if frame.bytes.len() > LONG_PIPELINE_LEN {
             // A server that has answers to get rid of would not take it: they go to the client first.
             if let Err(error) = self.settle().await {
-                return self.batch_error(error).await;
+                return Box::pin(self.batch_error(error)).await;
             }
             if self.is_interrupted() {
                 return Ok(());
@@ -71,7 +71,7 @@ impl Session {
         let result = match frame.tag {
             b'S' => {
                 if let Err(error) = Reader::new(frame.payload()).end() {
-                    self.batch_error(error).await?;
+                    Box::pin(self.batch_error(error)).await?;
                 }
                 return self.sync().await;
             }
@@ -97,7 +97,7 @@ impl Session {
         };
         match result {
             Ok(()) => Ok(()),
-            Err(error) => self.batch_error(error).await,
+            Err(error) => Box::pin(self.batch_error(error)).await,
         }
     }
 
@@ -119,7 +119,7 @@ impl Session {
             return Ok(());
         }
         if fenced && self.can_rewind() {
-            return self.repeat(Retry::Fenced, Undo::Everything).await;
+            return Box::pin(self.repeat(Retry::Fenced, Undo::Everything)).await;
         }
         self.answer_unanswered_parse();
         self.put_notices();
@@ -196,7 +196,7 @@ impl Session {
     pub(super) async fn confirm_unanswered_parse(&mut self) -> Result<()> {
         let Some(name) = self.batch.unanswered_parse.take() else { return Ok(()) };
         let Some(statement) = self.statements.get(&name).cloned() else { return Ok(()) };
-        match self.describe(&statement).await {
+        match Box::pin(self.describe(&statement)).await {
             Ok(_) => {
                 self.answer_parse(name);
                 Ok(())
@@ -259,7 +259,7 @@ impl Session {
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),
             ));
         }
-        if self.batch.is_stale && self.describes_otherwise(&statement).await? {
+        if self.batch.is_stale && Box::pin(self.describes_otherwise(&statement)).await? {
             // The client would take the new columns for the old ones; drivers prepare again when they read this.
             // asyncpg knows it by the routine that Postgres names.
             return Err(
@@ -274,7 +274,7 @@ impl Session {
                 if !self.places_without_asking(&statement.plan, request) {
                     self.pause().await?;
                 }
-                self.place(&statement.plan, &statement.text, request, Some(&statement)).await?
+                Box::pin(self.place(&statement.plan, &statement.text, request, Some(&statement))).await?
             }
         };
         match place {
@@ -282,7 +282,7 @@ impl Session {
                 let types = match shared {
                     true => types,
                     false if types.len() >= bind.parameter_count() as usize => types,
-                    false => self.describe(&statement).await?.parameters.as_slice().into(),
+                    false => Box::pin(self.describe(&statement)).await?.parameters.as_slice().into(),
                 };
                 self.turn_to(node).await?;
                 let parsed = self.batch.unanswered_parse.take();
@@ -362,7 +362,7 @@ impl Session {
         if parameters == 0 || known || matches!(&*statement.plan, Plan::Router(_) | Plan::Coordinator(_)) {
             return Ok(statement.types.clone());
         }
-        Ok(self.describe(statement).await?.parameters.as_slice().into())
+        Ok(Box::pin(self.describe(statement)).await?.parameters.as_slice().into())
     }
 
     /// Where a portal lives. A name that is not the protocol's own may be a cursor's, and these are the coordinator's.
@@ -383,7 +383,7 @@ impl Session {
                 let name = frame.bytes.slice_ref(name);
                 self.confirm_unanswered_parse().await?;
                 let statement = self.statement(&name)?;
-                let description = self.describe(&statement).await?;
+                let description = Box::pin(self.describe(&statement)).await?;
                 self.answer(|out| {
                     answer::parameter_description(&description.parameters, out);
                     answer::fields_or_no_data(description.fields.as_ref(), &[], out);
@@ -401,7 +401,7 @@ impl Session {
                     return Err(no_portal(name));
                 };
                 let (statement, formats) = (statement.clone(), bind.result_formats());
-                let description = self.describe(&statement).await?;
+                let description = Box::pin(self.describe(&statement)).await?;
                 self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
             }
         }
@@ -428,7 +428,7 @@ impl Session {
                 let (plan, statement, bind) = (plan.clone(), statement.clone(), bind.clone());
                 // JDBC gives a limit to statements without rows as well.
                 if limit > 0 && statement.returns_rows() && matches!(&*plan, Plan::Scatter(_)) {
-                    return self.open_gathered(name, limit, &plan, &statement, &bind).await;
+                    return Box::pin(self.open_gathered(name, limit, &plan, &statement, &bind)).await;
                 }
                 if limit > 0 && statement.returns_rows() {
                     return Err(PgError::unsupported("cannot fetch this statement's rows in parts")
@@ -523,7 +523,7 @@ impl Session {
     pub(super) async fn copy_message(&mut self, frame: Frame) -> Result<()> {
         self.replay.push_front(frame);
         if let Err(error) = self.settle().await {
-            self.batch_error(error).await?;
+            Box::pin(self.batch_error(error)).await?;
         }
         // No COPY wanted it. Source: PostgreSQL src/backend/tcop/postgres.c, PostgresMain().
         if self.replay.front().is_some_and(|next| matches!(next.tag, b'd' | b'c' | b'f')) {
@@ -584,7 +584,7 @@ impl Session {
             participant.is_unsynced = false;
             finished?;
             let undo = if self.is_undoable() { Undo::Everything } else { Undo::Fresh };
-            return self.repeat(retry, undo).await;
+            return Box::pin(self.repeat(retry, undo)).await;
         }
         self.batch.unconfirmed.drain(..relayed.parsed.min(self.batch.unconfirmed.len()));
         if let Some(code) = relayed.error {

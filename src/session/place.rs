@@ -79,12 +79,20 @@ impl Session {
         self.context_of(|context| planner::plan(text, context, Mode::ManyShards)).map(Rc::new)
     }
 
-    /// The place of a statement for one tenant whose values tell its shard group, while nothing is held.
-    pub fn place_at_once(&mut self, plan: &Plan, request: Request<'_>) -> Option<Place> {
-        let Plan::Router(router) = plan else { return None };
+    /// The place of a statement for one tenant whose values tell its shard group, while nothing is held; and of one that
+    /// begins or ends a transaction.
+    pub fn place_at_once(&mut self, plan: &Rc<Plan>, request: Request<'_>) -> Option<Place> {
         if self.concerns_replicas() {
             return None;
         }
+        let router = match &**plan {
+            Plan::Router(router) => router,
+            Plan::Transaction(_) => {
+                self.note_placed(plan.kind());
+                return Some(Place::Virtual(plan.clone()));
+            }
+            _ => return None,
+        };
         let (group, node, _) = self.find_at_once(router, request)?;
         self.note_placed(plan.kind());
         self.txn().may_write |= plan.may_write();

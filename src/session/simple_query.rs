@@ -117,7 +117,10 @@ impl Session {
                 if !matches!(&*plan, Plan::Transaction(_) | Plan::Empty) {
                     self.refuse_if_failed()?;
                 }
-                self.place(&plan, text, request, None).await?
+                match self.place_at_once(&plan, request) {
+                    Some(place) => place,
+                    None => Box::pin(self.place(&plan, text, request, None)).await?,
+                }
             }
         };
         match place {

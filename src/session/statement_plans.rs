@@ -24,44 +24,47 @@ impl Session {
     /// Errors: as values, for the caller to report; the client's answer so far stands.
     pub async fn run_virtual(&mut self, plan: &Plan, text: &str, request: Request<'_>) -> Result<()> {
         self.choose_servers(plan).await?;
+        // All but those of transactions are boxed: the future of every message would have room for the largest of them.
         match plan {
             Plan::Empty => answer::empty_query(self.client.out()),
             Plan::Scatter(plan) => {
                 self.txn();
                 let txn = self.transaction.as_mut().expect("there is one now");
                 let describe = request.describe && plan.returns_rows;
-                let count = scatter::scatter(txn, &mut self.client, plan, Request { describe, ..request }).await?;
+                let count =
+                    Box::pin(scatter::scatter(txn, &mut self.client, plan, Request { describe, ..request })).await?;
                 answer::command_complete(&count.tag(), self.client.out());
             }
             Plan::Insert(plan) => {
                 self.txn();
                 let txn = self.transaction.as_mut().expect("there is one now");
                 let describe = request.describe && plan.returns_rows;
-                let count = scatter::insert(txn, &mut self.client, plan, Request { describe, ..request }).await?;
+                let count =
+                    Box::pin(scatter::insert(txn, &mut self.client, plan, Request { describe, ..request })).await?;
                 answer::command_complete(&count.tag(), self.client.out());
             }
             Plan::InsertSelect(plan) => {
-                let rows = self.insert_select(plan, request).await?;
+                let rows = Box::pin(self.insert_select(plan, request)).await?;
                 answer::command_complete(&format!("INSERT 0 {rows}"), self.client.out());
             }
             Plan::ReferenceWrite(plan) => {
                 self.txn();
                 let txn = self.transaction.as_mut().expect("there is one now");
-                reference::write(txn, &mut self.client, plan, request).await?;
+                Box::pin(reference::write(txn, &mut self.client, plan, request)).await?;
             }
             Plan::CopyIn(plan) => {
                 self.txn().require_atomic().await?;
                 let txn = self.transaction.as_mut().expect("there is one now");
-                let rows = copy_in::copy_in(txn, &mut self.client, plan).await?;
+                let rows = Box::pin(copy_in::copy_in(txn, &mut self.client, plan)).await?;
                 answer::command_complete(&format!("COPY {rows}"), self.client.out());
             }
-            Plan::CopyOut(plan) => self.copy_out(plan, text, request).await?,
-            Plan::Ddl(plan) => self.ddl(plan).await?,
-            Plan::FunctionCall(call) => self.function_call(call, request).await?,
+            Plan::CopyOut(plan) => Box::pin(self.copy_out(plan, text, request)).await?,
+            Plan::Ddl(plan) => Box::pin(self.ddl(plan)).await?,
+            Plan::FunctionCall(call) => Box::pin(self.function_call(call, request)).await?,
             Plan::Transaction(command) => self.transaction_command(command).await?,
-            Plan::Session(command) => self.session_command(command, text, request.describe).await?,
-            Plan::Coordinator(plan) if !plan.sets.is_empty() => self.set_config(plan, request).await?,
-            Plan::Coordinator(plan) => self.coordinator_statement(plan).await?,
+            Plan::Session(command) => Box::pin(self.session_command(command, text, request.describe)).await?,
+            Plan::Coordinator(plan) if !plan.sets.is_empty() => Box::pin(self.set_config(plan, request)).await?,
+            Plan::Coordinator(plan) => Box::pin(self.coordinator_statement(plan)).await?,
             Plan::Explain(plan) => self.explain(plan, request),
             Plan::Router(_) | Plan::Combine(_) => {
                 return Err(PgError::new(SqlState::INTERNAL_ERROR, "a statement of one server was not placed"));
