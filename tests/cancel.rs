@@ -73,6 +73,16 @@ fn a_cancel_is_passed_on_to_the_proxy_of_its_session() {
     cancel_from(Ipv4Addr::LOCALHOST, here, client.pid, &wrong);
     assert_eq!(served.running("SELECT 18,") + served.running("SELECT 19,"), 2, "a wrong key reaches nobody anywhere");
 
+    // Many that nobody knows, from many places: they take no control connection while others look for them.
+    std::thread::scope(|threads| {
+        for number in 0..180u8 {
+            let (client, wrong) = (&client, &wrong);
+            let source = Ipv4Addr::new(127, 0, 1, number % 3 + 1);
+            threads.spawn(move || cancel_from(source, here, client.pid, &[&wrong[1..], &[number]].concat()));
+        }
+    });
+    assert!(!served.logged(0).contains("no control connection became free"), "{}", served.logged(0));
+
     cancel(here, &client);
     // It is there when the request's connection is closed: what comes next is not cancelled.
     assert_eq!(client.answer(), "T E(57014) Z(I)");

@@ -34,18 +34,19 @@ pub async fn ask_others(shared: &Shared, pid: u32, key: &[u8]) -> bool {
     }
 }
 
+/// Control connections are few: each question takes one for itself, and none is kept between them.
 async fn ask(catalog: &Catalog, pid: u32, key: &[u8]) -> Result<bool> {
-    let client = catalog.client(NodeId::COORDINATOR).await?;
-    let Some(id) = cancel_requests::ask(&**client, pid, key).await? else { return Ok(false) };
+    let coordinator = || catalog.client(NodeId::COORDINATOR);
+    let Some(id) = cancel_requests::ask(&**coordinator().await?, pid, key).await? else { return Ok(false) };
     let mut pause = PAUSE_MIN;
     while pause <= PAUSE_MAX {
         tokio::time::sleep(pause).await;
-        if !cancel_requests::is_pending(&**client, id).await? {
+        if !cancel_requests::is_pending(&**coordinator().await?, id).await? {
             return Ok(true);
         }
         pause *= 2;
     }
-    cancel_requests::end(&**client, id).await?;
+    cancel_requests::end(&**coordinator().await?, id).await?;
     Ok(false)
 }
 
