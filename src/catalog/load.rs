@@ -11,7 +11,7 @@ use crate::shard_map::{
     ShardMapParts, Standby, Table, TableKind, TableOid, Tenant,
 };
 
-/// One row, one column: everything that `parse` needs. Safe under any search_path.
+/// One row: everything that `parse` needs, and how many moves there have been. Safe under any search_path.
 ///
 /// A default is volatile when its tree has a function or operator that is not immutable, or a node that stands for one
 /// (CURRENT_DATE, nextval of an identity, a cast through text).
@@ -111,7 +111,7 @@ SELECT pg_catalog.json_build_object(
         WHERE c.relname IN (SELECT m.relname FROM managed m) AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
           AND c.oid NOT IN (SELECT m.logicalrelid FROM managed m)
           AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast%')
-)::pg_catalog.text"#;
+)::pg_catalog.text, (SELECT coalesce(pg_catalog.max(moveid), 0) FROM tenantry.shard_move)"#;
 
 /// The snapshot that `json`, the answer to `LOAD`, describes.
 ///

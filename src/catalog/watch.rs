@@ -3,6 +3,9 @@
 //! Map versions grow within one process: a load takes its version before it reads, so a map never carries a version
 //! that is newer than what it saw. Loads run one at a time; a caller who waited for its turn takes the result of a load
 //! that began after it asked.
+//!
+//! A catalog that has lost moves was restored from a backup, and says of tenants that they are where they were: the map
+//! that is known is the better one, and is kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool_postgres::{Object, Pool};
 use futures_util::StreamExt;
+use metrics::gauge;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::AsyncMessage;
@@ -41,6 +45,8 @@ pub struct Catalog {
 struct Loaded {
     version: u64,
     json: String,
+    /// The number of the newest move.
+    moves: i64,
 }
 
 impl Catalog {
@@ -92,6 +98,8 @@ impl Catalog {
     }
 
     /// A snapshot that has everything committed before the call. Cancel safe.
+    ///
+    /// Errors: 55000 when the catalog is older than what was read before; the map stays.
     pub async fn refresh(&self) -> Result<Arc<ShardMap>> {
         let asked_at = self.version.load(Ordering::Relaxed);
         let mut loaded = self.loading.lock().await;
@@ -100,7 +108,16 @@ impl Catalog {
         }
         let version = self.next_version();
         let client = checkout(&self.pool).await?;
-        let json: String = client.query_one(LOAD, &[]).await.and_then(|row| row.try_get(0)).map_err(pg_error)?;
+        let row = client.query_one(LOAD, &[]).await.map_err(pg_error)?;
+        let (json, moves): (String, i64) = (row.try_get(0).map_err(pg_error)?, row.try_get(1).map_err(pg_error)?);
+        let is_older = moves < loaded.moves;
+        gauge!("tenantry_catalog_is_older").set(f64::from(u8::from(is_older)));
+        if is_older {
+            let error = older(moves, loaded.moves);
+            tracing::error!(%error, "the catalog was not read, the map that is known stays in force");
+            return Err(error);
+        }
+        loaded.moves = moves;
         if json != loaded.json {
             self.map.store(Arc::new(parse(version, &json)?));
             self.published.send_replace(version);
@@ -206,6 +223,15 @@ impl Catalog {
         };
         tokio::select! { result = receive => result, result = reload => result }
     }
+}
+
+fn older(moves: i64, seen: i64) -> PgError {
+    PgError::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the catalog is older than what this proxy has read before",
+    )
+    .detail(format!("Its newest move is number {moves}, this proxy has seen number {seen}."))
+    .hint("Was the coordinator restored from a backup? Correct its placements, then restart the proxy.")
 }
 
 fn no_such_node(node: NodeId) -> PgError {
