@@ -43,6 +43,7 @@ pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>
 /// The steady loop: ends what crashed proxies left half done.
 async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
+    let mut transactions = two_phase_recovery::Recovery::default();
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -50,7 +51,7 @@ async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>
             _ = tick.tick() => {}
         }
         let patience = settings.load().recovery_patience;
-        match two_phase_recovery::recover(&environment.catalog, patience).await {
+        match transactions.recover(&environment.catalog, patience).await {
             Ok(0) => {}
             Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
             Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),

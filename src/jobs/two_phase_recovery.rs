@@ -6,10 +6,12 @@
 //! ```
 //!
 //! Whether the owner still lives does not matter: its own decision and ours go through the same row, and only the first
-//! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow.
+//! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow. Decisions are kept
+//! by this process's clock: a server's may jump.
 //! Global ids that are not ours are never touched.
 
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::catalog::two_phase::{self, Decision};
 use crate::catalog::{Catalog, pg_error};
@@ -17,90 +19,141 @@ use crate::error::Result;
 use crate::executor::transaction_of_gid;
 use crate::shard_map::NodeId;
 
-/// Resolves what is left behind on every node that can be reached; returns how many prepared transactions that were.
-pub async fn recover(catalog: &Catalog, patience: Duration) -> Result<usize> {
-    let map = catalog.map();
-    let mut resolved = 0;
-    let mut all_seen = true;
-    let mut left = std::collections::HashSet::new();
-    for node in map.active_workers() {
-        match recover_node(catalog, node.id, patience, &mut left).await {
-            Ok(count) => resolved += count,
-            Err(error) => {
-                all_seen = false;
-                tracing::warn!(node = %node.id, %error, "could not look for prepared transactions on a node");
-            }
-        }
-    }
-    if all_seen {
-        forget_carried_out(catalog, &left).await?;
-    }
-    Ok(resolved)
+/// What was seen before.
+#[derive(Default)]
+pub struct Recovery {
+    /// Prepared transactions, and since when they are.
+    prepared: HashMap<String, Instant>,
+    /// Decisions that are carried out, and since when.
+    carried_out: HashMap<String, Instant>,
 }
 
-async fn recover_node(
-    catalog: &Catalog,
-    node: NodeId,
-    patience: Duration,
-    left: &mut std::collections::HashSet<String>,
-) -> Result<usize> {
-    let worker = catalog.client(node).await?;
-    let prepared = worker
-        .query(
-            "SELECT gid, prepared < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
+impl Recovery {
+    /// Resolves what is left behind on every node that can be reached; returns how many prepared transactions that were.
+    pub async fn recover(&mut self, catalog: &Catalog, patience: Duration) -> Result<usize> {
+        let map = catalog.map();
+        let mut resolved = 0;
+        let mut all_seen = true;
+        let mut left = Left::default();
+        for node in map.active_workers() {
+            match self.recover_node(catalog, node.id, patience, &mut left).await {
+                Ok(count) => resolved += count,
+                Err(error) => {
+                    all_seen = false;
+                    tracing::warn!(node = %node.id, %error, "could not look for prepared transactions on a node");
+                }
+            }
+        }
+        self.prepared.retain(|gid, _| left.gids.contains(gid));
+        if all_seen {
+            self.forget_carried_out(catalog, &left).await?;
+        }
+        Ok(resolved)
+    }
+
+    async fn recover_node(
+        &mut self,
+        catalog: &Catalog,
+        node: NodeId,
+        patience: Duration,
+        left: &mut Left,
+    ) -> Result<usize> {
+        let worker = catalog.client(node).await?;
+        let prepared = worker
+            .query(
+                "SELECT gid, prepared < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
              FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
-            &[&patience.as_secs_f64()],
-        )
-        .await
-        .map_err(pg_error)?;
-    let mut resolved = 0;
-    for row in prepared {
-        let (gid, is_old): (String, bool) = (row.get(0), row.get(1));
-        let Some(transaction) = transaction_of_gid(&gid) else { continue };
-        if !is_old {
-            left.insert(transaction.to_owned());
-            continue;
-        }
-        let decision = {
-            let coordinator = catalog.client(NodeId::COORDINATOR).await?;
-            two_phase::decide(&**coordinator, transaction, Decision::Abort, &[node]).await?
-        };
-        let verb = match decision {
-            Decision::Commit => "COMMIT",
-            Decision::Abort => "ROLLBACK",
-        };
-        let sql = format!("{verb} PREPARED {}", crate::catalog::quote::literal(&gid));
-        match worker.batch_execute(&sql).await {
-            Ok(()) => resolved += 1,
-            // Its owner or another recovery was faster; the next look shows whether it is gone.
-            Err(error) => {
-                left.insert(transaction.to_owned());
-                tracing::debug!(%error, gid, "could not end a prepared transaction");
+                &[&patience.as_secs_f64()],
+            )
+            .await
+            .map_err(pg_error)?;
+        let mut resolved = 0;
+        for row in prepared {
+            let (gid, is_old): (String, bool) = (row.get(0), row.get(1));
+            let Some(transaction) = transaction_of_gid(&gid) else { continue };
+            let since = *self.prepared.entry(gid.clone()).or_insert_with(Instant::now);
+            // Whichever is sooner: the server's clock may have been put back, and then the locks would stay.
+            if !is_old && since.elapsed() < patience {
+                left.note(&gid, transaction);
+                continue;
+            }
+            let decision = {
+                let coordinator = catalog.client(NodeId::COORDINATOR).await?;
+                two_phase::decide(&**coordinator, transaction, Decision::Abort, &[node]).await?
+            };
+            let verb = match decision {
+                Decision::Commit => "COMMIT",
+                Decision::Abort => "ROLLBACK",
+            };
+            let sql = format!("{verb} PREPARED {}", crate::catalog::quote::literal(&gid));
+            match worker.batch_execute(&sql).await {
+                Ok(()) => resolved += 1,
+                // Its owner or another recovery was faster; the next look shows whether it is gone.
+                Err(error) => {
+                    left.note(&gid, transaction);
+                    tracing::debug!(%error, gid, "could not end a prepared transaction");
+                }
             }
         }
+        Ok(resolved)
     }
-    Ok(resolved)
-}
 
-/// Decision rows are kept until no node has the transaction any more, and for a while longer:
-/// the row is what stops a slow owner from deciding otherwise.
-async fn forget_carried_out(catalog: &Catalog, left: &std::collections::HashSet<String>) -> Result<()> {
-    let coordinator = catalog.client(NodeId::COORDINATOR).await?;
-    let old = coordinator
-        .query(
-            "SELECT txn FROM tenantry.two_phase \
-             WHERE decided_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)",
-            &[&KEEP_DECISIONS_SECONDS],
-        )
-        .await
-        .map_err(pg_error)?;
-    for row in old {
-        let transaction: String = row.get(0);
-        if !left.contains(&transaction) {
+    /// Decision rows are kept until no node has the transaction any more, and for a while longer:
+    /// the row is what stops a slow owner from deciding otherwise.
+    async fn forget_carried_out(&mut self, catalog: &Catalog, left: &Left) -> Result<()> {
+        let coordinator = catalog.client(NodeId::COORDINATOR).await?;
+        let decided = two_phase::all(&**coordinator).await?;
+        let over: Vec<_> = decided.into_iter().map(|d| d.txn).filter(|txn| !left.transactions.contains(txn)).collect();
+        for transaction in due(&mut self.carried_out, over, Instant::now()) {
             two_phase::forget(&**coordinator, &transaction).await?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
-const KEEP_DECISIONS_SECONDS: f64 = 3600.0;
+/// Those of `over` that have been over for long enough at `now`. The others are kept in mind.
+fn due(since: &mut HashMap<String, Instant>, over: Vec<String>, now: Instant) -> Vec<String> {
+    let before = std::mem::take(since);
+    let mut due = Vec::new();
+    for transaction in over {
+        let began = before.get(&transaction).copied().unwrap_or(now);
+        if now.duration_since(began) >= KEEP_DECISIONS {
+            due.push(transaction);
+        } else {
+            since.insert(transaction, began);
+        }
+    }
+    due
+}
+
+/// What is still prepared somewhere.
+#[derive(Default)]
+struct Left {
+    gids: HashSet<String>,
+    transactions: HashSet<String>,
+}
+
+impl Left {
+    fn note(&mut self, gid: &str, transaction: &str) {
+        self.gids.insert(gid.to_owned());
+        self.transactions.insert(transaction.to_owned());
+    }
+}
+
+const KEEP_DECISIONS: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_kept_for_an_hour_of_our_own_clock() {
+        let (mut since, began) = (HashMap::new(), Instant::now());
+        let over = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(due(&mut since, over(&["a", "b"]), began), over(&[]));
+        assert_eq!(due(&mut since, over(&["b"]), began + KEEP_DECISIONS / 2), over(&[]), "a is prepared again");
+        assert_eq!(due(&mut since, over(&["a", "b"]), began + KEEP_DECISIONS), over(&["b"]));
+        assert_eq!(due(&mut since, over(&["a"]), began + KEEP_DECISIONS * 2), over(&["a"]));
+        assert!(since.is_empty());
+    }
+}
