@@ -2,7 +2,8 @@
 # Makes a Debian or Ubuntu machine ready to build, run and test Tenantry; does nothing where that is so already.
 #
 #   system packages   PostgreSQL (programs only, no cluster is made or started), compilers for C and C++ (fuzz/), make, Python's
-#                     venv; strace (a test counts system calls) and PgBouncer (benches/compare.sh), which is not started either
+#                     venv; strace (a test counts system calls), libfaketime (a test has clocks jump) and
+#                     PgBouncer (benches/compare.sh), which is not started either
 #   .venv             the Python drivers of tests/drivers/requirements.txt
 #   tests/drivers/node_modules   the JavaScript drivers of its package-lock.json
 #
@@ -47,6 +48,7 @@ missing_packages() {
     has pkg-config || echo pkg-config
     has make || echo make
     has strace || echo strace
+    has faketime || echo faketime
     has pgbouncer || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
     has openssl || echo openssl
     # Debian ships venv without its pip, which a plain `import venv` would not notice.

@@ -1,8 +1,10 @@
-//! Faults around the proxy: what others plant for it, a catalog that does not answer or does not take writes, a log that
-//! nobody can write. One cluster; each part leaves it in order.
+//! Faults around the proxy: what others plant for it, a catalog that does not answer, takes no writes or is an old one, disks
+//! that are full, clocks that jump. One cluster; each part leaves it in order.
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,7 +22,10 @@ fn faults_around_the_proxy_harm_nobody() {
     t10_planted_operators_are_never_run(&mut served, &tenants);
     t47_a_catalog_that_stands_still_stops_no_settled_tenant(&served, &tenants);
     t47_a_catalog_that_takes_no_writes_lets_tenants_write(&served, &tenants);
+    t47_a_catalog_that_has_lost_moves_is_not_believed(&mut served, &tenants);
     t46_a_log_that_is_full_stops_nobody(&mut served, &tenants);
+    t46_a_disk_that_is_full_is_told_of(&served, &tenants);
+    t48_clocks_that_jump_change_nothing(&mut served, &tenants);
     assert!(!served.logged(0).contains("panicked"), "{}", served.logged(0));
 }
 
@@ -160,6 +165,231 @@ fn t47_a_catalog_that_takes_no_writes_lets_tenants_write(served: &Served, tenant
     for tenant in tenants {
         assert_eq!(client.query(&read(tenant)), ONE_ROW, "nothing of it stays");
     }
+}
+
+/// The coordinator's catalog becomes that of a backup which was made before a tenant moved.
+fn t47_a_catalog_that_has_lost_moves_is_not_believed(served: &mut Served, tenants: &[String]) {
+    let moving = move_away(served, &tenants[0]);
+    served.psql(&moving);
+    let dsn = served.coordinator_dsn();
+    let group = "(SELECT shard_group_id FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1)";
+    let node = psql(&dsn, &format!("SELECT nodeid FROM tenantry.shard_group WHERE id = {group}"));
+    let other = psql(&dsn, &format!("SELECT nodeid FROM tenantry.node WHERE groupid > 0 AND nodeid <> {node}"));
+    let group = psql(&dsn, &format!("SELECT {group}"));
+    let is_older = |served: &Served| Served::metric(&served.metrics(0), "tenantry_catalog_is_older");
+    assert!(wait_until(PATIENCE, || is_older(served) == Some(0.0)));
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let forget = format!(
+        "CREATE TABLE public.newest AS SELECT * FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1; \
+         DELETE FROM tenantry.shard_move WHERE moveid = (SELECT moveid FROM public.newest); \
+         UPDATE tenantry.shard_group SET nodeid = {other} WHERE id = {group}"
+    );
+    psql(&dsn, &format!("BEGIN; {forget}; COMMIT"));
+    assert!(wait_until(PATIENCE, || is_older(served) == Some(1.0)), "it is seen");
+    assert!(served.logged(0).contains("the catalog is older than what this proxy has read before"));
+    for tenant in tenants {
+        assert_eq!(client.query(&read(tenant)), ONE_ROW, "tenants are where they are");
+        assert_eq!(client.query(&format!("UPDATE items SET id = 1 WHERE tenant = {tenant}")), "C(UPDATE 1) Z(I)");
+        assert_eq!(Client::connect(served.proxy_port(0), &[]).query(&read(tenant)), ONE_ROW);
+    }
+    assert_eq!(client.query(&moving), "E(55000) Z(I)", "nothing is moved by such a catalog");
+    // The remedy: placements are put right, and the proxy is started again.
+    psql(&dsn, &format!("UPDATE tenantry.shard_group SET nodeid = {node} WHERE id = {group}"));
+    assert_eq!(client.query(&read(&tenants[0])), ONE_ROW);
+    assert_eq!(is_older(served), Some(1.0), "the move is still missing");
+    served.kill_proxy(0);
+    served.start_proxy(0);
+    assert!(wait_until(PATIENCE, || is_older(served) == Some(0.0)));
+    psql(&dsn, "INSERT INTO tenantry.shard_move SELECT * FROM public.newest; DROP TABLE public.newest");
+    let back = move_away(served, &tenants[0]);
+    served.psql(&back);
+    for tenant in tenants {
+        assert_eq!(Client::connect(served.proxy_port(0), &[]).query(&read(tenant)), ONE_ROW);
+    }
+}
+
+/// A small disk of its own, until this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// At a place that belongs to the same user as `beside`; `None` where nobody lets us mount.
+    fn mount(beside: &Path) -> Option<Self> {
+        let path = beside.with_file_name("small-disk");
+        let owner = std::fs::metadata(beside).expect("it is there");
+        std::fs::create_dir(&path).expect("the folder can be written");
+        let options = format!("size=2m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
+        let mount = ["mount", "-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().expect("a plain name")];
+        let mounts = |words: &[&str]| {
+            let status = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let disk = Self(path.clone());
+        (mounts(&mount) || mounts(&[&["sudo", "-n"], &mount[..]].concat())).then_some(disk)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        for words in [&["umount", "-l"][..], &["sudo", "-n", "umount", "-l"]] {
+            let unmounted = Command::new(words[0]).args(&words[1..]).arg(&self.0).stderr(Stdio::null()).status();
+            if unmounted.is_ok_and(|status| status.success()) {
+                break;
+            }
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// One tenant's shard lies on a disk of 2 MB, and so does what a trigger of it fills at PREPARE.
+fn t46_a_disk_that_is_full_is_told_of(served: &Served, tenants: &[String]) {
+    let port = psql_of(served, &tenants[1], "nodeport");
+    let worker = (0..2).find(|worker| served.worker_port(*worker).to_string() == port).expect("one of both");
+    let dsn = served.worker_dsn(worker);
+    let Some(disk) = Disk::mount(Path::new(&psql(&dsn, "SHOW data_directory"))) else {
+        eprintln!("skipped: nobody lets us mount a disk, so T46 of a server's disk is not shown here");
+        return;
+    };
+    served.psql("CREATE TABLE notes (tenant int, note text)");
+    served.psql("SELECT create_distributed_table('notes', 'tenant', colocate_with => 'items')");
+    served.psql(&format!(
+        "ALTER TABLE notes ALTER note SET STORAGE EXTERNAL; INSERT INTO notes VALUES ({}, '')",
+        tenants[1]
+    ));
+    let shard = format!("public_{}.notes", psql_of(served, &tenants[1], "shardid"));
+    psql(&dsn, &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));
+    psql(&dsn, &format!("ALTER TABLE {shard} SET TABLESPACE small"));
+    psql(
+        &dsn,
+        "CREATE TABLE public.filler (note text) TABLESPACE small; ALTER TABLE public.filler ALTER note SET STORAGE EXTERNAL",
+    );
+    let long = "repeat('x', 4000000)";
+    let insert = format!("INSERT INTO notes VALUES ({}, {long})", tenants[1]);
+    let count = format!("SELECT count(*) FROM notes WHERE tenant = {}", tenants[1]);
+    let other = format!("INSERT INTO notes VALUES ({}, 'short')", tenants[0]);
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    for round in 0..2 {
+        assert_eq!(client.query(&insert), "E(53100) Z(I)", "round {round}");
+        assert!(client.run_prepared("", &insert, &[]).ends_with("E(53100) Z(I)"));
+        assert_eq!(client.query(&count), ONE_ROW, "the session goes on");
+        assert_eq!(client.query(&other), "C(INSERT 0 1) Z(I)", "and so does the other server");
+    }
+    // The second server has no room in the middle of a transaction over both, then when it prepares it.
+    let others = format!("SELECT count(*) FROM notes WHERE tenant = {}", tenants[0]);
+    let two = "T D(2) C(SELECT 1) Z(I)";
+    assert_eq!(client.query(&others), two);
+    assert_eq!(client.query(&format!("BEGIN; {other}; {insert}")), "C(BEGIN) C(INSERT 0 1) E(53100) Z(E)");
+    assert_eq!(client.query("COMMIT"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.query(&format!("{other}, ({}, {long})", tenants[1])), "E(53100) Z(I)");
+    assert_eq!(client.query(&others), two, "nothing of it stays");
+    psql(
+        &dsn,
+        &format!(
+            "CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO public.filler VALUES ({long}); RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER fill AFTER INSERT ON {shard} DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION public.fill()"
+        ),
+    );
+    let short = format!("INSERT INTO notes VALUES ({}, '')", tenants[1]);
+    assert_eq!(
+        client.query(&format!("BEGIN; {other}; {short}; COMMIT")),
+        "C(BEGIN) C(INSERT 0 1) C(INSERT 0 1) E(53100) Z(I)"
+    );
+    assert_eq!(client.query(&others), two, "nor of this");
+    assert_eq!(client.query(&count), ONE_ROW);
+    assert!(served.everywhere("SELECT gid FROM pg_prepared_xacts").iter().all(String::is_empty));
+    // There is room again.
+    psql(&dsn, &format!("DROP TRIGGER fill ON {shard}; DROP TABLE public.filler; DROP FUNCTION public.fill()"));
+    assert!(client.query(&format!("BEGIN; {other}; {short}; COMMIT")).ends_with("C(COMMIT) Z(I)"));
+    assert_eq!(client.query("DROP TABLE notes"), "C(DROP TABLE) Z(I)");
+    let is_dropped = || {
+        psql(
+            &dsn,
+            "SELECT count(*) FROM pg_class WHERE reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'small')",
+        ) == "0"
+    };
+    assert!(wait_until(PATIENCE, is_dropped));
+    psql(&dsn, "DROP TABLESPACE small");
+}
+
+/// `shardid` or `nodeport` of a tenant's shard.
+fn psql_of(served: &Served, tenant: &str, column: &str) -> String {
+    served.psql(&format!(
+        "SELECT {column} FROM pg_dist_shard_placement \
+         WHERE shardid = get_shard_id_for_distribution_column('items', {tenant})"
+    ))
+}
+
+/// Two proxies whose clocks are an hour fast and an hour slow, and then jump to the other side while clients work.
+fn t48_clocks_that_jump_change_nothing(served: &mut Served, tenants: &[String]) {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    assert!(Path::new(&library).exists(), "libfaketime is not installed: run scripts/setup.sh");
+    let folder = tempfile::tempdir().expect("a folder");
+    let clocks = [folder.path().join("0"), folder.path().join("1")];
+    let set = |proxy: usize, offset: &str| {
+        let new = folder.path().join("new");
+        std::fs::write(&new, offset).and_then(|()| std::fs::rename(&new, &clocks[proxy])).expect("it can be written");
+    };
+    served.kill_proxy(0);
+    for (proxy, offset) in [(0, "+1h"), (1, "-1h")] {
+        set(proxy, offset);
+        served.environment = vec![
+            ("LD_PRELOAD", library.clone()),
+            ("FAKETIME_TIMESTAMP_FILE", clocks[proxy].display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ];
+        served.start_proxy(proxy);
+        let file = served.config_file(proxy);
+        let text = std::fs::read_to_string(&file).expect("it was written");
+        let shown = text.replace("[admin]", "[admin]\nstats_users = [\"postgres\"]");
+        std::fs::write(&file, shown).expect("it can be written");
+        served.signal_proxy(proxy, "HUP");
+        assert!(wait_until(PATIENCE, || served.logged(proxy).contains("admin.stats_users")), "it is read");
+    }
+    served.environment.clear();
+    // Its own clock: when a connection was made, and how old it is.
+    let ahead = |served: &Served, proxy: usize| {
+        let shown =
+            psql(&format!("postgresql://postgres@127.0.0.1:{}/tenantry", served.proxy_port(proxy)), "SHOW SERVERS");
+        let server: Vec<_> = shown.lines().next().expect("it has connections").split('|').collect();
+        let now = format!("'{}'::timestamptz + {} * interval '1 s'", server[6], server[8]);
+        psql(&served.coordinator_dsn(), &format!("SELECT round(extract(epoch FROM {now} - now()) / 3600)"))
+    };
+    let parts = |served: &Served| -> Vec<_> {
+        let of = |proxy| {
+            psql(&served.dsn(proxy), "SELECT count(*), count(DISTINCT instance), min(divisor) FROM tenantry.proxy")
+        };
+        (0..2).map(of).collect()
+    };
+    assert!(wait_until(PATIENCE, || parts(served) == ["2|2|2", "2|2|2"]), "they share: {:?}", parts(served));
+    let known = psql(&served.coordinator_dsn(), "SELECT string_agg(instance, ' ' ORDER BY id) FROM tenantry.proxy");
+    let mut clients: Vec<_> = (0..2).map(|proxy| Client::connect(served.proxy_port(proxy), &[])).collect();
+    let both = tenants.iter().map(|t| format!("UPDATE items SET id = 1 WHERE tenant = {t};")).collect::<String>();
+    for offsets in [["+1h", "-1h"], ["-1h", "+1h"], ["+1h", "-1h"]] {
+        (0..2).for_each(|proxy| set(proxy, offsets[proxy]));
+        for client in &mut clients {
+            for tenant in tenants {
+                assert_eq!(client.query(&read(tenant)), ONE_ROW);
+            }
+            assert!(client.query(&format!("BEGIN; {both} COMMIT")).ends_with("C(COMMIT) Z(I)"));
+            let moving = move_away(served, &tenants[0]);
+            assert!(client.query(&moving).ends_with("C(SELECT 1) Z(I)"));
+        }
+        for (client, tenant) in clients.iter_mut().zip(tenants) {
+            assert_eq!(client.query(&read(tenant)), ONE_ROW);
+        }
+        let hours = offsets.map(|offset| offset.trim_matches(['+', 'h']).to_owned());
+        assert_eq!([ahead(served, 0), ahead(served, 1)], hours, "their clocks are where they were put");
+    }
+    let now = psql(&served.coordinator_dsn(), "SELECT string_agg(instance, ' ' ORDER BY id) FROM tenantry.proxy");
+    assert_eq!(now, known, "nobody was given up");
+    assert_eq!(parts(served), ["2|2|2", "2|2|2"]);
+    assert!(served.everywhere("SELECT gid FROM pg_prepared_xacts").iter().all(String::is_empty));
+    for proxy in 0..2 {
+        served.kill_proxy(proxy);
+    }
+    served.start_proxy(0);
 }
 
 fn t46_a_log_that_is_full_stops_nobody(served: &mut Served, tenants: &[String]) {

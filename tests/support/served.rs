@@ -31,6 +31,8 @@ pub struct Served {
     threads: u16,
     /// More of the configuration file: settings of `[execution]`, then sections.
     config: &'static str,
+    /// Environment variables of the proxies that are started from now on.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Served {
@@ -51,8 +53,16 @@ impl Served {
         };
         let servers = DevCluster::start(settings).expect("servers start");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut served =
-            Self { ports, folder, proxies: vec![None, None], servers: Some(servers), workers, threads, config };
+        let mut served = Self {
+            ports,
+            folder,
+            proxies: vec![None, None],
+            servers: Some(servers),
+            workers,
+            threads,
+            config,
+            environment: Vec::new(),
+        };
         served.start_proxy(0);
         for worker in 0..workers {
             psql(&served.dsn(0), &format!("SELECT citus_add_node('127.0.0.1', {})", served.worker_port(worker)));
@@ -86,6 +96,7 @@ impl Served {
             .args(["serve", "--config"])
             .arg(self.config_file(number))
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
