@@ -36,6 +36,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (140, "standbys", include_str!("schema/140_standbys.sql")),
     (160, "copy_time", include_str!("schema/160_copy_time.sql")),
     (170, "cancel_requests", include_str!("schema/170_cancel_requests.sql")),
+    (180, "task_transfer_mode", include_str!("schema/180_task_transfer_mode.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

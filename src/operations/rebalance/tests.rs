@@ -113,6 +113,9 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     assert_eq!(status[0]["details"]["task_state_counts"], json!({"cancelled": 1, "error": 1}));
     let command = status[0]["details"]["tasks"][0]["command"].as_str().unwrap();
     assert!(command.ends_with(",'block_writes')"), "{command}");
+    let commands = "SELECT count(*), bool_and(command LIKE '%,''block_writes'')') FROM tenantry.pg_dist_background_task WHERE job_id = $1";
+    let row = client.query_one(commands, &[&id.as_i64().unwrap()]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (2, true));
     let none = citus_job_cancel(environment, &json!({"jobid": 99})).await.unwrap_err();
     assert_eq!(none.message(), "no job found with jobid: 99");
     let tasks = "SELECT count(*) FROM tenantry.pg_dist_background_task WHERE command LIKE '%102%' AND status = 'done'";
