@@ -19,6 +19,8 @@ pub struct Moves {
     pub slot_wal: Size,
     /// For so long after a move it can be undone; 0ms: it cannot. Unit: time. Default: 0ms. Reload: yes.
     pub undo_window: Time,
+    /// Most moves of shards that a node takes part in at the same time. Default: 1. Reload: yes.
+    pub per_node: usize,
 }
 
 impl Default for Moves {
@@ -31,6 +33,7 @@ impl Default for Moves {
             standby_lag: size(of.standby_lag_bytes),
             slot_wal: size(of.slot_wal_bytes),
             undo_window: Time(of.undo_window),
+            per_node: of.per_node,
         }
     }
 }
@@ -43,6 +46,7 @@ impl Moves {
             standby_lag_bytes: self.standby_lag.0 as u64,
             slot_wal_bytes: self.slot_wal.0 as u64,
             undo_window: self.undo_window.0,
+            per_node: self.per_node,
         }
     }
 }

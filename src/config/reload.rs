@@ -250,6 +250,7 @@ const RELOADS: &[&str] = &[
     "log.statement_texts",
     "moves.change_rate",
     "moves.copy_rate",
+    "moves.per_node",
     "moves.slot_wal",
     "moves.standby_lag",
     "moves.undo_window",

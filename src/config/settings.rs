@@ -15,7 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::executor::loads::LoadSettings;
 use crate::jobs;
-use crate::operations::mover::MoveLimits;
+use crate::operations::mover::{MOVES_PER_NODE, MoveLimits};
 use crate::session::{ADMIN_DATABASE, LoginSettings, SessionLog};
 use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
 
@@ -83,6 +83,10 @@ impl Settings {
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
         at_least_one("load.tenants", load.tenants)?;
+        if !MOVES_PER_NODE.contains(&moves.per_node) {
+            let why = format!("must be from {} to {}", MOVES_PER_NODE.start(), MOVES_PER_NODE.end());
+            return Err(invalid("moves.per_node", &why));
+        }
         if load.period.0 < Duration::from_secs(1) {
             return Err(invalid("load.period", "must be at least 1s"));
         }
@@ -255,6 +259,7 @@ mod tests {
         for (text, name) in [
             ("[pool]\nsize = 0", "pool.size"),
             ("[load]\nperiod = \"1ms\"", "load.period"),
+            ("[moves]\nper_node = 129", "moves.per_node"),
             ("[admin]\nport = 7432", "admin.port"),
             ("[coordinator]\ndatabase = \"tenantry\"", "coordinator.database"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),

@@ -9,6 +9,7 @@ use crate::executor::scatter::{self, Request};
 use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay};
 use crate::functions;
 use crate::operations::ddl;
+use crate::operations::mover::MOVES_PER_NODE;
 use crate::planner::{
     Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Rowset, Shards,
 };
@@ -253,7 +254,7 @@ impl Session {
             // client goes away.
             let only_waits = name.ends_with("_wait");
             let name = name.to_owned();
-            let mover = shared.mover.clone();
+            let mover = shared.mover.with_moves_per_node(self.moves_per_node().await?);
             let mut run =
                 shared.control.spawn(async move { functions::call_by_itself(&name, arguments, &mover).await });
             let ended = async {
@@ -289,6 +290,19 @@ impl Session {
         let shard_count = shard_count.first().and_then(|r| r[0].as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
         let env = functions::Environment { catalog: shared.catalog.clone(), shard_count };
         functions::call(name, arguments, self.txn(), &env).await
+    }
+
+    /// How many moves this session lets one node take part in; none: as the configuration says. Errors: 22023.
+    async fn moves_per_node(&mut self) -> Result<Option<usize>> {
+        let sql = format!("SELECT nullif(pg_catalog.current_setting('{MOVES_PER_NODE_SETTING}', true), '')");
+        let rows = self.txn().query(NodeId::COORDINATOR, &sql).await?;
+        let Some(value) = rows.into_iter().next().and_then(|mut row| row.swap_remove(0)) else { return Ok(None) };
+        let most = value.trim().parse().ok().filter(|most| MOVES_PER_NODE.contains(most));
+        most.map(Some).ok_or_else(|| {
+            let range = format!("({} .. {})", MOVES_PER_NODE.start(), MOVES_PER_NODE.end());
+            let text = format!("{value} is outside the valid range for parameter \"{MOVES_PER_NODE_SETTING}\" {range}");
+            PgError::new(SqlState::INVALID_PARAMETER_VALUE, text)
+        })
     }
 
     /// INSERT ... SELECT: the rows are computed into a table of the target's columns, then routed one by one.
@@ -398,3 +412,6 @@ fn without_our_schema(error: PgError, name: &str) -> PgError {
         _ => value,
     })
 }
+
+/// Citus's name for it.
+const MOVES_PER_NODE_SETTING: &str = "citus.max_background_task_executors_per_node";

@@ -4,18 +4,21 @@
 //!   a colocation group has LANES locks:    moves of a whole shard group   one of them, and the shard group's own
 //!                                          all other kinds of moves       all of them
 //!                                          schema changes                 all of them, shared
+//!   a node has moves.per_node places:      moves of a whole shard group   one of the source's, one of the target's
 //! ```
 //!
 //! So a few moves go on side by side, and each keeps the others out. A session keeps its locks from start to end. Who has
 //! one lane and a shard group's lock knows that no move of that shard group is alive. Lanes are waited for in their order,
-//! and by those that have one for its own sake not at all: there is no deadlock.
+//! and by those that have one for its own sake not at all: there is no deadlock. Places come first, and who does not get both
+//! keeps none: a move that waits for its turn keeps no schema change waiting.
 
-use std::time::Duration;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use super::session::Session;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ColocationId, ShardGroupId};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 
 /// First keys of a colocation group's locks, from "tncy" in ASCII on. The second is the group's id.
 const CLASS: i32 = i32::from_be_bytes(*b"tncy");
@@ -112,6 +115,52 @@ fn busy(error: PgError, colocation: ColocationId) -> PgError {
         }
         _ => error,
     }
+}
+
+/// How many moves a node may be allowed to take part in at the same time.
+pub const MOVES_PER_NODE: RangeInclusive<usize> = 1..=128;
+/// First keys of a node's places, from "tnn" and a zero byte on; one for each of `MOVES_PER_NODE`. The second is the node's id.
+const PLACE: i32 = i32::from_be_bytes(*b"tnn\0");
+/// Nobody can wait for whichever place is free first.
+const LOOK_FOR_PLACES_EVERY: Duration = Duration::from_millis(50);
+
+/// Takes a place on both nodes for as long as `session` lives. `per_node` is asked each time: it may change meanwhile.
+///
+/// Errors: 55P03 when other moves have them for longer than `patience`.
+pub async fn acquire_places(
+    session: &Session,
+    nodes: [NodeId; 2],
+    per_node: impl Fn() -> usize,
+    patience: Duration,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let mut busy = nodes[0];
+        if let Some(place) = try_acquire_place(session, nodes[0], per_node()).await? {
+            if try_acquire_place(session, nodes[1], per_node()).await?.is_some() {
+                return Ok(());
+            }
+            let sql = "SELECT pg_advisory_unlock($1, $2)";
+            session.query_one(sql, &[&(PLACE + place), &(nodes[0].0 as i32)]).await.map_err(pg_error)?;
+            busy = nodes[1];
+        }
+        if start.elapsed() > patience {
+            let text = format!("node {busy} takes part in as many moves as it may at the same time");
+            return Err(PgError::new(SqlState::LOCK_NOT_AVAILABLE, text)
+                .hint("Try again when one of them has ended, or raise moves.per_node."));
+        }
+        tokio::time::sleep(LOOK_FOR_PLACES_EVERY).await;
+    }
+}
+
+/// The number of the place, if one was free.
+async fn try_acquire_place(session: &Session, node: NodeId, per_node: usize) -> Result<Option<i32>> {
+    let places = per_node.clamp(*MOVES_PER_NODE.start(), *MOVES_PER_NODE.end()) as i32;
+    let tries: Vec<_> = (0..places)
+        .map(|place| format!("WHEN pg_catalog.pg_try_advisory_lock({}, {}) THEN {place}", PLACE + place, node.0 as i32))
+        .collect();
+    let row = session.query_one(&format!("SELECT CASE {} END", tries.join(" ")), &[]).await.map_err(pg_error)?;
+    row.try_get(0).map_err(pg_error)
 }
 
 /// First key of the advisory locks on ways back: "tncu" in ASCII. The second is the move's id.

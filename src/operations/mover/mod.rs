@@ -85,7 +85,7 @@ use target::Target;
 use throttle::{CopyThrottle, Pace};
 
 pub use blocking::TransferMode;
-pub use lock::{share_statement, try_share_statement};
+pub use lock::{MOVES_PER_NODE, share_statement, try_share_statement};
 pub use state::{MoveState, register_metrics};
 pub use throttle::MoveLimits;
 
@@ -108,7 +108,7 @@ pub struct MoverSettings {
     pub lock_timeout: Duration,
     /// Attempts at locks outside the cutover go on for this time. Default: 60s.
     pub lock_patience: Duration,
-    /// Longest wait for other moves and schema changes of the colocation group. Default: 10min.
+    /// Longest wait for other moves and schema changes of the colocation group, and for a place on the nodes. Default: 10min.
     pub group_patience: Duration,
     /// Longest wait for transactions that were open on the source before the move. Default: 10min.
     pub slot_patience: Duration,
@@ -128,6 +128,8 @@ pub struct MoverSettings {
     pub flips: bool,
     /// Moves may have a way back, where `MoveLimits::undo_window` wants it. Default: yes.
     pub keeps_way_back: bool,
+    /// In the place of `MoveLimits::per_node`, where the caller has asked for another. Default: none.
+    pub per_node: Option<usize>,
 }
 
 impl Default for MoverSettings {
@@ -145,6 +147,7 @@ impl Default for MoverSettings {
             verify: true,
             flips: true,
             keeps_way_back: true,
+            per_node: None,
         }
     }
 }
@@ -171,6 +174,18 @@ pub enum StopPoint {
 impl MoverEnvironment {
     pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
         Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None }
+    }
+
+    /// Most moves that one node may take part in now.
+    pub fn moves_per_node(&self) -> usize {
+        self.settings.per_node.unwrap_or_else(|| self.limits.load().per_node)
+    }
+
+    /// With as many as the caller asks for, if he does.
+    pub fn with_moves_per_node(&self, per_node: Option<usize>) -> Self {
+        let mut environment = self.clone();
+        environment.settings.per_node = per_node;
+        environment
     }
 
     /// For moves off a server that is to go.
@@ -255,7 +270,7 @@ pub async fn move_shard_group(
 ) -> Result<Option<MoveReport>> {
     let map = environment.catalog.refresh().await?;
     let (colocation, _) = check(&map, request)?;
-    let catalog = begin_beside(environment, colocation, request.group).await?;
+    let catalog = begin_beside(environment, colocation, request).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
     let (colocation, is_there) = check(&map, request)?;
@@ -279,15 +294,16 @@ async fn begin(environment: &MoverEnvironment, colocation: ColocationId) -> Resu
     Ok(catalog)
 }
 
-/// The session of a move of a whole shard group, beside which others of the colocation group may move. Unfinished moves
-/// that it must not meet are repaired.
+/// The session of a move of a whole shard group, beside which others of the colocation group may move, as many as the nodes
+/// may take part in. Unfinished moves that it must not meet are repaired.
 async fn begin_beside(
     environment: &MoverEnvironment,
     colocation: ColocationId,
-    group: ShardGroupId,
+    MoveRequest { group, source, target, .. }: MoveRequest,
 ) -> Result<Session> {
     let patience = environment.settings.group_patience;
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    lock::acquire_places(&catalog, [source, target], || environment.moves_per_node(), patience).await?;
     lock::acquire_lane(&catalog, colocation, patience).await?;
     // Living ones would have all lanes; who repairs one is soon done. No two groups' locks at a time: no deadlock.
     for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(Move::concerns_other_groups) {

@@ -47,20 +47,32 @@ async fn shard_groups_of_one_colocation_group_move_side_by_side() {
             tokio::spawn(async move { write_to(&stage, group, tenant, &stop, &acknowledged[w], &longest).await })
         })
         .collect();
-    let slow = Arc::new(MoveLimits { copy_rate_bytes: 1 << 20, ..MoveLimits::default() });
+    let slow = |per_node| Arc::new(MoveLimits { copy_rate_bytes: 1 << 20, per_node, ..MoveLimits::default() });
     let share = try_share_statement(ColocationId(1));
     let may_change = || async { stage.coordinator.query_one(&share, &[]).await.unwrap().get::<_, i32>(0) == 1 };
 
-    environment.limits.store(slow.clone());
-    let moving = GROUPS.map(|group| start(environment, group, (SOURCE, TARGET)));
+    // As many as the nodes may take part in, and no more; a reload lets the next one in.
+    environment.limits.store(slow(1));
+    let mut hasty = environment.clone();
+    hasty.settings.group_patience = Duration::from_millis(50);
+    let first = start(environment, GROUP, (SOURCE, TARGET));
+    copying(&stage, 1, std::slice::from_ref(&first)).await;
+    let refused = start(&hasty, GROUPS[1], (SOURCE, TARGET)).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), SqlState::LOCK_NOT_AVAILABLE, "{refused}");
+    assert_eq!(refused.message(), "node 1 takes part in as many moves as it may at the same time");
+    let second = start(environment, GROUPS[1], (SOURCE, TARGET));
+    assert_eq!(stage.coordinator.query("SELECT FROM tenantry.shard_move", &[]).await.unwrap().len(), 1);
+    environment.limits.store(slow(2));
+    let moving = [first, second];
     copying(&stage, 2, &moving).await;
     // Beside them no schema change, nothing that takes shard groups apart, and no second move of the same one.
     assert!(!may_change().await);
-    let mut hasty = environment.clone();
-    hasty.settings.group_patience = Duration::from_millis(50);
     let refused = begin(&hasty, ColocationId(1)).await.err().unwrap();
     assert_eq!(refused.code(), SqlState::LOCK_NOT_AVAILABLE, "{refused}");
     let refused = start(&hasty, GROUP, (SOURCE, TARGET)).await.unwrap().unwrap_err();
+    assert!(refused.message().starts_with("node 1 takes part in"), "{refused}");
+    let wide = hasty.with_moves_per_node(Some(3));
+    let refused = start(&wide, GROUP, (SOURCE, TARGET)).await.unwrap().unwrap_err();
     assert_eq!(refused.message(), format!("shard group {GROUP} is being moved"));
     // Nor does anybody take one of them for dead.
     assert_eq!(recover(environment).await.unwrap(), 0);
@@ -73,7 +85,7 @@ async fn shard_groups_of_one_colocation_group_move_side_by_side() {
     assert_eq!(nodes(&stage).await, [TARGET, TARGET]);
 
     // One dies, and is repaired beside the other, which goes on.
-    environment.limits.store(slow);
+    environment.limits.store(slow(2));
     let mut crashing = environment.clone();
     crashing.stop_at = Some(StopPoint::SlotCreated);
     let alive = [start(environment, GROUPS[1], (TARGET, SOURCE))];

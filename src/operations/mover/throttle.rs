@@ -30,6 +30,8 @@ pub struct MoveLimits {
     pub slot_wal_bytes: u64,
     /// For so long the change stream runs backwards after a move, so that it can be undone; 0: it cannot. Default: 0.
     pub undo_window: Duration,
+    /// Most moves of whole shard groups that read from or write to one node at the same time. Default: 1.
+    pub per_node: usize,
 }
 
 impl Default for MoveLimits {
@@ -40,6 +42,7 @@ impl Default for MoveLimits {
             standby_lag_bytes: 256 << 20,
             slot_wal_bytes: 16 << 30,
             undo_window: Duration::ZERO,
+            per_node: 1,
         }
     }
 }

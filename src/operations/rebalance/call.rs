@@ -62,7 +62,7 @@ pub async fn rebalance_table_shards(
 ) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
     let Planned { moves, .. } = planned(environment, arguments, notify).await?;
-    carry_out_all(environment, moves, mode, Limits::default(), notify).await?;
+    carry_out_all(environment, moves, mode, Limits::of(environment), notify).await?;
     Ok(Value::Null)
 }
 
@@ -122,7 +122,7 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
     }
     let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
     let Planned { moves, .. } = planned(environment, &arguments, notify).await?;
-    carry_out_all(&environment.without_way_back(), moves, mode, Limits::default(), notify).await?;
+    carry_out_all(&environment.without_way_back(), moves, mode, Limits::of(environment), notify).await?;
     Ok(Value::Null)
 }
 

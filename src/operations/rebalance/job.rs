@@ -55,7 +55,8 @@ pub async fn citus_rebalance_start(
     }
     let colocated = arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
     let drains = arguments.get(DRAINS).and_then(Value::as_bool).unwrap_or(false);
-    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode, DRAINS: drains });
+    let per_node = environment.settings.per_node;
+    let arguments = json!({ COLOCATED: colocated, TRANSFER_MODE: mode, DRAINS: drains, PER_NODE: per_node });
     let id = jobs::add(&transaction, KIND, &arguments, "Rebalance all colocation groups").await?;
     for step in &moves {
         job_tasks::add(&transaction, id, (step.colocation, step.group), (step.source, step.target)).await?;
@@ -81,8 +82,9 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
     let colocated = job.arguments.get(COLOCATED).and_then(Value::as_bool).unwrap_or(false);
     let mode = TransferMode::of(&job.arguments)?;
     let drains = job.arguments.get(DRAINS).and_then(Value::as_bool).unwrap_or(false);
-    let environment = &if drains { environment.without_way_back() } else { environment.clone() };
-    let limits = Limits { colocated, ..Limits::default() };
+    let per_node = job.arguments.get(PER_NODE).and_then(Value::as_u64).and_then(|most| usize::try_from(most).ok());
+    let environment = environment.with_moves_per_node(per_node);
+    let environment = &if drains { environment.without_way_back() } else { environment };
     let (mut running, mut under_way) = (Vec::<ShardMove>::new(), FuturesUnordered::new());
     let mut failed: Option<PgError> = None;
     loop {
@@ -92,6 +94,8 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
             (None, Some(JobState::Running)) => job_tasks::runnable(&**client, job.id).await?,
             _ => Vec::new(),
         };
+        // The limit may change while the job runs.
+        let limits = Limits { colocated, ..Limits::of(environment) };
         for task in &waiting {
             let step = step(task);
             if task.pause.is_zero() && limits.admit(&step, running.iter()) {
@@ -299,6 +303,8 @@ pub const KIND: &str = "rebalance";
 const COLOCATED: &str = "parallel_transfer_colocated_shards";
 const TRANSFER_MODE: &str = "shard_transfer_mode";
 const DRAINS: &str = "drain_only";
+/// What the session that started it had set for moves on one node; null: nothing.
+const PER_NODE: &str = "moves_per_node";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRIES_MAX: u32 = 5;

@@ -25,13 +25,14 @@ pub struct Limits {
     pub colocated: bool,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { moves: 4, moves_per_node: 1, colocated: false }
-    }
-}
+/// A rebalance's moves at the same time, in all.
+const MOVES: usize = 4;
 
 impl Limits {
+    pub fn of(environment: &MoverEnvironment) -> Self {
+        Self { moves: MOVES, moves_per_node: environment.moves_per_node(), colocated: false }
+    }
+
     /// May `step` begin while `running` go on?
     pub fn admit<'a>(&self, step: &ShardMove, running: impl Iterator<Item = &'a ShardMove> + Clone) -> bool {
         let uses = |node: NodeId| running.clone().filter(|m| m.source == node || m.target == node).count();

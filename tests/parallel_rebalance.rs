@@ -1,0 +1,97 @@
+//! Rebalances with moves side by side on four workers, while clients write.
+
+mod support;
+
+use support::ledger::Load;
+use support::served::Served;
+use support::{psql, psql_error};
+
+/// Goal: a rebalance spreads one colocation group from two workers to four with several moves at once, never more on one node
+/// than it may, and clients notice nothing. Method: copies are slowed down so that moves overlap; when each began and ended is
+/// in the catalog; a ledger of what was acknowledged.
+#[test]
+fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
+    let served = Served::start_with(4, 2, "[moves]\ncopy_rate = \"256kB\"\nper_node = 2\n");
+    let holds_shards = |worker: u16, may: bool| {
+        let port = served.worker_port(worker);
+        served.psql(&format!("SELECT citus_set_node_property('127.0.0.1', {port}, 'shouldhaveshards', {may})"));
+    };
+    [2, 3].into_iter().for_each(|worker| holds_shards(worker, false));
+    served.psql("CREATE TABLE items (tenant int, id bigint, ballast text)");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 8)");
+    served.psql(
+        "INSERT INTO items SELECT t, i, string_agg(md5(random()::text), '') \
+         FROM generate_series(1, 40) t, generate_series(1, 20) i, generate_series(1, 40) p GROUP BY t, i",
+    );
+    assert_eq!(served.psql(PLACEMENTS), "4|4");
+    [2, 3].into_iter().for_each(|worker| holds_shards(worker, true));
+    let tenants: Vec<_> = (1..=4).map(|tenant: u32| tenant.to_string()).collect();
+    let load = Load::start(served.proxy_port(0), &tenants, 1, FIRST_ID);
+
+    let start = "SELECT citus_rebalance_start(parallel_transfer_colocated_shards => true)";
+    let job = served.psql(start);
+    served.psql("SELECT citus_rebalance_wait()");
+    assert_eq!(served.psql(PLACEMENTS), "2|2|2|2");
+    let finished = served.psql(&format!("SELECT state FROM citus_job_status({job})"));
+    assert_eq!(finished, "finished");
+    let (in_all, on_one) = most_at_once(&served, 0);
+    println!("{in_all} moves at once, {on_one} on one node");
+    assert!((3..=4).contains(&in_all), "{in_all} moves at once");
+    assert_eq!(on_one, 2, "as many as moves.per_node");
+    load.await_progress();
+
+    // A session may ask for another number, and the job that it starts keeps it.
+    let seen = number(&served, "SELECT max(moveid) FROM tenantry.shard_move");
+    [2, 3].into_iter().for_each(|worker| holds_shards(worker, false));
+    let setting = "citus.max_background_task_executors_per_node";
+    let session = |most: u8| format!("{}?options=-c%20{setting}%3D{most}", served.dsn(0));
+    psql(&session(1), "SELECT citus_rebalance_start(drain_only => true, parallel_transfer_colocated_shards => true)");
+    served.psql("SELECT citus_rebalance_wait()");
+    assert_eq!(served.psql(PLACEMENTS), "4|4");
+    let (in_all, on_one) = most_at_once(&served, seen);
+    assert!(in_all <= 2 && on_one == 1, "{in_all} moves at once, {on_one} on one node");
+    let refused = psql_error(&session(0), "SELECT rebalance_table_shards()");
+    assert!(
+        refused.contains(&format!("0 is outside the valid range for parameter \"{setting}\" (1 .. 128)")),
+        "{refused}"
+    );
+
+    // In the foreground: one after the other, because they are of one colocation group.
+    let seen = number(&served, "SELECT max(moveid) FROM tenantry.shard_move");
+    [2, 3].into_iter().for_each(|worker| holds_shards(worker, true));
+    served.psql("SELECT rebalance_table_shards()");
+    assert_eq!(served.psql(PLACEMENTS), "2|2|2|2");
+    assert_eq!(most_at_once(&served, seen), (1, 1));
+
+    let ledger = load.end();
+    let errors: Vec<_> = ledger.errors().take(3).collect();
+    assert!(errors.is_empty(), "clients saw {errors:?}\n{}", served.logged(0));
+    ledger.check(&served.psql(&format!("SELECT id FROM items WHERE id >= {FIRST_ID}")), FIRST_ID);
+    let loaded =
+        served.psql(&format!("SELECT count(*), count(DISTINCT (tenant, id)) FROM items WHERE id < {FIRST_ID}"));
+    assert_eq!(loaded, "800|800");
+}
+
+/// Of the moves behind this one: the most that went on at the same moment, in all and with one node taking part.
+fn most_at_once(served: &Served, behind: i64) -> (i64, i64) {
+    let sql = format!(
+        "WITH moves AS (SELECT * FROM tenantry.shard_move WHERE moveid > {behind} AND state = 'done'),
+              pairs AS (SELECT a.moveid, a.source_node, a.target_node, b.source_node AS source, b.target_node AS target
+                        FROM moves a JOIN moves b ON b.started_at <= a.started_at AND b.finished_at > a.started_at)
+         SELECT max(n), max(greatest(s, t)) FROM (
+             SELECT count(*) AS n, count(*) FILTER (WHERE source_node IN (source, target)) AS s,
+                 count(*) FILTER (WHERE target_node IN (source, target)) AS t FROM pairs GROUP BY moveid) m"
+    );
+    let counts = psql(&served.coordinator_dsn(), &sql);
+    let (in_all, on_one) = counts.split_once('|').expect("two numbers");
+    (in_all.parse().expect("a number"), on_one.parse().expect("a number"))
+}
+
+fn number(served: &Served, sql: &str) -> i64 {
+    psql(&served.coordinator_dsn(), sql).parse().expect("a number")
+}
+
+/// Of the clients' rows; those that were loaded are below.
+const FIRST_ID: u64 = 1_000;
+/// Shard groups of each worker that has some.
+const PLACEMENTS: &str = "SELECT string_agg(n::text, '|') FROM (SELECT count(*) n FROM pg_dist_placement GROUP BY groupid ORDER BY groupid) p";
