@@ -241,6 +241,19 @@ impl Transaction {
         Ok(nodes.iter().map(take).collect())
     }
 
+    /// The only server, to run a statement for this shard group alone: where it has run one for it before, has nothing to
+    /// answer and nothing to learn first. `put_back` must follow, as after `take`.
+    pub fn take_settled(&mut self, node: NodeId, group: ShardGroupId) -> Option<Participant> {
+        let [only] = &self.participants[..] else { return None };
+        let is_settled = only.node == node
+            && only.began
+            && only.statements > 0
+            && !only.is_unsynced
+            && !only.server.owes()
+            && only.groups.contains(&group);
+        if is_settled { self.participants.pop() } else { None }
+    }
+
     /// Gives a server back. One whose answers were not all read is of no further use.
     pub fn put_back(&mut self, mut participant: Participant) {
         if participant.server.owes() {

@@ -1,13 +1,14 @@
-//! The short way: a statement for one tenant, outside a transaction, all of whose messages have come.
+//! The short way: a statement for one tenant, all of whose messages have come.
 //!
 //! ```text
-//!   [Parse ""]  Bind ""  [Describe ""]  Execute ""  Sync  ──┐
-//!   Query of a known shape                                ──┴─> a server that is idle and carries what is needed ─> client
+//!   [Parse ""]  Bind ""  [Describe ""]  Execute ""  Sync  ──┐   a server that is idle and carries what is needed,
+//!   Query of a known shape                                ──┴─> or the only one of the client's transaction ─> client
 //! ```
 //!
-//! Most statements of most applications are such. No transaction, portal or batch is made for them; on the wire they
+//! Most statements of most applications are such. No transaction and batch is made for them; on the wire they
 //! look as they do on the long way (extended_query.rs, simple_query.rs), which whatever is different takes. So does what
-//! has to be run again: until the answer is over, its messages are kept.
+//! has to be run again: outside a transaction its messages are kept until the answer is over, and inside one only what
+//! cannot be run again goes here.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,15 +16,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::extended_query::Portal;
 use super::prepared::Statement;
 use super::run::Session;
 use super::simple_query::{Undo, only_statement};
 use crate::backend::cancel::CancelTarget;
-use crate::backend::{Frame, PooledServer};
+use crate::backend::{Frame, PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
-use crate::executor::{Relayed, Retry, Routed, relay};
+use crate::executor::{Kind, Participant, Relayed, Retry, Routed, relay};
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
@@ -33,8 +35,7 @@ use crate::wire::reply_queue::To;
 
 /// A statement whose messages are queued for its server.
 pub(super) struct UnderWay {
-    server: PooledServer,
-    reached: Reached,
+    seat: Seat,
     node: NodeId,
     group: ShardGroupId,
     query: Spliced,
@@ -45,6 +46,23 @@ pub(super) struct UnderWay {
     /// A Parse is among them.
     parses: bool,
     writes: bool,
+}
+
+/// Whose server it is.
+enum Seat {
+    /// The statement's own, for as long as it runs.
+    Idle { server: PooledServer, reached: Reached },
+    /// Of the client's transaction, which gets it back.
+    InBlock(Participant),
+}
+
+impl Seat {
+    fn server(&mut self) -> &mut Server {
+        match self {
+            Seat::Idle { server, .. } => server,
+            Seat::InBlock(participant) => &mut participant.server,
+        }
+    }
 }
 
 /// Where a statement goes.
@@ -74,7 +92,7 @@ impl Drop for Reached {
 impl Session {
     /// Takes the messages at hand when they go the short way, and queues them for their server.
     pub(super) fn take_short_way(&mut self) -> Option<UnderWay> {
-        let is_free = self.transaction.is_none()
+        let is_free = self.transaction.as_ref().is_none_or(|t| t.kind == Kind::Explicit && !t.failed)
             && self.pinned.is_none()
             && !self.reads_replicas
             && self.replay.is_empty()
@@ -124,6 +142,9 @@ impl Session {
         self.note_bound(&statement);
         let parses = messages.parse.is_some();
         self.queue_messages(&mut under_way, &statement, &bind, messages);
+        if self.transaction.is_some() {
+            self.portals.insert(Bytes::new(), Portal::OnServer { node });
+        }
         if parses {
             self.statements.insert(Bytes::new(), statement);
         }
@@ -131,8 +152,8 @@ impl Session {
     }
 
     fn queue_messages(&self, under_way: &mut UnderWay, statement: &Statement, bind: &Bind, messages: &Messages) {
-        let UnderWay { server, group, query, .. } = under_way;
-        let group = Some(*group);
+        let UnderWay { seat, group, query, .. } = under_way;
+        let (server, group) = (seat.server(), Some(*group));
         if bind.statement.is_empty() {
             let to = if messages.parse.is_some() { To::Client } else { To::Nobody };
             server.queue_parse("", &query.render(group), &statement.types, to);
@@ -179,7 +200,7 @@ impl Session {
             version,
         };
         let mut under_way = self.set_out(way, unit, b'Q')?;
-        under_way.server.queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
+        under_way.seat.server().queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
         Some(under_way)
     }
 
@@ -188,12 +209,33 @@ impl Session {
         if way.node.is_coordinator() {
             return None;
         }
+        let seat = match &mut self.transaction {
+            None => self.idle_seat(way.node)?,
+            Some(txn) => {
+                let participant = txn.take_settled(way.node, way.group)?;
+                if !self.cancel.handle.begin_at_once() {
+                    txn.put_back(participant);
+                    return None;
+                }
+                txn.may_write |= !way.is_read;
+                Seat::InBlock(participant)
+            }
+        };
+        self.note_request(tag, unit);
+        self.note_placed(way.kind);
+        self.load.place(way.colocation, way.group, way.is_read);
+        let Way { node, group, query, version, is_read, .. } = way;
+        let unit = unit.clone();
+        Some(UnderWay { seat, node, group, query, unit, version, parses: false, writes: !is_read })
+    }
+
+    fn idle_seat(&self, node: NodeId) -> Option<Seat> {
         let mut server = match &self.kept {
-            Some(kept) => kept.take(way.node)?,
-            None => self.thread.executor.take_idle(way.node, &self.identity)?,
+            Some(kept) => kept.take(node)?,
+            None => self.thread.executor.take_idle(node, &self.identity)?,
         };
         if !server.carries(&self.settings) || !self.cancel.handle.begin_at_once() {
-            self.leave(way.node, server);
+            self.leave(node, server);
             return None;
         }
         let target = server.cancel_target();
@@ -204,25 +246,28 @@ impl Session {
             server.poison();
             return None;
         }
-        self.note_request(tag, unit);
-        self.note_placed(way.kind);
-        self.load.place(way.colocation, way.group, way.is_read);
-        let Way { node, group, query, version, is_read, .. } = way;
-        let unit = unit.clone();
-        Some(UnderWay { server, reached, node, group, query, unit, version, parses: false, writes: !is_read })
+        Some(Seat::Idle { server, reached })
     }
 
     /// Brings the answer to the client, whose turn it is then; or puts the messages where they are run again.
     pub(super) async fn go_short_way(&mut self, under_way: UnderWay) -> Result<()> {
-        let UnderWay { mut server, reached, node, group, query, unit, version, parses, writes } = under_way;
+        let UnderWay { seat, node, group, query, unit, version, parses, writes } = under_way;
         let routed = Routed {
             group: Some(group),
             used: &[group],
             query: Some(&query),
-            repeat_from: Some(self.client.mark()),
             worker: Some((node, &self.thread.executor)),
-            commits_itself: writes,
+            ..Routed::default()
         };
+        let (mut server, reached) = match seat {
+            Seat::Idle { server, reached } => (server, reached),
+            Seat::InBlock(mut participant) => {
+                let relayed = relay(&mut participant.server, &mut self.client, routed).await;
+                participant.statements += 1;
+                return self.go_on_in_block(participant, relayed, parses).await;
+            }
+        };
+        let routed = Routed { repeat_from: Some(self.client.mark()), commits_itself: writes, ..routed };
         let relayed = relay(&mut server, &mut self.client, routed).await;
         if !self.cancel.handle.remove(&reached.target) {
             server.poison();
@@ -247,15 +292,32 @@ impl Session {
             }
             Ok(relayed) => {
                 self.leave(node, server);
-                if let Some(code) = relayed.error {
-                    self.thread.metrics.error(code);
-                    if parses && relayed.parsed == 0 {
-                        self.statements.remove(b"");
-                    }
-                }
+                self.note_failed(&relayed, parses);
             }
         }
         self.ready().await
+    }
+
+    /// The answer of the transaction's server is over.
+    async fn go_on_in_block(&mut self, participant: Participant, relayed: Result<Relayed>, parses: bool) -> Result<()> {
+        let txn = self.transaction.as_mut().expect("the server was taken from it");
+        txn.put_back(participant);
+        match relayed {
+            Err(error) => self.fail(error)?,
+            Ok(relayed) => {
+                txn.failed |= relayed.error.is_some();
+                self.note_failed(&relayed, parses);
+            }
+        }
+        self.ready().await
+    }
+
+    fn note_failed(&mut self, relayed: &Relayed, parses: bool) {
+        let Some(code) = relayed.error else { return };
+        self.thread.metrics.error(code);
+        if parses && relayed.parsed == 0 {
+            self.statements.remove(b"");
+        }
     }
 }
 
