@@ -207,6 +207,19 @@ impl DevCluster {
         worker.start(&self.binaries, &self.os_user, &self.nursery)
     }
 
+    /// Ends the coordinator as `kill_worker` does a worker.
+    pub fn kill_coordinator(&mut self) -> Result<()> {
+        self.coordinator.kill();
+        Ok(())
+    }
+
+    /// Starts the coordinator again, as `restart_worker` does a worker.
+    pub fn restart_coordinator(&mut self) -> Result<()> {
+        self.coordinator.stop();
+        refuse_taken_port(self.coordinator.address().port())?;
+        self.coordinator.start(&self.binaries, &self.os_user, &self.nursery)
+    }
+
     /// Stops every server and removes a temporary folder.
     pub fn stop(self) {
         // All the work is in the fields' own endings.

@@ -146,14 +146,24 @@ impl Stage {
         connect(self.environment.catalog.settings(), &address).await.unwrap()
     }
 
-    /// Ends a worker as a power failure would.
+    /// Ends a server as a power failure would.
     pub fn kill(&mut self, node: NodeId) {
         let cluster = self.cluster.as_mut().unwrap();
-        tokio::task::block_in_place(|| cluster.kill_worker(node.0 as usize - 1)).unwrap();
+        tokio::task::block_in_place(|| match node {
+            NodeId::COORDINATOR => cluster.kill_coordinator(),
+            _ => cluster.kill_worker(node.0 as usize - 1),
+        })
+        .unwrap();
     }
 
     pub async fn restart(&mut self, node: NodeId) {
         let cluster = self.cluster.as_mut().unwrap();
+        if node.is_coordinator() {
+            tokio::task::block_in_place(|| cluster.restart_coordinator()).unwrap();
+            let settings = self.environment.catalog.settings();
+            self.coordinator = connect(settings, &settings.coordinator()).await.unwrap();
+            return;
+        }
         tokio::task::block_in_place(|| cluster.restart_worker(node.0 as usize - 1)).unwrap();
         self.workers[node.0 as usize - 1] = self.connect(node).await;
     }

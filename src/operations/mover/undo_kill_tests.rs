@@ -1,4 +1,4 @@
-//! Servers are killed while a move can be undone, and while it is undone: it ends or is cleaned up, and nothing is lost.
+//! Servers, the coordinator too, are killed while a move can be undone, and while it is undone: it ends or is cleaned up, and nothing is lost.
 
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -25,7 +25,10 @@ fn keeper(environment: &MoverEnvironment) -> JoinHandle<()> {
 
 /// One more acknowledged increment, where the shard group is.
 async fn write(stage: &Stage, written: &mut i64) {
-    let home = stage.node_of_group().await;
+    write_at(stage, stage.node_of_group().await, written).await;
+}
+
+async fn write_at(stage: &Stage, home: NodeId, written: &mut i64) {
     let sql = format!("UPDATE public_{GROUP}.orders SET n = n + 1 WHERE tenant = 1 AND id = 1");
     stage.workers[home.0 as usize - 1].batch_execute(&sql).await.unwrap();
     *written += 1;
@@ -55,6 +58,26 @@ async fn expect(stage: &Stage, home: Option<NodeId>, written: i64, when: &str) {
     assert_eq!(stage.number(at, &all).await, 400, "{when}");
 }
 
+/// Which server is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    /// Where the shard group is.
+    Home,
+    /// Where it was.
+    Old,
+    Coordinator,
+}
+
+impl Killed {
+    fn node(self, source: NodeId, target: NodeId) -> NodeId {
+        match self {
+            Self::Home => target,
+            Self::Old => source,
+            Self::Coordinator => NodeId::COORDINATOR,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_are_killed_while_a_move_can_be_undone_and_is() {
     let mut stage = Stage::set(1, TABLES).await;
@@ -62,15 +85,15 @@ async fn servers_are_killed_while_a_move_can_be_undone_and_is() {
     stage.environment.limits.store(Arc::new(open));
     let keeping = keeper(&stage.environment);
     let mut written = 0;
-    for kills_home in [true, false] {
+    for killed in [Killed::Home, Killed::Old, Killed::Coordinator] {
         // The way back is open: it is gone on with.
         let (id, source, target) = moved(&stage).await;
-        let victim = if kills_home { target } else { source };
-        let when = format!("way back open, kills_home {kills_home}");
+        let victim = killed.node(source, target);
+        let when = format!("way back open, killed {killed:?}");
         write(&stage, &mut written).await;
         stage.kill(victim);
-        if !kills_home {
-            write(&stage, &mut written).await;
+        if killed != Killed::Home {
+            write_at(&stage, target, &mut written).await;
         }
         stage.restart(victim).await;
         write(&stage, &mut written).await;
@@ -79,8 +102,8 @@ async fn servers_are_killed_while_a_move_can_be_undone_and_is() {
 
         // It is being undone, and an open transaction keeps it from its end: all stays as it is.
         let (id, source, target) = moved(&stage).await;
-        let victim = if kills_home { target } else { source };
-        let when = format!("being undone, kills_home {kills_home}");
+        let victim = killed.node(source, target);
+        let when = format!("being undone, killed {killed:?}");
         write(&stage, &mut written).await;
         let reader = stage.connect(target).await;
         reader.batch_execute(&format!("BEGIN; SELECT count(*) FROM public_{GROUP}.orders")).await.unwrap();
@@ -92,19 +115,29 @@ async fn servers_are_killed_while_a_move_can_be_undone_and_is() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         stage.kill(victim);
-        let failed = undoing.await.unwrap().unwrap_err();
-        println!("{when}: {failed}");
-        stage.restart(victim).await;
-        drop(reader);
-        settle(&stage, &when).await;
-        expect(&stage, Some(target), written, &when).await;
+        if killed == Killed::Coordinator {
+            // It is noticed when the catalog is needed, which may be behind the fence: finished then, or as before.
+            drop(reader);
+            let failed = undoing.await.unwrap().unwrap_err();
+            println!("{when}: {failed}");
+            stage.restart(victim).await;
+            settle(&stage, &when).await;
+            expect(&stage, None, written, &when).await;
+        } else {
+            let failed = undoing.await.unwrap().unwrap_err();
+            println!("{when}: {failed}");
+            stage.restart(victim).await;
+            drop(reader);
+            settle(&stage, &when).await;
+            expect(&stage, Some(target), written, &when).await;
+        }
 
         // Who undoes it dies together with a server: it is finished, or cleaned up.
         use StopPoint::*;
         for point in [Copied, CaughtUp, Fenced, FenceApplied, Switched] {
             let (id, source, target) = moved(&stage).await;
-            let victim = if kills_home { target } else { source };
-            let when = format!("{point:?}, kills_home {kills_home}");
+            let victim = killed.node(source, target);
+            let when = format!("{point:?}, killed {killed:?}");
             write(&stage, &mut written).await;
             let mut crashing = stage.environment.clone();
             crashing.stop_at = Some(point);
