@@ -280,6 +280,12 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         assert_eq!(cluster.ask(node, "SELECT count(*) FROM pg_class WHERE relname = 't_v_idx'").await, ["4"]);
     }
     assert!(cluster.env.catalog.map().table("public", "t").unwrap().has_column("n"));
+    let guards = "SELECT tgenabled FROM pg_trigger WHERE tgname = 'tenantry_shell'";
+    for (table, what) in [("t", "ALL"), ("t", "USER"), ("r", "ALL")] {
+        let disable = format!("ALTER TABLE {table} DISABLE TRIGGER {what}");
+        cluster.ddl(DdlAction::AlterTable, table, &disable).await.unwrap();
+        assert_eq!(cluster.ask(NodeId::COORDINATOR, guards).await, ["O", "O"], "{disable}: the guards stay");
+    }
 
     for (text, code, message) in [
         ("ALTER TABLE t ADD UNIQUE (v)", "0A000", "cannot create constraint on \"t\""),

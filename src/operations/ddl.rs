@@ -234,6 +234,11 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     for table in &ddl.tables {
         check_change(txn, &before, &after, table).await?;
     }
+    if ddl.action == DdlAction::AlterTable {
+        for table in changed {
+            keep_guard_on(txn, table).await?;
+        }
+    }
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     for (node, text) in shard_texts(&after, changed, &ddl.query)? {
         let all = work.entry(node).or_default();
@@ -241,6 +246,20 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         all.push_str(";\n");
     }
     txn.query_each(work.into_iter().collect()).await
+}
+
+/// DISABLE TRIGGER ALL or USER is for the shards; what keeps old proxies from writing into the shell stays.
+async fn keep_guard_on(txn: &mut Transaction, table: &Table) -> Result<()> {
+    let off = format!(
+        "SELECT 'ALTER TABLE ' || tgrelid::pg_catalog.regclass || ' ENABLE TRIGGER tenantry_shell' \
+         FROM pg_catalog.pg_trigger WHERE tgrelid = {} AND tgname = 'tenantry_shell' AND tgenabled <> 'O'",
+        table.oid
+    );
+    let rows = txn.query(NodeId::COORDINATOR, &off).await?;
+    if let Some([Some(enable)]) = rows.first().map(Vec::as_slice) {
+        txn.query(NodeId::COORDINATOR, enable).await?;
+    }
+    Ok(())
 }
 
 /// What became of a table, seen on its shell.
