@@ -37,6 +37,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (160, "copy_time", include_str!("schema/160_copy_time.sql")),
     (170, "cancel_requests", include_str!("schema/170_cancel_requests.sql")),
     (180, "task_transfer_mode", include_str!("schema/180_task_transfer_mode.sql")),
+    (190, "partitions", include_str!("schema/190_partitions.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

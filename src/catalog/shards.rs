@@ -44,8 +44,9 @@ pub enum Measure {
     Total,
 }
 
-/// Answers `shardid, size` for the shards and reference copies that stand on `node`; only those of `table` if given.
-/// None when there are none. A shard that has just moved away is left out.
+/// Answers `shardid, size` for the shards and reference copies that stand on `node`; only those of `table` if given, and
+/// then with its partitions, which are tables of their own otherwise. None when there are none. A shard that has just
+/// moved away is left out.
 pub fn sizes(map: &ShardMap, node: NodeId, table: Option<TableOid>, measure: Measure) -> Option<String> {
     let function = match measure {
         Measure::Relation => "pg_relation_size",
@@ -65,9 +66,16 @@ pub fn sizes(map: &ShardMap, node: NodeId, table: Option<TableOid>, measure: Mea
             rows.push(format!("({shard}, {})", literal(&name)));
         }
     }
+    let partitions = match table {
+        Some(_) => format!(
+            " + coalesce((SELECT sum(pg_catalog.{function}(p.relid)) \
+             FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(v.name)) p WHERE p.level > 0), 0)::pg_catalog.int8"
+        ),
+        None => String::new(),
+    };
     (!rows.is_empty()).then(|| {
         format!(
-            "SELECT v.shardid, pg_catalog.{function}(pg_catalog.to_regclass(v.name)) \
+            "SELECT v.shardid, pg_catalog.{function}(pg_catalog.to_regclass(v.name)){partitions} \
              FROM (VALUES {}) v (shardid, name) WHERE pg_catalog.to_regclass(v.name) IS NOT NULL",
             rows.join(", ")
         )

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ddl::keep_moves_out;
+use super::partitions::{Family, refuse_partition_alone, register};
 use super::table_checks::{self, Intent};
 use super::table_definition::{ColumnDefinition, TableDefinition};
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
@@ -14,7 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::executor::copy_in::route_rows;
 use crate::shard_map::{
-    ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, hash,
+    ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, Table, TableKind, TableOid, hash,
 };
 
 /// `SELECT create_distributed_table(...)`.
@@ -34,22 +35,23 @@ pub struct Request {
 
 pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -> Result<()> {
     check_request(&request)?;
-    let definition = lock_and_read(txn, request.table).await?;
+    let family = lock_and_read(txn, request.table).await?;
+    let definition = family.root();
     let map = txn.map();
-    refuse_distributed(&map, &definition)?;
-    let (column, hash) = distribution_column(&definition, request.column.as_deref().unwrap_or_default())?;
-    let column_name = column.name.clone();
-    table_checks::check_kind(&definition)?;
-    table_checks::check_functions(&definition)?;
-    let (colocation, is_new) = colocation(txn, &map, &definition, column, &request).await?;
+    refuse_distributed(&map, definition)?;
+    refuse_partition_alone(definition)?;
+    let (column, hash) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
+    family.check_kinds()?;
+    let (colocation, is_new) = colocation(txn, &map, definition, column, &request).await?;
     if !is_new {
         keep_moves_out(txn, &BTreeSet::from([colocation])).await?;
     }
     let map = txn.map();
-    let intent = Intent::Distributed { column: &column_name, colocation };
+    let intent = Intent::Distributed { column: &column.name, colocation };
     // Of a new group nobody is a member yet, and a foreign key to an older one is refused with the right words.
-    table_checks::check(&definition, &map, intent)?;
-    let attnum = column.attnum;
+    for member in family.definitions() {
+        table_checks::check(member, &map, intent)?;
+    }
 
     let groups = if is_new {
         let count = wanted_shard_count(&request);
@@ -60,22 +62,25 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         map.colocation(colocation).map(|c| c.shard_groups.clone()).unwrap_or_default()
     };
     check_schema_name(&definition.schema, &groups)?;
-    let ids: Vec<ShardId> = if is_new {
-        groups.iter().map(|g| ShardId(g.id.0)).collect()
-    } else {
-        next_ids(txn, groups.len()).await?.into_iter().map(ShardId).collect()
-    };
-    let rows: Vec<_> = ids.into_iter().zip(groups.iter().map(|g| Some(g.id))).collect();
-    txn.query(NodeId::COORDINATOR, &tables::insert_distributed(request.table, attnum, colocation)).await?;
-    txn.query(NodeId::COORDINATOR, &shards::insert_shards(request.table, &rows)).await?;
+    let group_ids: Vec<ShardGroupId> = groups.iter().map(|group| group.id).collect();
+    for (n, member) in family.definitions().enumerate() {
+        let ids = match (is_new, n) {
+            (true, 0) => group_ids.iter().map(|group| group.0).collect(),
+            _ => next_ids(txn, groups.len()).await?,
+        };
+        register(txn, member, &column.name, colocation, &ids, &group_ids).await?;
+    }
     let schema_exists = map.tables_of(colocation).iter().any(|t| t.schema == definition.schema);
     let map = txn.reload_map().await?;
     let table = map.table_by_oid(request.table).cloned().ok_or_else(|| {
         PgError::new(SqlState::INTERNAL_ERROR, format!("table {} is not in the catalog", definition.printed))
     })?;
     debug_assert!(matches!(table.kind, TableKind::Distributed { hash: h, .. } if h == hash));
-    create_shards(txn, &map, &definition, &table, &groups, schema_exists).await?;
-    seal_shell(txn, &definition).await
+    create_shards(txn, &map, &family, &table, &groups, schema_exists).await?;
+    for member in family.definitions() {
+        seal_shell(txn, member).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn check_request(request: &Request) -> Result<()> {
@@ -107,17 +112,23 @@ pub(super) fn check_request(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Keeps writers of the table, of nodes and of colocation groups out, then reads what is true now.
-pub(super) async fn lock_and_read(txn: &mut Transaction, table: TableOid) -> Result<TableDefinition> {
+/// Keeps writers of the table and its partitions, of nodes and of colocation groups out, then reads what is true now.
+pub(super) async fn lock_and_read(txn: &mut Transaction, table: TableOid) -> Result<Family> {
     let definition = TableDefinition::read(txn, table).await?;
     txn.query(NodeId::COORDINATOR, nodes::lock_against_changes()).await?;
     txn.query(NodeId::COORDINATOR, tables::lock()).await?;
     if matches!(definition.kind, 'r' | 'p') {
-        let name = qualified(&definition.schema, &definition.name);
-        txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE")).await?;
+        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", rows_of(&definition));
+        txn.query(NodeId::COORDINATOR, &lock).await?;
     }
     txn.reload_map().await?;
-    TableDefinition::read(txn, table).await
+    Family::read(txn, table).await
+}
+
+/// The table's name where its rows are meant: those of a partitioned table are its partitions'.
+pub(super) fn rows_of(definition: &TableDefinition) -> String {
+    let name = qualified(&definition.schema, &definition.name);
+    if definition.kind == 'p' { name } else { format!("ONLY {name}") }
 }
 
 pub(super) fn refuse_distributed(map: &ShardMap, definition: &TableDefinition) -> Result<()> {
@@ -306,7 +317,7 @@ pub(super) fn check_schema_name(schema: &str, groups: &[ShardGroup]) -> Result<(
 async fn create_shards(
     txn: &mut Transaction,
     map: &ShardMap,
-    definition: &TableDefinition,
+    family: &Family,
     table: &Arc<Table>,
     groups: &[ShardGroup],
     schema_exists: bool,
@@ -314,10 +325,10 @@ async fn create_shards(
     let mut first: HashMap<NodeId, String> = HashMap::new();
     let mut last: HashMap<NodeId, String> = HashMap::new();
     for group in groups {
-        let stages = definition.for_shard(map, group.id)?;
+        let stages = family.for_shard(map, group.id)?;
         let text = first.entry(group.node).or_default();
         if !schema_exists {
-            text.push_str(&definition.shard_schema(group.id));
+            text.push_str(&family.root().shard_schema(group.id));
         }
         text.push_str(&stages.table);
         let text = last.entry(group.node).or_default();
@@ -326,14 +337,14 @@ async fn create_shards(
         text.push_str(&stages.rest);
     }
     txn.query_each(first.into_iter().collect()).await?;
-    move_rows(txn, definition, table).await?;
+    move_rows(txn, family.root(), table).await?;
     last.retain(|_, text| !text.is_empty());
     txn.query_each(last.into_iter().collect()).await
 }
 
 /// Copies what the local table holds; afterwards it is empty.
 async fn move_rows(txn: &mut Transaction, definition: &TableDefinition, table: &Arc<Table>) -> Result<()> {
-    let shell = qualified(&definition.schema, &definition.name);
+    let shell = rows_of(definition);
     if !has_rows(txn, &shell).await? {
         return Ok(());
     }
@@ -341,13 +352,14 @@ async fn move_rows(txn: &mut Transaction, definition: &TableDefinition, table: &
     copy_all(txn, definition, table).await?;
     // Deferred checks would fire on rows that are gone, and TRUNCATE refuses while they wait.
     txn.query(NodeId::COORDINATOR, "SET CONSTRAINTS ALL IMMEDIATE").await?;
-    txn.query(NodeId::COORDINATOR, &format!("TRUNCATE ONLY {shell}")).await?;
+    txn.query(NodeId::COORDINATOR, &format!("TRUNCATE {shell}")).await?;
     txn.notice(notice("copying the data has completed"));
     Ok(())
 }
 
+/// `table`: as `rows_of` names it.
 pub(super) async fn has_rows(txn: &mut Transaction, table: &str) -> Result<bool> {
-    let sql = format!("SELECT EXISTS (SELECT FROM ONLY {table})::pg_catalog.int4");
+    let sql = format!("SELECT EXISTS (SELECT FROM {table})::pg_catalog.int4");
     Ok(number(txn, &sql).await? == Some(1))
 }
 
@@ -355,13 +367,12 @@ pub(super) async fn has_rows(txn: &mut Transaction, table: &str) -> Result<bool>
 pub(super) async fn copy_all(txn: &mut Transaction, definition: &TableDefinition, table: &Arc<Table>) -> Result<u64> {
     let columns = definition.stored_columns();
     let list: Vec<String> = columns.iter().map(|c| identifier(c)).collect();
-    let name = qualified(&definition.schema, &definition.name);
-    let copy_out = format!("COPY (SELECT {} FROM ONLY {name}) TO STDOUT (FORMAT binary)", list.join(", "));
+    let copy_out = format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", list.join(", "), rows_of(definition));
     route_rows(txn, NodeId::COORDINATOR, &copy_out, table, &columns).await
 }
 
 /// From now on nobody writes into the shell, not even a proxy that has not heard of it yet.
-async fn seal_shell(txn: &mut Transaction, definition: &TableDefinition) -> Result<()> {
+pub(super) async fn seal_shell(txn: &mut Transaction, definition: &TableDefinition) -> Result<()> {
     let shell = qualified(&definition.schema, &definition.name);
     let sql = format!(
         "CREATE TRIGGER tenantry_shell BEFORE INSERT OR UPDATE OR DELETE ON {shell} FOR EACH STATEMENT \

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::create_distributed_table::number;
 use super::mover;
+use super::partitions;
 use super::schema_privileges;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
@@ -45,6 +46,21 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
         DdlAction::SchemaPrivileges { schemas, names_at } => {
             schema_privileges::change(txn, ddl.query.text(), schemas, names_at.clone()).await
+        }
+        DdlAction::CreatePartition => {
+            txn.query_for_client(ddl.query.text()).await?;
+            // With IF NOT EXISTS nothing may have happened.
+            match partitions::adopt(txn, parent(ddl)?).await? {
+                0 => Ok(()),
+                _ => {
+                    let map = txn.reload_map().await?;
+                    send_to_shards(txn, &map, &ddl.tables, &ddl.query).await
+                }
+            }
+        }
+        DdlAction::AttachPartition { partition } => {
+            partitions::distribute_partition(txn, parent(ddl)?, partition).await?;
+            change_tables(txn, ddl).await
         }
         DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
     }
@@ -149,6 +165,8 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
         txn.query(NodeId::COORDINATOR, &tables::delete_empty_colocation(*colocation)).await?;
     }
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    // Together, because a partition goes with its parent.
+    let mut doomed: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     let mut schemas_done = BTreeSet::new();
     for table in &dropped {
         if table.is_reference() {
@@ -168,12 +186,16 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
         }
         for group in &colocation.shard_groups {
             let schema = shard_schema(&table.schema, group.id);
-            work.entry(group.node).or_default().push_str(&if schema_empty {
-                format!("DROP SCHEMA {} CASCADE;\n", identifier(&schema))
+            if schema_empty {
+                let drop = format!("DROP SCHEMA {} CASCADE;\n", identifier(&schema));
+                work.entry(group.node).or_default().push_str(&drop);
             } else {
-                format!("DROP TABLE {} CASCADE;\n", qualified(&schema, &table.name))
-            });
+                doomed.entry(group.node).or_default().push(qualified(&schema, &table.name));
+            }
         }
+    }
+    for (node, names) in doomed {
+        work.entry(node).or_default().push_str(&format!("DROP TABLE {} CASCADE;\n", names.join(", ")));
     }
     txn.query_each(work.into_iter().collect()).await?;
     txn.reload_map().await?;
@@ -221,7 +243,9 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     let before = txn.map();
     // ALTER TABLE and CREATE INDEX change the first table; others that they name are what a foreign key refers to.
     let changed = match ddl.action {
-        DdlAction::AlterTable | DdlAction::CreateIndex { .. } => &ddl.tables[..ddl.tables.len().min(1)],
+        DdlAction::AlterTable | DdlAction::AttachPartition { .. } | DdlAction::CreateIndex { .. } => {
+            &ddl.tables[..ddl.tables.len().min(1)]
+        }
         _ => &ddl.tables[..],
     };
     refuse_mixed(changed)?;
@@ -239,8 +263,18 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             keep_guard_on(txn, table).await?;
         }
     }
+    send_to_shards(txn, &after, changed, &ddl.query).await
+}
+
+/// The partitioned table that a statement about a partition is for.
+fn parent(ddl: &Ddl) -> Result<&Arc<Table>> {
+    ddl.tables.first().ok_or_else(|| PgError::new(SqlState::INTERNAL_ERROR, "a partition's parent is missing"))
+}
+
+/// All of a node's texts in one message.
+async fn send_to_shards(txn: &mut Transaction, map: &ShardMap, tables: &[Arc<Table>], query: &Spliced) -> Result<()> {
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    for (node, text) in shard_texts(&after, changed, &ddl.query)? {
+    for (node, text) in shard_texts(map, tables, query)? {
         let all = work.entry(node).or_default();
         all.push_str(text.trim_end().trim_end_matches(';'));
         all.push_str(";\n");
@@ -251,9 +285,11 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
 /// DISABLE TRIGGER ALL or USER is for the shards; what keeps old proxies from writing into the shell stays.
 async fn keep_guard_on(txn: &mut Transaction, table: &Table) -> Result<()> {
     let off = format!(
-        "SELECT 'ALTER TABLE ' || tgrelid::pg_catalog.regclass || ' ENABLE TRIGGER tenantry_shell' \
-         FROM pg_catalog.pg_trigger WHERE tgrelid = {} AND tgname = 'tenantry_shell' AND tgenabled <> 'O'",
-        table.oid
+        "SELECT pg_catalog.string_agg( \
+             'ALTER TABLE ' || tgrelid::pg_catalog.regclass || ' ENABLE TRIGGER tenantry_shell', '; ') \
+         FROM pg_catalog.pg_trigger WHERE tgname = 'tenantry_shell' AND tgenabled <> 'O' \
+             AND tgrelid IN (SELECT {oid} UNION SELECT relid FROM pg_catalog.pg_partition_tree({oid}))",
+        oid = table.oid
     );
     let rows = txn.query(NodeId::COORDINATOR, &off).await?;
     if let Some([Some(enable)]) = rows.first().map(Vec::as_slice) {

@@ -9,6 +9,7 @@ mod node_check;
 mod node_objects;
 pub mod node_state;
 pub mod nodes;
+pub mod partitions;
 pub mod rebalance;
 pub mod reference_table;
 mod schema_privileges;

@@ -3,7 +3,7 @@
 //! The coordinator's table stays what it was: it is the coordinator's copy.
 
 use super::create_distributed_table::{
-    copy_all, has_rows, lock_and_read, next_ids, notice, number, refuse_distributed,
+    copy_all, has_rows, lock_and_read, next_ids, notice, number, refuse_distributed, rows_of,
 };
 use super::table_checks::{self, Intent};
 use crate::catalog::quote::{identifier, literal, qualified};
@@ -15,10 +15,11 @@ use crate::shard_map::{ColocationId, NodeId, ShardId, TableOid};
 
 /// `SELECT create_reference_table(...)`.
 pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Result<()> {
-    let definition = lock_and_read(txn, oid).await?;
+    let family = lock_and_read(txn, oid).await?;
+    let definition = family.root();
     let map = txn.map();
-    refuse_distributed(&map, &definition)?;
-    table_checks::check(&definition, &map, Intent::Reference)?;
+    refuse_distributed(&map, definition)?;
+    table_checks::check(definition, &map, Intent::Reference)?;
     if map.active_workers().next().is_none() {
         return Err(PgError::new(
             SqlState::INVALID_PARAMETER_VALUE,
@@ -42,9 +43,9 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
     let record = remember_copy(&definition.schema, &definition.name);
     let first = format!("{}{}{record}", create_schema(&definition.schema), stages.table);
     txn.query_each(workers.iter().map(|node| (*node, first.clone())).collect()).await?;
-    if has_rows(txn, &qualified(&definition.schema, &definition.name)).await? {
+    if has_rows(txn, &rows_of(definition)).await? {
         txn.notice(notice("Copying data from local table..."));
-        copy_all(txn, &definition, &table).await?;
+        copy_all(txn, definition, &table).await?;
         txn.notice(notice("copying the data has completed"));
     }
     let name = qualified(&definition.schema, &definition.name);

@@ -16,6 +16,9 @@ pub enum Intent<'a> {
 /// Everything that a shard or a copy could not have.
 pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -> Result<()> {
     check_kind(definition)?;
+    if intent == Intent::Reference {
+        refuse_partitioned(definition, "a reference table")?;
+    }
     check_numbers(definition, intent)?;
     if let Intent::Distributed { column, .. } = intent {
         check_keys(definition, column)?;
@@ -27,7 +30,7 @@ pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -
     check_referencing(definition, map, intent)
 }
 
-/// An ordinary table without the features that have no counterpart on shards yet.
+/// An ordinary or partitioned table without the features that have no counterpart on shards yet.
 pub fn check_kind(definition: &TableDefinition) -> Result<()> {
     let name = &definition.printed;
     let refuse = |detail: &str| {
@@ -37,11 +40,7 @@ pub fn check_kind(definition: &TableDefinition) -> Result<()> {
         return Err(PgError::unsupported("cannot distribute a temporary table"));
     }
     match definition.kind {
-        'r' => {}
-        'p' => {
-            return Err(refuse("Partitioned tables cannot be distributed yet.")
-                .hint("Distribute an ordinary table; its shards already cut it into small parts."));
-        }
+        'r' | 'p' => {}
         'f' => return Err(refuse("Foreign tables cannot be distributed.")),
         _ => {
             return Err(PgError::new(
@@ -57,9 +56,10 @@ pub fn check_kind(definition: &TableDefinition) -> Result<()> {
         ))
         .hint(format!("Consider dropping all the triggers on \"{}\" and retry.", definition.name)));
     }
-    if definition.is_partition || definition.inherits {
-        return Err(refuse(&format!("{name} takes part in inheritance."))
-            .hint("Detach it with ALTER TABLE ... NO INHERIT or DETACH PARTITION."));
+    if definition.inherits && !definition.is_partition && definition.kind != 'p' {
+        return Err(
+            refuse(&format!("{name} takes part in inheritance.")).hint("Detach it with ALTER TABLE ... NO INHERIT.")
+        );
     }
     if definition.has_rules {
         return Err(refuse(&format!("{name} has rules.")).hint("Drop the rules."));
@@ -68,6 +68,17 @@ pub fn check_kind(definition: &TableDefinition) -> Result<()> {
         return Err(refuse(&format!("{name} is a table of a composite type.")).hint("ALTER TABLE ... NOT OF."));
     }
     Ok(())
+}
+
+/// `what`: what such a table cannot become.
+pub fn refuse_partitioned(definition: &TableDefinition, what: &str) -> Result<()> {
+    if definition.kind != 'p' && !definition.is_partition {
+        return Ok(());
+    }
+    let kind = if definition.kind == 'p' { "partitioned" } else { "a partition" };
+    Err(PgError::unsupported(format!("cannot make {what} of {}", definition.printed))
+        .detail(format!("{} is {kind}.", definition.printed))
+        .hint("Use create_distributed_table for a partitioned table."))
 }
 
 fn check_numbers(definition: &TableDefinition, intent: Intent<'_>) -> Result<()> {

@@ -135,6 +135,23 @@ impl TableDefinition {
         TableOid(self.oid)
     }
 
+    /// Makes the copies partitioned, as `pg_get_partkeydef` prints it. A partitioned table has no options of storage.
+    pub(super) fn partition_by(&mut self, key: &str) {
+        self.create_suffix = format!(" PARTITION BY {key}");
+        // An index there is printed as one without those of the partitions, and so not told apart by its table.
+        let (printed, own) = (format!(" ON ONLY {} USING ", self.printed), format!(" ON {}.", OWN_SCHEMA));
+        let name = self.create_prefix.rsplit_once(OWN_SCHEMA).map_or("", |(_, name)| name.trim_start_matches('.'));
+        for index in &mut self.indexes {
+            index.definition = index.definition.replace(&printed, &format!("{own}{name} USING "));
+        }
+    }
+
+    /// `PARTITION OF parent`, as `pg_get_expr` prints the bound; of the copy in a shard group.
+    pub(super) fn attach(&self, parent: &TableDefinition, bound: &str, group: ShardGroupId) -> String {
+        let place = |table: &TableDefinition| qualified(&shard_schema(&table.schema, group), &table.name);
+        format!("ALTER TABLE {} ATTACH PARTITION {} {bound};\n", place(parent), place(self))
+    }
+
     /// As if its whole rows were not logged.
     pub fn forget_full_identity(&mut self) {
         self.after_indexes.retain(|statement| !statement.ends_with(" REPLICA IDENTITY FULL"));

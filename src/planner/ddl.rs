@@ -196,7 +196,49 @@ fn plan_alter_table(text: &str, statement: AlterTable, ctx: &Context<'_>) -> Res
     for action in &statement.actions {
         splices.extend(plan_action(table, action, ctx)?);
     }
-    Ok(ddl(text, DdlAction::AlterTable, vec![table.clone()], splices))
+    let action = match &statement.actions[..] {
+        [AlterAction::AttachPartition { partition }] => DdlAction::AttachPartition { partition: partition.clone() },
+        _ => DdlAction::AlterTable,
+    };
+    Ok(ddl(text, action, vec![table.clone()], splices))
+}
+
+/// CREATE TABLE `name` PARTITION OF `parent`, which is managed.
+pub(super) fn plan_create_partition(
+    text: &str,
+    name: &QualifiedName,
+    (parent_name, parent): (&QualifiedName, &Arc<Table>),
+    has_foreign_keys: bool,
+) -> Result<Plan, PgError> {
+    if parent.is_reference() {
+        return Err(refuse_construct("a partition", &parent.name));
+    }
+    if has_foreign_keys {
+        return Err(PgError::unsupported("foreign keys are not supported in CREATE TABLE ... PARTITION OF")
+            .hint("Create the partition, then use ALTER TABLE ... ADD FOREIGN KEY."));
+    }
+    let splices = vec![splice_partition(name, parent), splice_table(parent_name, parent)];
+    Ok(ddl(text, DdlAction::CreatePartition, vec![parent.clone()], splices))
+}
+
+/// A partition stands beside its parent.
+fn splice_partition(name: &QualifiedName, parent: &Table) -> Splice {
+    splice_schema(name, With::ShardSchema(parent.schema.as_str().into()))
+}
+
+fn plan_attach(table: &Arc<Table>, partition: &QualifiedName, ctx: &Context<'_>) -> Result<Splice, PgError> {
+    if table.is_reference() {
+        return Err(refuse_action(table, "ATTACH PARTITION"));
+    }
+    match resolve(ctx, partition) {
+        None => Ok(splice_partition(partition, table)),
+        Some(other) if other.is_reference() || other.colocation != table.colocation => {
+            Err(PgError::unsupported(format!("cannot attach \"{}\" to \"{}\"", other.name, table.name))
+                .detail("The tables are not colocated.")
+                .hint("Attach a local table, or one that is colocated with the partitioned table."))
+        }
+        Some(other) => Ok(splice_table(partition, other)),
+    }
 }
 
 /// A local table must not hang on a managed one.
@@ -232,7 +274,12 @@ fn plan_action(table: &Arc<Table>, action: &AlterAction, ctx: &Context<'_>) -> R
         }
         AlterAction::SetDefault(default) if default.draws_from_sequence() => Err(refuse_sequence(table)),
         AlterAction::AddIdentity => Err(refuse_sequence(table)),
-        AlterAction::AttachPartition { .. } => Err(refuse_action(table, "ATTACH PARTITION")),
+        AlterAction::AttachPartition { partition } => Ok(vec![plan_attach(table, partition, ctx)?]),
+        AlterAction::DetachPartition { partition } => match resolve(ctx, partition) {
+            Some(other) => Ok(vec![splice_table(partition, other)]),
+            // The server says that it is no partition.
+            None => Ok(vec![splice_partition(partition, table)]),
+        },
         AlterAction::Inherit { .. } => Err(refuse_action(table, "INHERIT")),
         AlterAction::Unroutable(what) => Err(refuse_action(table, what)),
         _ => Ok(Vec::new()),

@@ -146,6 +146,8 @@ impl Display for DdlAction {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let (name, flags): (&str, &[(bool, &str)]) = match self {
             DdlAction::AlterTable => ("alter_table", &[]),
+            DdlAction::CreatePartition => ("create_partition", &[]),
+            DdlAction::AttachPartition { .. } => ("attach_partition", &[]),
             DdlAction::CreateIndex { concurrently } => ("create_index", &[(*concurrently, "concurrently")]),
             DdlAction::DropIndex { concurrently, cascade, .. } => {
                 ("drop_index", &[(*concurrently, "concurrently"), (*cascade, "cascade")])

@@ -318,6 +318,12 @@ pub struct Ddl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DdlAction {
     AlterTable,
+    /// CREATE TABLE ... PARTITION OF the first table.
+    CreatePartition,
+    /// ALTER TABLE ... ATTACH PARTITION to the first table; `partition` as written, perhaps a local table.
+    AttachPartition {
+        partition: QualifiedName,
+    },
     CreateIndex {
         concurrently: bool,
     },

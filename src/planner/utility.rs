@@ -11,7 +11,7 @@ use crate::sql::transaction_statement::read_transaction_statement;
 use crate::sql::{Access, Cursor, QualifiedName};
 
 use super::copy::plan_copy;
-use super::ddl::{plan_table_statement, refuse_construct};
+use super::ddl::{plan_create_partition, plan_table_statement, refuse_construct};
 use super::foreign_key::check_local_reference;
 use super::names::{body_names_managed_table, coordinator, names_managed_table, resolve, table_in_schema};
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
@@ -245,7 +245,11 @@ fn plan_create_table(
     let is_temporary = is_temporary || is_made_temporary(&name, ctx);
     refuse_shadowing(is_temporary, &name, ctx)?;
     if c.take_all(&["partition", "of"]) {
-        refuse_managed(&c.qualified_name()?, "a partition", ctx)?;
+        let parent_name = c.qualified_name()?;
+        if let Some(parent) = resolve(ctx, &parent_name) {
+            let has_foreign_keys = !read_references(c)?.is_empty();
+            return plan_create_partition(whole.text(), &name, (&parent_name, parent), has_foreign_keys);
+        }
     }
     for target in read_references(c)? {
         check_local_reference(&target, ctx)?;

@@ -91,6 +91,10 @@ pub enum AlterAction {
     AttachPartition {
         partition: QualifiedName,
     },
+    /// Not CONCURRENTLY, not FINALIZE.
+    DetachPartition {
+        partition: QualifiedName,
+    },
     Inherit {
         parent: QualifiedName,
     },
@@ -214,7 +218,6 @@ fn read_alter_action(mut c: Cursor<'_>) -> Result<AlterAction, PgError> {
     for (words, what) in [
         (&["set", "schema"][..], "SET SCHEMA"),
         (&["set", "tablespace"], "SET TABLESPACE"),
-        (&["detach", "partition"], "DETACH PARTITION"),
         (&["no", "inherit"], "NO INHERIT"),
         (&["of"], "OF"),
         (&["not", "of"], "NOT OF"),
@@ -225,6 +228,14 @@ fn read_alter_action(mut c: Cursor<'_>) -> Result<AlterAction, PgError> {
     }
     if c.take_all(&["attach", "partition"]) {
         return Ok(AlterAction::AttachPartition { partition: c.qualified_name()? });
+    }
+    if c.take_all(&["detach", "partition"]) {
+        let partition = c.qualified_name()?;
+        return Ok(match c.take_any(&["concurrently", "finalize"]) {
+            Some("concurrently") => AlterAction::Unroutable("DETACH PARTITION CONCURRENTLY"),
+            Some(_) => AlterAction::Unroutable("DETACH PARTITION FINALIZE"),
+            None => AlterAction::DetachPartition { partition },
+        });
     }
     if c.take("inherit") {
         return Ok(AlterAction::Inherit { parent: c.qualified_name()? });

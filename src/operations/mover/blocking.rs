@@ -166,8 +166,8 @@ async fn cut_over(
 }
 
 fn lock(tables: &[SourceTable], mode: &str) -> String {
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    if names.is_empty() { "SELECT 1".to_owned() } else { format!("LOCK TABLE {} IN {mode} MODE", names.join(", ")) }
+    let names = snapshot::to_lock(tables);
+    if names.is_empty() { "SELECT 1".to_owned() } else { format!("LOCK TABLE {names} IN {mode} MODE") }
 }
 
 /// How rows get across while clients are at work; Citus's names.

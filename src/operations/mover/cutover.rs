@@ -17,7 +17,7 @@ use super::join::Merge;
 use super::marker::Marker;
 use super::part;
 use super::session::{Session, is_lock_failure};
-use super::snapshot::SourceTable;
+use super::snapshot::{SourceTable, to_lock};
 use super::state::{Move, MoveState, taken_over};
 use super::stream::Apply;
 use super::target::Target;
@@ -152,9 +152,9 @@ fn fence(
         format!("SET LOCAL lock_timeout TO {}", lock_timeout.as_millis().max(1)),
         "SET LOCAL synchronous_commit TO on".to_owned(),
     ];
-    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    let names = to_lock(tables);
     if !names.is_empty() {
-        statements.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", ")));
+        statements.push(format!("LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"));
     }
     statements.push(insert);
     statements.extend(fence_statements(mv, sequences));

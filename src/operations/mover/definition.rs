@@ -72,7 +72,10 @@ pub async fn read(source: &Session, mv: &Move) -> Result<Definition> {
 const STATEMENTS: &str = r#"
 WITH s AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = ANY ($1)),
 t AS (
-    SELECT c.*, format('%I.%I', s.nspname, c.relname) AS name FROM pg_class c JOIN s ON s.oid = c.relnamespace
+    SELECT c.*, format('%I.%I', s.nspname, c.relname) AS name,
+        -- Partitions get their keys and indexes first, under their own names; their parents' then take them for parts.
+        (SELECT count(*) FROM pg_partition_ancestors(c.oid)) * 4294967296 AS depth
+    FROM pg_class c JOIN s ON s.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p')
 ),
 statements (stage, rank, id, statement, validate) AS (
@@ -129,18 +132,17 @@ UNION ALL
 UNION ALL
     SELECT CASE WHEN k.contype = 'c' THEN CASE WHEN k.convalidated THEN 'table' ELSE 'rest' END
                 WHEN k.contype = 'f' THEN 'foreign' ELSE 'key' END,
-        CASE WHEN k.contype = 'c' THEN 7 ELSE 8 END, k.oid::bigint,
+        CASE WHEN k.contype = 'c' THEN 7 ELSE 8 END, k.oid::bigint - t.depth,
         format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', t.name, k.conname, pg_get_constraintdef(k.oid),
             CASE WHEN k.contype = 'f' AND t.relkind = 'r' AND k.convalidated THEN ' NOT VALID' ELSE '' END),
         CASE WHEN k.contype = 'f' AND t.relkind = 'r' AND k.convalidated
              THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I', t.name, k.conname) END
     FROM pg_constraint k JOIN t ON t.oid = k.conrelid
-    WHERE k.contype IN ('c', 'p', 'u', 'x', 'f') AND k.conparentid = 0 AND k.conislocal
+    WHERE k.contype IN ('p', 'u', 'x') OR k.contype IN ('c', 'f') AND k.conparentid = 0 AND k.conislocal
 UNION ALL
-    SELECT 'key', 9, x.indexrelid::bigint, replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON '), NULL
+    SELECT 'key', 9, x.indexrelid::bigint - t.depth, replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON '), NULL
     FROM pg_index x JOIN t ON t.oid = x.indrelid
-    WHERE x.indisvalid AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = x.indexrelid)
-    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
+    WHERE x.indisvalid AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
     SELECT 'key', 10, t.oid::bigint, format('ALTER TABLE %s REPLICA IDENTITY %s', t.name,
         CASE t.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE (

@@ -130,6 +130,7 @@ async fn check<'a>(
     refuse_distributed(map, definition)?;
     let (column, _) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
     table_checks::check_kind(definition)?;
+    table_checks::refuse_partitioned(definition, "a distributed table concurrently")?;
     table_checks::check_functions(definition)?;
     if let Some(other) = definition.referenced_by.first() {
         let kind = match map.table_by_oid(TableOid(*other)) {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::cutover::has_schema;
 use super::isolate::{canonical, distributed, not_distributed, tenant_text};
 use super::session::{self, Session};
-use super::snapshot::SourceTable;
+use super::snapshot::{SourceTable, to_lock_in};
 use super::state::Move;
 use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas};
 use crate::catalog::pg_error;
@@ -94,13 +94,15 @@ impl Merge {
         let timeout = environment.settings.lock_timeout.as_millis().max(1);
         let mut lock = vec!["BEGIN".to_owned(), advisory(mv, "pg_advisory_xact_lock")];
         lock.push(format!("SET LOCAL lock_timeout TO {timeout}"));
+        if !tables.is_empty() {
+            lock.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", to_lock_in(tables, mv, join.rest)));
+        }
         let mut merge = vec![
             "SET LOCAL synchronous_commit TO on".to_owned(),
             "SET LOCAL session_replication_role TO replica".to_owned(),
         ];
         for table in tables {
             let (rest, staging) = (table.name_in(mv, join.rest), table.name_in(mv, join.staging));
-            lock.push(format!("LOCK TABLE {rest} IN ACCESS EXCLUSIVE MODE"));
             let columns = table.stored.join(", ");
             merge.push(format!(
                 "INSERT INTO {rest} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staging}"

@@ -34,6 +34,37 @@ pub struct SourceTable {
     pub is_binary: bool,
     has_replica_identity: bool,
     pub bytes: i64,
+    /// Its schema on the source, unquoted.
+    schema_name: String,
+    /// The partitioned tables of the same schema that it is a part of, unquoted, the outermost first.
+    ancestors: Vec<String>,
+}
+
+/// Everything that clients could reach the tables' rows by, each once, quoted.
+///
+/// Who inserts through a partitioned table locks that first and the partition only when a row gets there: one that waits
+/// for a partition alone would write into it whatever it is called by then.
+pub fn to_lock(tables: &[SourceTable]) -> String {
+    names(tables, |table| table.schema_name.clone())
+}
+
+/// As `to_lock`, of a shard group on a target.
+pub fn to_lock_in(tables: &[SourceTable], mv: &Move, group: ShardGroupId) -> String {
+    let schemas = mv.placed_schemas(group);
+    names(tables, |table| schemas[table.schema].clone())
+}
+
+fn names(tables: &[SourceTable], schema: impl Fn(&SourceTable) -> String) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for table in tables {
+        for bare in table.ancestors.iter().chain([&table.bare_name]) {
+            let name = qualified(&schema(table), bare);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names.join(", ")
 }
 
 /// The group's tables with rows of their own, partitions included, in order of creation.
@@ -51,7 +82,10 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
             c.relreplident = 'f' OR EXISTS (
                 SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END),
-            pg_table_size(c.oid)
+            pg_table_size(c.oid),
+            ARRAY(SELECT p.relname::text
+                  FROM pg_partition_ancestors(c.oid) WITH ORDINALITY u (relid, n) JOIN pg_class p ON p.oid = u.relid
+                  WHERE p.oid <> c.oid AND p.relnamespace = c.relnamespace ORDER BY u.n DESC)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = ANY ($1) AND c.relkind = 'r' AND ($2::oid IS NULL OR c.oid = $2) ORDER BY c.oid";
     let only = mv.table.as_ref().map(|table| table.oid.0);
@@ -88,6 +122,8 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
             is_binary: row.get(5),
             has_replica_identity: row.get(6),
             bytes: row.get(7),
+            schema_name: schema.to_owned(),
+            ancestors: row.get(8),
         });
     }
     Ok(tables)

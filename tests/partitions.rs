@@ -1,0 +1,292 @@
+//! Partitioned tables in shards: what stands there, what they weigh, and moves of all kinds under clients whose rows go
+//! from partition to partition. What statements answer is compared with a plain Postgres in `regress/partitions.sql`.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::served::{Served, Stop, connect};
+use support::{psql, psql_error, wait_until};
+
+const TENANTS: i64 = 4;
+
+const TABLES: &str = "
+    CREATE TABLE events (tenant bigint NOT NULL, id bigint NOT NULL, at date NOT NULL, n bigint DEFAULT 0, PRIMARY KEY (tenant, id, at))
+        PARTITION BY RANGE (at);
+    CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+    CREATE TABLE events_2026 (at date NOT NULL, n bigint DEFAULT 0, id bigint NOT NULL, tenant bigint NOT NULL);
+    CREATE INDEX a_name_of_its_own ON events_2026 (tenant, n);
+    ALTER TABLE events ATTACH PARTITION events_2026 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+    CREATE TABLE events_rest PARTITION OF events DEFAULT PARTITION BY HASH (id);
+    CREATE TABLE events_rest_0 PARTITION OF events_rest FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE events_rest_1 PARTITION OF events_rest FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE INDEX ON events (tenant, n);
+    CREATE TABLE marks (tenant bigint NOT NULL, id bigint, kind text) PARTITION BY LIST (kind);
+    CREATE TABLE marks_a PARTITION OF marks FOR VALUES IN ('a');
+    CREATE TABLE marks_b PARTITION OF marks FOR VALUES IN ('b');
+    INSERT INTO events SELECT i % 4, -i, date '2025-01-01' + i % 900, 0 FROM generate_series(1, 4000) i;
+    INSERT INTO marks SELECT i % 4, -i, CASE WHEN i % 3 = 0 THEN 'a' ELSE 'b' END FROM generate_series(1, 400) i";
+
+/// A schema's tables: what they are parts of, their constraints and indexes, and what these are parts of.
+const STRUCTURE: &str = "
+    SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
+        SELECT concat_ws(' ', c.relname, c.relkind, pg_get_expr(c.relpartbound, c.oid), 'of', p.relname,
+            (SELECT string_agg(concat(k.conname, k.contype, k.conislocal, k.coninhcount), ',' ORDER BY k.conname)
+             FROM pg_constraint k WHERE k.conrelid = c.oid),
+            (SELECT string_agg(concat(a.attname, a.attislocal, a.attinhcount), ',' ORDER BY a.attname)
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)) AS line
+        FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent
+        WHERE c.relnamespace = 'SCHEMA'::regnamespace AND c.relkind IN ('r', 'p', 'i', 'I')) lines";
+
+/// The shards' schemas on each worker.
+fn shard_schemas(served: &Served) -> Vec<(String, String)> {
+    let sql = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^public_[0-9]+$' ORDER BY nspname";
+    let of = |worker| {
+        let dsn = served.worker_dsn(worker);
+        psql(&dsn, sql).lines().map(|schema| (dsn.clone(), schema.to_owned())).collect::<Vec<_>>()
+    };
+    (0..2).flat_map(of).collect()
+}
+
+fn expect_shards_like_shells(served: &Served, when: &str) {
+    let shells = psql(&served.coordinator_dsn(), &STRUCTURE.replace("SCHEMA", "public"));
+    assert!(shells.contains("a_name_of_its_own"), "{shells}");
+    let schemas = shard_schemas(served);
+    let groups = psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.shard_group");
+    assert_eq!(schemas.len().to_string(), groups, "{when}: {schemas:?}");
+    for (dsn, schema) in schemas {
+        assert_eq!(psql(&dsn, &STRUCTURE.replace("SCHEMA", &schema)), shells, "{when}: {schema}");
+    }
+}
+
+/// Rows of each table that has any, added up over the shards, by the workers themselves.
+fn rows_on_workers(served: &Served, table: &str) -> i64 {
+    let count = |(dsn, schema): (String, String)| {
+        psql(&dsn, &format!("SELECT count(*) FROM {schema}.{table}")).parse::<i64>().expect("a number")
+    };
+    shard_schemas(served).into_iter().map(count).sum()
+}
+
+/// Writes ids from `first` on: through the parent and into partitions, prepared and not; every other row is then moved to
+/// another partition by an UPDATE, every fifth deleted. Fails at the first error. Returns how many ids there were.
+async fn write(dsn: String, tenant: i64, first: i64, stop: Arc<Stop>) -> i64 {
+    let client = connect(&dsn).await;
+    let insert = client.prepare("INSERT INTO events VALUES ($1, $2, '2025-05-05', 0)").await.unwrap();
+    let read = client.prepare("SELECT count(*) FROM events WHERE tenant = $1 AND id = $2").await.unwrap();
+    let run = |id: i64, sql: String| {
+        let client = &client;
+        async move { client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("id {id}: {:?}", e.as_db_error())) }
+    };
+    let mut id = first;
+    while !stop.is_set() {
+        match id % 4 {
+            0 => drop(client.execute(&insert, &[&tenant, &id]).await.unwrap()),
+            1 => run(id, format!("INSERT INTO events VALUES ({tenant}, {id}, '2025-05-05')")).await,
+            2 => {
+                run(id, format!("INSERT INTO events_2025 (tenant, id, at) VALUES ({tenant}, {id}, '2025-06-06')")).await
+            }
+            _ => run(id, format!("BEGIN; INSERT INTO events VALUES ({tenant}, {id}, '2025-07-07'); COMMIT")).await,
+        }
+        if id % 2 == 0 {
+            let at = if id % 3 == 0 { "2026-06-06" } else { "2031-01-01" };
+            run(id, format!("UPDATE events SET at = '{at}', n = n + 1 WHERE tenant = {tenant} AND id = {id}")).await;
+        }
+        if id % 5 == 0 {
+            run(id, format!("DELETE FROM events WHERE tenant = {tenant} AND id = {id}")).await;
+        }
+        // Without a key each change of a row looks through its table on the way.
+        if marks(id) {
+            run(id, format!("INSERT INTO marks VALUES ({tenant}, {id}, 'a')")).await;
+            run(id, format!("UPDATE marks SET kind = 'b' WHERE tenant = {tenant} AND id = {id} AND {id} % 20 = 0"))
+                .await;
+        }
+        let count: i64 = client.query_one(&read, &[&tenant, &id]).await.unwrap().get(0);
+        assert_eq!(count, i64::from(id % 5 != 0), "id {id} is read back");
+        id += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    id - first
+}
+
+/// Do the writers put this id into `marks` too?
+fn marks(id: i64) -> bool {
+    id % 10 == 0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitioned_tables_are_distributed_and_move_under_clients() {
+    let mut served = Served::start_with(2, 2, "[moves]\nundo_window = \"1h\"\n");
+    served.start_proxy(1);
+    served.psql(TABLES);
+    refusals_before(&served);
+    served.psql("SELECT create_distributed_table('events', 'tenant', shard_count => 2)");
+    served.psql("SELECT create_distributed_table('marks', 'tenant', colocate_with => 'events')");
+    what_stands_where(&served);
+
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (0..TENANTS)
+        .map(|w| {
+            let dsn = served.dsn(usize::try_from(w % 2).unwrap());
+            (w, tokio::spawn(write(dsn, w % TENANTS, w * 1_000_000, stop.clone())))
+        })
+        .collect();
+    every_kind_of_move(&served).await;
+    stop.set();
+    let mut written = Vec::new();
+    for (w, writer) in writers {
+        let count = writer.await.unwrap();
+        assert!(count > 20, "writer {w} wrote {count}");
+        written.push((w * 1_000_000, count));
+    }
+    every_row_is_where_it_belongs(&served, &written);
+    expect_shards_like_shells(&served, "after all moves");
+    partitions_come_and_go(&served);
+}
+
+fn refusals_before(served: &Served) {
+    for (sql, wanted) in [
+        ("SELECT create_distributed_table('events_2025', 'tenant')", "Relation \"events_2025\" is a partition."),
+        ("SELECT create_distributed_table('events_rest', 'tenant')", "Relation \"events_rest\" is a partition."),
+        ("SELECT create_reference_table('events')", "cannot make a reference table of public.events"),
+        ("SELECT create_reference_table('events_2025')", "cannot make a reference table of public.events_2025"),
+        ("SELECT create_distributed_table('events', 'n')", "cannot create constraint on \"events\""),
+    ] {
+        let error = psql_error(&served.dsn(0), sql);
+        assert!(error.contains(wanted), "{sql}: {error}");
+    }
+}
+
+fn what_stands_where(served: &Served) {
+    expect_shards_like_shells(served, "distributed");
+    let managed = "SELECT count(*), count(DISTINCT colocationid), bool_and(column_to_column_name(logicalrelid, partkey) = 'tenant')
+        FROM pg_dist_partition";
+    assert_eq!(served.psql(managed), "9|1|t");
+    let left = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM marks)";
+    assert_eq!(psql(&served.coordinator_dsn(), left), "0", "the shells are empty");
+    assert_eq!((rows_on_workers(served, "events"), rows_on_workers(served, "marks")), (4000, 400));
+    for table in ["events", "events_2026", "events_rest_1"] {
+        let error = psql_error(
+            &served.coordinator_dsn(),
+            &format!("INSERT INTO {table} (tenant, id, at) VALUES (1, 1, '2026-01-01')"),
+        );
+        assert!(error.contains("has been distributed meanwhile"), "{error}");
+    }
+    // A parent weighs what its partitions weigh, and nothing is counted twice where tables are added up.
+    let sizes = "SELECT citus_table_size('events') = citus_table_size('events_2025') + citus_table_size('events_2026')
+        + citus_table_size('events_rest') AND citus_table_size('events') > 100000
+        AND citus_table_size('events_rest') = citus_table_size('events_rest_0') + citus_table_size('events_rest_1')";
+    assert_eq!(served.psql(sizes), "t");
+    let total = served.psql("SELECT citus_total_relation_size('events') + citus_total_relation_size('marks')");
+    assert_eq!(served.psql("SELECT sum(shard_size) FROM citus_shards"), total);
+    let printed =
+        "SELECT table_size = pg_size_pretty(SIZE::bigint) FROM citus_tables WHERE table_name = 'events'::regclass";
+    let events = served.psql("SELECT citus_total_relation_size('events')");
+    assert_eq!(served.psql(&printed.replace("SIZE", &events)), "t");
+}
+
+/// Each tenant's shard is moved, moved back, cut, isolated, put together again.
+async fn every_kind_of_move(served: &Served) {
+    let client = connect(&served.dsn(0)).await;
+    let run = |sql: String| {
+        let client = &client;
+        async move { client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {:?}", e.as_db_error())) }
+    };
+    let shard = |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('events', {tenant})"));
+    let away = |shard: &str| {
+        let sql = format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}");
+        let from: u16 = served.psql(&sql).parse().expect("a port");
+        let to = served.worker_port(0) + served.worker_port(1) - from;
+        format!("{shard}, '127.0.0.1', {from}, '127.0.0.1', {to}")
+    };
+    for mode in ["auto", "auto", "block_writes", "auto"] {
+        run(format!("SELECT citus_move_shard_placement({}, '{mode}')", away(&shard(1)))).await;
+        expect_shards_like_shells(served, mode);
+    }
+    let last = "SELECT max(moveid) FROM tenantry.shard_move WHERE state = 'done'";
+    run(format!("SELECT tenantry_undo_move({})", psql(&served.coordinator_dsn(), last))).await;
+    expect_shards_like_shells(served, "undone");
+    let other = format!(
+        "SELECT nodeid FROM pg_dist_node WHERE groupid > 0 AND nodeport <> \
+         (SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {})",
+        shard(1)
+    );
+    let other = served.psql(&other);
+    run(format!("SELECT * FROM tenantry_rehearse_move({}, {other})", shard(1))).await;
+    let explained = served.psql(&format!("SELECT * FROM tenantry_explain_move({}, {other})", shard(1)));
+    assert!(explained.contains("marks_a"), "{explained}");
+    run(format!("SELECT tenantry_split_shard({}, 3, ARRAY[1, 2])", shard(1))).await;
+    expect_shards_like_shells(served, "split");
+    run("SELECT isolate_tenant_to_new_shard('events', 2, 'CASCADE')".to_owned()).await;
+    run("SELECT tenantry_isolate_tenant('marks', 3, 1)".to_owned()).await;
+    expect_shards_like_shells(served, "isolated");
+    run(format!("SELECT citus_move_shard_placement({})", away(&shard(2)))).await;
+    run("SELECT tenantry_return_tenant('events', 2)".to_owned()).await;
+    expect_shards_like_shells(served, "returned");
+}
+
+fn every_row_is_where_it_belongs(served: &Served, written: &[(i64, i64)]) {
+    let ids = || written.iter().flat_map(|(first, count)| *first..first + count);
+    let count = |sql: &str| served.psql(sql).parse::<i64>().expect("a number");
+    let kept = i64::try_from(ids().filter(|id| id % 5 != 0).count()).unwrap();
+    let in_2026 = i64::try_from(ids().filter(|id| id % 5 != 0 && id % 2 == 0 && id % 3 == 0).count()).unwrap();
+    let in_rest = i64::try_from(ids().filter(|id| id % 5 != 0 && id % 2 == 0 && id % 3 != 0).count()).unwrap();
+    assert_eq!(count("SELECT count(*) FROM events WHERE id >= 0"), kept);
+    assert_eq!(count("SELECT count(DISTINCT id) FROM events WHERE id >= 0"), kept, "each once");
+    assert_eq!(count("SELECT count(*) FROM events_2025 WHERE id >= 0"), kept - in_2026 - in_rest);
+    assert_eq!(count("SELECT count(*) FROM events_2026 WHERE id >= 0 AND n = 1"), in_2026);
+    assert_eq!(count("SELECT count(*) FROM events_rest WHERE id >= 0 AND n = 1"), in_rest);
+    assert_eq!(count("SELECT count(*) FROM events WHERE id < 0"), 4000);
+    let marked = |of: i64| i64::try_from(ids().filter(|id| marks(*id) && id % of == 0).count()).unwrap();
+    assert_eq!(count("SELECT count(*) FROM marks WHERE id >= 0"), marked(1));
+    assert_eq!(count("SELECT count(*) FROM marks_b WHERE id >= 0"), marked(20));
+    let on_workers = rows_on_workers(served, "events");
+    assert_eq!(on_workers, 4000 + kept, "nothing is left where it was");
+}
+
+fn partitions_come_and_go(served: &Served) {
+    for sql in [
+        "CREATE TABLE events_2032 PARTITION OF events FOR VALUES FROM ('2032-01-01') TO ('2033-01-01')",
+        "CREATE TABLE joining (tenant bigint NOT NULL, id bigint NOT NULL, at date NOT NULL, n bigint DEFAULT 0)",
+        "INSERT INTO joining SELECT i, i, '2033-03-03' FROM generate_series(1, 30) i",
+        "ALTER TABLE events ATTACH PARTITION joining FOR VALUES FROM ('2033-01-01') TO ('2034-01-01')",
+        "CREATE INDEX added_later ON events (n, tenant)",
+        "ALTER TABLE marks ADD COLUMN body text",
+        "ALTER TABLE events DETACH PARTITION events_2025",
+    ] {
+        psql(&served.dsn(1), sql);
+    }
+    expect_shards_like_shells(served, "changed");
+    assert_eq!(served.psql("SELECT count(*) FROM joining WHERE tenant = 7"), "1");
+    served.psql("CREATE SCHEMA other");
+    served.psql("CREATE TABLE outer_parts (tenant bigint, id bigint, at date, n bigint) PARTITION BY RANGE (at)");
+    served.psql("CREATE TABLE apart (tenant bigint NOT NULL, id bigint, kind text, body text)");
+    served.psql("SELECT create_distributed_table('apart', 'tenant', colocate_with => 'none', shard_count => 2)");
+    for (sql, wanted) in [
+        ("ALTER TABLE events DETACH PARTITION joining CONCURRENTLY", "DETACH PARTITION CONCURRENTLY"),
+        (
+            "CREATE TABLE p PARTITION OF marks (FOREIGN KEY (tenant) REFERENCES marks) FOR VALUES IN ('c')",
+            "foreign keys are not supported",
+        ),
+        ("CREATE TABLE other.p PARTITION OF marks FOR VALUES IN ('c')", "must be in its schema"),
+        ("ALTER TABLE marks ATTACH PARTITION apart FOR VALUES IN ('c')", "not colocated"),
+        (
+            "ALTER TABLE outer_parts ATTACH PARTITION events_2025 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')",
+            "inheritance between local and managed",
+        ),
+    ] {
+        let error = psql_error(&served.dsn(1), sql);
+        assert!(error.contains(wanted) && error.contains("0A000"), "{sql}: {error}");
+    }
+    served.psql("DROP TABLE apart, outer_parts, joining");
+    expect_shards_like_shells(served, "a partition is dropped");
+    served.psql("DROP TABLE events");
+    let gone = "SELECT count(*) FROM pg_class WHERE relname ~ '^(events|joining)' AND relname !~ '2025'";
+    assert_eq!(served.everywhere(gone), ["0", "0", "0"]);
+    let left = "SELECT string_agg(logicalrelid::text, ' ' ORDER BY logicalrelid::text) FROM pg_dist_partition";
+    assert_eq!(served.psql(left), "events_2025 marks marks_a marks_b");
+    served.psql("DROP TABLE marks, events_2025");
+    let remains = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(public_[0-9]|tenantry_move)'";
+    let gone = wait_until(Duration::from_secs(30), || served.everywhere(remains).is_empty());
+    assert!(gone, "{:?}", served.everywhere(remains));
+}
