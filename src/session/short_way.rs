@@ -25,7 +25,7 @@ use crate::backend::{Frame, PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Participant, Relayed, Retry, Routed, relay};
+use crate::executor::{Participant, Relayed, Retry, Routed, Transaction, relay};
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
@@ -92,7 +92,7 @@ impl Drop for Reached {
 impl Session {
     /// Takes the messages at hand when they go the short way, and queues them for their server.
     pub(super) fn take_short_way(&mut self) -> Option<UnderWay> {
-        let is_free = self.transaction.as_ref().is_none_or(|t| t.kind == Kind::Explicit && !t.failed)
+        let is_free = self.transaction.as_ref().is_none_or(Transaction::is_settled)
             && self.pinned.is_none()
             && !self.reads_replicas
             && self.replay.is_empty()

@@ -1,0 +1,240 @@
+//! How servers join a transaction, are used beside it for a while, and leave.
+
+use std::sync::Arc;
+
+use super::{Kind, Pin, Transaction};
+use crate::backend::{Identity, PooledServer, ServerAddress};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Executor;
+use crate::executor::participant::Participant;
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+
+impl Transaction {
+    /// Takes servers out, to use several side by side. `put_back` must follow on every way, errors included: a server
+    /// that is missing would be missing in ROLLBACK TO SAVEPOINT and COMMIT, and what it has done would be lost.
+    ///
+    /// Errors: those of `join`; then all are still in their places.
+    pub async fn take(&mut self, nodes: &[NodeId]) -> Result<Vec<Participant>> {
+        for node in nodes {
+            self.join(*node).await?;
+        }
+        let take = |node: &NodeId| {
+            let at = self.participants.iter().position(|p| p.node == *node).expect("joined above");
+            self.participants.remove(at)
+        };
+        Ok(nodes.iter().map(take).collect())
+    }
+
+    /// The only server, where it has run statements in the client's block, has nothing to answer and nothing to learn first.
+    fn settled(&self) -> Option<&Participant> {
+        let [only] = &self.participants[..] else { return None };
+        let is_settled = only.began && only.statements > 0 && !only.is_unsynced && !only.server.owes();
+        is_settled.then_some(only)
+    }
+
+    /// Is the client in a block that goes on, on one server that waits for it?
+    pub fn is_settled(&self) -> bool {
+        self.kind == Kind::Explicit && !self.failed && self.settled().is_some()
+    }
+
+    /// The server of `is_settled`, to run a statement for this shard group alone: where it has run one for it before.
+    /// `put_back` must follow, as after `take`.
+    pub fn take_settled(&mut self, node: NodeId, group: ShardGroupId) -> Option<Participant> {
+        let knows_group = self.settled().is_some_and(|only| only.node == node && only.groups.contains(&group));
+        if knows_group { self.participants.pop() } else { None }
+    }
+
+    /// Gives a server back. One whose answers were not all read is of no further use.
+    pub fn put_back(&mut self, mut participant: Participant) {
+        if participant.server.owes() {
+            participant.server.poison();
+        }
+        self.participants.push(participant);
+    }
+
+    fn address(&self, node: NodeId) -> Result<ServerAddress> {
+        self.with_map(|map| self.executor.address(map, node)).ok_or_else(|| {
+            PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "a shard's node is not in the catalog any more")
+                .hint("Retry the query.")
+        })
+    }
+
+    /// The server of `node`, joining it when it does not take part yet.
+    ///
+    /// Errors: 08006 and what logging in says, 53300 when no connection is free.
+    pub async fn join(&mut self, node: NodeId) -> Result<&mut Participant> {
+        if let Some(at) = self.participants.iter().position(|p| p.node == node) {
+            return Ok(&mut self.participants[at]);
+        }
+        let (mut server, is_kept, is_replica) = match self.pinned.take() {
+            Some(pinned) if node.is_coordinator() => (pinned, true, false),
+            other => {
+                self.pinned = other;
+                let (server, is_replica) = self.checkout(node).await?;
+                (server, false, is_replica)
+            }
+        };
+        server.knows_user_types = node.is_coordinator();
+        server.carry(&self.settings_before).await?;
+        if node.is_coordinator() {
+            if let Some(pin) = self.pins {
+                keep(&mut server, pin);
+            }
+            let leftovers = &mut server.leftovers;
+            if is_kept && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = self.client;
+                server.query("DISCARD SEQUENCES").await?;
+            } else if self.kind == Kind::Auto && leftovers.sequences_of != self.client {
+                leftovers.sequences_of = 0;
+            }
+        }
+        let target = server.cancel_target();
+        if let Err(cancelled) = self.cancel.add(target.clone()) {
+            let is_quiet = self.cancel.remove(&target);
+            if is_kept {
+                self.pinned = Some(server);
+            } else if !is_quiet {
+                server.poison();
+            }
+            return Err(cancelled);
+        }
+        self.participants.push(Participant::new(node, server));
+        let participant = self.participants.last_mut().expect("just pushed");
+        participant.is_replica = is_replica;
+        if self.kind != Kind::Auto {
+            participant.begin(&self.begin, &self.journal, self.client).await?;
+            // What was SET stands in the journal, between the savepoints that it was set between.
+            participant.server.settings = self.settings.clone();
+        }
+        Ok(participant)
+    }
+
+    /// A connection that was logged in with the defaults that its role and database have now, and whether it is to a
+    /// standby.
+    async fn checkout(&self, node: NodeId) -> Result<(PooledServer, bool)> {
+        if !self.reads_replicas
+            && let Some(server) = self.kept.as_ref().and_then(|kept| kept.take(node))
+        {
+            return Ok((server, false));
+        }
+        let address = self.address(node)?;
+        loop {
+            let replica = if self.reads_replicas { Box::pin(self.checkout_replica(node)).await? } else { None };
+            let is_replica = replica.is_some();
+            let mut server = match replica.or_else(|| self.executor.pools.take_idle(&address, &self.identity)) {
+                Some(server) => server,
+                None => {
+                    // Boxed: rare, and large; every future that joins a server would have room for it.
+                    let checkout = Box::pin(self.executor.pools.checkout(&address, &self.identity));
+                    self.cancel.unless_cancelled(checkout).await?
+                }
+            };
+            if self.executor.catalog.with_map(|map| is_current(&mut server, map)) {
+                return Ok((server, is_replica));
+            }
+            server.poison();
+        }
+    }
+
+    /// One of the node's standbys, for a client always the same one while it can be reached; none: read at the primary.
+    async fn checkout_replica(&self, node: NodeId) -> Result<Option<PooledServer>> {
+        let standbys = self.with_map(|map| map.node(node).map(|node| node.standbys.clone())).unwrap_or_default();
+        let first = self.client as usize % standbys.len().max(1);
+        for standby in standbys[first..].iter().chain(&standbys[..first]) {
+            let address = ServerAddress { host: standby.host.clone(), port: standby.port };
+            let checkout = self.executor.pools.checkout_reader(&address, &self.identity);
+            if let Some(server) = self.cancel.unless_cancelled(checkout).await? {
+                return Ok(Some(server));
+            }
+        }
+        Ok(None)
+    }
+
+    /// May a statement that only reads do so at standbys? Not where the client's own transaction, or something before it,
+    /// may have written.
+    pub fn may_read_replicas(&self) -> bool {
+        let is_harmless = |p: &Participant| p.is_replica || self.kind == Kind::Auto && p.node.is_coordinator();
+        self.kind != Kind::Explicit && !self.changed_catalog() && self.participants.iter().all(is_harmless)
+    }
+
+    pub fn has_replicas(&self) -> bool {
+        self.participants.iter().any(|p| p.is_replica)
+    }
+
+    /// Standbys leave: what comes may write. Their answers are all there.
+    pub async fn dismiss_replicas(&mut self) {
+        let (leaving, staying) = std::mem::take(&mut self.participants).into_iter().partition(|p| p.is_replica);
+        self.participants = staying;
+        for mut participant in leaving {
+            participant.end_messages(true);
+            let ended = match participant.began {
+                true => participant.server.query("COMMIT").await.map(|_| ()),
+                false => participant.server.finish().await.map(|_| ()),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "could not end reads at a standby; its connection is closed");
+                participant.server.poison();
+            }
+            self.release(participant);
+        }
+    }
+
+    /// Undoes a join whose first statement did nothing, so that another server can take its place.
+    pub async fn leave(&mut self, node: NodeId) -> Result<()> {
+        let Some(at) = self.participants.iter().position(|p| p.node == node) else { return Ok(()) };
+        let mut participant = self.participants.swap_remove(at);
+        let ended = if participant.began { participant.server.query("ROLLBACK").await.map(|_| ()) } else { Ok(()) };
+        participant.server.settings = participant.settings_before.clone();
+        self.release(participant);
+        ended
+    }
+
+    pub(super) fn release(&mut self, mut participant: Participant) {
+        let is_quiet = self.cancel.remove(&participant.server.cancel_target());
+        if self.pins.is_some() && participant.node.is_coordinator() {
+            // A cancel that is on its way still finds the session that it is meant for.
+            self.has_lost_pin |= participant.server.is_poisoned();
+            self.pinned = Some(participant.server).filter(|server| !server.is_poisoned());
+            return;
+        }
+        if !is_quiet || participant.is_unsynced {
+            participant.server.poison();
+        }
+        match self.kept.as_ref().filter(|_| !participant.is_replica) {
+            Some(kept) => kept.put(participant.node, participant.server),
+            None => participant.server.leftovers.is_unsure |= self.is_opaque,
+        }
+    }
+}
+
+impl Executor {
+    fn address(&self, map: &ShardMap, node: NodeId) -> Option<ServerAddress> {
+        if node.is_coordinator() {
+            return Some(self.coordinator.clone());
+        }
+        map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port })
+    }
+
+    /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
+    pub fn take_idle(&self, node: NodeId, identity: &Identity) -> Option<PooledServer> {
+        self.catalog.with_map(|map| {
+            let mut server = self.pools.take_idle(&self.address(map, node)?, identity)?;
+            let is_current = is_current(&mut server, map);
+            if !is_current {
+                server.poison();
+            }
+            is_current.then_some(server)
+        })
+    }
+}
+
+/// Was it logged in with the defaults that its role and database have now?
+fn is_current(server: &mut PooledServer, map: &ShardMap) -> bool {
+    let known = server.leftovers.role_settings.get_or_insert_with(|| map.role_settings().clone());
+    Arc::ptr_eq(known, map.role_settings()) || *known == *map.role_settings()
+}
+
+pub(super) fn keep(server: &mut PooledServer, pin: Pin) {
+    server.retire();
+    server.leftovers.keeps_unknown |= pin == Pin::Unknown;
+}
