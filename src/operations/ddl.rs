@@ -282,14 +282,13 @@ async fn send_to_shards(txn: &mut Transaction, map: &ShardMap, tables: &[Arc<Tab
     txn.query_each(work.into_iter().collect()).await
 }
 
-/// DISABLE TRIGGER ALL or USER is for the shards; what keeps old proxies from writing into the shell stays.
+/// DISABLE TRIGGER ALL or USER is for the shards; what keeps old proxies from writing into the shell stays. Postgres leaves
+/// such triggers of its partitions alone.
 async fn keep_guard_on(txn: &mut Transaction, table: &Table) -> Result<()> {
     let off = format!(
-        "SELECT pg_catalog.string_agg( \
-             'ALTER TABLE ' || tgrelid::pg_catalog.regclass || ' ENABLE TRIGGER tenantry_shell', '; ') \
-         FROM pg_catalog.pg_trigger WHERE tgname = 'tenantry_shell' AND tgenabled <> 'O' \
-             AND tgrelid IN (SELECT {oid} UNION SELECT relid FROM pg_catalog.pg_partition_tree({oid}))",
-        oid = table.oid
+        "SELECT 'ALTER TABLE ' || tgrelid::pg_catalog.regclass || ' ENABLE TRIGGER tenantry_shell' \
+         FROM pg_catalog.pg_trigger WHERE tgrelid = {} AND tgname = 'tenantry_shell' AND tgenabled <> 'O'",
+        table.oid
     );
     let rows = txn.query(NodeId::COORDINATOR, &off).await?;
     if let Some([Some(enable)]) = rows.first().map(Vec::as_slice) {

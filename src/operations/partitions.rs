@@ -37,12 +37,13 @@ struct Member {
 }
 
 impl Family {
-    /// Answers one row with one text for `parse`. Works on any connection to the coordinator.
-    pub fn statement(oid: TableOid) -> String {
-        format!("SELECT tenantry.table_family({oid})::pg_catalog.text")
-    }
-
-    pub fn parse(json: &str) -> Result<Self> {
+    /// As the transaction sees it. Errors: 42P01 when there is no such table.
+    pub async fn read(txn: &mut Transaction, oid: TableOid) -> Result<Self> {
+        let sql = format!("SELECT tenantry.table_family({oid})::pg_catalog.text");
+        let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+        let Some(json) = rows.first().and_then(|row| row.first()?.as_deref()) else {
+            return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("relation with OID {oid} does not exist")));
+        };
         let mut members: Vec<Member> = serde_json::from_str(json)
             .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not read a table's definition: {e}")))?;
         let oids: Vec<u32> = members.iter().map(|member| member.definition.oid).collect();
@@ -54,15 +55,6 @@ impl Family {
             member.definition.referenced_by.retain(|oid| !oids.contains(oid));
         }
         Ok(Self { members })
-    }
-
-    /// As the transaction sees it. Errors: 42P01 when there is no such table.
-    pub async fn read(txn: &mut Transaction, oid: TableOid) -> Result<Self> {
-        let rows = txn.query(NodeId::COORDINATOR, &Self::statement(oid)).await?;
-        match rows.first().and_then(|row| row.first()) {
-            Some(Some(json)) => Self::parse(json),
-            _ => Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("relation with OID {oid} does not exist"))),
-        }
     }
 
     /// The table that the others are partitions of.
@@ -137,7 +129,6 @@ pub async fn adopt(txn: &mut Transaction, table: &Table) -> Result<usize> {
     let family = Family::read(txn, table.oid).await?;
     let new: Vec<_> = family.definitions().filter(|d| map.table_by_oid(d.oid()).is_none()).collect();
     for definition in &new {
-        table_checks::check_kind(definition)?;
         check_schema(definition, &table.schema)?;
         let intent = Intent::Distributed { column: &column.name, colocation: table.colocation };
         table_checks::check(definition, &map, intent)?;
