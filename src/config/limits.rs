@@ -27,6 +27,8 @@ pub struct Limits {
     pub operators: usize,
     /// Most tokens that are analysed, then SQLSTATE 54001; at most 2000000. Default: 2000000. Reload: yes.
     pub tokens: usize,
+    /// Most CPU time to parse and plan a statement that is analysed, then SQLSTATE 54001. Unit: time. Default: 2s. Reload: yes.
+    pub parse_time: Time,
     /// Most sessions, then SQLSTATE 53300. Default: 20000. Reload: yes.
     pub clients: usize,
     /// Of these so many are kept for superusers and admin.users. Default: 10. Reload: yes.
@@ -52,6 +54,7 @@ impl Default for Limits {
             nesting: of.client.complexity.nesting,
             operators: of.client.complexity.operators,
             tokens: of.client.complexity.tokens,
+            parse_time: Time(of.client.complexity.time),
             clients: 20_000,
             clients_kept: 10,
             clients_per_role: 0,
@@ -86,7 +89,12 @@ impl Limits {
             message_timeout: self.message_timeout.0,
             reader_timeout: self.reader_timeout.0,
             memory_bytes: self.memory.0,
-            complexity: Complexity { nesting: self.nesting, operators: self.operators, tokens: self.tokens },
+            complexity: Complexity {
+                nesting: self.nesting,
+                operators: self.operators,
+                tokens: self.tokens,
+                time: self.parse_time.0,
+            },
         })
     }
 }

@@ -232,6 +232,7 @@ const RELOADS: &[&str] = &[
     "limits.message_timeout",
     "limits.nesting",
     "limits.operators",
+    "limits.parse_time",
     "limits.reader_timeout",
     "limits.statement_texts",
     "limits.statements",

@@ -83,9 +83,17 @@ enum Piece {
 }
 
 impl<'s> Combiner<'s, '_> {
+    /// Is the time for the analysis over? Asked where each item is compared with so many others.
+    fn is_too_much(&self, others: usize) -> bool {
+        self.statement.builder.borrow().clock.spend(others)
+    }
+
     fn column(&self, e: &Expr) -> Option<Var> {
         // A cast is not the column itself: its type, and so what it prints, may differ.
         let Expr::Column(_) = e else { return None };
+        if self.is_too_much(0) {
+            return None;
+        }
         self.statement.builder.borrow_mut().within(&self.scope.exposed, |b| b.column(e))
     }
 
@@ -100,6 +108,9 @@ impl<'s> Combiner<'s, '_> {
     /// What GROUP BY item `i` means: an input column or expression, or an item of the select list.
     fn group_expr(&self, i: usize) -> Option<(&'s Expr, Range<u32>)> {
         let select: &'s Select = self.select;
+        if self.is_too_much(select.items.len()) {
+            return None;
+        }
         let expr = &select.group_by[i];
         let by_item = |n: usize| match select.items.get(n) {
             Some(Item::Expr { expr, .. }) => Some((expr, self.item_range(n)?)),
@@ -136,6 +147,9 @@ impl<'s> Combiner<'s, '_> {
     fn same_class(&self, a: Var, b: Var) -> bool {
         if a == b {
             return true;
+        }
+        if self.is_too_much(self.scope.facts.len()) {
+            return false;
         }
         let mut facts = self.scope.facts.clone();
         self.statement.builder.borrow().guaranteed(&self.scope.from, &mut facts);
@@ -200,6 +214,9 @@ impl<'s> Combiner<'s, '_> {
         for (n, expr) in self.statement.tree.order_by.iter().enumerate() {
             let (range, rest) =
                 clauses::without_order(self.statement.text, self.statement.tokens, &self.clauses.order_by[n])?;
+            if self.is_too_much(names.len()) {
+                return None;
+            }
             let by_name = match expr {
                 Expr::Number(n) => Some(names.get(n.parse::<usize>().ok()?.checked_sub(1)?)?.clone()),
                 Expr::Column(parts) if parts.len() == 1 => names.iter().find(|n| **n == parts[0].value).cloned(),
@@ -294,6 +311,9 @@ impl<'s> Combiner<'s, '_> {
         for (n, expr) in self.statement.tree.order_by.iter().enumerate() {
             let (range, rest) =
                 clauses::without_order(self.statement.text, self.statement.tokens, &self.clauses.order_by[n])?;
+            if self.is_too_much(names.len()) {
+                return None;
+            }
             let text = match expr {
                 Expr::Number(n) if n.parse::<usize>().is_ok_and(|n| (1..=names.len()).contains(&n)) => n.clone(),
                 Expr::Number(_) | Expr::String(_) | Expr::Param(_) => return None,
@@ -349,6 +369,9 @@ impl<'s> Combiner<'s, '_> {
     /// The expression over the rowset: aggregates become their combination, grouped columns `g<i>`.
     fn rewrite(&self, expr: &Expr, range: &Range<u32>, step: &mut Aggregation) -> Option<String> {
         let (text, tokens) = (self.statement.text, self.statement.tokens);
+        if self.is_too_much(step.groups.len()) {
+            return None;
+        }
         if let Some(i) = step.groups.iter().position(|g| clauses::same_tokens(text, tokens, g, range)) {
             return Some(format!("tenantry_g{i}"));
         }
@@ -373,6 +396,7 @@ impl<'s> Combiner<'s, '_> {
         match expr {
             Expr::Column(parts) => {
                 let var = self.column(expr)?;
+                self.is_too_much(step.columns.len());
                 let i = step.columns.iter().position(|c| *c == Some(var))?;
                 out.push((parts.first()?.at..parts.last()?.end(), format!("tenantry_g{i}")));
             }
@@ -438,7 +462,9 @@ impl<'s> Combiner<'s, '_> {
 
     fn open_parenthesis(&self, call: &Call) -> Option<u32> {
         let after = call.name.last()?.end();
-        self.statement.tokens.iter().find(|t| t.start >= after && t.is_punct(b'(')).map(|t| t.start)
+        let tokens = self.statement.tokens;
+        let next = tokens.partition_point(|t| t.start < after);
+        tokens[next..].iter().find(|t| t.is_punct(b'(')).map(|t| t.start)
     }
 
     /// The type of a number, as far as it can be told.

@@ -2,6 +2,7 @@
 //! ordinary functions in schema `tenantry` of the coordinator.
 
 use crate::error::PgError;
+use crate::sql::clock::Clock;
 use crate::sql::lexer::{Token, fold, is_keyword};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
@@ -46,7 +47,8 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
         return None;
     }
     let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
-    let tree = match parse(text, tokens, &ctx.complexity) {
+    let clock = Clock::start(ctx.complexity.time);
+    let tree = match parse(text, tokens, &ctx.complexity, &clock) {
         Ok(tree) => Some(tree),
         Err(failure) => match (failure, names_managed_table(text, tokens, ctx)) {
             (_, None) => None,
@@ -56,8 +58,11 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     };
     if let Some(tree) = tree {
         let meaning = |name: &[Name]| meaning(ctx, name);
-        let mut builder = Builder::new(&meaning);
+        let mut builder = Builder::new(&meaning, clock.clone());
         builder.query(&tree);
+        if clock.is_over() {
+            return Some(Err(clock.error()));
+        }
         for relation in &builder.relations {
             let (first, last) = ends(&relation.name);
             match &relation.meaning {

@@ -3,6 +3,8 @@
 //!   SELECT ... FROM orders o ...   ──>   rowset: SELECT * FROM <shard>.orders
 //!                                        query:  SELECT ... FROM pg_temp.tenantry_rows_0 o ...
 
+use std::collections::HashSet;
+
 use crate::error::PgError;
 use crate::sql::lexer::is_keyword;
 use crate::sql::scope::Meaning;
@@ -51,7 +53,8 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
         let (first, last) = ends(&relation.name);
         let with = match &relation.meaning {
             Meaning::Distributed(_) => {
-                let rowset = rowset_of.iter().find(|(r, _)| *r == i).map_or("", |(_, at)| &rowsets[*at].name);
+                let rowset = rowset_of.binary_search_by_key(&i, |(relation, _)| *relation);
+                let rowset = rowset.map_or("", |found| &rowsets[rowset_of[found].1].name);
                 let alias = if relation.has_alias || follows_table_keyword(statement, first.at) {
                     String::new()
                 } else {
@@ -80,8 +83,8 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
 
 /// `TABLE t` takes no alias.
 fn follows_table_keyword(statement: &Statement<'_>, at: u32) -> bool {
-    let before = statement.tokens.iter().take_while(|t| t.start < at).last();
-    before.is_some_and(|t| is_keyword(statement.text, t, "table"))
+    let before = statement.tokens.partition_point(|t| t.start < at).checked_sub(1);
+    before.map(|i| &statement.tokens[i]).is_some_and(|t| is_keyword(statement.text, t, "table"))
 }
 
 /// A rowset serves several occurrences of its table: it holds what any of them wants.
@@ -90,10 +93,9 @@ fn widen(shards: &mut Shards, wanted: Option<Vec<Operand>>) {
         (Shards::All, _) => {}
         (_, None) => *shards = Shards::All,
         (Shards::Holding(all), Some(more)) => {
-            for operand in more {
-                if !all.contains(&operand) {
-                    all.push(operand);
-                }
+            if *all != more {
+                let known: HashSet<Operand> = all.iter().cloned().collect();
+                all.extend(more.into_iter().filter(|operand| !known.contains(operand)));
             }
         }
     }

@@ -3,6 +3,7 @@
 //!   one tenant? ──> router      all follow one column? ──> scatter, combine      else, reading ──> pull
 
 use crate::error::PgError;
+use crate::sql::clock::Clock;
 use crate::sql::lexer::Token;
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::Meaning;
@@ -18,21 +19,28 @@ use super::{combine, insert, modify, pull};
 
 /// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
 pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
-    let tree = match parse(text, tokens, &ctx.complexity) {
-        Ok(tree) => tree,
-        Err(ParseFailure::TooComplex(error)) if names_managed_table(text, tokens, ctx).is_some() => return Err(error),
+    let clock = Clock::start(ctx.complexity.time);
+    let meaning = |name: &[Name]| meaning(ctx, name);
+    let planned = parse(text, tokens, &ctx.complexity, &clock).and_then(|tree| {
+        let in_time = || if clock.is_over() { Err(ParseFailure::TooComplex(clock.error())) } else { Ok(()) };
+        let statement = Statement::new(text, tokens, ctx, mode, &tree, &meaning, &clock);
+        in_time()?;
+        let plan = statement.plan();
+        in_time().map(|()| plan)
+    });
+    match planned {
+        Ok(plan) => plan,
+        Err(ParseFailure::TooComplex(error)) if names_managed_table(text, tokens, ctx).is_some() => Err(error),
         Err(ParseFailure::NotUnderstood(construct)) if names_managed_table(text, tokens, ctx).is_some() => {
-            return Err(unsupported::cannot_analyse(&construct));
+            Err(unsupported::cannot_analyse(&construct))
         }
         Err(_) => {
             let query = Spliced::new(text, inline_splices(text, tokens, ctx));
             let plan = Coordinator { query, ..unread(text, tokens) };
             let reads = plan.access == Access::Read;
-            return with_session_effects(text, tokens, reads, plan).map(Plan::from);
+            with_session_effects(text, tokens, reads, plan).map(Plan::from)
         }
-    };
-    let meaning = |name: &[Name]| meaning(ctx, name);
-    Statement::new(text, tokens, ctx, mode, &tree, &meaning).plan()
+    }
 }
 
 /// Nothing managed is named: the coordinator reads it, nobody here can.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table, TableKind};
+use crate::sql::clock::Clock;
 use crate::sql::facts::Var;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::restriction::{all_follow, restrictions, values_in_scope};
@@ -59,8 +60,9 @@ impl<'a> Statement<'a> {
         mode: Mode,
         tree: &'a Query,
         meaning: &'a dyn Fn(&[Name]) -> Meaning,
+        clock: &Clock,
     ) -> Self {
-        let mut builder = Builder::new(meaning);
+        let mut builder = Builder::new(meaning, clock.clone());
         let root = builder.query(tree);
         let restrictions = restrictions(&builder, &root);
         let mut relations = builder.relations.clone();
@@ -95,8 +97,14 @@ impl<'a> Statement<'a> {
             return None;
         }
         let mut operands: Vec<Operand> = Vec::new();
+        let mut last: Option<(&Vec<Operand>, &Arc<Table>)> = None;
         for (i, table) in self.distributed() {
-            for operand in self.restrictions[i].as_ref()? {
+            let restriction = self.restrictions[i].as_ref()?;
+            // Joined on it: each occurrence has the same.
+            if last.replace((restriction, table)) == Some((restriction, table)) {
+                continue;
+            }
+            for operand in restriction {
                 let operand = fitting(operand, table);
                 // Equal ones are dropped from short lists; long ones are hashed one by one anyway.
                 if operands.len() > 100 || !operands.contains(&operand) {

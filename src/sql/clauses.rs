@@ -86,7 +86,7 @@ pub fn find(text: &str, tokens: &[Token], select_at: u32) -> Option<Clauses> {
 
 /// The byte range of `f(...)` with a FILTER clause behind, `name_at` where the function's name begins.
 pub fn call_range(text: &str, tokens: &[Token], name_at: u32) -> Option<Range<u32>> {
-    let mut i = tokens.iter().position(|t| t.start == name_at)?;
+    let mut i = tokens.partition_point(|t| t.start < name_at);
     while !tokens.get(i)?.is_punct(b'(') {
         i += 1;
     }
@@ -101,9 +101,9 @@ pub fn call_range(text: &str, tokens: &[Token], name_at: u32) -> Option<Range<u3
 /// The range without what stands behind an expression: an alias, or ASC, DESC, NULLS FIRST in ORDER BY. Gives the
 /// expression and the rest.
 pub fn without_order(text: &str, tokens: &[Token], range: &Range<u32>) -> Option<(Range<u32>, Range<u32>)> {
-    let inside: Vec<&Token> = tokens.iter().filter(|t| t.start >= range.start && t.end <= range.end).collect();
+    let inside = within(tokens, range);
     let mut n = inside.len();
-    let is = |n: usize, words: &[&str]| n > 1 && words.iter().any(|w| is_keyword(text, inside[n - 1], w));
+    let is = |n: usize, words: &[&str]| n > 1 && words.iter().any(|w| is_keyword(text, &inside[n - 1], w));
     if inside.iter().any(|t| is_keyword(text, t, "using")) {
         return None;
     }
@@ -119,7 +119,7 @@ pub fn without_order(text: &str, tokens: &[Token], range: &Range<u32>) -> Option
 
 /// The range up to an alias that begins at `alias_at`, AS left out.
 pub fn without_alias(text: &str, tokens: &[Token], range: &Range<u32>, alias_at: u32) -> Option<Range<u32>> {
-    let inside: Vec<&Token> = tokens.iter().filter(|t| t.start >= range.start && t.end <= alias_at).collect();
+    let inside = within(tokens, &(range.start..alias_at));
     let (last, before) = inside.split_last()?;
     let end = if is_keyword(text, last, "as") { before.last()?.end } else { last.end };
     Some(range.start..end)
@@ -127,17 +127,20 @@ pub fn without_alias(text: &str, tokens: &[Token], range: &Range<u32>, alias_at:
 
 /// Same tokens, spelling of words aside.
 pub fn same_tokens(text: &str, tokens: &[Token], a: &Range<u32>, b: &Range<u32>) -> bool {
-    let within = |r: &Range<u32>| {
-        tokens
-            .iter()
-            .filter(|t| t.start >= r.start && t.end <= r.end)
-            .map(|t| match t.kind {
-                TokenKind::Word => t.text(text).to_ascii_lowercase(),
-                _ => t.text(text).to_owned(),
-            })
-            .collect::<Vec<_>>()
+    let (a, b) = (within(tokens, a), within(tokens, b));
+    let same = |(a, b): (&Token, &Token)| match (a.kind, b.kind) {
+        (TokenKind::Word, TokenKind::Word) => a.text(text).eq_ignore_ascii_case(b.text(text)),
+        (TokenKind::Word, _) | (_, TokenKind::Word) => false,
+        _ => a.text(text) == b.text(text),
     };
-    within(a) == within(b)
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+/// The tokens in a range of bytes.
+fn within<'t>(tokens: &'t [Token], range: &Range<u32>) -> &'t [Token] {
+    let first = tokens.partition_point(|t| t.start < range.start);
+    let len = tokens[first..].partition_point(|t| t.end <= range.end);
+    &tokens[first..first + len]
 }
 
 fn bytes(tokens: &[Token], range: Range<usize>) -> Option<Range<u32>> {

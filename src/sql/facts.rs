@@ -223,7 +223,8 @@ fn intersection(a: Vec<Operand>, b: &[Operand]) -> Vec<Operand> {
             })
         };
         if canonical(&a) && canonical(b) {
-            let both: Vec<Operand> = a.iter().filter(|o| b.contains(o)).cloned().collect();
+            let others: HashSet<&Operand> = b.iter().collect();
+            let both: Vec<Operand> = a.iter().filter(|o| others.contains(o)).cloned().collect();
             return if both.is_empty() { vec![Operand::Null] } else { both };
         }
     }

@@ -8,6 +8,7 @@ mod literal;
 mod splice;
 
 pub mod clauses;
+pub mod clock;
 pub mod constraint;
 pub mod copy_statement;
 pub mod facts;
@@ -28,7 +29,7 @@ pub use parse::Complexity;
 pub use splice::{Splice, Spliced, With, push_shard_schema};
 
 /// Where a tenant value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// A constant, in the text form that the column type's input function reads, quotes and escapes already undone.
     Literal(Box<str>),

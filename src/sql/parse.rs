@@ -6,11 +6,13 @@
 //! (ONLY, FOR NO KEY UPDATE, ON CONFLICT targets, ...). Spans are byte offsets + 1 in the column, so places in the
 //! tree are places in the user's text. What may be analysed at all is bounded: see `Complexity`.
 
+use std::time::Duration;
+
 use sqlparser::ast::Statement;
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token as ParserToken, TokenWithSpan, Word};
 
+use super::clock::{Clock, Clocked};
 use super::convert;
 use super::lexer::{TOKENS_MAX, Token, TokenKind, fold, is_keyword, string_value};
 use super::tree::Query;
@@ -25,11 +27,13 @@ pub struct Complexity {
     pub operators: usize,
     /// Words, constants and signs.
     pub tokens: usize,
+    /// CPU time.
+    pub time: Duration,
 }
 
 impl Complexity {
-    /// There is stack for no more.
-    pub const MAX: Self = Self { nesting: 200, operators: 10_000, tokens: TOKENS_MAX };
+    /// There is stack for no more; the time is as good as another.
+    pub const MAX: Self = Self { nesting: 200, operators: 10_000, tokens: TOKENS_MAX, time: Duration::from_secs(2) };
 }
 
 impl Default for Complexity {
@@ -48,13 +52,16 @@ pub enum ParseFailure {
 }
 
 /// Parses one SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE or MERGE statement.
-pub fn parse(text: &str, tokens: &[Token], most: &Complexity) -> Result<Query, ParseFailure> {
+pub fn parse(text: &str, tokens: &[Token], most: &Complexity, clock: &Clock) -> Result<Query, ParseFailure> {
     check_size(text, tokens, most)?;
-    let dialect = PostgreSqlDialect {};
+    let dialect = Clocked(clock.clone());
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(most.nesting)
         .with_tokens_with_locations(Rules { text, tokens, out: Vec::with_capacity(tokens.len() + 8) }.apply());
-    let statement: Statement = parser.parse_statement().map_err(|error| failure(error, most))?;
+    let statement: Statement = parser.parse_statement().map_err(|error| failure(error, most, clock))?;
+    if clock.is_over() {
+        return Err(ParseFailure::TooComplex(clock.error()));
+    }
     match parser.peek_token().token {
         ParserToken::EOF => {}
         other => return Err(ParseFailure::NotUnderstood(format!("syntax near \"{other}\""))),
@@ -62,8 +69,9 @@ pub fn parse(text: &str, tokens: &[Token], most: &Complexity) -> Result<Query, P
     convert::statement(text, statement).map_err(ParseFailure::NotUnderstood)
 }
 
-fn failure(error: ParserError, most: &Complexity) -> ParseFailure {
+fn failure(error: ParserError, most: &Complexity, clock: &Clock) -> ParseFailure {
     match error {
+        _ if clock.is_over() => ParseFailure::TooComplex(clock.error()),
         ParserError::RecursionLimitExceeded => ParseFailure::TooComplex(
             PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "statement is too complex")
                 .detail(format!("It is nested more than {} levels deep.", most.nesting)),

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Operand;
-use super::facts::{ANCHOR, Fact, Family, Var, mentions, values_of};
+use super::facts::{ANCHOR, Fact, Family, Var, mentions};
 use super::scope::{Builder, Exposed, Meaning, Node, QueryNode, ScopeNode, Subquery};
 use super::tree::{Expr, JoinKind, Name};
 
@@ -54,7 +54,7 @@ impl Builder<'_> {
 
     /// `Some(None)`: the name may be there, nobody knows.
     pub(super) fn resolve_in(&self, exposed: &Exposed, name: &str) -> Option<Option<Var>> {
-        if exposed.opaque {
+        if exposed.opaque || self.clock.spend(exposed.rtes.len() + exposed.merged.len()) {
             return Some(None);
         }
         if let Some((_, var)) = exposed.merged.iter().find(|(n, _)| n == name) {
@@ -82,6 +82,9 @@ impl Builder<'_> {
     /// The FROM item that `x.` or `schema.x.` means.
     pub(super) fn find_rte(&self, qualifier: &[Name]) -> Option<usize> {
         for scope in self.scopes.iter().rev() {
+            if self.clock.spend(scope.rtes.len()) {
+                return None;
+            }
             let mut found = None;
             for &i in &scope.rtes {
                 let rte = &self.rtes[i];
@@ -243,8 +246,8 @@ impl Builder<'_> {
                             continue;
                         }
                         seen.push(var);
-                        let Some(mut all) = values_of(first, var) else { continue };
-                        let complete = rest.iter().all(|branch| match values_of(branch, var) {
+                        let Some(mut all) = self.values_of(first, var) else { continue };
+                        let complete = rest.iter().all(|branch| match self.values_of(branch, var) {
                             Some(more) => {
                                 all.extend(more);
                                 true
@@ -394,7 +397,7 @@ pub fn all_follow(builder: &Builder, root: &QueryNode, scope: &ScopeNode, var: V
 pub fn values_in_scope(builder: &Builder, scope: &ScopeNode, var: Var) -> Option<Vec<Operand>> {
     let mut facts = scope.facts.clone();
     builder.guaranteed(&scope.from, &mut facts);
-    values_of(&facts, var)
+    builder.values_of(&facts, var)
 }
 
 impl Solver<'_, '_> {
@@ -408,7 +411,7 @@ impl Solver<'_, '_> {
             {
                 facts.push(Fact::In(var, Rc::from(vec![ANCHOR])));
             }
-            self.node(&scope.from, &facts);
+            self.node(&scope.from, &facts, true);
             self.subqueries(&scope.subqueries, &facts);
         }
         for inner in &node.nested {
@@ -437,7 +440,7 @@ impl Solver<'_, '_> {
                 [(facts, renames)] => with_renames(facts, renames),
                 several => {
                     let mut facts = context.to_vec();
-                    facts.extend(common_values(several));
+                    facts.extend(common_values(self.builder, several));
                     facts
                 }
             };
@@ -453,17 +456,27 @@ impl Solver<'_, '_> {
         }
     }
 
-    fn node(&mut self, node: &Node, facts: &[Fact]) {
+    /// `holds`: what every row of the node satisfies is among the facts already.
+    fn node(&mut self, node: &Node, facts: &[Fact], holds: bool) {
+        if self.builder.clock.spend(1) {
+            return;
+        }
         match node {
             Node::Relation(i) => {
-                self.found[*i] = self.builder.relations[*i].key.and_then(|key| values_of(facts, key));
+                self.found[*i] = self.builder.relations[*i].key.and_then(|key| self.builder.values_of(facts, key));
             }
             Node::Opaque(list) => self.subqueries(list, facts),
             Node::Derived { query, renames, .. } => self.query(query, &with_renames(facts, renames)),
             Node::Cte { cte, renames, .. } => {
                 self.at_references.entry(*cte).or_default().push((facts.to_vec(), renames.clone()));
             }
-            Node::Product(nodes) => nodes.iter().for_each(|n| self.node(n, facts)),
+            Node::Product(nodes) => nodes.iter().for_each(|n| self.node(n, facts, holds)),
+            // Nothing to add, and long chains of joins would add it again and again.
+            Node::Join { left, right, kind: JoinKind::Inner, subqueries, .. } if holds => {
+                self.node(left, facts, true);
+                self.node(right, facts, true);
+                self.subqueries(subqueries, facts);
+            }
             Node::Join { left, right, kind, facts: on, subqueries, merged, left_rtes, right_rtes } => {
                 let builder = self.builder;
                 let demands = |(from, to): (usize, usize)| {
@@ -492,13 +505,13 @@ impl Solver<'_, '_> {
                     of_right = both.clone();
                 }
                 for (var, l, r) in merged {
-                    if let Some(values) = values_of(facts, *var) {
+                    if let Some(values) = builder.values_of(facts, *var) {
                         of_left.push(Fact::In(*l, Rc::from(values.as_slice())));
                         of_right.push(Fact::In(*r, Rc::from(values)));
                     }
                 }
-                self.node(left, &of_left);
-                self.node(right, &of_right);
+                self.node(left, &of_left, true);
+                self.node(right, &of_right, true);
                 self.subqueries(subqueries, &both);
             }
         }
@@ -518,16 +531,16 @@ fn with_renames(facts: &[Fact], renames: &[(Var, Var)]) -> Vec<Fact> {
 }
 
 /// Of several references to a CTE: a column is restricted when each restricts it.
-fn common_values(references: &[Reference]) -> Vec<Fact> {
+fn common_values(builder: &Builder, references: &[Reference]) -> Vec<Fact> {
     let Some(((first_facts, first_renames), rest)) = references.split_first() else { return Vec::new() };
     let mut facts = Vec::new();
     for (outer, inner) in first_renames {
-        let Some(mut all) = values_of(first_facts, *outer) else { continue };
+        let Some(mut all) = builder.values_of(first_facts, *outer) else { continue };
         let complete = rest.iter().all(|(facts, renames)| {
             let outer = renames.iter().find(|(_, i)| i == inner).map(|(o, _)| *o);
-            match outer.and_then(|o| values_of(facts, o)) {
+            match outer.and_then(|o| builder.values_of(facts, o)) {
                 Some(more) => {
-                    all.extend(more.into_iter().filter(|o| !all.contains(o)).collect::<Vec<_>>());
+                    all.extend(more.into_iter().filter(|o| all.len() > 100 || !all.contains(o)).collect::<Vec<_>>());
                     true
                 }
                 None => false,

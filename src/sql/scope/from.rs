@@ -11,6 +11,9 @@ impl Builder<'_> {
         self.scopes.push(Exposed::default());
         let depth = self.scopes.len() - 1;
         for item in items {
+            if self.clock.spend(exposed.rtes.len()) {
+                break;
+            }
             let (node, e) = self.tree_of(item);
             nodes.push(node);
             exposed.rtes.extend(e.rtes);
@@ -78,6 +81,7 @@ impl Builder<'_> {
             let found = self.subqueries(e, &[]);
             subqueries.extend(found);
         }
+        self.clock.spend(self.visible_ctes.len());
         if let [only] = name
             && let Some(&cte) = self.visible_ctes.iter().rev().find(|&&c| self.ctes[c].name == only.value)
         {
@@ -199,6 +203,7 @@ impl Builder<'_> {
         let (right, right_exposed) = self.tree_of(right);
         self.scopes.pop();
         let end = self.rtes.len();
+        self.clock.spend(end - start);
         let (mut facts, mut subqueries, mut full) = (Vec::new(), Vec::new(), Vec::new());
         let mut exposed = Exposed {
             rtes: left_exposed.rtes.iter().chain(&right_exposed.rtes).copied().collect(),

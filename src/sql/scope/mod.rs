@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Operand;
+use super::clock::Clock;
 use super::facts::{Fact, Family, Var, values_of};
 use super::tree::*;
 use crate::shard_map::Table;
@@ -154,6 +155,8 @@ pub struct VarInfo {
 
 pub struct Builder<'a> {
     meaning: &'a dyn Fn(&[Name]) -> Meaning,
+    /// Past its end everything is unknown.
+    pub clock: Clock,
     pub relations: Vec<Relation>,
     pub(super) rtes: Vec<Rte>,
     pub vars: Vec<VarInfo>,
@@ -168,9 +171,10 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(meaning: &'a dyn Fn(&[Name]) -> Meaning) -> Self {
+    pub fn new(meaning: &'a dyn Fn(&[Name]) -> Meaning, clock: Clock) -> Self {
         Self {
             meaning,
+            clock,
             relations: Vec::new(),
             rtes: Vec::new(),
             vars: Vec::new(),
@@ -209,6 +213,9 @@ impl<'a> Builder<'a> {
             outputs: Outputs::default(),
             inserts: Vec::new(),
         };
+        if self.clock.is_over() {
+            return node;
+        }
         self.with_list(q, &mut node);
         self.body(&q.body, Some(q), &mut node);
         for e in [&q.limit, &q.offset, &q.fetch].into_iter().flatten() {
@@ -427,7 +434,11 @@ impl<'a> Builder<'a> {
                 },
             }
         }
+        let compared = anchors.len() + partitions.len() + grouping.as_ref().map_or(0, Vec::len);
         for output in &mut outputs.columns {
+            if self.clock.spend(compared) {
+                break;
+            }
             let var = output.inner.as_ref().and_then(|v| v.first().copied());
             let pushable = var.is_some_and(|v| {
                 grouping.as_ref().is_none_or(|g| g.contains(&v))
@@ -457,6 +468,9 @@ impl<'a> Builder<'a> {
         }
         let mut vars = Vec::new();
         for e in &s.group_by {
+            if self.clock.spend(s.items.len()) {
+                break;
+            }
             let by_position = match e {
                 Expr::Number(n) => n.parse::<usize>().ok().and_then(|n| s.items.get(n.wrapping_sub(1))),
                 // An input column comes before an output name.
@@ -488,11 +502,21 @@ impl<'a> Builder<'a> {
         });
     }
 
+    /// `facts::values_of`, as long as there is time.
+    pub(super) fn values_of(&self, facts: &[Fact], var: Var) -> Option<Vec<Operand>> {
+        if self.clock.spend(facts.len()) {
+            return None;
+        }
+        let values = values_of(facts, var);
+        self.clock.spend(values.as_ref().map_or(0, Vec::len));
+        values
+    }
+
     fn output(&self, name: String, var: Option<Var>, known: &[Fact]) -> Output {
         Output {
             name,
             family: var.map_or(Family::Unsafe, |v| self.family(v)),
-            guaranteed: var.and_then(|v| values_of(known, v)),
+            guaranteed: var.and_then(|v| self.values_of(known, v)),
             inner: var.map(|v| vec![v]),
             is_anchor: false,
         }
@@ -516,6 +540,9 @@ impl<'a> Builder<'a> {
 
     /// Facts that every row of the tree satisfies.
     pub fn guaranteed(&self, node: &Node, out: &mut Vec<Fact>) {
+        if self.clock.spend(1) {
+            return;
+        }
         match node {
             Node::Relation(_) | Node::Opaque(_) => {}
             Node::Derived { rte, .. } | Node::Cte { rte, .. } => {
@@ -579,7 +606,8 @@ fn combine_outputs(op: SetOp, a: Outputs, b: Outputs) -> Outputs {
         };
         let guaranteed = match (op, a.guaranteed, b.guaranteed) {
             (SetOp::Union, Some(mut x), Some(y)) if alike => {
-                x.extend(y.into_iter().filter(|o| !x.contains(o)).collect::<Vec<_>>());
+                // As with a statement's operands: long lists may say a thing twice.
+                x.extend(y.into_iter().filter(|o| x.len() > 100 || !x.contains(o)).collect::<Vec<_>>());
                 Some(x)
             }
             (SetOp::Except | SetOp::Intersect, Some(x), _) => Some(x),
