@@ -1,11 +1,21 @@
-//! What the coordinator knows of roles: read at a login, remembered for a few seconds so that a flood of logins is no
-//! flood of questions; and how many sessions each role has here.
+//! What the coordinator knows of roles, asked at every login; and how many sessions each role has here.
+//!
+//! ```text
+//!   logins   a   b c   d e f ...
+//!   asked    [a]──>[b c]──>[d e f ...]      one question at a time, for all who came during the one before
+//! ```
+//!
+//! So a flood of logins is no flood of questions, a changed password counts at once, and a role that is there takes as long
+//! as one that is not: what was remembered would be told faster, and tell who has logged in lately.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use tokio::sync::oneshot;
 
 use crate::auth::RolePassword;
 use crate::catalog::Catalog;
@@ -33,7 +43,7 @@ impl Role {
 
 #[derive(Default)]
 pub struct Credentials {
-    known: DashMap<String, (Instant, Option<Arc<Role>>)>,
+    questions: Questions,
     sessions: Arc<Sessions>,
 }
 
@@ -55,30 +65,9 @@ struct Sessions {
 }
 
 impl Credentials {
-    /// The role as it was at most `REMEMBER` ago. Errors: 57P03 when the coordinator can't be asked.
+    /// The role as it is now. Errors: 57P03 when the coordinator can't be asked.
     pub async fn find(&self, catalog: &Catalog, name: &str) -> Result<Option<Arc<Role>>> {
-        if let Some(known) = self.known.get(name)
-            && known.0.elapsed() < REMEMBER
-        {
-            return Ok(known.1.clone());
-        }
-        let role = read(catalog, name).await?.map(Arc::new);
-        if self.known.len() >= KNOWN_MAX {
-            // Names that nobody has, made up by somebody who tries them.
-            self.known.clear();
-        }
-        self.known.insert(name.to_owned(), (Instant::now(), role.clone()));
-        Ok(role)
-    }
-
-    /// The next login asks the coordinator: this one failed, perhaps because the password was changed just now.
-    pub fn forget(&self, name: &str) {
-        self.known.remove(name);
-    }
-
-    /// Roles may have been changed.
-    pub fn forget_all(&self) {
-        self.known.clear();
+        self.questions.find(name, |names| read(catalog, names)).await
     }
 
     /// Counts a session of the role. Errors: 53300 when there are as many as there may be, of all roles or of this one.
@@ -125,32 +114,133 @@ fn too_many(message: String) -> PgError {
     PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
 }
 
-async fn read(catalog: &Catalog, name: &str) -> Result<Option<Role>> {
+type Roles = HashMap<String, Arc<Role>>;
+
+/// Names that are looked for, and who waits for the answer.
+#[derive(Default)]
+struct Questions {
+    waiting: Mutex<Vec<(String, oneshot::Sender<Answer>)>>,
+    asking: tokio::sync::Mutex<()>,
+}
+
+type Answer = Result<Option<Arc<Role>>>;
+
+impl Questions {
+    /// Asks for all who wait when it is its turn. Cancel safe: who loses the one that asked for him asks himself.
+    async fn find<F: Future<Output = Result<Roles>>>(&self, name: &str, ask: impl Fn(Vec<String>) -> F) -> Answer {
+        loop {
+            let (tell, mut told) = oneshot::channel();
+            self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((name.to_owned(), tell));
+            let turn = tokio::select! {
+                biased;
+                answer = &mut told => match answer {
+                    Ok(answer) => return answer,
+                    Err(_) => continue,
+                },
+                turn = self.asking.lock() => turn,
+            };
+            let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            let roles = ask(waiting.iter().map(|(name, _)| name.clone()).collect()).await;
+            for (name, tell) in waiting {
+                let role = roles.as_ref().map(|roles| roles.get(&name).cloned()).map_err(Clone::clone);
+                // Who has gone meanwhile is told nothing.
+                let _ = tell.send(role);
+            }
+            // Not before: the next one would ask for those who are answered.
+            drop(turn);
+            if let Ok(answer) = told.await {
+                return answer;
+            }
+        }
+    }
+}
+
+async fn read(catalog: &Catalog, names: Vec<String>) -> Result<Roles> {
     let unreadable =
         |why: String| PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot read the coordinator's roles").detail(why);
     let control = catalog.client(NodeId::COORDINATOR).await.map_err(|error| unreadable(error.to_string()))?;
-    let row = control.query_opt(ROLE, &[&name]).await.map_err(|error| unreadable(error.to_string()))?;
-    let Some(row) = row else { return Ok(None) };
-    let read = || -> std::result::Result<Role, tokio_postgres::Error> {
+    let rows = control.query(ROLES, &[&names]).await.map_err(|error| unreadable(error.to_string()))?;
+    let role = |row: tokio_postgres::Row| -> std::result::Result<(String, Arc<Role>), tokio_postgres::Error> {
         let password: Option<String> = row.try_get(3)?;
         let seconds_left: Option<f64> = row.try_get(4)?;
         let left = seconds_left.map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or(Duration::MAX));
-        Ok(Role {
+        let role = Role {
             may_log_in: row.try_get(0)?,
             is_superuser: row.try_get(1)?,
             connection_limit: row.try_get(2)?,
             password: password.as_deref().and_then(RolePassword::parse),
             expires: left.and_then(|left| Instant::now().checked_add(left)),
-        })
+        };
+        Ok((row.try_get(5)?, Arc::new(role)))
     };
-    read().map(Some).map_err(|error| unreadable(error.to_string()))
+    rows.into_iter().map(role).collect::<std::result::Result<_, _>>().map_err(|error| unreadable(error.to_string()))
 }
 
-const ROLE: &str = "
+const ROLES: &str = "
 SELECT rolcanlogin, rolsuper, rolconnlimit, rolpassword,
     CASE WHEN pg_catalog.isfinite(rolvaliduntil)
-        THEN extract(epoch FROM rolvaliduntil - pg_catalog.now())::pg_catalog.float8 END
-FROM pg_catalog.pg_authid WHERE rolname = $1";
+        THEN extract(epoch FROM rolvaliduntil - pg_catalog.now())::pg_catalog.float8 END, rolname::pg_catalog.text
+FROM pg_catalog.pg_authid WHERE rolname = ANY ($1::pg_catalog.text[])";
 
-const REMEMBER: Duration = Duration::from_secs(10);
-const KNOWN_MAX: usize = 10_000;
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn role() -> Arc<Role> {
+        Arc::new(Role { may_log_in: true, is_superuser: false, connection_limit: -1, password: None, expires: None })
+    }
+
+    /// T13: one question each, whether the role is there, was there a moment ago, or is not.
+    #[tokio::test]
+    async fn everybody_is_asked_for_and_together() {
+        let (questions, asked, gate) = (Questions::default(), RefCell::new(Vec::new()), Semaphore::new(1));
+        let ask = |mut names: Vec<String>| {
+            names.sort();
+            asked.borrow_mut().push(names);
+            async {
+                gate.acquire().await.expect("it stays open").forget();
+                Ok(HashMap::from([("app".to_owned(), role())]))
+            }
+        };
+        assert!(questions.find("app", ask).await.unwrap().is_some());
+        let names = ["app", "nobody", "app"];
+        let all = futures_util::future::join_all(names.map(|name| questions.find(name, ask)));
+        // The first asks alone, the others together when it has been answered.
+        let (all, ()) = tokio::join!(all, async { gate.add_permits(2) });
+        let found: Vec<bool> = all.into_iter().map(|role| role.unwrap().is_some()).collect();
+        assert_eq!(found, [true, false, true]);
+        assert_eq!(*asked.borrow(), [vec!["app"], vec!["app"], vec!["app", "nobody"]]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_goes_leaves_nobody_waiting() {
+        let (questions, asked) = (Questions::default(), RefCell::new(0));
+        let never = |_| std::future::pending::<Result<Roles>>();
+        let ask = |_| {
+            *asked.borrow_mut() += 1;
+            async { Ok(HashMap::from([("app".to_owned(), role())])) }
+        };
+        let goes = async {
+            let first = questions.find("first", never);
+            let _ = tokio::time::timeout(Duration::from_millis(20), first).await;
+        };
+        let ((), found) = tokio::join!(goes, questions.find("app", ask));
+        assert!(found.unwrap().is_some());
+        assert_eq!(*asked.borrow(), 1);
+    }
+
+    #[tokio::test]
+    async fn all_hear_of_a_coordinator_that_is_gone() {
+        let questions = Questions::default();
+        let gone = |_| async { Err::<Roles, _>(PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "gone")) };
+        let (one, other) = tokio::join!(questions.find("a", gone), questions.find("b", gone));
+        assert_eq!(
+            [one.unwrap_err().to_string(), other.unwrap_err().to_string()].map(|e| e.contains("gone")),
+            [true; 2]
+        );
+    }
+}

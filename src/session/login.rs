@@ -54,8 +54,7 @@ pub async fn authenticate(
         Method::Reject => unreachable!("refused with the rule"),
         Method::Md5 if has_md5(role.as_deref()) => by_md5(client, startup, role.as_deref()).await,
         Method::Md5 | Method::ScramSha256 => by_scram(shared, client, startup, role.as_deref(), handshake).await,
-    }
-    .inspect_err(|_| shared.credentials.forget(&startup.user))?;
+    }?;
     let Some(secret) = proved else { return Ok(None) };
     // What follows is about the role, which has proved itself; Postgres tells of it in the same order.
     answer::authentication_ok(client.out());

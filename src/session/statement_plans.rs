@@ -115,8 +115,6 @@ impl Session {
             self.txn().require_atomic().await?;
             let txn = self.transaction.as_mut().expect("there is one now");
             ddl::run_on_all_nodes(txn, plan).await?;
-            // A role may have another password now.
-            self.thread.shared.credentials.forget_all();
             let tag = txn.client_tag().to_owned();
             txn.announce_change().await?;
             answer::command_complete(&tag, self.client.out());
