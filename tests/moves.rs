@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use support::line::Line;
 use support::served::{Served, Stop, connect};
 use support::{psql, wait_until};
 
@@ -234,6 +235,42 @@ async fn a_proxy_that_slept_over_a_move_writes_to_the_new_place() {
         written.unwrap();
         let next = id + 1;
         sleeper.batch_execute(&format!("INSERT INTO ledger VALUES ({TENANT}, {next}, 0)")).await.unwrap();
+    }
+    assert!(stage.ids() == expected(100, &[(1, 7)]), "{:?}", stage.ids());
+    stage.expect_nothing_left("after moves");
+}
+
+/// C18: it hears nothing of moves, and can ask nobody, but its way to the workers is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_proxy_cut_off_from_the_catalog_writes_nothing_to_the_old_place() {
+    let mut stage = Stage::set_with(100, "hold_timeout = \"2s\"\n");
+    let line = Line::to(stage.served.coordinator_port);
+    stage.served.coordinator_port = line.port;
+    stage.served.start_proxy(1);
+    let client = connect(&stage.served.dsn(1)).await;
+    let insert = client.prepare("INSERT INTO ledger VALUES ($1, $2, 0)").await.unwrap();
+    client.execute(&insert, &[&TENANT, &1i64]).await.unwrap();
+    for id in [2i64, 4, 6] {
+        line.cut();
+        client.execute(&insert, &[&TENANT, &id]).await.expect("the map that is known is still right");
+        let (sql, dsn) = (stage.move_away(), stage.served.dsn(0));
+        tokio::task::spawn_blocking(move || psql(&dsn, &sql)).await.unwrap();
+        let next = id + 1;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&TENANT, &next];
+        let waiting = client.execute(&insert, &parameters);
+        if id == 2 {
+            let mended = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                line.mend();
+            };
+            tokio::join!(waiting, mended).0.unwrap();
+            continue;
+        }
+        // It waits for as long as for a move, and has done nothing then.
+        let error = waiting.await.expect_err("nobody says where the tenant is");
+        assert_eq!(error.code().map(|code| code.code()), Some("40001"), "{error:?}");
+        line.mend();
+        client.execute(&insert, &parameters).await.unwrap();
     }
     assert!(stage.ids() == expected(100, &[(1, 7)]), "{:?}", stage.ids());
     stage.expect_nothing_left("after moves");

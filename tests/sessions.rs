@@ -91,6 +91,87 @@ fn a_prepared_statement_means_the_tables_of_its_clients_search_path() {
     }
 }
 
+/// T42: the same text, when something else than the text has changed. Several rounds, so that all data threads
+/// remember both meanings.
+#[test]
+fn what_is_remembered_is_remembered_of_one_meaning() {
+    let cluster = Cluster::start(2);
+    let (here, there) = tenants(&cluster);
+    cluster.psql(&format!("INSERT INTO items VALUES ({here}, 7), ({there}, 8)"));
+    for role in ["reader", "stranger"] {
+        cluster.psql(&format!("CREATE ROLE {role} LOGIN"));
+    }
+    cluster.psql("GRANT SELECT ON items TO reader");
+    let connect = |parameters: &[(&str, &str)]| Client::connect(cluster.port(), parameters);
+    let both_ways = |client: &mut Client, sql: &str| {
+        let simple = client.query(sql);
+        client.query("DEALLOCATE ALL");
+        let prepared = client.run_prepared("s", sql, &[]);
+        assert_eq!(simple.replacen("T ", "", 1), prepared.replacen("1 2 ", "", 1).replacen("1 E", "E", 1), "{sql}");
+        simple
+    };
+    let read = format!("SELECT id FROM items WHERE tenant = {here}");
+    // Who asks.
+    for _ in 0..4 {
+        assert_eq!(both_ways(&mut connect(&[("user", "reader")]), &read), "T D(7) C(SELECT 1) Z(I)");
+        assert_eq!(both_ways(&mut connect(&[("user", "stranger")]), &read), "E(42501) Z(I)");
+    }
+    // The types that its parameters are said to have.
+    let by_parameter = "SELECT id FROM items WHERE tenant = $1";
+    let typed = |client: &mut Client, oid: u32| {
+        frontend::parse(b"", by_parameter, &[oid], &mut client.out);
+        client.bind_and_execute("", &[Some(&here)]);
+        frontend::sync(&mut client.out);
+        client.answer()
+    };
+    for _ in 0..4 {
+        let client = &mut connect(&[]);
+        assert_eq!(typed(client, 23), "1 2 D(7) C(SELECT 1) Z(I)", "int4");
+        assert_eq!(typed(client, 25).trim_start_matches("1 "), "E(42883) Z(I)", "text");
+        assert_eq!(typed(client, 20), "1 2 D(7) C(SELECT 1) Z(I)", "int8");
+    }
+    // What the session has set since.
+    let client = &mut connect(&[]);
+    cluster.psql("CREATE SCHEMA empty; CREATE TABLE empty.items (tenant int, id int)");
+    for _ in 0..2 {
+        assert_eq!(both_ways(client, &read), "T D(7) C(SELECT 1) Z(I)");
+        client.query("SET search_path = empty");
+        assert_eq!(both_ways(client, &read), "T C(SELECT 0) Z(I)");
+        client.query("RESET search_path");
+    }
+    // A transaction that has failed on one server, and a statement that belongs to another.
+    let read_there = format!("SELECT id FROM items WHERE tenant = {there}");
+    for _ in 0..2 {
+        client.query("BEGIN");
+        assert_eq!(client.query(&format!("INSERT INTO items VALUES ({here}, 7)")), "E(23505) Z(E)");
+        assert_eq!(client.query(&read_there), "E(25P02) Z(E)");
+        client.query("ROLLBACK");
+        assert_eq!(both_ways(client, &read_there), "T D(8) C(SELECT 1) Z(I)");
+    }
+    // What the name stands for: a local table, a distributed one, one that is distributed otherwise.
+    let count = "SELECT count(*) FROM later WHERE tenant = 1";
+    let clients = &mut [connect(&[]), connect(&[]), connect(&[]), connect(&[])];
+    let mut all_count = |answer: &str| {
+        for client in clients.iter_mut() {
+            assert_eq!(both_ways(client, count), answer);
+        }
+    };
+    all_count("E(42P01) Z(I)");
+    cluster
+        .psql("CREATE TABLE later (tenant int, other int); INSERT INTO later SELECT 1, i FROM generate_series(1, 9) i");
+    all_count("T D(9) C(SELECT 1) Z(I)");
+    cluster.psql("SELECT create_distributed_table('later', 'tenant')");
+    all_count("T D(9) C(SELECT 1) Z(I)");
+    cluster.psql("DROP TABLE later");
+    all_count("E(42P01) Z(I)");
+    cluster.psql("CREATE TABLE later (tenant int, other int)");
+    cluster.psql("SELECT create_distributed_table('later', 'other')");
+    cluster.psql("INSERT INTO later SELECT 1, i FROM generate_series(1, 8) i");
+    all_count("T D(8) C(SELECT 1) Z(I)");
+    cluster.psql("ALTER TABLE later RENAME TO former");
+    all_count("E(42P01) Z(I)");
+}
+
 #[test]
 fn a_failed_copy_is_over_when_its_error_has_been_told() {
     let cluster = Cluster::start(2);

@@ -248,7 +248,9 @@ impl Session {
             return Ok(false);
         }
         let catalog = &self.thread.shared.catalog;
-        if catalog.refresh().await?.version() == version {
+        // A coordinator that does not answer must not keep the client for longer than a move may.
+        let Ok(map) = tokio::time::timeout_at(deadline.into(), catalog.refresh()).await else { return Ok(false) };
+        if map?.version() == version {
             // Fenced, but not switched yet: the mover is between the two.
             let soon = Instant::now() + RETRY_PAUSE;
             catalog.changed_since(version, soon.min(deadline).into()).await;

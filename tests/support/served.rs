@@ -33,6 +33,8 @@ pub struct Served {
     config: &'static str,
     /// Environment variables of the proxies that are started from now on.
     pub environment: Vec<(&'static str, String)>,
+    /// Where proxies that are started from now on find the coordinator.
+    pub coordinator_port: u16,
 }
 
 impl Served {
@@ -53,6 +55,7 @@ impl Served {
         };
         let servers = DevCluster::start(settings).expect("servers start");
         let folder = tempfile::tempdir().expect("a folder");
+        let coordinator_port = ports.first + 1;
         let mut served = Self {
             ports,
             folder,
@@ -62,6 +65,7 @@ impl Served {
             threads,
             config,
             environment: Vec::new(),
+            coordinator_port,
         };
         served.start_proxy(0);
         for worker in 0..workers {
@@ -78,7 +82,7 @@ impl Served {
             self.proxy_port(number),
             self.threads,
             self.folder.path().join(format!("{number}.socket")).display(),
-            self.ports.first + 1,
+            self.coordinator_port,
             self.admin_port(number),
             self.config
         );
