@@ -64,3 +64,10 @@ pub fn delete_empty_colocation(id: ColocationId) -> String {
          DELETE FROM tenantry.colocation WHERE colocationid = {id} AND {empty}"
     )
 }
+
+/// Answers the oids of distributed tables with triggers of their users.
+pub fn with_triggers() -> &'static str {
+    "SELECT DISTINCT t.logicalrelid::pg_catalog.int8 FROM tenantry.distributed_table t \
+     JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.logicalrelid \
+     WHERE t.partmethod = 'h' AND NOT g.tgisinternal AND g.tgname <> 'tenantry_shell' ORDER BY 1"
+}

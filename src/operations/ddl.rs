@@ -12,6 +12,7 @@ use super::partitions;
 use super::schema_privileges;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
+use super::triggers;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::tables;
 use crate::error::{PgError, Result, SqlState};
@@ -122,6 +123,8 @@ pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) ->
     // Bodies were checked on the coordinator; tables that they name may be there only.
     each.insert_str(0, "SET LOCAL check_function_bodies TO off;\n");
     txn.query_each(workers.into_iter().map(|node| (node, each.clone())).collect()).await?;
+    // A trigger's function may be another one now.
+    triggers::check_all(txn).await?;
     sweep(txn).await
 }
 
@@ -306,10 +309,6 @@ async fn check_change(txn: &mut Transaction, before: &ShardMap, after: &ShardMap
             "moving a distributed or reference table to another schema is not supported yet",
         )
         .hint("Create a table in the other schema and INSERT ... SELECT into it."));
-    }
-    if definition.has_triggers {
-        let kind = if table.is_reference() { "reference" } else { "distributed" };
-        return Err(PgError::unsupported(format!("triggers are not supported on {kind} tables")));
     }
     match (&table.kind, &now.kind) {
         (TableKind::Distributed { column: old, .. }, TableKind::Distributed { column: new, .. }) => {

@@ -17,3 +17,4 @@ pub mod sizes;
 pub mod standbys;
 pub mod table_checks;
 pub mod table_definition;
+pub mod triggers;

@@ -3,6 +3,7 @@
 //! Texts and SQLSTATEs are those that Citus's users know.
 
 use super::table_definition::{ForeignKey, TableDefinition};
+use super::triggers;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ColocationId, ShardMap, TableKind, TableOid};
 
@@ -24,6 +25,7 @@ pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -
         check_keys(definition, column)?;
         check_views(definition)?;
     }
+    triggers::check(definition, intent)?;
     for key in &definition.foreign_keys {
         check_foreign_key(definition, key, map, intent)?;
     }
@@ -48,13 +50,6 @@ pub fn check_kind(definition: &TableDefinition) -> Result<()> {
                 format!("{} is not a regular, foreign or partitioned table", definition.name),
             ));
         }
-    }
-    if definition.has_triggers {
-        return Err(PgError::unsupported(format!(
-            "cannot distribute relation \"{}\" because it has triggers",
-            definition.name
-        ))
-        .hint(format!("Consider dropping all the triggers on \"{}\" and retry.", definition.name)));
     }
     if definition.inherits && !definition.is_partition && definition.kind != 'p' {
         return Err(

@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 
+use super::triggers::TriggerDefinition;
 use crate::catalog::quote::{identifier, qualified, shard_schema};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
@@ -26,7 +27,7 @@ pub struct TableDefinition {
     /// Is or has a parent.
     pub inherits: bool,
     pub has_rules: bool,
-    pub has_triggers: bool,
+    pub triggers: Vec<TriggerDefinition>,
     pub of_type: bool,
     /// Views and materialized views over it.
     pub views: Vec<String>,
@@ -107,7 +108,7 @@ pub struct Stages {
     /// Keys, indexes, replica identity, statistics objects.
     pub keys_and_indexes: String,
     pub foreign_keys: String,
-    /// Comments, row level security, owner, grants.
+    /// Triggers, comments, row level security, owner, grants.
     pub rest: String,
 }
 
@@ -223,7 +224,7 @@ impl TableDefinition {
             table: format!("{} ({}){};\n", own(&self.create_prefix), elements.join(", "), self.create_suffix),
             keys_and_indexes: script(keys.chain(&self.after_indexes).map(own)),
             foreign_keys: script(foreign_keys),
-            rest: script(self.rest.iter().map(own)),
+            rest: script(self.triggers.iter().flat_map(|trigger| &trigger.statements).chain(&self.rest).map(own)),
         })
     }
 }

@@ -90,15 +90,16 @@ pub(super) fn plan_table_statement(
             }
             Ok(ddl(text, DdlAction::Other, named.tables, named.splices))
         }
-        TableStatement::TriggerOrRule { what, table } => match resolve(ctx, &table) {
+        TableStatement::Trigger { name, table } => plan_trigger(text, &name, &table, ctx),
+        TableStatement::Rule { table } => match resolve(ctx, &table) {
             Some(table) if table.is_reference() => {
-                Err(PgError::unsupported(format!("{what}s are not supported on reference tables")))
+                Err(PgError::unsupported("rules are not supported on reference tables"))
             }
-            Some(_) => Err(PgError::unsupported(format!("{what}s are not supported on distributed tables"))
-                .hint("Put the work into the application, or into a generated column.")),
+            Some(_) => Err(PgError::unsupported("rules are not supported on distributed tables")
+                .hint("Put the work into the application, or into a trigger.")),
             None => match names_managed_table(text, cursor.all(), ctx) {
-                Some(other) if what == "rule" => Err(refuse_construct("a rule", &other)),
-                _ => Ok(changes_schema().into()),
+                Some(other) => Err(refuse_construct("a rule", &other)),
+                None => Ok(changes_schema().into()),
             },
         },
         TableStatement::AllTablesInSchema { schemas } => {
@@ -119,6 +120,26 @@ pub(super) fn plan_table_statement(
         }
     }
 }
+
+/// What the shell becomes is checked when it has run there.
+fn plan_trigger(text: &str, name: &str, table: &QualifiedName, ctx: &Context<'_>) -> Result<Plan, PgError> {
+    let Some(found) = resolve(ctx, table) else {
+        return Ok(Coordinator { changes_schema: true, ..coordinator(text) }.into());
+    };
+    if found.is_reference() {
+        return Err(PgError::unsupported("triggers are not supported on reference tables")
+            .hint("Put the work into the application, or into a generated column."));
+    }
+    if name == SHELL_TRIGGER {
+        return Err(PgError::unsupported(format!("the trigger name \"{SHELL_TRIGGER}\" is reserved"))
+            .detail("It keeps rows out of a distributed table's shell on the coordinator.")
+            .hint("Use another name."));
+    }
+    Ok(ddl(text, DdlAction::Other, vec![found.clone()], vec![splice_table(table, found)]))
+}
+
+/// Stands on every shell.
+const SHELL_TRIGGER: &str = "tenantry_shell";
 
 /// What names in a statement mean.
 struct Named {

@@ -23,6 +23,7 @@ pub mod statements;
 pub mod table_statement;
 pub mod transaction_statement;
 pub mod tree;
+pub mod trigger_body;
 
 pub use cursor::{Cursor, QualifiedName};
 pub use parse::Complexity;

@@ -52,9 +52,13 @@ pub enum TableStatement {
         /// The name of an object of its own that must stand in the table's schema (CREATE STATISTICS).
         object: Option<QualifiedName>,
     },
-    /// CREATE/ALTER/DROP TRIGGER or RULE.
-    TriggerOrRule {
-        what: &'static str,
+    /// CREATE/ALTER/DROP TRIGGER, COMMENT ON TRIGGER.
+    Trigger {
+        name: String,
+        table: QualifiedName,
+    },
+    /// CREATE/ALTER/DROP RULE.
+    Rule {
         table: QualifiedName,
     },
     /// GRANT/REVOKE ON ALL TABLES IN SCHEMA.
@@ -308,6 +312,7 @@ fn read_attached(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>
     c.take("constraint");
     let Some(what) = c.take_any(&["policy", "trigger", "rule"]) else { return Ok(None) };
     c.take_all(&["if", "exists"]);
+    let name = c.identifier()?;
     // CREATE RULE ... ON event TO table.
     let before_table = if what == "rule" && verb == "create" { "to" } else { "on" };
     if !c.seek(before_table) {
@@ -317,8 +322,8 @@ fn read_attached(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>
     let table = c.qualified_name()?;
     Ok(Some(match what {
         "policy" => TableStatement::OnTables { command: "POLICY", names: vec![table], object: None },
-        "trigger" => TableStatement::TriggerOrRule { what: "trigger", table },
-        _ => TableStatement::TriggerOrRule { what: "rule", table },
+        "trigger" => TableStatement::Trigger { name, table },
+        _ => TableStatement::Rule { table },
     }))
 }
 
@@ -393,8 +398,13 @@ fn read_schemas(mut c: Cursor<'_>) -> Result<TableStatement, PgError> {
 
 fn read_comment(mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError> {
     c.expect("on")?;
-    let name = match c.take_any(&["table", "column"]) {
+    let name = match c.take_any(&["table", "column", "trigger"]) {
         Some("table") => c.qualified_name()?,
+        Some("trigger") => {
+            let name = c.identifier()?;
+            c.expect("on")?;
+            return Ok(Some(TableStatement::Trigger { name, table: c.qualified_name()? }));
+        }
         Some(_) => {
             let parts = c.dotted_name()?;
             let [.., (name, token), _] = &parts[..] else { return Err(c.syntax_error()) };

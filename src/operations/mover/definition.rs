@@ -159,8 +159,12 @@ UNION ALL
     FROM pg_trigger g JOIN t ON t.oid = g.tgrelid WHERE NOT g.tgisinternal AND g.tgparentid = 0
 UNION ALL
     SELECT 'rest', 13, g.oid::bigint, format('ALTER TABLE %s %s TRIGGER %I', t.name,
-        CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname), NULL
-    FROM pg_trigger g JOIN t ON t.oid = g.tgrelid WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgenabled <> 'O'
+        CASE g.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END,
+        g.tgname), NULL
+    FROM pg_trigger g JOIN t ON t.oid = g.tgrelid
+    -- A partition's copy of its parent's trigger gets the parent's state by itself.
+    WHERE NOT g.tgisinternal
+        AND g.tgenabled <> coalesce((SELECT up.tgenabled FROM pg_trigger up WHERE up.oid = g.tgparentid), 'O')
 UNION ALL
     SELECT 'rest', 14, v.oid::bigint, format('CREATE VIEW %I.%I%s AS %s', s.nspname, v.relname,
         CASE WHEN v.reloptions IS NOT NULL THEN format(' WITH (%s)', array_to_string(v.reloptions, ', ')) ELSE '' END,
