@@ -253,6 +253,13 @@ fn deferred_checks_hold_at_the_commit(served: &Served) {
     assert_eq!(take_fires(served), 0);
     let mended = "BEGIN; UPDATE tasks SET n = 13; UPDATE tasks SET n = 14; COMMIT";
     assert!(psql_error(&served.dsn(0), mended).contains("n is 13"), "each version of a row is looked at");
+    let by_name =
+        format!("BEGIN; UPDATE tasks SET n = 2 WHERE tenant = {first}; SET CONSTRAINTS whole IMMEDIATE; COMMIT");
+    assert!(psql_error(&served.dsn(0), &by_name).contains("constraint \"whole\" does not exist"), "a limit");
+    let early = format!(
+        "BEGIN; SET CONSTRAINTS ALL IMMEDIATE; UPDATE tasks SET n = 13 WHERE tenant = {first}; SELECT 1; COMMIT"
+    );
+    assert!(psql_error(&served.dsn(0), &early).contains("n is 13"));
     let prepared = "SELECT count(*) FROM pg_prepared_xacts";
     assert!(wait_until(Duration::from_secs(30), || served.everywhere(prepared) == ["0", "0", "0"]));
 }
