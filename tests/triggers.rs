@@ -76,7 +76,7 @@ fn take_fires(served: &Served) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn triggers_stand_on_shards_and_fire_for_clients_only() {
-    let served = Served::start(2);
+    let served = Served::start_with(2, 2, "[moves]\nundo_window = \"1h\"\n");
     served.everywhere("CREATE TABLE fires (what text)");
     served.psql(FUNCTIONS);
     served.psql(TABLES);
@@ -162,7 +162,7 @@ async fn moves_fire_nothing(served: &Served) {
     let shard = |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('notes', {tenant})"));
     let touched = "SELECT sum(touched - n), count(*) FROM notes";
     let before = served.psql(touched);
-    for mode in ["auto", "block_writes"] {
+    for mode in ["block_writes", "auto"] {
         let shard = shard(1);
         let from = format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}");
         let from: u16 = served.psql(&from).parse().expect("a port");
@@ -172,6 +172,10 @@ async fn moves_fire_nothing(served: &Served) {
         under_writers(served, "notes", &[sql]).await;
         expect_shards_like_shells(served, mode);
     }
+    let last = "SELECT max(moveid) FROM tenantry.shard_move WHERE state = 'done'";
+    let undo = format!("SELECT tenantry_undo_move({})", psql(&served.coordinator_dsn(), last));
+    under_writers(served, "notes", &[undo]).await;
+    expect_shards_like_shells(served, "undone");
     let split = format!("SELECT tenantry_split_shard({}, 2)", shard(1));
     under_writers(served, "notes", &[split]).await;
     expect_shards_like_shells(served, "split");
@@ -319,6 +323,10 @@ fn what_cannot_be_is_refused(served: &Served) {
         assert!(error.contains("0A000") && error.contains(wanted), "{sql}: {error}");
     }
     assert_eq!(served.everywhere("SELECT count(*) FROM pg_trigger"), before, "nothing is left of all that");
+    // What stands is not looked at again because a local table has the name of one of its words.
+    served.psql("CREATE TABLE tg_op (id int)");
+    served.psql("CREATE FUNCTION another() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    served.psql("ALTER TABLE tasks ADD COLUMN more int");
     served.psql("CREATE TRIGGER a BEFORE UPDATE ON plain FOR EACH ROW EXECUTE FUNCTION moddatetime('updated_at')");
     let error = psql_error(&served.dsn(0), "SELECT create_reference_table('plain')");
     assert!(error.contains("triggers are not supported on reference tables"), "{error}");

@@ -50,7 +50,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     let intent = Intent::Distributed { column: &column.name, colocation };
     // Of a new group nobody is a member yet, and a foreign key to an older one is refused with the right words.
     for member in family.definitions() {
-        table_checks::check(member, &map, intent)?;
+        table_checks::check_new(member, &map, intent)?;
     }
 
     let groups = if is_new {

@@ -108,7 +108,10 @@ pub(super) async fn keep_moves_out(txn: &mut Transaction, colocations: &BTreeSet
 pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) -> Result<()> {
     txn.require_atomic().await?;
     let text = statement.query.render(None);
-    let sets_password = text.to_ascii_lowercase().contains("password");
+    let lower = text.to_ascii_lowercase();
+    let sets_password = lower.contains("password");
+    // It may be a trigger's function.
+    let before = if lower.contains("function") { Some(triggers::all_standing(txn).await?) } else { None };
     txn.query_for_client(&text).await?;
     let mut each = text;
     if sets_password {
@@ -123,8 +126,9 @@ pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) ->
     // Bodies were checked on the coordinator; tables that they name may be there only.
     each.insert_str(0, "SET LOCAL check_function_bodies TO off;\n");
     txn.query_each(workers.into_iter().map(|node| (node, each.clone())).collect()).await?;
-    // A trigger's function may be another one now.
-    triggers::check_all(txn).await?;
+    if let Some(before) = before {
+        triggers::check_changed(txn, &before).await?;
+    }
     sweep(txn).await
 }
 
@@ -252,6 +256,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         _ => &ddl.tables[..],
     };
     refuse_mixed(changed)?;
+    let triggers_before = triggers::standing(txn, changed).await?;
     txn.query_for_client(ddl.query.text()).await?;
     if let Err(error) = txn.reload_map().await {
         // The distribution column is gone: the catalog no longer fits its table.
@@ -261,6 +266,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     for table in &ddl.tables {
         check_change(txn, &before, &after, table).await?;
     }
+    triggers::check_changed(txn, &triggers_before).await?;
     if ddl.action == DdlAction::AlterTable {
         for table in changed {
             keep_guard_on(txn, table).await?;

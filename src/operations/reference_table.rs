@@ -19,7 +19,7 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
     let definition = family.root();
     let map = txn.map();
     refuse_distributed(&map, definition)?;
-    table_checks::check(definition, &map, Intent::Reference)?;
+    table_checks::check_new(definition, &map, Intent::Reference)?;
     if map.active_workers().next().is_none() {
         return Err(PgError::new(
             SqlState::INVALID_PARAMETER_VALUE,

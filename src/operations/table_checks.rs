@@ -14,7 +14,13 @@ pub enum Intent<'a> {
     Reference,
 }
 
-/// Everything that a shard or a copy could not have.
+/// Everything that a table could not have as a distributed or a reference table.
+pub fn check_new(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -> Result<()> {
+    check(definition, map, intent)?;
+    triggers::check(definition, intent)
+}
+
+/// As `check_new`, of what may have changed in a table that is one already; but for its triggers.
 pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -> Result<()> {
     check_kind(definition)?;
     if intent == Intent::Reference {
@@ -25,7 +31,6 @@ pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -
         check_keys(definition, column)?;
         check_views(definition)?;
     }
-    triggers::check(definition, intent)?;
     for key in &definition.foreign_keys {
         check_foreign_key(definition, key, map, intent)?;
     }

@@ -3,6 +3,8 @@
 //! A trigger runs on the worker that has the row. Its function must be content with the row: other tables are not there,
 //! and a row whose distribution column it changed would stand where nobody looks for it.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::table_checks::Intent;
@@ -10,7 +12,7 @@ use super::table_definition::TableDefinition;
 use crate::catalog::tables;
 use crate::error::{PgError, Result};
 use crate::executor::Transaction;
-use crate::shard_map::{NodeId, TableOid};
+use crate::shard_map::{NodeId, Table, TableOid};
 use crate::sql::trigger_body::TriggerBody;
 
 /// As `tenantry.table_triggers` prints it.
@@ -47,20 +49,46 @@ pub fn check(definition: &TableDefinition, intent: Intent<'_>) -> Result<()> {
     })
 }
 
-/// Looks again at the triggers of all distributed tables, after a statement that may have changed a function.
-pub async fn check_all(txn: &mut Transaction) -> Result<()> {
+/// The triggers of some distributed tables at one time.
+pub struct Standing(Vec<(Arc<Table>, Vec<TriggerDefinition>)>);
+
+/// Of the distributed ones among these tables, as the transaction sees them.
+pub async fn standing(txn: &mut Transaction, tables: &[Arc<Table>]) -> Result<Standing> {
+    let mut standing = Vec::new();
+    for table in tables.iter().filter(|table| !table.is_reference()) {
+        standing.push((table.clone(), TableDefinition::read(txn, table.oid).await?.triggers));
+    }
+    Ok(Standing(standing))
+}
+
+/// Of all distributed tables that have any.
+pub async fn all_standing(txn: &mut Transaction) -> Result<Standing> {
     let rows = txn.query(NodeId::COORDINATOR, tables::with_triggers()).await?;
+    let oids = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok());
     let map = txn.map();
-    for oid in rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()) {
-        let Some(table) = map.table_by_oid(TableOid(oid)) else { continue };
-        let Some(column) = table.distribution_column() else { continue };
-        let definition = TableDefinition::read(txn, table.oid).await?;
-        check(&definition, Intent::Distributed { column: &column.name, colocation: table.colocation })?;
+    let tables: Vec<_> = oids.filter_map(|oid| map.table_by_oid(TableOid(oid)).cloned()).collect();
+    standing(txn, &tables).await
+}
+
+/// Checks what a statement has made of triggers: those that are as they were are left in peace, even if a local table
+/// has got the name of a word in them meanwhile.
+pub async fn check_changed(txn: &mut Transaction, before: &Standing) -> Result<()> {
+    let map = txn.map();
+    for (table, old) in &before.0 {
+        let Some(now) = map.table_by_oid(table.oid) else { continue };
+        let Some(column) = now.distribution_column() else { continue };
+        let mut definition = TableDefinition::read(txn, table.oid).await?;
+        definition.triggers.retain(|trigger| !old.iter().any(|old| old.is_the_same(trigger)));
+        check(&definition, Intent::Distributed { column: &column.name, colocation: now.colocation })?;
     }
     Ok(())
 }
 
 impl TriggerDefinition {
+    fn is_the_same(&self, other: &Self) -> bool {
+        (self.state, &self.statements, &self.body) == (other.state, &other.statements, &other.body)
+    }
+
     fn check(&self, table: &str, column: &str) -> Result<()> {
         let refuse = |detail: &str, hint: &str| {
             Err(PgError::unsupported(format!(

@@ -83,7 +83,7 @@ pub async fn create_distributed_table_concurrently(
     let map = environment.catalog.refresh().await?;
     let definition = read(&catalog, request.table).await?.0;
     let column = check(&catalog, &definition, &map, &request).await?.clone();
-    table_checks::check(&definition, &map, Intent::Distributed { column: &column.name, colocation })?;
+    table_checks::check_new(&definition, &map, Intent::Distributed { column: &column.name, colocation })?;
     let groups = match map.colocation(colocation) {
         Some(colocation) => colocation.shard_groups.clone(),
         None => {
