@@ -123,6 +123,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let shares =
         jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), (instance, endpoints));
     tokio::spawn(shares);
+    tokio::spawn(jobs::lend_values(catalog.clone(), nodes.clone()));
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(jobs::publish_loads(catalog.clone(), loads, stop.clone()));
     control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));

@@ -10,6 +10,7 @@
 //! Invariant: a connection whose protocol position is not exactly known is closed without another byte, never reused.
 
 pub mod cancel;
+mod demands;
 mod describe;
 mod figures;
 mod guard;
@@ -27,6 +28,7 @@ pub mod replication;
 mod server;
 mod settings;
 
+pub use demands::{Demand, Demands};
 pub use describe::Description;
 pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;

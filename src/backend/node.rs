@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
+use super::demands::Demands;
 use super::hosts::{Hosts, Purpose};
 use super::link::Link;
 use super::login::ServerAddress;
@@ -35,16 +36,23 @@ pub struct Nodes {
     bells: Mutex<Vec<Weak<Notify>>>,
     /// Rings when a standby was found to have taken a primary's place.
     promoted: Notify,
+    demands: Arc<Demands>,
 }
 
 impl Nodes {
     /// The settings may change at any time.
     pub fn new(settings: Arc<ArcSwap<PoolSettings>>) -> Arc<Self> {
-        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default(), promoted: Notify::new() })
+        let promoted = Notify::new();
+        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default(), promoted, demands: Arc::default() })
     }
 
     pub fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
         &self.settings
+    }
+
+    /// What servers ask for beside what they answer.
+    pub fn demands(&self) -> &Arc<Demands> {
+        &self.demands
     }
 
     pub(super) fn node(self: &Arc<Self>, address: &ServerAddress, purpose: Purpose) -> Arc<Node> {

@@ -261,6 +261,7 @@ impl Pool {
                     self.node.found_primary(&host);
                     let settings = self.nodes.settings().load();
                     server.tally = self.tally.clone();
+                    server.report_demands(self.nodes.demands().clone(), self.node.address.clone());
                     server.watch_peer(settings.dead_peer_after);
                     server.prepared = Prepared::new(settings.prepared_statements);
                     place.logged_in(server.link().clone());

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use tokio::io::AsyncReadExt;
 
 use super::cancel::CancelTarget;
+use super::demands::{Demand, Demands, wanted_sequence, wanted_sequences};
 use super::leftovers::Leftovers;
 use super::link::Link;
 use super::login::ServerAddress;
@@ -70,6 +71,8 @@ pub struct Server {
     link: Arc<Link>,
     /// Its pool's.
     pub(super) tally: Arc<PoolTally>,
+    /// Where it is said what the node asks for, and the node.
+    demands: Option<(Arc<Demands>, ServerAddress)>,
     /// When the first bytes left of what has not been answered to the end.
     asked: Option<Instant>,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
@@ -98,9 +101,15 @@ impl Server {
             cancel_target: None,
             link: Arc::new(Link::default()),
             tally: Arc::default(),
+            demands: None,
             asked: None,
             knows_user_types: false,
         }
+    }
+
+    /// From here on what the node asks for is noted there.
+    pub(super) fn report_demands(&mut self, demands: Arc<Demands>, node: ServerAddress) {
+        self.demands = Some((demands, node));
     }
 
     /// Was it in recovery when we logged in? Then it takes no writes.
@@ -358,6 +367,12 @@ impl Server {
             Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
             Verdict::Last(due) if due == EVICTION => self.prepared.confirm(),
             Verdict::Async if tag == b'S' => self.note_parameter(payload),
+            Verdict::Async if tag == b'N' => {
+                if let (Some(sequence), Some(demands)) = (wanted_sequence(payload), &self.demands) {
+                    note_demand(demands, sequence);
+                    return Ok(Verdict::Demand);
+                }
+            }
             Verdict::Error(due) => {
                 if due.reply != Reply::Query {
                     self.prepared.forget_unconfirmed();
@@ -383,7 +398,16 @@ impl Server {
         }
         self.asked.get_or_insert_with(Instant::now);
         let (queued, had) = (self.write.len(), self.read.len());
-        let sent = unless_lost(&self.link, self.stream.send_all(&mut self.write, &mut self.read)).await;
+        let mut looked = 0;
+        let sending = std::future::poll_fn(|context| {
+            let sent = self.stream.poll_send_all(&mut self.write, &mut self.read, context);
+            // It may take no more before it has what it asks for in there.
+            if let (Poll::Pending, Some(demands)) = (&sent, &self.demands) {
+                wanted_sequences(&self.read, &mut looked).into_iter().for_each(|wanted| note_demand(demands, wanted));
+            }
+            sent
+        });
+        let sent = unless_lost(&self.link, sending).await;
         match sent {
             Some(Ok(())) => {
                 self.broken = false;
@@ -528,7 +552,7 @@ impl Server {
     /// Judges the frame at the start of what was received; `len` bytes of it are there.
     pub fn judge_received(&mut self, tag: u8, len: usize) -> Result<Verdict> {
         // Most frames are judged by their tag alone; only these few are opened.
-        if !matches!(tag, b'S' | b'Z' | b'E') {
+        if !matches!(tag, b'S' | b'Z' | b'E' | b'N') {
             return self.judge(tag, &[]);
         }
         // Put aside, because judging changes everything but the bytes judged.
@@ -572,17 +596,19 @@ impl Server {
     ///
     /// Errors: what the server says when it ends the connection; 08006 for a frame that does not belong here.
     pub fn take_unasked(&mut self) -> Result<Option<Frame>> {
-        let Some(header) = self.received_header()? else { return Ok(None) };
-        if self.read.len() < header.len {
-            return Ok(None);
+        while let Some(header) = self.received_header()?
+            && self.read.len() >= header.len
+        {
+            let frame = Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() };
+            if frame.tag == b'E' {
+                self.broken = true;
+                return Err(PgError::from_body(frame.payload()));
+            }
+            if self.judge(frame.tag, frame.payload())? != Verdict::Demand {
+                return Ok(Some(frame));
+            }
         }
-        let frame = Frame { tag: header.tag, bytes: self.read.split_to(header.len).freeze() };
-        if frame.tag == b'E' {
-            self.broken = true;
-            return Err(PgError::from_body(frame.payload()));
-        }
-        self.judge(frame.tag, frame.payload())?;
-        Ok(Some(frame))
+        Ok(None)
     }
 
     /// Runs SQL in the simple protocol and returns the rows of its last result, as text.
@@ -639,6 +665,10 @@ impl Server {
         }
         error.map_or(Ok(result), Err)
     }
+}
+
+fn note_demand((demands, node): &(Arc<Demands>, ServerAddress), sequence: u32) {
+    demands.note(Demand { node: node.clone(), sequence });
 }
 
 /// CloseComplete that no client asked for: a statement made room for another.

@@ -38,6 +38,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (170, "cancel_requests", include_str!("schema/170_cancel_requests.sql")),
     (180, "task_transfer_mode", include_str!("schema/180_task_transfer_mode.sql")),
     (190, "partitions", include_str!("schema/190_partitions.sql")),
+    (200, "sequences", include_str!("schema/200_sequences.sql")),
     (205, "triggers", include_str!("schema/205_triggers.sql")),
 ];
 

@@ -138,6 +138,7 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
                     }
                     continue;
                 }
+                Verdict::Demand => false,
                 Verdict::OutOfStep => unreachable!("judge turns it into an error"),
             };
             let forward = forward && relayed.retry.is_none();

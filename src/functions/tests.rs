@@ -299,7 +299,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         (
             "ALTER TABLE t ADD COLUMN s serial",
             "0A000",
-            "columns that draw their values from a sequence are not supported on distributed tables yet",
+            "cannot add a serial, identity or nextval default to a table that is already distributed",
         ),
         ("ALTER TABLE t ADD COLUMN n int", "42701", "column \"n\" of relation \"t\" already exists"),
     ] {
@@ -371,7 +371,7 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
     cluster
         .sql(
             "CREATE TABLE plain (k int, j json, v text, g int GENERATED ALWAYS AS (1) STORED, m money, e bytea);
-             CREATE TABLE keyed (k int, id int PRIMARY KEY); CREATE TABLE serials (id bigserial, k int);
+             CREATE TABLE keyed (k int, id int PRIMARY KEY); CREATE TABLE serials (id bigint DEFAULT nextval('any'::text), k int);
              CREATE TABLE parts (k int) PARTITION BY HASH (k);
              CREATE TABLE part PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0); CREATE VIEW sight AS SELECT 1 AS k;
              CREATE TABLE nulls (k int); INSERT INTO nulls VALUES (NULL);
@@ -416,7 +416,7 @@ async fn what_cannot_be_distributed_is_refused_in_the_words_that_users_know() {
         (
             "'serials', 'k'",
             "0A000",
-            "columns that draw their values from a sequence are not supported on distributed tables yet",
+            "a default that draws from several sequences, or from a computed one, is not supported on distributed tables",
         ),
         ("'part', 'k'", "0A000", "cannot distribute relation: part"),
         ("'sight', 'k'", "42809", "sight is not a regular, foreign or partitioned table"),

@@ -5,12 +5,14 @@
 mod loads;
 mod primaries;
 mod rebalances;
+mod sequences;
 mod shares;
 mod two_phase_recovery;
 mod ways_back;
 
 pub use loads::publish_loads;
 pub use primaries::follow as follow_primaries;
+pub use sequences::lend_values;
 pub use shares::share_connections;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::ddl::keep_moves_out;
 use super::partitions::{Family, refuse_partition_alone, register};
+use super::sequences;
 use super::table_checks::{self, Intent};
 use super::table_definition::{ColumnDefinition, TableDefinition};
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
@@ -70,6 +71,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         };
         register(txn, member, &column.name, colocation, &ids, &group_ids).await?;
     }
+    sequences::prepare(txn, family.definitions()).await?;
     let schema_exists = map.tables_of(colocation).iter().any(|t| t.schema == definition.schema);
     let map = txn.reload_map().await?;
     let table = map.table_by_oid(request.table).cloned().ok_or_else(|| {

@@ -13,6 +13,7 @@ use super::schema_privileges;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
+use crate::backend::Row;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::tables;
 use crate::error::{PgError, Result, SqlState};
@@ -257,12 +258,20 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     };
     refuse_mixed(changed)?;
     let triggers_before = triggers::standing(txn, changed).await?;
+    let drawn_before = drawn_sequences(txn, changed).await?;
     txn.query_for_client(ddl.query.text()).await?;
     if let Err(error) = txn.reload_map().await {
         // The distribution column is gone: the catalog no longer fits its table.
         return Err(if error.code() == SqlState::DATA_CORRUPTED { touches_partition_column() } else { error });
     }
     let after = txn.map();
+    if drawn_sequences(txn, changed).await?.iter().any(|drawn| !drawn_before.contains(drawn)) {
+        return Err(PgError::unsupported(
+            "cannot add a serial, identity or nextval default to a table that is already distributed",
+        )
+        .detail("Its shards would each count for themselves.")
+        .hint("Define the column before create_distributed_table, or let the application give the values."));
+    }
     for table in &ddl.tables {
         check_change(txn, &before, &after, table).await?;
     }
@@ -273,6 +282,17 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         }
     }
     send_to_shards(txn, &after, changed, &ddl.query).await
+}
+
+/// Which columns of the tables draw from which sequences.
+async fn drawn_sequences(txn: &mut Transaction, tables: &[Arc<Table>]) -> Result<Vec<Row>> {
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+    let sql = format!(
+        "SELECT t.oid, d.attnum, d.sequence FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) t (oid), \
+         tenantry.drawn_sequences(t.oid) d",
+        oids.join(",")
+    );
+    txn.query(NodeId::COORDINATOR, &sql).await
 }
 
 /// The partitioned table that a statement about a partition is for.

@@ -13,6 +13,7 @@ pub mod partitions;
 pub mod rebalance;
 pub mod reference_table;
 mod schema_privileges;
+pub mod sequences;
 pub mod sizes;
 pub mod standbys;
 pub mod table_checks;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::create_distributed_table::number;
 use super::node_check::check_server;
 use super::node_objects;
+use super::sequences;
 use crate::catalog::nodes::{self, NewNode};
 use crate::catalog::{Address, Catalog, connect, pg_error};
 use crate::error::{PgError, Result, SqlState};
@@ -180,7 +181,8 @@ pub(super) async fn prepare_server(
     for reference in &references {
         target.batch_execute(&reference.foreign_keys).await.map_err(pg_error)?;
     }
-    target.commit().await.map_err(pg_error)
+    target.commit().await.map_err(pg_error)?;
+    sequences::prepare_server(&coordinator, &mut worker).await
 }
 
 const HOST_BYTES_MAX: usize = 255;

@@ -10,6 +10,7 @@
 use serde::Deserialize;
 
 use super::create_distributed_table::{Request, create_distributed_table, next_ids, number, seal_shell};
+use super::sequences;
 use super::table_checks::{self, Intent};
 use super::table_definition::{Stages, TableDefinition};
 use crate::catalog::quote::{identifier, literal, qualified};
@@ -128,6 +129,7 @@ pub async fn adopt(txn: &mut Transaction, table: &Table) -> Result<usize> {
     };
     let family = Family::read(txn, table.oid).await?;
     let new: Vec<_> = family.definitions().filter(|d| map.table_by_oid(d.oid()).is_none()).collect();
+    sequences::prepare(txn, new.iter().copied()).await?;
     for definition in &new {
         check_schema(definition, &table.schema)?;
         let intent = Intent::Distributed { column: &column.name, colocation: table.colocation };

@@ -82,11 +82,19 @@ pub fn refuse_partitioned(definition: &TableDefinition, what: &str) -> Result<()
 }
 
 fn check_numbers(definition: &TableDefinition, intent: Intent<'_>) -> Result<()> {
-    let Some(column) = definition.columns.iter().find(|c| c.draws_numbers) else { return Ok(()) };
-    let kind = if intent == Intent::Reference { "reference" } else { "distributed" };
-    Err(PgError::unsupported(format!("columns that draw their values from a sequence are not supported on {kind} tables yet"))
-        .detail(format!("Column \"{}\" of {} is serial, an identity, or calls nextval() in its default.", column.name, definition.printed))
-        .hint("Drop the default or the identity and assign ids in the application, or use a uuid column with DEFAULT gen_random_uuid()."))
+    let mut drawing = definition.columns.iter().filter(|column| column.draws_numbers);
+    if intent == Intent::Reference {
+        let Some(column) = drawing.next() else { return Ok(()) };
+        return Err(PgError::unsupported("columns that draw their values from a sequence are not supported on reference tables yet")
+            .detail(format!("Column \"{}\" of {} is serial, an identity, or calls nextval() in its default.", column.name, definition.printed))
+            .hint("Drop the default or the identity and assign ids in the application, or use a uuid column with DEFAULT gen_random_uuid()."));
+    }
+    let Some(column) = drawing.find(|column| column.sequence.is_none()) else { return Ok(()) };
+    Err(PgError::unsupported(
+        "a default that draws from several sequences, or from a computed one, is not supported on distributed tables",
+    )
+    .detail(format!("It is that of column \"{}\" of {}.", column.name, definition.printed))
+    .hint("Name one sequence: DEFAULT nextval('sequence')."))
 }
 
 fn check_keys(definition: &TableDefinition, column: &str) -> Result<()> {

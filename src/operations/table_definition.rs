@@ -64,7 +64,19 @@ pub struct ColumnDefinition {
     pub is_generated: bool,
     /// Identity, serial, or any default that calls nextval.
     pub draws_numbers: bool,
+    /// Where it draws them from, if shards can do that too; `definition` is theirs then.
+    pub sequence: Option<Sequence>,
     definition: String,
+}
+
+/// A sequence of the coordinator that a column draws from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Sequence {
+    pub oid: u32,
+    /// As messages print it.
+    pub name: String,
+    /// INCREMENT BY.
+    pub step: i64,
 }
 
 /// PRIMARY KEY, UNIQUE or EXCLUDE.

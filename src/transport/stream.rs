@@ -32,12 +32,8 @@ impl Stream {
 
     /// Sends all of `out`, receiving into `received` meanwhile: a peer that cannot get rid of what it says takes nothing.
     ///
-    /// Not cancel safe: how much has left is then unknown. Errors: `UnexpectedEof` when the peer has closed.
-    pub async fn send_all(&mut self, out: &mut BytesMut, received: &mut BytesMut) -> io::Result<()> {
-        std::future::poll_fn(|context| self.poll_send_all(out, received, context)).await
-    }
-
-    fn poll_send_all(
+    /// Given up before it is ready, how much has left is unknown. Errors: `UnexpectedEof` when the peer has closed.
+    pub fn poll_send_all(
         &mut self,
         out: &mut BytesMut,
         received: &mut BytesMut,

@@ -56,6 +56,8 @@ pub enum Verdict {
     Ready(Due),
     /// Notice, parameter or notification: may come at any time.
     Async,
+    /// A notice for the proxy, not for clients. Of `Server::judge`, which reads it.
+    Demand,
     /// Not expected here.
     OutOfStep,
 }

@@ -35,6 +35,7 @@ use crate::operations::create_distributed_table::{
     Request, check_request, check_same_key, check_schema_name, colocation_partner, deal_out, distribution_column,
     refuse_distributed, refuse_without_workers, wanted_shard_count,
 };
+use crate::operations::sequences;
 use crate::operations::table_checks::{self, Intent};
 use crate::operations::table_definition::{ColumnDefinition, TableDefinition};
 use crate::shard_map::{ColocationGroup, ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, TableOid};
@@ -205,6 +206,7 @@ pub async fn run(
     let settings = &environment.settings;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
+    sequences::prepare_committed(&environment.catalog, &read(&source, table.oid).await?.0).await?;
     snapshot::check_source(&source).await?;
     let map = environment.catalog.map();
     let routes = routes(&read(&source, table.oid).await?.0, &table, mv, &map)?;

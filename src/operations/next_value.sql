@@ -1,0 +1,86 @@
+-- What a worker needs to draw from the sequences of the coordinator. Runs again whenever more of one is lent.
+--
+-- The state is kept in sequences of the worker, because every snapshot sees them as they are and no rollback changes
+-- them. Of the coordinator's sequence <oid>, tenantry.lent_<oid>_...
+--     counter   how many draws there were
+--     filled    how many blocks of 256 draws have been lent; block b is that of draws b * 256 + 1 to (b + 1) * 256
+--     0 .. 7    the first value of block b, in slot b % 8; -9223372036854775807: the sequence had no more
+--     step      from one value to the next
+--     alarm     from this draw on more should be lent
+CREATE SCHEMA IF NOT EXISTS tenantry;
+GRANT USAGE ON SCHEMA tenantry TO PUBLIC;
+
+CREATE OR REPLACE FUNCTION tenantry.next_value(sequence pg_catalog.oid) RETURNS pg_catalog.int8
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    prefix text := 'tenantry.lent_' || sequence || '_';
+    counter regclass := to_regclass(prefix || 'counter');
+    draw int8;
+    block int8;
+    first int8;
+    step int8;
+    began timestamptz;
+    asked timestamptz;
+BEGIN
+    IF counter IS NULL THEN
+        RAISE INFO 'values of a sequence are wanted' USING ERRCODE = 'TN001', DETAIL = sequence::text;
+        RAISE 'no values of sequence % have been lent to this node yet', sequence
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Retry the statement.';
+    END IF;
+    LOOP
+        draw := nextval(counter);
+        block := (draw - 1) / 256;
+        WHILE coalesce(pg_sequence_last_value((prefix || 'filled')::regclass), 0) <= block LOOP
+            began := coalesce(began, clock_timestamp());
+            IF asked IS NULL OR clock_timestamp() > asked + interval '1 second' THEN
+                asked := clock_timestamp();
+                RAISE INFO 'values of a sequence are wanted' USING ERRCODE = 'TN001', DETAIL = sequence::text;
+            END IF;
+            IF clock_timestamp() > began + interval '30 seconds' THEN
+                RAISE 'no more values of sequence "%" were lent to this node in time', obj_description(counter, 'pg_class')
+                    USING ERRCODE = 'object_not_in_prerequisite_state',
+                    HINT = 'Can the proxies reach the coordinator? A sequence that the same transaction has created can lend more only once it is committed.';
+            END IF;
+            PERFORM pg_sleep(CASE WHEN clock_timestamp() < began + interval '1 second' THEN 0.001 ELSE 0.05 END);
+        END LOOP;
+        first := pg_sequence_last_value((prefix || block % 8)::regclass);
+        step := pg_sequence_last_value((prefix || 'step')::regclass);
+        -- Slots are overwritten, and the counter is set, only where draws are at least two blocks further on. So if the
+        -- counter is not there yet, what has just been read was this block's, however long the reading took.
+        IF (pg_sequence_last_value(counter) - 1) / 256 <= block + 1 THEN
+            IF first = -9223372036854775807 THEN
+                RAISE 'nextval: reached % value of sequence "%"', CASE WHEN step > 0 THEN 'maximum' ELSE 'minimum' END,
+                    obj_description(counter, 'pg_class') USING ERRCODE = 'sequence_generator_limit_exceeded';
+            END IF;
+            IF draw % 32 = 0 AND draw >= pg_sequence_last_value((prefix || 'alarm')::regclass) THEN
+                RAISE INFO 'values of a sequence are wanted' USING ERRCODE = 'TN001', DETAIL = sequence::text;
+            END IF;
+            RETURN first + (draw - 1 - block * 256) * step;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Makes the state of one sequence, as if nothing had been lent.
+CREATE OR REPLACE FUNCTION tenantry.prepare_lending(sequence pg_catalog.oid, name pg_catalog.text) RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    part text;
+BEGIN
+    FOREACH part IN ARRAY ARRAY['counter', 'filled', 'step', 'alarm', '0', '1', '2', '3', '4', '5', '6', '7'] LOOP
+        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS tenantry.lent_%s_%s MINVALUE -9223372036854775807 START 1', sequence, part);
+    END LOOP;
+    EXECUTE format('COMMENT ON SEQUENCE tenantry.lent_%s_counter IS %L', sequence, name);
+END $$;
+
+-- What has been lent is not drawn any more. Far ahead, so that draws meanwhile, and draws of those who wait, do not
+-- reach the place.
+CREATE OR REPLACE FUNCTION tenantry.discard_lent(sequence pg_catalog.oid) RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    counter regclass := format('tenantry.lent_%s_counter', sequence);
+    filled regclass := format('tenantry.lent_%s_filled', sequence);
+    place int8 := 1000000 + greatest(coalesce(pg_sequence_last_value(counter), 0) / 256, pg_sequence_last_value(filled));
+BEGIN
+    PERFORM setval(counter, place * 256);
+    PERFORM setval(filled, place);
+END $$;

@@ -1,0 +1,290 @@
+//! Serial and identity columns of shards: their servers are lent values of the coordinator's sequence, in blocks.
+//!
+//! ```text
+//!   coordinator: nextval('orders_id_seq') x 256 ──lend──> worker: tenantry.lent_<oid>_0 .. _7   the blocks' first values
+//!                                                                 tenantry.next_value(<oid>)    DEFAULT of the shards
+//! ```
+//!
+//! Blocks belong to a server, not to a shard: one that has moved draws from those of its new server, and nothing has to
+//! move with it. How a draw is safe against everything that goes on meanwhile is told in `next_value.sql`.
+
+use tokio_postgres::Client;
+
+use super::table_definition::{Sequence, TableDefinition};
+use crate::catalog::quote::literal;
+use crate::catalog::{Address, Catalog, checkout, connect, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
+use crate::shard_map::NodeId;
+
+/// Makes sure that every worker can draw from the sequences of these tables, before they have shards. What workers had
+/// been lent of them is not used any more.
+///
+/// The first values are drawn in the client's transaction: nobody else may see the sequence yet.
+pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &TableDefinition>) -> Result<()> {
+    let sequences = sequences_of(definitions);
+    if sequences.is_empty() {
+        return Ok(());
+    }
+    let map = txn.map();
+    for worker in map.active_workers() {
+        let address = Address { host: worker.host.clone(), port: worker.port };
+        let mut client = connect(txn.executor.catalog.settings(), &address).await?;
+        for sequence in &sequences {
+            prepare_worker(txn, &mut client, sequence).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Each once.
+fn sequences_of<'a>(definitions: impl Iterator<Item = &'a TableDefinition>) -> Vec<Sequence> {
+    let mut sequences: Vec<_> = definitions.flat_map(|d| &d.columns).filter_map(|c| c.sequence.clone()).collect();
+    sequences.sort_by_key(|sequence| sequence.oid);
+    sequences.dedup_by_key(|sequence| sequence.oid);
+    sequences
+}
+
+async fn prepare_worker(txn: &mut Transaction, worker: &mut Client, sequence: &Sequence) -> Result<()> {
+    let mut firsts = Vec::new();
+    for _ in 0..ATTEMPTS_MAX {
+        let rows = txn.query(NodeId::COORDINATOR, &draws(sequence.oid, BLOCK)).await?;
+        let values: Vec<i64> = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+        firsts = whole_blocks(&values, sequence.step);
+        if !firsts.is_empty() {
+            break;
+        }
+    }
+    let loan = begin(worker, sequence.oid, Some(&sequence.name)).await?;
+    loan.execute("SELECT tenantry.discard_lent($1)", &[&sequence.oid]).await.map_err(pg_error)?;
+    let state = State::read(&loan, sequence.oid).await?;
+    loan.batch_execute(&state.fill(sequence, &firsts)).await.map_err(pg_error)?;
+    loan.commit().await.map_err(pg_error)
+}
+
+/// Lends a worker more values, if it is as short of them as it was when it asked. `ahead`: how many blocks it should have
+/// beyond the one that it draws from; what has been lent before counts.
+///
+/// Errors: those of the coordinator and the worker, when one of them cannot be reached for example.
+pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Result<()> {
+    let coordinator = checkout(catalog.pool()).await?;
+    let mut worker = catalog.client(node).await?;
+    lend_to(&coordinator, &mut worker, oid, ahead).await
+}
+
+/// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.
+pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result<()> {
+    let sql = "SELECT DISTINCT d.sequence FROM tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d \
+               WHERE t.partmethod = 'h'";
+    for row in coordinator.query(sql, &[]).await.map_err(pg_error)? {
+        lend_to(coordinator, server, row.try_get(0).map_err(pg_error)?, 1).await?;
+    }
+    Ok(())
+}
+
+/// As `prepare`, for a table that is committed.
+pub async fn prepare_committed(catalog: &Catalog, definition: &TableDefinition) -> Result<()> {
+    let map = catalog.map();
+    for sequence in sequences_of(std::iter::once(definition)) {
+        for worker in map.active_workers() {
+            lend(catalog, worker.id, sequence.oid, 1).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn lend_to(coordinator: &Client, worker: &mut Client, oid: u32, ahead: i64) -> Result<()> {
+    let sql = "SELECT relname::text, seqincrement FROM pg_class JOIN pg_sequence ON seqrelid = oid WHERE oid = $1";
+    let Some(row) = coordinator.query_opt(sql, &[&oid]).await.map_err(pg_error)? else {
+        return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("sequence with OID {oid} does not exist")));
+    };
+    let sequence = Sequence { oid, name: row.try_get(0).map_err(pg_error)?, step: row.try_get(1).map_err(pg_error)? };
+    let loan = begin(worker, oid, None).await?;
+    let mut state = State::read(&loan, oid).await?;
+    if !state.is_there {
+        loan.batch_execute(&make(&sequence.name, oid)).await.map_err(pg_error)?;
+    } else if state.is_outrun() || state.step != sequence.step {
+        loan.execute("SELECT tenantry.discard_lent($1)", &[&oid]).await.map_err(pg_error)?;
+        state = State::read(&loan, oid).await?;
+    }
+    let mut wanted = state.blocks_short(ahead);
+    let mut firsts = Vec::new();
+    for _ in 0..ATTEMPTS_MAX {
+        if wanted <= 0 {
+            break;
+        }
+        match coordinator.query(&draws(oid, BLOCK * wanted), &[]).await.map_err(pg_error) {
+            Ok(rows) => {
+                let values: Vec<i64> =
+                    rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect::<Result<_>>()?;
+                let runs = whole_blocks(&values, sequence.step);
+                wanted -= runs.len() as i64;
+                firsts.extend(runs);
+            }
+            // The draw that gets there says so.
+            Err(error) if error.code() == SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED && wanted > 1 => wanted = 1,
+            Err(error) if error.code() == SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED => {
+                firsts.push(NO_MORE);
+                wanted = 0;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    loan.batch_execute(&state.fill(&sequence, &firsts)).await.map_err(pg_error)?;
+    loan.commit().await.map_err(pg_error)
+}
+
+/// A transaction on the worker in which nobody else lends or takes back values of the sequence. With a name it makes
+/// sure that there is something to lend into.
+async fn begin<'c>(worker: &'c mut Client, oid: u32, make_as: Option<&str>) -> Result<tokio_postgres::Transaction<'c>> {
+    let loan = worker.transaction().await.map_err(pg_error)?;
+    let lock = format!(
+        "SET LOCAL synchronous_commit TO on; SET LOCAL client_min_messages TO warning; \
+         SELECT pg_catalog.pg_advisory_xact_lock({LOCK}, {})",
+        oid.cast_signed()
+    );
+    loan.batch_execute(&lock).await.map_err(pg_error)?;
+    if let Some(name) = make_as {
+        loan.batch_execute(&make(name, oid)).await.map_err(pg_error)?;
+    }
+    Ok(loan)
+}
+
+/// One at a time: two that replace the same function would be in each other's way.
+fn make(name: &str, oid: u32) -> String {
+    format!(
+        "SELECT pg_catalog.pg_advisory_xact_lock({LOCK}, 0);\n{FUNCTIONS}\nSELECT tenantry.prepare_lending({oid}, {});",
+        literal(name)
+    )
+}
+
+fn draws(oid: u32, count: i64) -> String {
+    format!(
+        "SELECT pg_catalog.nextval({oid}::pg_catalog.oid::pg_catalog.regclass) FROM pg_catalog.generate_series(1, {count})"
+    )
+}
+
+/// The first values of as many blocks as `values` has whole: the application draws too, and what it takes in between is
+/// not ours.
+fn whole_blocks(values: &[i64], step: i64) -> Vec<i64> {
+    let mut firsts = Vec::new();
+    let mut rest = values;
+    while let Some(first) = rest.first() {
+        let follows =
+            |(place, value): (i64, &i64)| Some(*value) == place.checked_mul(step).and_then(|d| first.checked_add(d));
+        let run = (0..BLOCK).zip(rest).take_while(|pair| follows(*pair)).count();
+        if run as i64 == BLOCK {
+            firsts.push(*first);
+        }
+        rest = &rest[run..];
+    }
+    firsts
+}
+
+/// A worker's, of one sequence; what `next_value.sql` tells of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct State {
+    is_there: bool,
+    counter: i64,
+    filled: i64,
+    step: i64,
+}
+
+impl State {
+    async fn read(loan: &tokio_postgres::Transaction<'_>, oid: u32) -> Result<Self> {
+        let part =
+            |name: &str| format!("coalesce(pg_sequence_last_value(to_regclass('tenantry.lent_{oid}_{name}')), 0)");
+        let sql = format!(
+            "SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL, {}, {}, {}",
+            part("counter"),
+            part("filled"),
+            part("step")
+        );
+        let row = loan.query_one(&sql, &[]).await.map_err(pg_error)?;
+        let number = |at: usize| row.try_get::<_, i64>(at).map_err(pg_error);
+        Ok(Self {
+            is_there: row.try_get(0).map_err(pg_error)?,
+            counter: number(1)?,
+            filled: number(2)?,
+            step: number(3)?,
+        })
+    }
+
+    /// The block of the draw that was the last, which may still be under way.
+    fn last_block(&self) -> i64 {
+        (self.counter - 1).max(0) / BLOCK
+    }
+
+    /// More draws wait than slots can serve.
+    fn is_outrun(&self) -> bool {
+        self.last_block() > self.filled + 2
+    }
+
+    /// How many blocks are to be filled, so that `ahead` are there beyond the next draw's. A slot is not overwritten while
+    /// a draw may be reading it: not before the counter is two blocks further.
+    fn blocks_short(&self, ahead: i64) -> i64 {
+        let wanted = self.counter / BLOCK + 1 + ahead;
+        wanted.min(self.last_block() + SLOTS - 1) - self.filled
+    }
+
+    /// The statements that fill blocks, in an order in which each is whole before it counts.
+    fn fill(&self, sequence: &Sequence, firsts: &[i64]) -> String {
+        let set = |part: &str, value: i64| {
+            format!("SELECT pg_catalog.setval('tenantry.lent_{}_{part}', {value});\n", sequence.oid)
+        };
+        if firsts.is_empty() {
+            return String::new();
+        }
+        let filled = self.filled + firsts.len() as i64;
+        let slots = (self.filled..).zip(firsts).map(|(block, first)| set(&(block % SLOTS).to_string(), *first));
+        let alarm = filled * BLOCK - firsts.len() as i64 * BLOCK / 2;
+        let mut statements: String = slots.collect();
+        statements.push_str(&set("step", sequence.step));
+        statements.push_str(&set("alarm", alarm));
+        statements.push_str(&set("filled", filled));
+        statements
+    }
+}
+
+/// As in `next_value.sql`.
+const BLOCK: i64 = 256;
+const SLOTS: i64 = 8;
+const NO_MORE: i64 = -i64::MAX;
+const FUNCTIONS: &str = include_str!("next_value.sql");
+/// The most blocks that a worker can be lent beyond the one that it draws from.
+pub const AHEAD_MAX: i64 = SLOTS - 2;
+/// Class of the advisory locks on workers: "tnsq" in ASCII.
+const LOCK: i32 = i32::from_be_bytes(*b"tnsq");
+/// An application that draws from the sequence at the same moment breaks a block.
+const ATTEMPTS_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_what_nobody_else_has_drawn_from() {
+        let whole: Vec<i64> = (1..=512).collect();
+        assert_eq!(whole_blocks(&whole, 1), [1, 257]);
+        let broken: Vec<i64> = (1..=600).filter(|n| *n != 100).collect();
+        assert_eq!(whole_blocks(&broken, 1), [101]);
+        assert!(whole_blocks(&whole[..255], 1).is_empty());
+        let fifties: Vec<i64> = (0..256).map(|n| 1 + n * 50).collect();
+        assert_eq!(whole_blocks(&fifties, 50), [1]);
+        let down: Vec<i64> = (0..256).map(|n| -n).collect();
+        assert_eq!(whole_blocks(&down, -1), [0]);
+    }
+
+    /// Whatever the counter is: a slot that is filled belonged to a block at least two before the counter's last.
+    #[test]
+    fn no_slot_is_overwritten_while_it_may_be_read() {
+        for counter in 0..(SLOTS + 4) * BLOCK {
+            for filled in 0..SLOTS + 6 {
+                let state = State { is_there: true, counter, filled, step: 1 };
+                let newest = filled + state.blocks_short(AHEAD_MAX) - 1;
+                assert!(newest < filled || newest - SLOTS + 2 <= state.last_block(), "{state:?}");
+                assert!(state.is_outrun() || counter == 0 || newest.max(filled - 1) >= counter / BLOCK, "{state:?}");
+            }
+        }
+    }
+}
