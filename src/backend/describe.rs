@@ -17,6 +17,13 @@ pub struct Description {
     pub fields: Option<Bytes>,
 }
 
+impl Description {
+    /// Of the rows that the statement returns.
+    pub fn columns(&self) -> usize {
+        self.fields.as_ref().and_then(|f| f.first_chunk::<2>()).map_or(0, |count| u16::from_be_bytes(*count).into())
+    }
+}
+
 impl Server {
     /// Parses `sql` as the unnamed statement and describes it. Nothing is run.
     ///

@@ -339,6 +339,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         pins_unknown: false,
         frees: false,
         recalls_sequences: false,
+        renumbers: false,
         sets: Vec::new(),
         changes_schema: true,
         on_all_nodes: true,

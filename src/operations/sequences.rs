@@ -72,6 +72,20 @@ pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Resu
     lend_to(&coordinator, &mut worker, oid, ahead).await
 }
 
+/// A sequence was set anew, whichever: what workers have been lent of any is not used any more.
+pub async fn discard(catalog: &Catalog) -> Result<()> {
+    for node in catalog.map().active_workers() {
+        let mut worker = catalog.client(node.id).await?;
+        for row in worker.query(LENT, &[]).await.map_err(pg_error)? {
+            let oid: u32 = row.try_get(0).map_err(pg_error)?;
+            let loan = begin(&mut worker, oid, None).await?;
+            loan.execute("SELECT tenantry.discard_lent($1)", &[&oid]).await.map_err(pg_error)?;
+            loan.commit().await.map_err(pg_error)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.
 pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result<()> {
     let sql = "SELECT DISTINCT d.sequence FROM tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d \
@@ -250,6 +264,10 @@ impl State {
 const BLOCK: i64 = 256;
 const SLOTS: i64 = 8;
 const NO_MORE: i64 = -i64::MAX;
+/// In the order in which they are locked.
+const LENT: &str = "
+SELECT m[1]::pg_catalog.oid FROM pg_catalog.pg_class, pg_catalog.regexp_match(relname, '^lent_(\\d+)_counter$') m
+WHERE relnamespace = pg_catalog.to_regnamespace('tenantry') AND relkind = 'S' AND m IS NOT NULL ORDER BY 1";
 const FUNCTIONS: &str = include_str!("next_value.sql");
 /// The most blocks that a worker can be lent beyond the one that it draws from.
 pub const AHEAD_MAX: i64 = SLOTS - 2;

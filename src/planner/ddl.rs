@@ -53,7 +53,7 @@ pub(super) fn plan_table_statement(
         TableStatement::Truncate { names, cascade, restart_identity } => {
             let named = Named::resolve(&names, ctx);
             if named.tables.is_empty() {
-                return Ok(coordinator(text).into());
+                return Ok(Coordinator { renumbers: restart_identity, ..coordinator(text) }.into());
             }
             named.refuse_unmanaged("TRUNCATE")?;
             Ok(ddl(text, DdlAction::Truncate { cascade, restart_identity }, named.tables, named.splices))

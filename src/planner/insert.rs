@@ -167,6 +167,7 @@ pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &A
     Ok(Plan::InsertSelect(InsertSelect {
         table: table.clone(),
         columns,
+        are_listed: insert.columns.as_ref().is_some_and(|names| !names.is_empty()),
         source: Box::new(inner),
         source_text: text.into(),
     }))

@@ -178,6 +178,8 @@ pub struct InsertSelect {
     pub table: Arc<Table>,
     /// Target columns by name, in order.
     pub columns: Vec<String>,
+    /// The statement lists them; otherwise they are the table's, and the last ones may get nothing but their defaults.
+    pub are_listed: bool,
     /// The SELECT, planned by itself.
     pub source: Box<Plan>,
     /// Its text.
@@ -199,6 +201,8 @@ pub struct Coordinator {
     pub frees: bool,
     /// Asks for values that the session has drawn from sequences (`currval`, `lastval`).
     pub recalls_sequences: bool,
+    /// Sets sequences anew (`setval`, ALTER SEQUENCE): numbers that workers have leased before are not used any more.
+    pub renumbers: bool,
     /// Calls of `set_config`, whose settings must follow the client.
     pub sets: Vec<SetConfig>,
     /// May change names: the shard map's shadows are read again afterwards (CREATE/ALTER/DROP of anything).

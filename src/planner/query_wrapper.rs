@@ -62,6 +62,7 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
             access: if analyze { inner.access } else { Access::Read },
             pins: inner.pins,
             recalls_sequences: inner.recalls_sequences,
+            renumbers: inner.renumbers,
             needs: inner.needs,
             ..returns(rebase(text, offset, &inner.query))
         }
@@ -110,6 +111,7 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
     match inner {
         Plan::Coordinator(inner) => Ok(Coordinator {
             recalls_sequences: inner.recalls_sequences,
+            renumbers: inner.renumbers,
             query: rebase(text, c.rest_range().start, &inner.query),
             access: inner.access,
             pins: inner.pins || with_hold,
@@ -171,6 +173,7 @@ pub(super) fn plan_stored_query(
     match inner {
         Plan::Coordinator(inner) => Ok(Coordinator {
             recalls_sequences: inner.recalls_sequences,
+            renumbers: inner.renumbers,
             query: rebase(text, range.start, &inner.query),
             pins: inner.pins || is_temporary,
             changes_schema: true,

@@ -30,6 +30,7 @@ pub(super) fn with_session_effects(
         let name = fold(text, &pair[0]);
         plan.frees |= functions::frees_session(&name);
         plan.recalls_sequences |= functions::recalls_sequence(&name);
+        plan.renumbers |= name == "setval";
         if name == "set_config" {
             let call = read_set_config(text, &tokens[at + 1..])?;
             refuse_contradiction(&plan.sets, &call)?;

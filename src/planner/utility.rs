@@ -174,7 +174,8 @@ fn plan_definition(
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
         "sequence" | "view" | "materialized" | "default" => {
             let pins = verb == "create" && whole.all().iter().any(|t| is_temporary_schema(&fold(text, t)));
-            Ok(Coordinator { pins, ..local() }.into())
+            let renumbers = verb == "alter" && kind == "sequence";
+            Ok(Coordinator { pins, renumbers, ..local() }.into())
         }
         "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),
         _ => match names_managed_table(text, whole.all(), ctx) {

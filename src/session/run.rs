@@ -26,6 +26,7 @@ use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_stateme
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kept, Kind, Origin, Transaction};
+use crate::operations::sequences;
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
 use crate::wire::answer::{self, Status};
@@ -75,6 +76,8 @@ pub struct Session {
     pub kept: Option<Rc<Kept>>,
     /// Something has run that may end what it is kept for.
     pub may_unpin: bool,
+    /// A sequence may have been set anew since the last transaction's end.
+    pub renumbers: bool,
     /// It was lost, and with it what it was kept for: the session ends.
     pub has_lost_pin: bool,
     /// Parameters that changed and the client has yet to be told of.
@@ -185,6 +188,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         pinned: None,
         kept: None,
         may_unpin: false,
+        renumbers: false,
         has_lost_pin: false,
         parameter_changes: Vec::new(),
         skip_until_sync: false,
@@ -464,7 +468,18 @@ impl Session {
             Box::pin(self.read_search_path()).await?;
             self.end_auto();
         }
+        if std::mem::take(&mut self.renumbers) {
+            Box::pin(self.discard_lent()).await;
+        }
         Ok(())
+    }
+
+    /// What servers have been lent of sequences. The statement that set one anew stands, whatever becomes of this.
+    async fn discard_lent(&mut self) {
+        if let Err(error) = sequences::discard(&self.thread.shared.catalog).await {
+            tracing::error!(%error, "values that were lent before a sequence was set anew may still be used");
+            self.warn_with(error.code(), "values that servers were lent before may still be used");
+        }
     }
 
     pub fn status(&self) -> Status {

@@ -156,6 +156,7 @@ impl Session {
         }
         self.txn().require_atomic().await?;
         let txn = self.transaction.as_mut().expect("there is one now");
+        self.renumbers |= matches!(plan.action, DdlAction::Truncate { restart_identity: true, .. });
         ddl::run(txn, plan).await?;
         txn.announce_change().await?;
         let tag = txn.client_tag().to_owned();
@@ -306,7 +307,19 @@ impl Session {
     /// INSERT ... SELECT: the rows are computed into a table of the target's columns, then routed one by one.
     async fn insert_select(&mut self, plan: &InsertSelect, request: Request<'_>) -> Result<u64> {
         let source = self.gathered(&plan.source, &plan.source_text, request).await?;
-        let columns: Vec<_> = plan.columns.iter().map(|c| crate::backend::quote_ident(c)).collect();
+        let mut names = plan.columns.clone();
+        if !plan.are_listed {
+            let coordinator = self.txn().join(NodeId::COORDINATOR).await?;
+            let described = coordinator.server.describe(&source.render(None), request.types).await;
+            match described {
+                Ok(description) => names.truncate(description.columns()),
+                Err(error) => {
+                    self.txn().failed = true;
+                    return Err(error);
+                }
+            }
+        }
+        let columns: Vec<_> = names.iter().map(|c| crate::backend::quote_ident(c)).collect();
         let columns = columns.join(", ");
         let shell = format!(
             "{}.{}",
@@ -319,7 +332,7 @@ impl Session {
         );
         let txn = self.txn();
         txn.query(NodeId::COORDINATOR, &create).await?;
-        let fill = format!("INSERT INTO pg_temp.tenantry_source {}", source.render(None));
+        let fill = format!("INSERT INTO pg_temp.tenantry_source ({columns}) {}", source.render(None));
         let participant = txn.join(NodeId::COORDINATOR).await?;
         let filled = combine::run_bound(participant, &fill, &request.bind.with_results(false), request.types).await;
         if let Err(error) = filled {
@@ -332,7 +345,7 @@ impl Session {
             txn.query(NodeId::COORDINATOR, &own).await?;
         }
         let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
-        copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &plan.columns).await
+        copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &names).await
     }
 
     /// Makes a query's rows something that the coordinator can read; gives the query that reads them.

@@ -121,7 +121,7 @@ impl Session {
         self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, message);
     }
 
-    fn warn_with(&mut self, code: SqlState, message: &str) {
+    pub(super) fn warn_with(&mut self, code: SqlState, message: &str) {
         answer::notice("WARNING", &PgError::new(code, message), self.client.out());
     }
 }

@@ -189,7 +189,8 @@ impl Rules<'_> {
                 self.keep(at);
                 Some(self.skip_until(at + 1, |t, text| is_keyword(text, t, "do")))
             }
-            "overriding" if self.is(at + 2, "value") => Some(at + 3),
+            // USER VALUE means nothing where the column is no identity, as on shards: it stays, and is not understood.
+            "overriding" if self.is(at + 1, "system") && self.is(at + 2, "value") => Some(at + 3),
             "variadic" if at > 0 && (self.punct(at - 1, b'(') || self.punct(at - 1, b',')) => Some(at + 1),
             "exclude" if ["current", "group", "ties", "no"].iter().any(|w| self.is(at + 1, w)) => {
                 let two = self.is(at + 1, "current") || self.is(at + 1, "no");

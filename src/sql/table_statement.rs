@@ -270,11 +270,21 @@ fn read_alter_action(mut c: Cursor<'_>) -> Result<AlterAction, PgError> {
             if c.take_all(&["set", "default"]) {
                 return Ok(AlterAction::SetDefault(read_calls(&c)));
             }
-            Ok(if c.take_all(&["add", "generated"]) { AlterAction::AddIdentity } else { AlterAction::Other })
+            if c.take_all(&["add", "generated"]) {
+                return Ok(AlterAction::AddIdentity);
+            }
+            let of_identity = c.take_all(&["drop", "identity"])
+                || c.take_all(&["set", "generated"])
+                || c.is("restart")
+                || SEQUENCE_OPTIONS.iter().any(|option| c.take_all(&["set", option]));
+            Ok(if of_identity { AlterAction::Unroutable("ALTER COLUMN of an identity") } else { AlterAction::Other })
         }
         _ => Ok(AlterAction::Other),
     }
 }
+
+/// Of `ALTER COLUMN ... SET`, where the column is an identity.
+const SEQUENCE_OPTIONS: &[&str] = &["increment", "minvalue", "maxvalue", "no", "start", "restart", "cache", "cycle"];
 
 fn read_create(mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError> {
     c.take_all(&["or", "replace"]);

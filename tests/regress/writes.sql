@@ -35,6 +35,16 @@ SELECT a.owner, r.rate FROM accounts a JOIN rates r ON true WHERE a.owner = 'bob
 INSERT INTO side SELECT id, owner FROM accounts ORDER BY owner, id LIMIT 2;
 SELECT * FROM side ORDER BY 1, 2;
 INSERT INTO accounts (owner, id, balance) SELECT 'g' || n, n, n FROM generate_series(1, 50) n;
+INSERT INTO accounts SELECT 'h' || n, n FROM generate_series(1, 9) n;
+\set VERBOSITY sqlstate
+INSERT INTO accounts SELECT 'i' || n, n, n, 'note', 'too many' FROM generate_series(1, 9) n;
+INSERT INTO accounts (owner, id, balance) SELECT 'i' || n, n FROM generate_series(1, 9) n;
+\set VERBOSITY terse
+INSERT INTO rates SELECT 'X' || n || 'Y' FROM generate_series(1, 3) n;
+SELECT count(*), sum(balance), count(note) FROM accounts WHERE owner ~ '^[hi]';
+SELECT * FROM rates ORDER BY 1;
+DELETE FROM accounts WHERE owner ~ '^[hi]';
+DELETE FROM rates WHERE currency ~ '^X';
 SELECT count(*), sum(balance) FROM accounts WHERE owner LIKE 'g%';
 
 BEGIN;
