@@ -46,8 +46,8 @@ const TABLES: &str = "
 /// A schema's triggers with their states, the schema's own name taken out in front of the table.
 const TRIGGERS: &str = "
     SELECT string_agg(regexp_replace(
-        concat_ws(' ', c.relname, g.tgname, g.tgenabled, g.tgparentid <> 0, pg_get_triggerdef(g.oid)),
-        ' ON SCHEMA\\.(\\w+ (FOR|DEFERRABLE) )', ' ON \\1'), E'\\n' ORDER BY c.relname, g.tgname)
+        concat_ws(' ', c.relname, g.tgname, g.tgenabled, g.tgparentid <> 0, pg_get_triggerdef(g.oid),
+            obj_description(g.oid, 'pg_trigger')), ' ON SCHEMA\\.(\\w+ (FOR|DEFERRABLE) )', ' ON \\1'), E'\\n' ORDER BY c.relname, g.tgname)
     FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
     WHERE c.relnamespace = 'SCHEMA'::regnamespace AND NOT g.tgisinternal AND g.tgname <> 'tenantry_shell'";
 
@@ -174,14 +174,18 @@ async fn moves_fire_nothing(served: &Served) {
     }
     let last = "SELECT max(moveid) FROM tenantry.shard_move WHERE state = 'done'";
     let undo = format!("SELECT tenantry_undo_move({})", psql(&served.coordinator_dsn(), last));
-    under_writers(served, "notes", &[undo]).await;
+    // What is written while we sleep goes to the old copy, and comes back with it.
+    under_writers(served, "notes", &["SELECT pg_sleep(0.5)".to_owned(), undo]).await;
     expect_shards_like_shells(served, "undone");
+    assert_eq!(served.psql(touched), before, "undone");
     let split = format!("SELECT tenantry_split_shard({}, 2)", shard(1));
     under_writers(served, "notes", &[split]).await;
     expect_shards_like_shells(served, "split");
     let isolate = "SELECT isolate_tenant_to_new_shard('notes', 2, 'CASCADE')".to_owned();
     under_writers(served, "notes", &[isolate]).await;
     expect_shards_like_shells(served, "isolated");
+    under_writers(served, "notes", &["SELECT tenantry_return_tenant('notes', 2)".to_owned()]).await;
+    expect_shards_like_shells(served, "returned");
     assert_eq!(served.psql(touched), before, "touched with each update, and by nothing else");
 }
 
@@ -330,6 +334,12 @@ fn what_cannot_be_is_refused(served: &Served) {
     served.psql("CREATE TRIGGER a BEFORE UPDATE ON plain FOR EACH ROW EXECUTE FUNCTION moddatetime('updated_at')");
     let error = psql_error(&served.dsn(0), "SELECT create_reference_table('plain')");
     assert!(error.contains("triggers are not supported on reference tables"), "{error}");
+    served.psql("CREATE TABLE stray (tenant bigint)");
+    let behind = "CREATE FUNCTION only_here() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'";
+    psql(&served.coordinator_dsn(), behind);
+    served.psql("CREATE TRIGGER stray BEFORE UPDATE ON stray FOR EACH ROW EXECUTE FUNCTION only_here()");
+    let error = psql_error(&served.dsn(0), "SELECT create_distributed_table('stray', 'tenant')");
+    assert!(error.contains("42883: trigger function public.only_here() does not exist on node"), "{error}");
     served.psql("SELECT create_distributed_table('plain', 'tenant')");
     served.psql("INSERT INTO plain VALUES (1, 1)");
     assert_eq!(served.psql("UPDATE plain SET n = 2 WHERE tenant = 1 RETURNING updated_at IS NULL"), "f");

@@ -10,6 +10,7 @@ use super::partitions::{Family, refuse_partition_alone, register};
 use super::sequences;
 use super::table_checks::{self, Intent};
 use super::table_definition::{ColumnDefinition, TableDefinition};
+use super::triggers;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::{nodes, shards, tables};
 use crate::error::{PgError, Result, SqlState};
@@ -63,6 +64,10 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         map.colocation(colocation).map(|c| c.shard_groups.clone()).unwrap_or_default()
     };
     check_schema_name(&definition.schema, &groups)?;
+    let nodes: BTreeSet<NodeId> = groups.iter().map(|group| group.node).collect();
+    for member in family.definitions() {
+        triggers::check_functions(txn, member, &nodes).await?;
+    }
     let group_ids: Vec<ShardGroupId> = groups.iter().map(|group| group.id).collect();
     for (n, member) in family.definitions().enumerate() {
         let ids = match (is_new, n) {

@@ -3,14 +3,16 @@
 //! A trigger runs on the worker that has the row. Its function must be content with the row: other tables are not there,
 //! and a row whose distribution column it changed would stand where nobody looks for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::table_checks::Intent;
 use super::table_definition::TableDefinition;
+use crate::catalog::quote::literal;
 use crate::catalog::tables;
-use crate::error::{PgError, Result};
+use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{NodeId, Table, TableOid};
 use crate::sql::trigger_body::TriggerBody;
@@ -47,6 +49,32 @@ pub fn check(definition: &TableDefinition, intent: Intent<'_>) -> Result<()> {
             .hint("Drop the trigger, and put its work into the application.")),
         Intent::Distributed { column, .. } => trigger.check(&definition.printed, column),
     })
+}
+
+/// Are the functions on the nodes where the shards are to be?
+///
+/// Errors: 42883 for one that is not, because it was made behind the proxy's back.
+pub async fn check_functions(
+    txn: &mut Transaction,
+    definition: &TableDefinition,
+    nodes: &BTreeSet<NodeId>,
+) -> Result<()> {
+    if definition.triggers.is_empty() {
+        return Ok(());
+    }
+    let functions: Vec<String> = definition.triggers.iter().map(|trigger| literal(&trigger.function)).collect();
+    let functions = functions.join(", ");
+    let sql =
+        format!("SELECT f FROM pg_catalog.unnest(ARRAY[{functions}]) f WHERE pg_catalog.to_regprocedure(f) IS NULL");
+    for node in nodes {
+        let missing = txn.query(*node, &sql).await?;
+        if let Some([Some(function)]) = missing.first().map(Vec::as_slice) {
+            let message = format!("trigger function {function} does not exist on node {node}");
+            return Err(PgError::new(SqlState::UNDEFINED_FUNCTION, message)
+                .hint("Run CREATE OR REPLACE FUNCTION through Tenantry, which runs it on every node."));
+        }
+    }
+    Ok(())
 }
 
 /// The triggers of some distributed tables at one time.

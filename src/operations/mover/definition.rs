@@ -166,6 +166,10 @@ UNION ALL
     WHERE NOT g.tgisinternal
         AND g.tgenabled <> coalesce((SELECT up.tgenabled FROM pg_trigger up WHERE up.oid = g.tgparentid), 'O')
 UNION ALL
+    SELECT 'rest', 13, g.oid::bigint, format('COMMENT ON TRIGGER %I ON %s IS %L', g.tgname, t.name, d.description), NULL
+    FROM pg_trigger g JOIN t ON t.oid = g.tgrelid JOIN pg_description d ON d.objoid = g.oid AND d.classoid = 'pg_trigger'::regclass
+    WHERE NOT g.tgisinternal
+UNION ALL
     SELECT 'rest', 14, v.oid::bigint, format('CREATE VIEW %I.%I%s AS %s', s.nspname, v.relname,
         CASE WHEN v.reloptions IS NOT NULL THEN format(' WITH (%s)', array_to_string(v.reloptions, ', ')) ELSE '' END,
         pg_get_viewdef(v.oid)), NULL
