@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::PgError;
+use crate::error::{PgError, SqlState};
 use crate::shard_map::Table;
 use crate::sql::facts::Family;
 use crate::sql::restriction::all_follow;
@@ -73,6 +73,10 @@ fn values(
         };
     }
     let family = table.distribution_column().map_or(Family::Unsafe, Family::of_column);
+    // Where they go to several shards, no server sees them together.
+    if rows.windows(2).any(|pair| pair[0].values.len() != pair[1].values.len()) {
+        return Err(PgError::new(SqlState::SYNTAX_ERROR, "VALUES lists must all be the same length"));
+    }
     let mut planned = Vec::with_capacity(rows.len());
     for row in rows {
         let tenant = match row.values.get(position) {

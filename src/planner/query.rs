@@ -4,7 +4,7 @@
 
 use crate::error::PgError;
 use crate::sql::clock::Clock;
-use crate::sql::lexer::Token;
+use crate::sql::lexer::{Token, fold};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
@@ -70,6 +70,9 @@ impl Statement<'_> {
         if let Some(router) = self.plan_router() {
             modify::refuse_tenant_change(self)?;
             return Ok(router);
+        }
+        if self.tokens.iter().any(|t| t.is_identifier() && fold(self.text, t) == "tableoid") {
+            return Err(unsupported::table_oid());
         }
         match &self.tree.body {
             Body::Insert(_) | Body::Update(_) | Body::Delete(_) | Body::Merge(_) => modify::plan(self),

@@ -50,6 +50,12 @@ pub(super) fn sequence_function(name: &str) -> PgError {
         .hint("Call it in a statement of its own and pass the value on.")
 }
 
+/// Each server has OIDs of its own, of which the coordinator would print other tables' names.
+pub(super) fn table_oid() -> PgError {
+    PgError::unsupported("tableoid is not supported in statements on distributed tables that concern several shards")
+        .hint("Ask for one tenant's rows, or select the table's name as a constant.")
+}
+
 pub(super) fn lent_function() -> PgError {
     PgError::unsupported("functions of the catalog cannot be called where distributed or reference tables are changed")
         .hint("Call the function in a statement of its own and pass the value on.")
