@@ -37,6 +37,8 @@ fn values_are_drawn_once_whatever_happens() {
     a_draw_that_stands_still_takes_nobodys_value(&served);
     a_sequence_that_is_set_anew_is_obeyed(&served);
     what_shards_could_not_follow_is_refused(&served);
+    every_kind_of_table_and_shard_draws(&served);
+    a_sequence_comes_to_its_end(&served);
     a_killed_worker_goes_on_behind_what_it_gave(&mut served);
 }
 
@@ -226,6 +228,42 @@ fn what_shards_could_not_follow_is_refused(served: &Served) {
     assert_eq!(served.psql("INSERT INTO own OVERRIDING SYSTEM VALUE VALUES (1, 12) RETURNING id"), "12");
     served.psql("INSERT INTO own SELECT 2 FROM generate_series(1, 3)");
     assert_eq!(served.psql("SELECT count(DISTINCT id) FROM own WHERE tenant = 2"), "3");
+}
+
+fn every_kind_of_table_and_shard_draws(served: &Served) {
+    served.psql("CREATE TABLE events (tenant int, id serial, at date) PARTITION BY RANGE (at)");
+    served.psql("CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')");
+    served.psql("SELECT create_distributed_table('events', 'tenant')");
+    served.psql("CREATE TABLE events_2027 PARTITION OF events FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')");
+    served.psql("INSERT INTO events (tenant, at) SELECT i, date '2026-06-01' + i FROM generate_series(1, 400) i");
+    served.psql("INSERT INTO events_2027 (tenant, at) VALUES (1, '2027-02-01'), (2, '2027-02-01')");
+    assert_eq!(served.psql("SELECT count(*) FROM events"), "402");
+    expect_unique(served, "events");
+
+    served.psql("CREATE TABLE slow (tenant int, id serial, PRIMARY KEY (tenant, id))");
+    served.psql("INSERT INTO slow SELECT i FROM generate_series(1, 100) i");
+    served.psql("SELECT create_distributed_table_concurrently('slow', 'tenant')");
+    served.psql("INSERT INTO slow SELECT i FROM generate_series(1, 100) i");
+    served.psql("SELECT isolate_tenant_to_new_shard('slow', 7, 'CASCADE')");
+    served.psql("INSERT INTO slow SELECT 7 FROM generate_series(1, 100) i");
+    assert_eq!(served.psql("SELECT count(*) FROM slow"), "300");
+    expect_unique(served, "slow");
+
+    served.psql("CREATE ROLE app LOGIN; GRANT INSERT, SELECT ON slow TO app");
+    let as_app = served.dsn(0).replace("postgres@", "app@");
+    assert_eq!(psql(&as_app, "INSERT INTO slow VALUES (1), (2), (3) RETURNING id > 0"), "t\nt\nt");
+}
+
+fn a_sequence_comes_to_its_end(served: &Served) {
+    served.psql("CREATE SEQUENCE few MAXVALUE 1000; CREATE TABLE ends (tenant int, id int DEFAULT nextval('few'))");
+    served.psql("SELECT create_distributed_table('ends', 'tenant', shard_count => 1, colocate_with => 'none')");
+    let fill = "INSERT INTO ends SELECT 1 FROM generate_series(1, 100)";
+    let most = "INSERT INTO ends SELECT 1 FROM generate_series(1, 1100)";
+    let error = psql_error(&served.dsn(0), most);
+    assert!(error.contains("2200H") && error.contains("reached maximum value of sequence \"few\""), "{error}");
+    served.psql("ALTER SEQUENCE few MAXVALUE 100000");
+    served.psql(fill);
+    expect_unique(served, "ends");
 }
 
 fn expect_unique(served: &Served, table: &str) {
