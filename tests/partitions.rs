@@ -144,10 +144,56 @@ async fn partitioned_tables_are_distributed_and_move_under_clients() {
     partitions_come_and_go(&served);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitioned_tables_are_distributed_while_clients_write_them() {
+    let mut served = Served::start_with(2, 2, "");
+    served.start_proxy(1);
+    served.psql(TABLES);
+    // A partition that is large enough for changes to come while it is copied.
+    served.psql("INSERT INTO events SELECT i % 4, -i, '2026-02-02', 0 FROM generate_series(10001, 30000) i");
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (0..TENANTS)
+        .map(|w| {
+            let dsn = served.dsn(usize::try_from(w % 2).unwrap());
+            (w, tokio::spawn(write(dsn, w % TENANTS, w * 1_000_000, stop.clone())))
+        })
+        .collect();
+    let client = connect(&served.dsn(0)).await;
+    for sql in [
+        "SELECT create_distributed_table_concurrently('events', 'tenant', shard_count => 2)",
+        "SELECT create_distributed_table_concurrently('marks', 'tenant', colocate_with => 'events')",
+    ] {
+        // Each writer has written some, before and after.
+        let ids = served.psql("SELECT count(*) FROM events WHERE id >= 0").parse::<i64>().unwrap();
+        let more = wait_until(Duration::from_secs(60), || {
+            served.psql("SELECT count(*) FROM events WHERE id >= 0").parse::<i64>().unwrap() > ids + 40
+        });
+        assert!(more, "clients write");
+        client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {:?}", e.as_db_error()));
+    }
+    stop.set();
+    let mut written = Vec::new();
+    for (w, writer) in writers {
+        let count = writer.await.unwrap();
+        assert!(count > 20, "writer {w} wrote {count}");
+        written.push((w * 1_000_000, count));
+    }
+    served.psql("DELETE FROM events WHERE id < -10000");
+    let managed = "SELECT count(*), count(DISTINCT colocationid), bool_and(column_to_column_name(logicalrelid, partkey) = 'tenant')
+        FROM pg_dist_partition";
+    assert_eq!(served.psql(managed), "9|1|t");
+    every_row_is_where_it_belongs(&served, &written);
+    let left = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM marks)";
+    assert_eq!(psql(&served.coordinator_dsn(), left), "0", "the shells are empty");
+    expect_shards_like_shells(&served, "distributed concurrently");
+    partitions_come_and_go(&served);
+}
+
 fn refusals_before(served: &Served) {
     for (sql, wanted) in [
         ("SELECT create_distributed_table('events_2025', 'tenant')", "Relation \"events_2025\" is a partition."),
         ("SELECT create_distributed_table('events_rest', 'tenant')", "Relation \"events_rest\" is a partition."),
+        ("SELECT create_distributed_table_concurrently('events_2025', 'tenant')", "\"events_2025\" is a partition."),
         ("SELECT create_reference_table('events')", "cannot make a reference table of public.events"),
         ("SELECT create_reference_table('events_2025')", "cannot make a reference table of public.events_2025"),
         ("SELECT create_distributed_table('events', 'n')", "cannot create constraint on \"events\""),

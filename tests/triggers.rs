@@ -340,6 +340,11 @@ fn what_cannot_be_is_refused(served: &Served) {
     served.psql("CREATE TRIGGER stray BEFORE UPDATE ON stray FOR EACH ROW EXECUTE FUNCTION only_here()");
     let error = psql_error(&served.dsn(0), "SELECT create_distributed_table('stray', 'tenant')");
     assert!(error.contains("42883: trigger function public.only_here() does not exist on node"), "{error}");
+    // Before anything is begun.
+    let error = psql_error(&served.dsn(0), "SELECT create_distributed_table_concurrently('stray', 'tenant')");
+    assert!(error.contains("42883: trigger function public.only_here() does not exist on node"), "{error}");
+    let begun = "SELECT count(*) FROM tenantry.shard_move WHERE relation = 'stray'::regclass";
+    assert_eq!(psql(&served.coordinator_dsn(), begun), "0");
     served.psql("SELECT create_distributed_table('plain', 'tenant')");
     served.psql("INSERT INTO plain VALUES (1, 1)");
     assert_eq!(served.psql("UPDATE plain SET n = 2 WHERE tenant = 1 RETURNING updated_at IS NULL"), "f");

@@ -40,6 +40,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (190, "partitions", include_str!("schema/190_partitions.sql")),
     (200, "sequences", include_str!("schema/200_sequences.sql")),
     (205, "triggers", include_str!("schema/205_triggers.sql")),
+    (220, "distribute_partitions", include_str!("schema/220_distribute_partitions.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

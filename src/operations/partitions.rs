@@ -40,9 +40,18 @@ struct Member {
 impl Family {
     /// As the transaction sees it. Errors: 42P01 when there is no such table.
     pub async fn read(txn: &mut Transaction, oid: TableOid) -> Result<Self> {
-        let sql = format!("SELECT tenantry.table_family({oid})::pg_catalog.text");
-        let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-        let Some(json) = rows.first().and_then(|row| row.first()?.as_deref()) else {
+        let rows = txn.query(NodeId::COORDINATOR, &Self::statement(oid)).await?;
+        Self::parse(oid, rows.first().and_then(|row| row.first()?.as_deref()))
+    }
+
+    /// Answers one row with one text for `parse`. Works on any connection to the coordinator.
+    pub fn statement(oid: TableOid) -> String {
+        format!("SELECT tenantry.table_family({oid})::pg_catalog.text")
+    }
+
+    /// Errors: 42P01 when there was no such table.
+    pub fn parse(oid: TableOid, json: Option<&str>) -> Result<Self> {
+        let Some(json) = json else {
             return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("relation with OID {oid} does not exist")));
         };
         let mut members: Vec<Member> = serde_json::from_str(json)
@@ -66,6 +75,15 @@ impl Family {
     /// Parents first.
     pub fn definitions(&self) -> impl DoubleEndedIterator<Item = &TableDefinition> {
         self.members.iter().map(|member| &member.definition)
+    }
+
+    /// As if the whole rows of these, quoted with their schemas, were not logged.
+    pub fn forget_full_identity(&mut self, of: &[String]) {
+        for member in &mut self.members {
+            if of.contains(&qualified(&member.definition.schema, &member.definition.name)) {
+                member.definition.forget_full_identity();
+            }
+        }
     }
 
     /// Can each of them stand in the shards? Checks that need no colocation group.

@@ -96,10 +96,10 @@ pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result
     Ok(())
 }
 
-/// As `prepare`, for a table that is committed.
-pub async fn prepare_committed(catalog: &Catalog, definition: &TableDefinition) -> Result<()> {
+/// As `prepare`, for tables that are committed.
+pub async fn prepare_committed(catalog: &Catalog, definitions: impl Iterator<Item = &TableDefinition>) -> Result<()> {
     let map = catalog.map();
-    for sequence in sequences_of(std::iter::once(definition)) {
+    for sequence in sequences_of(definitions) {
         for worker in map.active_workers() {
             lend(catalog, worker.id, sequence.oid, 1).await?;
         }

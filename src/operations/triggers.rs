@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio_postgres::Client;
 
 use super::table_checks::Intent;
 use super::table_definition::TableDefinition;
 use crate::catalog::quote::literal;
-use crate::catalog::tables;
+use crate::catalog::{pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{NodeId, Table, TableOid};
@@ -59,22 +60,40 @@ pub async fn check_functions(
     definition: &TableDefinition,
     nodes: &BTreeSet<NodeId>,
 ) -> Result<()> {
-    if definition.triggers.is_empty() {
-        return Ok(());
-    }
-    let functions: Vec<String> = definition.triggers.iter().map(|trigger| literal(&trigger.function)).collect();
-    let functions = functions.join(", ");
-    let sql =
-        format!("SELECT f FROM pg_catalog.unnest(ARRAY[{functions}]) f WHERE pg_catalog.to_regprocedure(f) IS NULL");
+    let Some(sql) = missing_function(definition) else { return Ok(()) };
     for node in nodes {
         let missing = txn.query(*node, &sql).await?;
         if let Some([Some(function)]) = missing.first().map(Vec::as_slice) {
-            let message = format!("trigger function {function} does not exist on node {node}");
-            return Err(PgError::new(SqlState::UNDEFINED_FUNCTION, message)
-                .hint("Run CREATE OR REPLACE FUNCTION through Tenantry, which runs it on every node."));
+            return Err(is_missing(function, *node));
         }
     }
     Ok(())
+}
+
+/// As `check_functions`, on a connection to one node.
+pub async fn check_functions_on(session: &Client, definition: &TableDefinition, node: NodeId) -> Result<()> {
+    let Some(sql) = missing_function(definition) else { return Ok(()) };
+    match session.query_opt(&sql, &[]).await.map_err(pg_error)? {
+        Some(row) => Err(is_missing(row.try_get(0).map_err(pg_error)?, node)),
+        None => Ok(()),
+    }
+}
+
+/// The statement that asks a node for a function that it doesn't have; none where no trigger needs one.
+fn missing_function(definition: &TableDefinition) -> Option<String> {
+    let functions: Vec<String> = definition.triggers.iter().map(|trigger| literal(&trigger.function)).collect();
+    (!functions.is_empty()).then(|| {
+        format!(
+            "SELECT f FROM pg_catalog.unnest(ARRAY[{}]) f WHERE pg_catalog.to_regprocedure(f) IS NULL LIMIT 1",
+            functions.join(", ")
+        )
+    })
+}
+
+fn is_missing(function: &str, node: NodeId) -> PgError {
+    let message = format!("trigger function {function} does not exist on node {node}");
+    PgError::new(SqlState::UNDEFINED_FUNCTION, message)
+        .hint("Run CREATE OR REPLACE FUNCTION through Tenantry, which runs it on every node.")
 }
 
 /// The triggers of some distributed tables at one time.

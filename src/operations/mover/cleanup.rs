@@ -105,11 +105,13 @@ async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv
 /// was cut over still reads them, as they were at that moment, rather than none.
 async fn empty_shell(environment: &MoverEnvironment, source: &Session, table: &LocalTable) -> Result<()> {
     tokio::time::sleep(SHELL_GRACE).await;
-    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE c.oid = $1";
+    let sql = "SELECT n.nspname::text, c.relname::text, c.relkind = 'p'
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let Some(row) = source.query_opt(sql, &[&table.oid.0]).await.map_err(pg_error)? else { return Ok(()) };
     let name = qualified(row.get(0), row.get(1));
-    drop_objects(environment, source, &format!("TRUNCATE ONLY {name}")).await
+    // The rows of a partitioned table are its partitions'.
+    let only = if row.get(2) { "" } else { "ONLY " };
+    drop_objects(environment, source, &format!("TRUNCATE {only}{name}")).await
 }
 
 /// Only schemas that this move created.

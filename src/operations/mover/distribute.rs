@@ -7,8 +7,10 @@
 //!
 //! The lock keeps everybody out from before the last marker until the catalog says that the table is distributed: both
 //! are on the coordinator, so the flip is one transaction with the table's own lock, and a crash before it leaves all as
-//! it was. Who waited for the lock then finds the table sealed, and its proxy plans the statement again.
+//! it was. Who waited for the lock then finds the table sealed, and its proxy plans the statement again. Of a partitioned
+//! table the partitions' rows are copied and followed, partition by partition, and all become distributed at once.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -33,11 +35,12 @@ use crate::catalog::{nodes, pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::create_distributed_table::{
     Request, check_request, check_same_key, check_schema_name, colocation_partner, deal_out, distribution_column,
-    refuse_distributed, refuse_without_workers, wanted_shard_count,
+    refuse_distributed, refuse_without_workers, rows_of, wanted_shard_count,
 };
-use crate::operations::sequences;
+use crate::operations::partitions::{Family, refuse_partition_alone};
 use crate::operations::table_checks::{self, Intent};
 use crate::operations::table_definition::{ColumnDefinition, TableDefinition};
+use crate::operations::{sequences, triggers};
 use crate::shard_map::{ColocationGroup, ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, TableOid};
 
 #[derive(Deserialize)]
@@ -75,16 +78,19 @@ pub async fn create_distributed_table_concurrently(
     check_request(&request)?;
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;
     let map = environment.catalog.refresh().await?;
-    let definition = read(&probe, request.table).await?.0;
-    let column = check(&probe, &definition, &map, &request).await?.clone();
-    let colocation = colocation(&probe, &map, &definition, &column, &request, arguments.colocate_oid).await?;
+    let family = read(&probe, request.table).await?.0;
+    let column = check(&probe, &family, &map, &request).await?.clone();
+    let colocation = colocation(&probe, &map, family.root(), &column, &request, arguments.colocate_oid).await?;
 
     let catalog = begin(environment, colocation).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
-    let definition = read(&catalog, request.table).await?.0;
-    let column = check(&catalog, &definition, &map, &request).await?.clone();
-    table_checks::check_new(&definition, &map, Intent::Distributed { column: &column.name, colocation })?;
+    let family = read(&catalog, request.table).await?.0;
+    let column = check(&catalog, &family, &map, &request).await?.clone();
+    for member in family.definitions() {
+        table_checks::check_new(member, &map, Intent::Distributed { column: &column.name, colocation })?;
+    }
+    let definition = family.root();
     let groups = match map.colocation(colocation) {
         Some(colocation) => colocation.shard_groups.clone(),
         None => {
@@ -100,6 +106,12 @@ pub async fn create_distributed_table_concurrently(
     let Some(first) = pieces.first() else {
         return Err(PgError::new(SqlState::INTERNAL_ERROR, format!("colocation group {colocation} has no shards")));
     };
+    for node in pieces.iter().map(|piece| piece.node).collect::<BTreeSet<_>>() {
+        let session = session::connect(environment, node).await?;
+        for member in family.definitions() {
+            triggers::check_functions_on(&session, member, node).await?;
+        }
+    }
     let ends = (NodeId::COORDINATOR, first.node);
     let table = LocalTable {
         oid: request.table,
@@ -124,16 +136,16 @@ pub async fn create_distributed_table_concurrently(
 /// What makes the table fit for it, whatever its colocation group.
 async fn check<'a>(
     session: &Session,
-    definition: &'a TableDefinition,
+    family: &'a Family,
     map: &ShardMap,
     request: &Request,
 ) -> Result<&'a ColumnDefinition> {
+    let definition = family.root();
     refuse_distributed(map, definition)?;
+    refuse_partition_alone(definition)?;
     let (column, _) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
-    table_checks::check_kind(definition)?;
-    table_checks::refuse_partitioned(definition, "a distributed table concurrently")?;
-    table_checks::check_functions(definition)?;
-    if let Some(other) = definition.referenced_by.first() {
+    family.check_kinds()?;
+    if let Some(other) = family.definitions().find_map(|member| member.referenced_by.first()) {
         let kind = match map.table_by_oid(TableOid(*other)) {
             Some(table) if table.is_reference() => "reference",
             Some(_) => "distributed",
@@ -151,13 +163,11 @@ async fn check<'a>(
     Ok(column)
 }
 
-/// The definition, and the text that it was read from.
-async fn read(session: &Session, table: TableOid) -> Result<(TableDefinition, String)> {
-    let row = session.query_opt(&TableDefinition::statement(table), &[]).await.map_err(pg_error)?;
-    let Some(text) = row.and_then(|row| row.get::<_, Option<String>>(0)) else {
-        return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("relation with OID {table} does not exist")));
-    };
-    Ok((TableDefinition::parse(&text)?, text))
+/// The table with its partitions, and the text that they were read from.
+async fn read(session: &Session, table: TableOid) -> Result<(Family, String)> {
+    let row = session.query_one(&Family::statement(table), &[]).await.map_err(pg_error)?;
+    let text: Option<String> = row.get(0);
+    Ok((Family::parse(table, text.as_deref())?, text.unwrap_or_default()))
 }
 
 /// The colocation group to join, or the id of one that is still to be made.
@@ -206,25 +216,25 @@ pub async fn run(
     let settings = &environment.settings;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
-    sequences::prepare_committed(&environment.catalog, &read(&source, table.oid).await?.0).await?;
+    let family = read(&source, table.oid).await?.0;
+    sequences::prepare_committed(&environment.catalog, family.definitions()).await?;
     snapshot::check_source(&source).await?;
     let map = environment.catalog.map();
-    let routes = routes(&read(&source, table.oid).await?.0, &table, mv, &map)?;
+    let routes = routes(&family, &table, mv, &map)?;
     let tables = snapshot::tables(&source, mv, &map, &routes).await?;
     snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
-    let (mut definition, text) = read(&source, table.oid).await?;
-    if !mv.full_identity.is_empty() {
-        definition.forget_full_identity();
-    }
-    let has_schemas = map.tables_of(mv.colocation).iter().any(|table| table.schema == definition.schema);
+    let (mut family, text) = read(&source, table.oid).await?;
+    family.forget_full_identity(&mv.full_identity);
+    let schema = &family.root().schema;
+    let has_schemas = map.tables_of(mv.colocation).iter().any(|table| table.schema == *schema);
     for target in &targets {
         let mut statements = Vec::new();
         for group in &target.groups {
             if !has_schemas {
-                statements.push(definition.shard_schema(*group));
-                statements.push(target::mark(mv, &shard_schema(&definition.schema, *group)));
+                statements.push(family.root().shard_schema(*group));
+                statements.push(target::mark(mv, &shard_schema(schema, *group)));
             }
-            statements.push(definition.for_shard(&map, *group)?.table);
+            statements.push(family.for_shard(&map, *group)?.table);
         }
         target::create(target, mv, statements).await?;
     }
@@ -241,7 +251,7 @@ pub async fn run(
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 
-    let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &definition, &map));
+    let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &family, &map));
     watch.during(try_join_all(on_each)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
@@ -253,7 +263,7 @@ pub async fn run(
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
         mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
         for target in &targets {
-            finish(target, &definition, &map, &mut apply).await?;
+            finish(target, &family, &map, &mut apply).await?;
         }
         if settings.verify {
             mv.note_phase(catalog, "Final Catchup", 0).await?;
@@ -267,7 +277,7 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let Cutover { hold, attempts } =
-        cut_over(environment, mv, (&table, &text), &mut marker, &mut apply, &watch).await?;
+        cut_over(environment, mv, (&family, &text), &mut marker, &mut apply, &watch).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -283,8 +293,8 @@ pub async fn run(
 }
 
 /// To the shard groups that there are, or to those that are to be.
-fn routes(definition: &TableDefinition, table: &LocalTable, mv: &Move, map: &ShardMap) -> Result<Routes> {
-    let column = definition.columns.iter().find(|column| column.attnum == table.attnum);
+fn routes(family: &Family, table: &LocalTable, mv: &Move, map: &ShardMap) -> Result<Routes> {
+    let column = family.root().columns.iter().find(|column| column.attnum == table.attnum);
     let found = column.and_then(|column| Some((column, HashType::from_oid(column.base_oid)?)));
     let (column, hash) = found.ok_or_else(|| changed(&table.name))?;
     let groups = match map.colocation(mv.colocation) {
@@ -294,40 +304,43 @@ fn routes(definition: &TableDefinition, table: &LocalTable, mv: &Move, map: &Sha
             ColocationGroup::new(mv.colocation, Some(hash), mv.pieces.iter().map(group).collect())
         }
     };
-    Ok(Routes::of_table(&definition.schema, &definition.name, &column.name, groups, hash))
+    let tables = family.definitions().map(|member| (member.schema.clone(), member.name.clone()));
+    Ok(Routes::of_tables(tables, &column.name, groups, hash))
 }
 
-async fn build_keys_and_indexes(target: &Target, definition: &TableDefinition, map: &ShardMap) -> Result<()> {
+async fn build_keys_and_indexes(target: &Target, family: &Family, map: &ShardMap) -> Result<()> {
     for group in &target.groups {
-        let statements = definition.for_shard(map, *group)?.keys_and_indexes;
+        let statements = family.for_shard(map, *group)?.keys_and_indexes;
         target.session.batch_execute(&statements).await.map_err(pg_error)?;
     }
     Ok(())
 }
 
 /// Foreign keys, and what else only matters once clients write here.
-async fn finish(target: &Target, definition: &TableDefinition, map: &ShardMap, apply: &mut Apply) -> Result<()> {
+async fn finish(target: &Target, family: &Family, map: &ShardMap, apply: &mut Apply) -> Result<()> {
     for group in &target.groups {
-        let stages = definition.for_shard(map, *group)?;
+        let stages = family.for_shard(map, *group)?;
         let (added, applied) = apply.run_while(target::validate(&target.session, &stages.foreign_keys)).await;
         applied?;
         added?;
         let (done, applied) = apply.run_while(target.session.batch_execute(&stages.rest)).await;
         applied?;
         done.map_err(pg_error)?;
+        // That of a partitioned table looks at its partitions too.
+        let definition = family.root();
         let name = qualified(&shard_schema(&definition.schema, *group), &definition.name);
         target::analyze(target, &name, &mut Some(&mut *apply)).await?;
     }
     Ok(())
 }
 
-/// Hold, lock, last changes, flip, release. `definition` is what the targets were made from.
+/// Hold, lock, last changes, flip, release. `definition`: the text that `family` was read from, and the targets made.
 ///
 /// Errors: 55P03 when the lock could not be had before `cutover_patience` was over, 55000 when the table was changed.
 async fn cut_over(
     environment: &MoverEnvironment,
     mv: &mut Move,
-    (table, definition): (&LocalTable, &str),
+    (family, definition): (&Family, &str),
     marker: &mut Marker,
     apply: &mut Apply,
     watch: &Guard,
@@ -335,14 +348,15 @@ async fn cut_over(
     let settings = &environment.settings;
     let start = Instant::now();
     let mut pause = Duration::from_millis(20);
-    let name = qualified(&mv.schemas[0], &table.name);
+    let table = family.root();
     // In the order in which create_distributed_table locks.
     let lock = format!(
         "BEGIN; SET LOCAL lock_timeout TO {}; SET LOCAL synchronous_commit TO on; {}; {}; \
-         LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE",
+         LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
         settings.lock_timeout.as_millis().max(1),
         nodes::lock_against_changes(),
         tables::lock(),
+        rows_of(table),
     );
     for attempts in 1.. {
         watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
@@ -351,7 +365,7 @@ async fn cut_over(
         // Its end undoes all that is not committed.
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
-        let hold = environment.holds.begin_table(&table.name);
+        let hold: Vec<_> = family.definitions().map(|member| environment.holds.begin_table(&member.name)).collect();
         let (locked, applied) = apply.run_while(locker.batch_execute(&lock)).await;
         applied?;
         match locked.map_err(pg_error) {
@@ -363,7 +377,7 @@ async fn cut_over(
             Err(error) => return Err(error),
             Ok(()) => {
                 environment.stop_at(StopPoint::Fenced)?;
-                if read(&locker, table.oid).await?.1 != definition {
+                if read(&locker, table.oid()).await?.1 != definition {
                     return Err(changed(&table.name));
                 }
                 let id = marker.insert("fence").await?;

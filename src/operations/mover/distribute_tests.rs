@@ -21,14 +21,10 @@ pub async fn a_local_table_is_distributed_whatever_crashes(stage: &Stage) {
         (FenceApplied, "none"),
         (Switched, "public.orders"),
     ] {
-        stage
-            .coordinator
-            .batch_execute(
-                "CREATE TABLE public.local (tenant bigint, note text);
-                 INSERT INTO public.local SELECT i % 40, 'n' || i FROM generate_series(1, 400) i",
-            )
-            .await
-            .unwrap();
+        let table =
+            if colocate_with == "none" { PARTITIONED } else { "CREATE TABLE public.local (tenant bigint, note text)" };
+        let rows = "INSERT INTO public.local (tenant, note) SELECT i % 40, 'n' || i FROM generate_series(1, 400) i";
+        stage.coordinator.batch_execute(&format!("{table}; {rows}")).await.unwrap();
         let sql = "SELECT tenantry_arguments.create_distributed_table_concurrently('public.local', 'tenant',
             colocate_with => $1)::text";
         let arguments: String = stage.coordinator.query_one(sql, &[&colocate_with]).await.unwrap().get(0);
@@ -83,6 +79,16 @@ pub async fn a_local_table_is_distributed_whatever_crashes(stage: &Stage) {
     assert_eq!(error.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }
 
+/// The distribution column is elsewhere in one of the partitions, and one is partitioned itself.
+const PARTITIONED: &str = "
+    CREATE TABLE public.local (tenant bigint, note text) PARTITION BY LIST (right(note, 1));
+    CREATE TABLE public.local_0 (note text, tenant bigint);
+    ALTER TABLE public.local ATTACH PARTITION public.local_0 FOR VALUES IN ('0', '1');
+    CREATE TABLE public.local_2 PARTITION OF public.local FOR VALUES IN ('2', '3') PARTITION BY HASH (tenant);
+    CREATE TABLE public.local_2_0 PARTITION OF public.local_2 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE public.local_2_1 PARTITION OF public.local_2 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE TABLE public.local_rest PARTITION OF public.local DEFAULT";
+
 async fn rows_of_shell(stage: &Stage) -> i64 {
     stage.coordinator.query_one("SELECT count(*) FROM public.local", &[]).await.unwrap().get(0)
 }
@@ -97,7 +103,7 @@ async fn expect_nothing_left(stage: &Stage, point: StopPoint) {
     assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
     let sql = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)
         + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%')
-        + (SELECT count(*) FROM pg_class WHERE relname = 'local' AND relreplident = 'f')";
+        + (SELECT count(*) FROM pg_class WHERE relname LIKE 'local%' AND relreplident = 'f')";
     assert_eq!(stage.coordinator.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 0, "{point:?}");
 }
 
@@ -108,7 +114,11 @@ async fn drop_local(stage: &Stage, map: &ShardMap, oid: TableOid) {
         let sql = format!("DROP TABLE public_{}.local", group.id);
         stage.workers[group.node.0 as usize - 1].batch_execute(&sql).await.unwrap();
     }
-    let sql = format!("DROP TABLE public.local; DELETE FROM tenantry.distributed_table WHERE logicalrelid = {oid}");
+    let sql = format!(
+        "DELETE FROM tenantry.distributed_table
+             WHERE logicalrelid = {oid} OR logicalrelid IN (SELECT relid FROM pg_partition_tree({oid}));
+         DROP TABLE public.local"
+    );
     stage.coordinator.batch_execute(&sql).await.unwrap();
     stage.environment.catalog.refresh().await.unwrap();
 }

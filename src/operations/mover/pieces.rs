@@ -58,9 +58,15 @@ impl Routes {
         Ok(Self { cut: Some(Cut { pieces, hash }), columns })
     }
 
-    /// Of one table, to the shard groups of a colocation group. `column` is the distribution column.
-    pub fn of_table(schema: &str, table: &str, column: &str, pieces: ColocationGroup, hash: HashType) -> Self {
-        let columns = HashMap::from([((schema.to_owned(), table.to_owned()), column.to_owned())]);
+    /// Of tables, each with its schema and name, to the shard groups of a colocation group. `column` is the distribution
+    /// column of all.
+    pub fn of_tables(
+        tables: impl Iterator<Item = (String, String)>,
+        column: &str,
+        pieces: ColocationGroup,
+        hash: HashType,
+    ) -> Self {
+        let columns = tables.map(|table| (table, column.to_owned())).collect();
         Self { cut: Some(Cut { pieces, hash }), columns }
     }
 

@@ -87,7 +87,8 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
                   FROM pg_partition_ancestors(c.oid) WITH ORDINALITY u (relid, n) JOIN pg_class p ON p.oid = u.relid
                   WHERE p.oid <> c.oid AND p.relnamespace = c.relnamespace ORDER BY u.n DESC)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = ANY ($1) AND c.relkind = 'r' AND ($2::oid IS NULL OR c.oid = $2) ORDER BY c.oid";
+        WHERE n.nspname = ANY ($1) AND c.relkind = 'r'
+        AND ($2::oid IS NULL OR c.oid = $2 OR c.oid IN (SELECT relid FROM pg_partition_tree($2))) ORDER BY c.oid";
     let only = mv.table.as_ref().map(|table| table.oid.0);
     let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
     let mut tables = Vec::new();
