@@ -194,6 +194,7 @@ impl Catalog {
             type_modifier: -1,
             is_generated: false,
             has_volatile_default: false,
+            is_always_identity: false,
         };
         let table = |oid, name: &str, columns: &[(&str, u32)]| Table {
             oid: TableOid(oid),

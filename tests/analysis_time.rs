@@ -185,6 +185,7 @@ fn map() -> ShardMap {
         type_modifier: -1,
         is_generated: false,
         has_volatile_default: false,
+        is_always_identity: false,
     };
     let table = Table {
         oid: TableOid(1),

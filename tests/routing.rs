@@ -26,6 +26,7 @@ fn table(oid: u32, schema: &str, name: &str, key: Option<usize>, colocation: u32
                 type_modifier: -1,
                 is_generated: false,
                 has_volatile_default: false,
+                is_always_identity: false,
             })
             .collect(),
         shards: Vec::new(),

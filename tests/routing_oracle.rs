@@ -25,6 +25,7 @@ fn table(oid: u32, name: &str, key: Option<usize>, columns: &[(&str, u32)]) -> T
         type_modifier: -1,
         is_generated: false,
         has_volatile_default: false,
+        is_always_identity: false,
     };
     Table {
         oid: TableOid(oid),

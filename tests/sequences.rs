@@ -226,6 +226,28 @@ fn what_shards_could_not_follow_is_refused(served: &Served) {
         assert!(error.contains(words), "{sql}: {error}");
     }
     assert_eq!(served.psql("INSERT INTO own OVERRIDING SYSTEM VALUE VALUES (1, 12) RETURNING id"), "12");
+    served.psql("CREATE TABLE strict (tenant int, id int GENERATED ALWAYS AS IDENTITY, note text)");
+    served.psql("SELECT create_distributed_table('strict', 'tenant')");
+    for sql in [
+        "INSERT INTO strict VALUES (1, 11)",
+        "INSERT INTO strict (tenant, id) VALUES (1, DEFAULT), (1, 12)",
+        "INSERT INTO strict (tenant, id) VALUES (1, 11), (2, 12)",
+        "INSERT INTO strict (tenant, id) SELECT 1, 11",
+        "PREPARE p AS INSERT INTO strict (tenant, id) VALUES ($1, $2)",
+    ] {
+        let error = psql_error(&served.dsn(0), sql);
+        assert!(error.contains("428C9: cannot insert a non-DEFAULT value into column \"id\""), "{sql}: {error}");
+        assert!(error.contains("Use OVERRIDING SYSTEM VALUE to override."), "{sql}: {error}");
+    }
+    for sql in ["UPDATE strict SET id = 3 WHERE tenant = 1", "UPDATE strict SET (note, id) = ('n', 3)"] {
+        let error = psql_error(&served.dsn(0), sql);
+        assert!(error.contains("428C9: column \"id\" can only be updated to DEFAULT"), "{sql}: {error}");
+    }
+    served.psql("INSERT INTO strict VALUES (1, DEFAULT), (2, DEFAULT); INSERT INTO strict (tenant) VALUES (1)");
+    served.psql("UPDATE strict SET id = DEFAULT, note = 'n' WHERE tenant = 1");
+    assert_eq!(served.psql("INSERT INTO strict OVERRIDING SYSTEM VALUE VALUES (1, 12, 'n') RETURNING id"), "12");
+    silent(served, "COPY strict (tenant, id) FROM STDIN;\n3\t13\n\\.\n");
+    assert_eq!(served.psql("SELECT count(DISTINCT id), count(*) FROM strict"), "5|5");
     served.psql("INSERT INTO own SELECT 2 FROM generate_series(1, 3)");
     assert_eq!(served.psql("SELECT count(DISTINCT id) FROM own WHERE tenant = 2"), "3");
 }

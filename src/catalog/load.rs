@@ -34,6 +34,7 @@ WITH RECURSIVE managed AS MATERIALIZED (
                 WHERE t.typtype = 'd')
             SELECT pg_catalog.max(typtypmod) FROM domain), -1) END,
         'is_generated', a.attgenerated <> '',
+        'is_always_identity', a.attidentity = 'a',
         'has_volatile_default', a.attidentity <> '' OR (a.attgenerated = '' AND EXISTS (
             SELECT FROM pg_catalog.pg_attrdef d
             WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND (
@@ -241,6 +242,7 @@ struct ColumnRow {
     type_modifier: i32,
     is_generated: bool,
     has_volatile_default: bool,
+    is_always_identity: bool,
 }
 
 impl TableRow {
@@ -283,6 +285,7 @@ impl ColumnRow {
             type_modifier: self.type_modifier,
             is_generated: self.is_generated,
             has_volatile_default: self.has_volatile_default,
+            is_always_identity: self.is_always_identity,
         }
     }
 }
@@ -301,7 +304,7 @@ mod tests {
             {"id": 102008, "min": -2147483648, "max": -1, "node": 8, "tenant": null, "key": null},
             {"id": 102009, "min": 0, "max": 2147483647, "node": 8, "tenant": null, "key": null}]}],
         "tables": [{"oid": 99, "schema": "public", "name": "orders", "is_reference": false, "key": 3, "colocation": 1,
-            "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "type_modifier": -1, "is_generated": false, "has_volatile_default": false}],
+            "columns": [{"attnum": 3, "name": "tenant", "type_oid": 20, "type_modifier": -1, "is_generated": false, "has_volatile_default": false, "is_always_identity": false}],
             "shards": [102008, 102009]}],
         "shadows": []}"#;
 

@@ -41,6 +41,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (200, "sequences", include_str!("schema/200_sequences.sql")),
     (205, "triggers", include_str!("schema/205_triggers.sql")),
     (220, "distribute_partitions", include_str!("schema/220_distribute_partitions.sql")),
+    (221, "reference_defaults", include_str!("schema/221_reference_defaults.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::combine::{COPY_HEADER, COPY_TRAILER};
-use super::reference::set_writing;
+use super::reference::{self, set_writing};
 use super::scatter::null_tenant;
 use super::{Client, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
@@ -42,6 +42,9 @@ pub struct CopyRouter {
     buffered: usize,
     limit: usize,
     rows: u64,
+    /// The rows of a reference table lack columns whose defaults would differ from node to node: they go into a temporary
+    /// table first, with all these columns.
+    staged: Option<Vec<String>>,
     /// The last value that only the coordinator could read.
     asked: Option<(Vec<u8>, Value<'static>)>,
 }
@@ -60,13 +63,18 @@ enum Where {
 impl CopyRouter {
     /// `columns` are those of the data, in its order.
     ///
-    /// Errors: 0A000 where copies of a reference table would differ, 22004 when the distribution column is missing.
+    /// Errors: 22004 when the distribution column is missing.
     pub async fn new(
         txn: &mut Transaction,
         table: &Arc<Table>,
         columns: &[String],
         options: &CopyOptions,
     ) -> Result<Self> {
+        let left_out = |c: &crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
+        let staged = match table.is_reference() && table.columns.iter().any(left_out) {
+            true => Some(reference::stage(txn, table, columns).await?),
+            false => None,
+        };
         if table.is_reference() {
             // As a write of rows would, before the nodes are chosen: citus_add_node waits for this lock.
             let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name));
@@ -78,17 +86,10 @@ impl CopyRouter {
         let settings = txn.executor.settings.load_full();
         let (target, column) = match table.kind {
             TableKind::Reference => {
-                let left_out = |c: &&crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
-                if let Some(column) = table.columns.iter().find(left_out) {
-                    return Err(PgError::unsupported(format!(
-                        "cannot COPY into reference table \"{}\" without a value for column \"{}\"",
-                        table.name, column.name
-                    ))
-                    .detail("Its default would differ from node to node.")
-                    .hint("Add the column to the data."));
-                }
                 let mut nodes = vec![NodeId::COORDINATOR];
-                nodes.extend(map.active_workers().map(|n| n.id));
+                if staged.is_none() {
+                    nodes.extend(map.active_workers().map(|n| n.id));
+                }
                 (Where::Everywhere(nodes), 0)
             }
             TableKind::Distributed { column, hash } => {
@@ -117,6 +118,7 @@ impl CopyRouter {
             buffered: 0,
             limit: settings.copy_buffer_bytes,
             rows: 0,
+            staged,
             asked: None,
         })
     }
@@ -139,6 +141,9 @@ impl CopyRouter {
         }
         if matches!(self.target, Where::Everywhere(_)) {
             txn.query(NodeId::COORDINATOR, &set_writing(false)).await?;
+        }
+        if let Some(columns) = &self.staged {
+            reference::spread(txn, &self.table, columns).await?;
         }
         Ok(self.rows)
     }
@@ -224,8 +229,11 @@ impl CopyRouter {
             }
         };
         let columns: Vec<_> = self.columns.iter().map(|c| quote_ident(c)).collect();
-        let table = quote_ident(&self.table.name);
-        let sql = format!("COPY {schema}{table} ({}) FROM STDIN {}", columns.join(", "), self.options);
+        let place = match &self.staged {
+            Some(_) => "pg_temp.tenantry_source".to_owned(),
+            None => format!("{schema}{}", quote_ident(&self.table.name)),
+        };
+        let sql = format!("COPY {place} ({}) FROM STDIN {}", columns.join(", "), self.options);
         for node in nodes {
             let participant = txn.join(node).await?;
             participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));

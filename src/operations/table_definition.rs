@@ -67,6 +67,14 @@ pub struct ColumnDefinition {
     /// Where it draws them from, if shards can do that too; `definition` is theirs then.
     pub sequence: Option<Sequence>,
     definition: String,
+    /// In copies of a reference table, where it draws numbers; NULL: as `definition`.
+    copy_definition: Option<String>,
+}
+
+impl ColumnDefinition {
+    fn of_copy(&self) -> &str {
+        self.copy_definition.as_ref().unwrap_or(&self.definition)
+    }
 }
 
 /// A sequence of the coordinator that a column draws from.
@@ -181,7 +189,8 @@ impl TableDefinition {
 
     /// For a shard group: foreign keys go to the same group's tables, or to reference tables.
     pub fn for_shard(&self, map: &ShardMap, group: ShardGroupId) -> Result<Stages> {
-        self.stages(&shard_schema(&self.schema, group), |target| {
+        let columns = self.columns.iter().map(|column| column.definition.as_str());
+        self.stages(&shard_schema(&self.schema, group), columns, |target| {
             if target == self.oid {
                 return Some(qualified(&shard_schema(&self.schema, group), &self.name));
             }
@@ -196,7 +205,8 @@ impl TableDefinition {
 
     /// For a reference table's copy: its own schema and name.
     pub fn for_copy(&self, map: &ShardMap) -> Result<Stages> {
-        self.stages(&self.schema, |target| {
+        let columns = self.columns.iter().map(ColumnDefinition::of_copy);
+        self.stages(&self.schema, columns, |target| {
             if target == self.oid {
                 return Some(qualified(&self.schema, &self.name));
             }
@@ -212,11 +222,15 @@ impl TableDefinition {
         script(statements)
     }
 
-    fn stages(&self, schema: &str, target: impl Fn(u32) -> Option<String>) -> Result<Stages> {
+    fn stages<'s>(
+        &'s self,
+        schema: &str,
+        columns: impl Iterator<Item = &'s str>,
+        target: impl Fn(u32) -> Option<String>,
+    ) -> Result<Stages> {
         let schema = identifier(schema);
         let own = |text: &String| text.replace(OWN_SCHEMA, &schema);
-        let elements: Vec<&str> =
-            self.columns.iter().map(|c| &c.definition).chain(&self.checks).map(String::as_str).collect();
+        let elements: Vec<&str> = columns.chain(self.checks.iter().map(String::as_str)).collect();
         let mut foreign_keys = Vec::new();
         for key in &self.foreign_keys {
             let name = target(key.target).ok_or_else(|| {

@@ -3,6 +3,7 @@
 mod combine;
 mod copy;
 mod ddl;
+mod defaults;
 mod display;
 mod foreign_key;
 mod function_call;

@@ -4,8 +4,9 @@ use crate::error::PgError;
 use crate::shard_map::Table;
 use crate::sql::Access;
 use crate::sql::scope::Meaning;
-use crate::sql::tree::{Assignment, Body, Expr, Query};
+use crate::sql::tree::{Assignment, Body, Expr, Insert, Query};
 
+use super::defaults::{self, Left};
 use super::statement::Statement;
 use super::{Plan, ReferenceWrite, Scatter, WriteCommand, functions, pull, unsupported};
 
@@ -91,7 +92,7 @@ fn is_own(query: &Query, parts: &[crate::sql::tree::Name], column: &str) -> bool
     }
 }
 
-fn assignments(query: &Query) -> Vec<&Assignment> {
+pub(super) fn assignments(query: &Query) -> Vec<&Assignment> {
     match &query.body {
         Body::Update(u) => u.set.iter().collect(),
         Body::Merge(m) => m.set.iter().collect(),
@@ -120,8 +121,19 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
             _ => Err(unsupported::reference_from_local()),
         };
     }
+    defaults::refuse_set_default(statement, table)?;
+    let filling = match &statement.tree.body {
+        Body::Insert(insert) => {
+            match defaults::left_to_defaults(statement, insert, table, &given_columns(insert, table))? {
+                Left::Nothing => None,
+                Left::Filling(filling) => Some(filling),
+                Left::ToRows => return super::insert::routed(statement, insert, table),
+            }
+        }
+        _ => None,
+    };
     Ok(Plan::ReferenceWrite(ReferenceWrite {
-        columns: given_columns(statement, table),
+        filling,
         table: table.clone(),
         query: statement.sharded(),
         command,
@@ -131,13 +143,9 @@ pub(super) fn plan_reference(statement: &Statement<'_>) -> Result<Plan, PgError>
     }))
 }
 
-/// The columns that an INSERT gives values for; DEFAULT is no value.
-fn given_columns(statement: &Statement<'_>, table: &Table) -> Vec<String> {
-    let Body::Insert(insert) = &statement.tree.body else { return Vec::new() };
-    let listed: Vec<String> = match &insert.columns {
-        Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
-        _ => table.columns.iter().map(|c| c.name.clone()).collect(),
-    };
+/// The columns that an INSERT gives values for in every row; DEFAULT is no value.
+fn given_columns(insert: &Insert, table: &Table) -> Vec<String> {
+    let listed = defaults::listed(insert, table);
     match insert.source.as_ref().map(|q| &q.body) {
         None => Vec::new(),
         Some(Body::Values(rows)) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::shard_map::{ColocationId, Table};
 pub use crate::sql::QualifiedName;
-use crate::sql::{Access, Operand, Splice, Spliced};
+use crate::sql::{Access, Operand, Splice, Spliced, With};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
 #[derive(Debug, Clone)]
@@ -235,15 +235,58 @@ pub enum Figures {
 #[derive(Debug, Clone)]
 pub struct ReferenceWrite {
     pub table: Arc<Table>,
-    /// The columns that an INSERT gives values for; all where the statement has no list.
-    pub columns: Vec<String>,
     pub query: Spliced,
+    /// What is put into it when it runs.
+    pub filling: Option<Filling>,
     pub command: WriteCommand,
     /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether
     /// each is immutable.
     pub functions: Vec<String>,
     pub has_on_conflict: bool,
     pub returns_rows: bool,
+}
+
+/// What an INSERT leaves to defaults that would differ from node to node: values that are drawn once, and put into its
+/// text.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    /// Whose defaults, by name.
+    pub columns: Vec<String>,
+    /// For how many rows.
+    pub rows: usize,
+    pub places: Vec<Filled>,
+}
+
+/// Replaces `len` bytes at byte `at`.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    pub at: u32,
+    pub len: u32,
+    pub parts: Vec<FilledPart>,
+}
+
+#[derive(Debug, Clone)]
+pub enum FilledPart {
+    Text(String),
+    /// The value for a row and one of the filling's columns, both from 0.
+    Value {
+        row: usize,
+        column: usize,
+    },
+}
+
+impl Filling {
+    /// The statement with what `value` says for each row and column.
+    pub fn fill<'v>(&self, query: &Spliced, value: impl Fn(usize, usize) -> &'v str) -> Spliced {
+        let filled = self.places.iter().map(|place| {
+            let parts = place.parts.iter().map(|part| match part {
+                FilledPart::Text(text) => text,
+                FilledPart::Value { row, column } => value(*row, *column),
+            });
+            Splice { at: place.at, len: place.len, with: With::Fixed(parts.collect::<String>().into()) }
+        });
+        Spliced::new(query.text().clone(), query.splices().iter().cloned().chain(filled).collect())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

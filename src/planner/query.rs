@@ -15,7 +15,7 @@ use super::names::{coordinator, names_managed_table};
 use super::session_effects::with_session_effects;
 use super::statement::{Statement, has_call, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
-use super::{combine, insert, modify, pull};
+use super::{combine, defaults, insert, modify, pull};
 
 /// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
 pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
@@ -57,6 +57,7 @@ fn unread(text: &str, tokens: &[Token]) -> Coordinator {
 
 impl Statement<'_> {
     fn plan(&self) -> Result<Plan, PgError> {
+        defaults::check_identities(self)?;
         if self.distributed().next().is_none() {
             return self.plan_undistributed();
         }

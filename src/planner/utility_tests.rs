@@ -12,7 +12,14 @@ use super::names::{coordinator, names_managed_table};
 use super::{Context, Coordinator, Plan, Provided, Scatter, Shards, plan_utility};
 
 fn column(name: &str, is_generated: bool) -> Column {
-    Column { name: name.into(), type_oid: 23, type_modifier: -1, is_generated, has_volatile_default: false }
+    Column {
+        name: name.into(),
+        type_oid: 23,
+        type_modifier: -1,
+        is_generated,
+        has_volatile_default: false,
+        is_always_identity: false,
+    }
 }
 
 fn table(oid: u32, name: &str, colocation: u32, columns: Vec<Column>) -> Table {

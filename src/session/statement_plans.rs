@@ -321,17 +321,8 @@ impl Session {
         }
         let columns: Vec<_> = names.iter().map(|c| crate::backend::quote_ident(c)).collect();
         let columns = columns.join(", ");
-        let shell = format!(
-            "{}.{}",
-            crate::backend::quote_ident(&plan.table.schema),
-            crate::backend::quote_ident(&plan.table.name)
-        );
-        let create = format!(
-            "DROP TABLE IF EXISTS pg_temp.tenantry_source; CREATE TEMPORARY TABLE tenantry_source ON COMMIT DROP AS \
-             SELECT {columns} FROM {shell} WITH NO DATA"
-        );
         let txn = self.txn();
-        txn.query(NodeId::COORDINATOR, &create).await?;
+        let all = reference::stage(txn, &plan.table, &names).await?;
         let fill = format!("INSERT INTO pg_temp.tenantry_source ({columns}) {}", source.render(None));
         let participant = txn.join(NodeId::COORDINATOR).await?;
         let filled = combine::run_bound(participant, &fill, &request.bind.with_results(false), request.types).await;
@@ -339,13 +330,7 @@ impl Session {
             txn.failed = true;
             return Err(error);
         }
-        if plan.table.is_reference() {
-            let insert = format!("INSERT INTO {shell} ({columns}) SELECT {columns} FROM pg_temp.tenantry_source");
-            let own = format!("{}; {insert}; {}", reference::set_writing(true), reference::set_writing(false));
-            txn.query(NodeId::COORDINATOR, &own).await?;
-        }
-        let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
-        copy_in::route_rows(txn, NodeId::COORDINATOR, copy, &plan.table, &names).await
+        reference::spread(txn, &plan.table, &all).await
     }
 
     /// Makes a query's rows something that the coordinator can read; gives the query that reads them.

@@ -38,6 +38,8 @@ pub struct Column {
     pub is_generated: bool,
     /// The default (or identity) is not an immutable expression: each evaluation may differ.
     pub has_volatile_default: bool,
+    /// GENERATED ALWAYS AS IDENTITY.
+    pub is_always_identity: bool,
 }
 
 impl Table {

@@ -38,6 +38,7 @@ impl Catalog {
             type_modifier: if type_oid == 1700 { (10 << 16 | 2) + 4 } else { -1 },
             is_generated: false,
             has_volatile_default: false,
+            is_always_identity: false,
         };
         let table = |(n, name, hash): &(u32, &str, HashType)| Table {
             oid: TableOid(*n),
