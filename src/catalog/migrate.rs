@@ -42,6 +42,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (205, "triggers", include_str!("schema/205_triggers.sql")),
     (220, "distribute_partitions", include_str!("schema/220_distribute_partitions.sql")),
     (221, "reference_defaults", include_str!("schema/221_reference_defaults.sql")),
+    (222, "time_partitions", include_str!("schema/222_time_partitions.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

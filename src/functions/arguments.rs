@@ -17,6 +17,21 @@ pub struct OneTable {
     pub table_name: Option<u32>,
 }
 
+/// Times as Postgres prints them in the session.
+#[derive(Deserialize)]
+pub struct CreateTimePartitions {
+    pub table_name: Option<u32>,
+    pub partition_interval: Option<String>,
+    pub start_from: Option<String>,
+    pub end_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct DropOldTimePartitions {
+    pub table_name: Option<u32>,
+    pub older_than: Option<String>,
+}
+
 #[derive(Deserialize)]
 pub struct AddNode {
     pub nodename: Option<String>,

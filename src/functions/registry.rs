@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::arguments::{
-    AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, NodeAddress, NodeProperty, OneTable, UpdateNode,
+    AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
+    NodeAddress, NodeProperty, OneTable, UpdateNode,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -18,7 +19,7 @@ use crate::operations::create_distributed_table::{self, create_distributed_table
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::sizes::table_size;
 use crate::operations::standbys::add_secondary_node as add_secondary;
-use crate::operations::{node_state, nodes};
+use crate::operations::{node_state, nodes, time_partitions};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
 
@@ -42,6 +43,12 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             create_reference_table(txn, TableOid(table)).await.map(|()| Value::Null)
         }
         // Shells are empty from the start.
+        "create_time_partitions" => create_time_partitions(arguments, txn).await,
+        "drop_old_time_partitions" => {
+            let DropOldTimePartitions { table_name, older_than } = read(name, arguments)?;
+            let (table, moment) = (required(table_name, "table_name")?, required(older_than, "older_than")?);
+            time_partitions::drop_old(txn, TableOid(table), &moment).await.map(|()| Value::Null)
+        }
         "truncate_local_data_after_distributing_table" => Ok(Value::Null),
         "citus_add_node" | "master_add_node" => add_node(name, arguments, txn, env, true).await,
         "citus_add_inactive_node" | "master_add_inactive_node" => add_node(name, arguments, txn, env, false).await,
@@ -97,6 +104,8 @@ pub fn provided() -> Provided {
             "create_distributed_table_concurrently",
             "citus_cleanup_orphaned_resources",
             "create_reference_table",
+            "create_time_partitions",
+            "drop_old_time_partitions",
             "truncate_local_data_after_distributing_table",
             "citus_add_node",
             "master_add_node",
@@ -174,6 +183,7 @@ pub fn provided() -> Provided {
             "column_name_to_column",
             "shard_name",
             "get_shard_id_for_distribution_column",
+            "get_missing_time_partition_ranges",
         ]),
         views: HashMap::from([
             ("pg_dist_node", None),
@@ -188,6 +198,7 @@ pub fn provided() -> Provided {
             ("citus_nodes", None),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),
+            ("time_partitions", None),
             ("tenantry_tenants", None),
             ("tenantry_loads", Some(Figures::Loads)),
             ("tenantry_proxies", None),
@@ -207,6 +218,17 @@ async fn distribute(arguments: Value, txn: &mut Transaction, env: &Environment) 
         shard_count_default: env.shard_count,
     };
     create_distributed_table(txn, request).await.map(|()| Value::Null)
+}
+
+async fn create_time_partitions(arguments: Value, txn: &mut Transaction) -> Result<Value> {
+    let arguments: CreateTimePartitions = read("create_time_partitions", arguments)?;
+    let wanted = time_partitions::Wanted {
+        table: TableOid(required(arguments.table_name, "table_name")?),
+        interval: required(arguments.partition_interval, "partition_interval")?,
+        start_from: required(arguments.start_from, "start_from")?,
+        end_at: required(arguments.end_at, "end_at")?,
+    };
+    time_partitions::create(txn, &wanted).await.map(|made| json!(made))
 }
 
 fn node_address(name: &str, arguments: Value) -> Result<(String, i32)> {

@@ -18,4 +18,5 @@ pub mod sizes;
 pub mod standbys;
 pub mod table_checks;
 pub mod table_definition;
+pub mod time_partitions;
 pub mod triggers;
