@@ -100,7 +100,7 @@ port = $((port + 1))
 user = "postgres"
 [pool]
 size = $pool_size
-node_connections = $((pool_size + 16))
+node_connections = $((2 * (pool_size + 16)))
 TOML
     "$tenantry" serve --config "$work/tenantry.toml" >"$work/tenantry.log" 2>&1 &
     pid_of[tenantry]=$!
