@@ -55,6 +55,7 @@ fn clients_with_something_open_meet_a_cutover() {
     }
     prepared_statements_go_along(&stage);
     transactions_end_before_the_fence(&stage);
+    blocks_begun_by_a_sleeper_run_where_the_tenant_is(&stage);
     savepoints_are_carried_as_they_ended(&stage);
     cursors_and_portals_go_on_where_they_were(&stage);
     copies_are_whole(&stage);
@@ -186,6 +187,41 @@ fn transactions_end_before_the_fence(stage: &Stage) {
     moving.join().expect("it moves");
     let ids: Vec<_> = (1..3).chain(10..15).chain(20..40).collect();
     stage.ends_with("transactions", Some(from), &ids);
+}
+
+/// C18: BEGIN and the first statement leave together for where the tenant was; nothing of them stays there.
+fn blocks_begun_by_a_sleeper_run_where_the_tenant_is(stage: &Stage) {
+    let from = stage.home();
+    let mut simple = stage.client(1);
+    let mut prepared = stage.client(1);
+    prepared.send(&[frame("P b : BEGIN"), frame("P s : INSERT INTO ledger VALUES ($1, $2, '')"), frame("S")].concat());
+    prepared.answers_until("Z");
+    let block = |id: i64| {
+        let run = |bind: String| [frame(&bind), frame("D P -"), frame("E - 0"), frame("S")].concat();
+        [run("B - b".to_owned()), run(format!("B - s : {TENANT} : {id}"))].concat()
+    };
+    let answer = ["2", "n", "C BEGIN", "Z T", "2", "n", "C INSERT 0 1", "Z T"];
+    for id in [1, 2] {
+        // Once on the long way: connections are opened, statements become known.
+        simple.send(&[frame("Q BEGIN"), frame(&format!("Q {}", insert(id))), frame("Q COMMIT")].concat());
+        for end in ["Z T", "Z T", "Z I"] {
+            assert_eq!(simple.answers_until("Z").last().map(String::as_str), Some(end));
+        }
+        prepared.send(&block(10 + id));
+        assert_eq!([prepared.answers_until("Z"), prepared.answers_until("Z")].concat(), answer);
+        assert_eq!(prepared.query("COMMIT"), ["C COMMIT", "Z I"]);
+    }
+    stage.served.signal_proxy(1, "STOP");
+    psql(&stage.served.dsn(0), &stage.move_away());
+    simple.send(&[frame("Q BEGIN"), frame(&format!("Q {}", insert(3))), frame("Q COMMIT")].concat());
+    prepared.send(&block(13));
+    stage.served.signal_proxy(1, "CONT");
+    assert_eq!(simple.answers_until("Z"), ["C BEGIN", "Z T"]);
+    assert_eq!(simple.answers_until("Z"), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(simple.answers_until("Z"), ["C COMMIT", "Z I"]);
+    assert_eq!([prepared.answers_until("Z"), prepared.answers_until("Z")].concat(), answer);
+    assert_eq!(prepared.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+    stage.ends_with("blocks of a sleeper", Some(from), &[1, 2, 3, 11, 12]);
 }
 
 /// C11: more subtransactions than a snapshot lists.

@@ -80,17 +80,9 @@ impl Pools {
         self.inner.nodes.settings().load().mode == PoolMode::Session
     }
 
-    /// A connection to `address` logged in as `identity`, if one is idle and was used a moment ago.
-    pub fn take_idle(&self, address: &ServerAddress, identity: &Identity) -> Option<PooledServer> {
-        let pool = self.pool(address, identity, Purpose::Writes);
-        let now = Instant::now();
-        let (connection, since) = pool.take_idle(now)?;
-        if now.saturating_duration_since(since) > pool.nodes.settings().load().check_after {
-            // It must be asked first; `checkout` does.
-            pool.state.borrow_mut().idle.push((connection, since));
-            return None;
-        }
-        Some(pool.guard(connection))
+    /// What holds connections to `address` that are logged in as `identity`.
+    pub fn find(&self, address: &ServerAddress, identity: &Identity) -> FoundPool {
+        FoundPool(self.pool(address, identity, Purpose::Writes))
     }
 
     /// A connection to `address` logged in as `identity`, from the pool or new.
@@ -198,6 +190,23 @@ impl Pools {
 
     fn all(&self) -> Vec<Rc<Pool>> {
         self.inner.pools.borrow().values().flatten().cloned().collect()
+    }
+}
+
+/// One of the pools: to find it takes longer than to take a connection out.
+pub struct FoundPool(Rc<Pool>);
+
+impl FoundPool {
+    /// A connection that is idle and was used a moment before `now`.
+    pub fn take_idle(&self, now: Instant) -> Option<PooledServer> {
+        let Self(pool) = self;
+        let (connection, since) = pool.take_idle(now)?;
+        if now.saturating_duration_since(since) > pool.nodes.settings().load().check_after {
+            // It must be asked first; `checkout` does.
+            pool.state.borrow_mut().idle.push((connection, since));
+            return None;
+        }
+        Some(pool.guard(connection))
     }
 }
 
@@ -314,8 +323,9 @@ impl Pool {
     }
 
     fn give_back(self: &Rc<Self>, connection: Box<Connection>) {
-        let now = Instant::now();
-        if !connection.server.is_reusable() || now >= connection.retires {
+        // To ask the clock once more costs more than a connection's age is worth.
+        let since = connection.server.answered();
+        if !connection.server.is_reusable() || since >= connection.retires {
             return;
         }
         if self.node.is_waited_for() || self.node.is_pressed() {
@@ -330,7 +340,7 @@ impl Pool {
             }
         }
         connection.server.link().set_used(false);
-        self.state.borrow_mut().idle.push((connection, now));
+        self.state.borrow_mut().idle.push((connection, since));
     }
 }
 

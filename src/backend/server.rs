@@ -21,6 +21,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::transport::{self, Dialer, Stream};
 use crate::wire::answer::Status;
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
+use crate::wire::whole_answer::WholeAnswer;
 use crate::wire::{frame, frontend, rows};
 
 mod requests;
@@ -75,6 +76,8 @@ pub struct Server {
     demands: Option<(Arc<Demands>, ServerAddress)>,
     /// When the first bytes left of what has not been answered to the end.
     asked: Option<Instant>,
+    /// When the last answer was over; at first, when it logged in.
+    answered: Instant,
     /// Oids of types that users made mean the same here as for the client: on the coordinator. Elsewhere the server
     /// infers the types of such parameters.
     pub knows_user_types: bool,
@@ -103,6 +106,7 @@ impl Server {
             tally: Arc::default(),
             demands: None,
             asked: None,
+            answered: Instant::now(),
             knows_user_types: false,
         }
     }
@@ -246,18 +250,10 @@ impl Server {
         let verdict = self.replies.judge(tag);
         match verdict {
             Verdict::OutOfStep => return Err(self.lost("server answered out of step")),
-            Verdict::Ready(_) => {
-                self.end_patience();
-                if self.replies.is_empty()
-                    && let Some(asked) = self.asked.take()
-                {
-                    self.tally.answers.record(asked.elapsed());
-                }
-                match payload.first().copied().and_then(Status::from_byte) {
-                    Some(status) => self.status = status,
-                    None => return Err(self.lost("server sent a broken ReadyForQuery")),
-                }
-            }
+            Verdict::Ready(_) => match payload.first().copied().and_then(Status::from_byte) {
+                Some(status) => self.note_ready(status),
+                None => return Err(self.lost("server sent a broken ReadyForQuery")),
+            },
             Verdict::Last(due) if due.reply == Reply::Prepare => self.prepared.confirm(),
             Verdict::Last(due) if due == EVICTION => self.prepared.confirm(),
             Verdict::Async if tag == b'S' => self.note_parameter(payload),
@@ -278,6 +274,35 @@ impl Server {
             _ => {}
         }
         Ok(verdict)
+    }
+
+    fn note_ready(&mut self, status: Status) {
+        self.status = status;
+        self.end_patience();
+        if self.replies.is_empty()
+            && let Some(asked) = self.asked.take()
+        {
+            self.answered = Instant::now();
+            self.tally.answers.record(self.answered.saturating_duration_since(asked));
+        }
+    }
+
+    /// What is queued leaves now, when it is `now`.
+    pub fn note_asked(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
+    }
+
+    /// When the last answer was over.
+    pub fn answered(&self) -> Instant {
+        self.answered
+    }
+
+    /// The answer to all that is due, when that and nothing else was received: it is judged then, and not yet consumed.
+    pub fn whole_answer(&mut self) -> Option<WholeAnswer> {
+        let whole = WholeAnswer::read(self.replies.iter(), &self.read)?;
+        self.replies.clear();
+        self.note_ready(whole.status);
+        Some(whole)
     }
 
     /// Sends what is queued. Reads meanwhile: a server that cannot get rid of its answers takes no more messages.

@@ -1,6 +1,7 @@
 //! Session settings as the client sees them, and how a server connection is brought to them.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What a client has SET, by folded name: the statement that sets it. Cheap to clone and to compare.
@@ -97,6 +98,28 @@ impl SessionSettings {
     }
 }
 
+/// What sessions of one thread began with lately. Those that began alike share one value, which is compared at once.
+#[derive(Default)]
+pub struct SharedSettings {
+    latest: RefCell<VecDeque<SessionSettings>>,
+}
+
+impl SharedSettings {
+    /// An equal value that others have too, if there is one.
+    pub fn share(&self, settings: SessionSettings) -> SessionSettings {
+        let mut latest = self.latest.borrow_mut();
+        if let Some(known) = latest.iter().find(|known| **known == settings) {
+            return known.clone();
+        }
+        latest.truncate(SHARED_MAX - 1);
+        latest.push_front(settings.clone());
+        settings
+    }
+}
+
+/// Applications connect in few ways; each one is looked through with every login.
+const SHARED_MAX: usize = 16;
+
 fn entry_bytes(name: &str, statement: &str) -> usize {
     2 * size_of::<String>() + name.len() + statement.len()
 }
@@ -149,6 +172,18 @@ mod tests {
     #[test]
     fn a_connection_that_carries_the_same_settings_needs_nothing() {
         assert_eq!(settings(&[("a", "1")]).statements_to(&settings(&[("a", "1")])), None);
+    }
+
+    #[test]
+    fn sessions_that_began_alike_share_one_value() {
+        let shared = SharedSettings::default();
+        let [first, second] = [(); 2].map(|()| shared.share(settings(&[("a", "1")])));
+        assert!(Arc::ptr_eq(&first.entries, &second.entries));
+        for n in 0..2 * SHARED_MAX {
+            let own = settings(&[("a", &n.to_string())]);
+            assert_eq!(shared.share(own.clone()), own);
+        }
+        assert_eq!(shared.latest.borrow().len(), SHARED_MAX);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! The control channel lives here too: pools of tokio-postgres connections to the coordinator and the workers, never
 //! used for a client's statements, always with `search_path = pg_catalog, pg_temp`.
 
+mod at_hand;
 mod connection;
 mod load;
 mod migrate;
@@ -26,6 +27,7 @@ pub mod shards;
 pub mod tables;
 pub mod two_phase;
 
+pub use at_hand::MapAtHand;
 pub use connection::{Address, Settings, checkout, connect, connect_to_primary, pg_error};
 pub use load::{LOAD, parse};
 pub use migrate::migrate;

@@ -33,6 +33,8 @@ pub struct Catalog {
     pool: Pool,
     node_pools: Mutex<HashMap<NodeId, (Vec<Address>, Pool)>>,
     map: ArcSwap<ShardMap>,
+    /// The map's version.
+    newest: AtomicU64,
     version: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
     /// Another proxy has got a cancel request.
@@ -59,6 +61,7 @@ impl Catalog {
             settings,
             node_pools: Mutex::default(),
             map: ArcSwap::default(),
+            newest: AtomicU64::new(0),
             version: AtomicU64::new(0),
             published: tokio::sync::watch::Sender::new(0),
             cancel_asked: Notify::new(),
@@ -77,9 +80,9 @@ impl Catalog {
         self.map.load_full()
     }
 
-    /// The map for a moment: unlike a clone of the `Arc`, this writes to nothing that threads share.
-    pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
-        read(&self.map.load())
+    /// Has no newer map been published?
+    pub fn is_newest(&self, map: &ShardMap) -> bool {
+        map.version() == self.newest.load(Ordering::Acquire)
     }
 
     /// A number that no map of this process has had.
@@ -120,6 +123,7 @@ impl Catalog {
         loaded.moves = moves;
         if json != loaded.json {
             self.map.store(Arc::new(parse(version, &json)?));
+            self.newest.store(version, Ordering::Release);
             self.published.send_replace(version);
             loaded.json = json;
         }

@@ -150,14 +150,17 @@ impl Client {
             self.flushes += 1;
             // Until all of it is out, what follows would be read as a part of it.
             self.torn = true;
-            let mut sent = 0;
+            // Most often the socket takes it all.
+            let mut sent = self.stream.send_at_once(&self.out).transpose()?.unwrap_or(0);
             while sent < self.out.len() {
                 sent += match in_time(self.limits.reader_timeout, self.stream.write(&self.out[sent..])).await? {
                     0 => return Err(lost("client closed the connection")),
                     taken => taken,
                 };
             }
-            in_time(self.limits.reader_timeout, self.stream.flush()).await?;
+            if self.stream.is_encrypted() {
+                in_time(self.limits.reader_timeout, self.stream.flush()).await?;
+            }
             self.torn = false;
             self.traffic.sent.add(self.out.len() as u64);
             self.sent += self.out.len() as u64;

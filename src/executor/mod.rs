@@ -35,7 +35,7 @@ pub use object_ids::ObjectIds;
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
-pub use transaction::{Kind, Origin, Pin, Transaction};
+pub use transaction::{Kind, Origin, Pin, PoolsAtHand, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::backend::{Pools, ServerAddress};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, MapAtHand};
 use crate::error::{PgError, SqlState};
 use loads::Loads;
 
@@ -52,6 +52,7 @@ use loads::Loads;
 pub struct Executor {
     pub pools: Pools,
     pub catalog: Arc<Catalog>,
+    pub map: MapAtHand,
     pub holds: Arc<Holds>,
     pub loads: Arc<Loads>,
     pub coordinator: ServerAddress,

@@ -17,7 +17,7 @@ use foldhash::HashMap;
 use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
-use crate::wire::frame::HEADER_LEN;
+use crate::wire::frame::{self, HEADER_LEN};
 use crate::wire::rows::{Named, replace_user_oids};
 
 /// What is known so far; each data thread asks for itself.
@@ -27,12 +27,14 @@ pub struct ObjectIds {
 }
 
 impl ObjectIds {
-    /// Gives the RowDescription frame at `start` of `out`, which `node` has sent, the coordinator's OIDs.
+    /// Gives the RowDescription frame at `start` of `out`, which is whole and which `node` has sent, the coordinator's OIDs.
     pub async fn translate(&self, catalog: &Catalog, node: NodeId, out: &mut BytesMut, start: usize) {
         if node.is_coordinator() {
             return;
         }
-        let unknown = self.replace_known(node, &mut out[start + HEADER_LEN..]);
+        let Ok(Some(header)) = frame::header(&out[start..]) else { return };
+        let end = out.len().min(start + header.len);
+        let unknown = self.replace_known(node, &mut out[start + HEADER_LEN..end]);
         if unknown.is_empty() {
             return;
         }

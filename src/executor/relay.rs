@@ -163,6 +163,19 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
         }
         client.flush_if_long().await?;
         server.receive().await?;
+        if relayed.retry.is_none()
+            && let Some(whole) = server.whole_answer()
+        {
+            let start = client.out().len();
+            client.out().extend_from_slice(&server.received()[whole.for_client.clone()]);
+            server.consume(server.received().len());
+            if let (Some(description), Some((node, executor))) = (whole.description, routed.worker) {
+                let start = start + description - whole.for_client.start;
+                executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
+            }
+            relayed.parsed += whole.parsed;
+            return Ok(relayed);
+        }
     }
 }
 

@@ -301,7 +301,7 @@ async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>,
                     count.command = more.command;
                 }
                 // Who knows the shard by its schema's name runs the statement again.
-                Err(error) if executor.catalog.with_map(|map| names_moved_shard(&error, map)) => {
+                Err(error) if executor.map.with(|map| names_moved_shard(&error, map)) => {
                     failure.get_or_insert(error);
                 }
                 Err(error) => {

@@ -5,6 +5,8 @@
 
 mod servers;
 
+pub use servers::PoolsAtHand;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -143,7 +145,7 @@ impl Transaction {
     pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
         match &self.private_map {
             Some(map) => read(map),
-            None => self.executor.catalog.with_map(read),
+            None => self.executor.map.with(read),
         }
     }
 

@@ -41,6 +41,7 @@ impl Cluster {
         let executor = Rc::new(Executor {
             pools: Pools::new(Nodes::new(Default::default())),
             catalog: catalog.clone(),
+            map: catalog::MapAtHand::new(catalog.clone()),
             holds: Arc::new(Holds::default()),
             loads: Arc::new(crate::executor::loads::Loads::new(Arc::default(), String::new())),
             coordinator: ServerAddress { host: "127.0.0.1".into(), port: servers.coordinator().port() },

@@ -79,6 +79,13 @@ impl Plan {
         }
     }
 
+    /// May it run in a transaction that has failed?
+    /// Source: PostgreSQL src/backend/tcop/postgres.c, IsTransactionExitStmt().
+    pub fn may_follow_failure(&self) -> bool {
+        use TransactionCommand::{Commit, Rollback, RollbackTo};
+        matches!(self, Plan::Empty | Plan::Transaction(Commit { .. } | Rollback { .. } | RollbackTo { .. }))
+    }
+
     /// What kind of plan it is, as an index into `KINDS`; EXPLAIN is of the kind that it explains.
     pub fn kind(&self) -> usize {
         match self {

@@ -164,7 +164,7 @@ impl Session {
             self.check_room(parse.text.len())?;
         }
         let statement = Rc::new(self.new_statement(parse.text, parse.types)?);
-        if !matches!(&*statement.plan, Plan::Transaction(_)) {
+        if !statement.plan.may_follow_failure() {
             self.refuse_if_failed()?;
         }
         self.statements.insert(name.clone(), statement);
@@ -250,7 +250,7 @@ impl Session {
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
             self.txn().is_opaque = true;
         }
-        if !matches!(&*statement.plan, Plan::Transaction(_)) {
+        if !statement.plan.may_follow_failure() {
             self.refuse_if_failed()?;
         }
         if !bind.portal.is_empty() && self.portals.contains(&bind.portal) {
@@ -446,7 +446,7 @@ impl Session {
                 }
                 let types = self.types_for(&statement, bind.parameter_count()).await?;
                 let request = Request { bind: &bind, types: &types, describe: false };
-                if !matches!(&*plan, Plan::Transaction(_)) {
+                if !plan.may_follow_failure() {
                     self.refuse_if_failed()?;
                 }
                 self.run_virtual(&plan, &statement.text, request).await?;

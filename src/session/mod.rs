@@ -29,6 +29,7 @@ mod replica_reads;
 mod run;
 mod settings;
 mod shapes;
+mod short_command;
 mod short_way;
 mod simple_query;
 mod startup;
@@ -57,8 +58,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{Nodes, Pools, ServerAddress};
-use crate::catalog::Catalog;
+use crate::backend::{Nodes, Pools, ServerAddress, SharedSettings};
+use crate::catalog::{Catalog, MapAtHand};
 use crate::executor::loads::Loads;
 use crate::executor::{self, Executor, Holds, ObjectIds, TransactionIds};
 use crate::operations::mover::MoverEnvironment;
@@ -112,6 +113,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
     let executor = Rc::new(Executor {
         pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),
+        map: MapAtHand::new(shared.catalog.clone()),
         holds: shared.holds.clone(),
         loads: shared.loads.clone(),
         coordinator: shared.coordinator.clone(),
@@ -129,6 +131,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
         shapes: shapes::Shapes::counted(tally.shapes.clone()),
         metrics: metrics::Metrics::new(),
         tally,
+        settings: SharedSettings::default(),
     });
     let sessions = TaskTracker::new();
     let pools = executor.pools.clone();

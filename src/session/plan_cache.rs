@@ -48,13 +48,18 @@ impl PlanCache {
         Self { lookups, ..Self::default() }
     }
 
+    /// The plan of a statement that was planned before.
+    pub fn known(&self, text: &str, context: &Context<'_>) -> Option<Rc<Plan>> {
+        let plans = self.plans.borrow();
+        let (_, plan) = plans.get(text).filter(|(made, _)| made.fits(context))?;
+        self.lookups.note(true);
+        Some(plan.clone())
+    }
+
     /// The plan of a statement: cached, or made now.
     pub fn plan(&self, text: &str, context: &Context<'_>) -> Result<Rc<Plan>> {
-        if let Some((made, plan)) = self.plans.borrow().get(text)
-            && made.fits(context)
-        {
-            self.lookups.note(true);
-            return Ok(plan.clone());
+        if let Some(plan) = self.known(text, context) {
+            return Ok(plan);
         }
         self.lookups.note(false);
         let plan = Rc::new(planner::plan(text, context, Mode::Any)?);

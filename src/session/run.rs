@@ -1,13 +1,17 @@
 //! One client's session: its state, and the loop over its frames.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::cancel_keys::CancelKey;
 use super::load::RequestLoad;
@@ -22,10 +26,10 @@ use super::startup::{Opening, Wish};
 use super::statements::Statements;
 use super::tally::Tally;
 use super::{ADMIN_DATABASE, Ending, Shared, Visitor, admin_database, login};
-use crate::backend::{Frame, Identity, PooledServer, SessionSettings, set_statement};
+use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
-use crate::executor::{Client, Executor, Kept, Kind, Origin, Transaction};
+use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
@@ -41,17 +45,21 @@ pub struct Thread {
     pub metrics: Metrics,
     pub tally: Arc<Tally>,
     pub meter: Rc<Meter>,
+    pub settings: SharedSettings,
 }
 
 pub struct Session {
     pub thread: Rc<Thread>,
     pub client: Client,
     pub identity: Rc<Identity>,
+    pub pools: PoolsAtHand,
     pub cancel: CancelKey,
     pub presence: Present,
     /// When the request under way came, and the transaction's first.
     pub requested: Option<Instant>,
     pub transaction_requested: Instant,
+    /// When its answer was over, where that is known already.
+    pub answered: Option<Instant>,
     pub load: RequestLoad,
     /// From this length on the request under way is logged, as what was asked.
     pub slow_after: Option<Duration>,
@@ -170,10 +178,12 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         load,
         client,
         identity,
+        pools: PoolsAtHand::default(),
         cancel,
         presence,
         requested: None,
         transaction_requested: Instant::now(),
+        answered: None,
         slow_after: None,
         asked: Asked::default(),
         settings: SessionSettings::default(),
@@ -267,6 +277,7 @@ impl Session {
             }
             self.settings.set(&name, set_statement(&name, &value));
         }
+        self.settings = self.thread.settings.share(std::mem::take(&mut self.settings));
         self.startup_settings = self.settings.clone();
         let parameters = {
             let txn = self.txn();
@@ -284,12 +295,11 @@ impl Session {
     }
 
     async fn run(&mut self, ending: &Ending) -> Result<()> {
-        // Made once: to queue up for them anew with every wait costs more than the wait's own system calls need.
-        let mut stop = std::pin::pin!(ending.stop.cancelled());
-        let mut hurry = std::pin::pin!(ending.hurry.cancelled());
+        let (mut stop, mut hurry) = (End::new(&ending.stop), End::new(&ending.hurry));
         loop {
-            if let Some(under_way) = self.take_short_way() {
-                self.go_short_way(under_way).await?;
+            if let Some(way) = self.take_short_way() {
+                self.go_short_way(way).await?;
+                self.check_pin()?;
                 continue;
             }
             let is_repeated = !self.replay.is_empty();
@@ -305,7 +315,7 @@ impl Session {
                         let received = if let Some(pinned) = self.pinned.as_mut().filter(|_| idle) {
                             tokio::select! {
                                 biased;
-                                () = &mut stop => return Err(PgError::shut_down()),
+                                () = poll_fn(|context| stop.poll(context)) => return Err(PgError::shut_down()),
                                 received = self.client.receive() => received,
                                 heard = pinned.receive() => {
                                     heard?;
@@ -314,12 +324,13 @@ impl Session {
                                 }
                             }
                         } else {
-                            let end = if idle { stop.as_mut() } else { hurry.as_mut() };
-                            tokio::select! {
-                                biased;
-                                () = end => return Err(PgError::shut_down()),
-                                received = self.client.receive() => received,
-                            }
+                            let end = if idle { &mut stop } else { &mut hurry };
+                            let mut received = std::pin::pin!(self.client.receive());
+                            let received = poll_fn(|context| match end.poll(context) {
+                                Poll::Ready(()) => Poll::Ready(None),
+                                Poll::Pending => received.as_mut().poll(context).map(Some),
+                            });
+                            received.await.ok_or_else(PgError::shut_down)?
                         };
                         match received {
                             Err(error) => return Err(Box::pin(self.answered_before(error)).await),
@@ -347,14 +358,17 @@ impl Session {
                 b'F' => Box::pin(self.refuse_function_call()).await?,
                 _ => Box::pin(self.extended_message(frame)).await?,
             }
-            if self.has_lost_pin {
-                return Err(PgError::fatal(
-                    SqlState::CONNECTION_FAILURE,
-                    "the server connection that this session kept was lost",
-                )
-                .detail("Its temporary tables, locks and notifications are gone."));
-            }
+            self.check_pin()?;
         }
+    }
+
+    /// Errors: 08006 when the session's own connection is gone, and what was kept there.
+    fn check_pin(&self) -> Result<()> {
+        if !self.has_lost_pin {
+            return Ok(());
+        }
+        Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "the server connection that this session kept was lost")
+            .detail("Its temporary tables, locks and notifications are gone."))
     }
 
     /// What this session keeps from message to message. Unit: bytes, about.
@@ -497,7 +511,7 @@ impl Session {
     pub fn with_map<T>(&self, read: impl FnOnce(&ShardMap) -> T) -> T {
         match &self.transaction {
             Some(txn) => txn.with_map(read),
-            None => self.thread.shared.catalog.with_map(read),
+            None => self.thread.executor.map.with(read),
         }
     }
 
@@ -538,24 +552,29 @@ impl Session {
 
     /// A message of the client has come: the first of a request, or one more.
     pub(super) fn note_request(&mut self, tag: u8, bytes: &Bytes) {
+        self.note_request_at(self.requested.unwrap_or_else(Instant::now), tag, bytes);
+    }
+
+    /// The same where it is known when the request came.
+    pub(super) fn note_request_at(&mut self, requested: Instant, tag: u8, bytes: &Bytes) {
         self.load.asked_bytes += bytes.len() as u64;
         if self.requested.is_some() {
             return;
         }
-        let now = Instant::now();
         if self.status() == Status::Idle {
-            self.transaction_requested = now;
+            self.transaction_requested = requested;
         }
-        self.requested = Some(now);
+        self.requested = Some(requested);
         self.load.sent_before = self.client.sent_bytes();
-        self.presence.note_request(now);
+        self.presence.note_request(requested);
         self.note_asked(tag, bytes);
     }
 
     fn note_answered(&mut self) {
+        let answered = self.answered.take();
         let Some(requested) = self.requested.take() else { return };
         let tally = &self.thread.tally;
-        let now = Instant::now();
+        let now = answered.unwrap_or_else(Instant::now);
         let took = now - requested;
         tally.requests.record(took);
         self.load.charge(took, self.client.sent_bytes());
@@ -587,6 +606,28 @@ impl Session {
             ));
         }
         Ok(())
+    }
+}
+
+/// The proxy's end, which a session waits for beside its client. It queues up once: anew with every wait would cost more
+/// than the wait's own system calls do.
+struct End<'e> {
+    token: &'e CancellationToken,
+    /// It wakes the session's task, whatever that waits for.
+    waiting: Option<Pin<Box<WaitForCancellationFuture<'e>>>>,
+}
+
+impl<'e> End<'e> {
+    fn new(token: &'e CancellationToken) -> Self {
+        Self { token, waiting: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_some() && !self.token.is_cancelled() {
+            return Poll::Pending;
+        }
+        let token = self.token;
+        self.waiting.get_or_insert_with(|| Box::pin(token.cancelled())).as_mut().poll(context)
     }
 }
 

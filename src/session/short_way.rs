@@ -5,6 +5,9 @@
 //!   Query of a known shape                                ──┴─> or the only one of the client's transaction ─> client
 //! ```
 //!
+//! Where the client's transaction has no server yet, BEGIN leaves with the statement; BEGIN and COMMIT themselves have a
+//! short way of their own (short_command.rs).
+//!
 //! Most statements of most applications are such. No transaction and batch is made for them; on the wire they
 //! look as they do on the long way (extended_query.rs, simple_query.rs), which whatever is different takes. So does what
 //! has to be run again: outside a transaction its messages are kept until the answer is over, and inside one only what
@@ -13,25 +16,33 @@
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::extended_query::Portal;
 use super::prepared::Statement;
 use super::run::Session;
+use super::short_command::Command;
 use super::simple_query::{Undo, only_statement};
 use crate::backend::cancel::CancelTarget;
 use crate::backend::{Frame, PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
-use crate::executor::{Participant, Relayed, Retry, Routed, Transaction, relay};
+use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, relay};
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frame::{self, HEADER_LEN};
-use crate::wire::frontend::{self, Bind, Parse, Target};
-use crate::wire::reply_queue::To;
+use crate::wire::frontend::{self, Bind, Parse};
+use crate::wire::reply_queue::{Reply, To};
+
+/// What goes it.
+pub(super) enum ShortWay {
+    Statement(UnderWay),
+    Command(Command),
+}
 
 /// A statement whose messages are queued for its server.
 pub(super) struct UnderWay {
@@ -81,20 +92,30 @@ struct Way {
 struct Reached {
     handle: Arc<CancelHandle>,
     target: Arc<CancelTarget>,
+    is_over: bool,
+}
+
+impl Reached {
+    /// May the server be used again?
+    fn end(mut self) -> bool {
+        self.is_over = true;
+        self.handle.remove(&self.target)
+    }
 }
 
 impl Drop for Reached {
     fn drop(&mut self) {
-        self.handle.remove(&self.target);
+        if !self.is_over {
+            self.handle.remove(&self.target);
+        }
     }
 }
 
 impl Session {
-    /// Takes the messages at hand when they go the short way, and queues them for their server.
-    pub(super) fn take_short_way(&mut self) -> Option<UnderWay> {
-        let is_free = self.transaction.as_ref().is_none_or(Transaction::is_settled)
-            && self.pinned.is_none()
-            && !self.reads_replicas
+    /// Takes the messages at hand when they go the short way; those for a server are queued for it.
+    pub(super) fn take_short_way(&mut self) -> Option<ShortWay> {
+        let is_free = self.transaction.as_ref().is_none_or(|txn| txn.kind == Kind::Explicit)
+            && !self.concerns_replicas()
             && self.replay.is_empty()
             && !self.batch.is_open()
             && !self.skip_until_sync;
@@ -113,14 +134,20 @@ impl Session {
         way
     }
 
-    fn extended_short_way(&mut self, messages: &Messages, unit: &Bytes) -> Option<UnderWay> {
+    fn extended_short_way(&mut self, messages: &Messages, unit: &Bytes) -> Option<ShortWay> {
         let bind = Bind::read(&unit.slice(messages.bind.clone())).ok()?;
         let statement = match &messages.parse {
             None => self.statements.get(&bind.statement)?.clone(),
             Some(_) if !bind.statement.is_empty() => return None,
             Some(parse) => Rc::new(self.known_statement(&Parse::read(&unit[parse.clone()]).ok()?)?),
         };
-        let Plan::Router(router) = &*statement.plan else { return None };
+        let router = match &*statement.plan {
+            Plan::Router(router) if self.may_take_statement() => router,
+            Plan::Transaction(_) if bind.parameter_count() == 0 => {
+                return self.short_command(statement, messages, unit).map(ShortWay::Command);
+            }
+            _ => return None,
+        };
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
             return None;
         }
@@ -141,17 +168,30 @@ impl Session {
         let mut under_way = self.set_out(way, unit, b'B')?;
         self.note_bound(&statement);
         let parses = messages.parse.is_some();
-        self.queue_messages(&mut under_way, &statement, &bind, messages);
+        self.queue_messages(&mut under_way, &statement, &bind, messages, unit);
         if self.transaction.is_some() {
             self.portals.insert(Bytes::new(), Portal::OnServer { node });
         }
         if parses {
             self.statements.insert(Bytes::new(), statement);
         }
-        Some(UnderWay { parses, ..under_way })
+        Some(ShortWay::Statement(UnderWay { parses, ..under_way }))
     }
 
-    fn queue_messages(&self, under_way: &mut UnderWay, statement: &Statement, bind: &Bind, messages: &Messages) {
+    /// Is the client in no transaction, or in one that one server can go on with, or begin?
+    fn may_take_statement(&self) -> bool {
+        let is_ready = |txn: &Transaction| txn.is_settled() || txn.is_blank();
+        self.pinned.is_none() && self.transaction.as_ref().is_none_or(is_ready)
+    }
+
+    fn queue_messages(
+        &self,
+        under_way: &mut UnderWay,
+        statement: &Statement,
+        bind: &Bind,
+        messages: &Messages,
+        unit: &[u8],
+    ) {
         let UnderWay { seat, group, query, .. } = under_way;
         let (server, group) = (seat.server(), Some(*group));
         if bind.statement.is_empty() {
@@ -163,11 +203,13 @@ impl Session {
             server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
             server.queue_bind_prepared(bind, key);
         }
+        // What follows goes as it came.
+        server.queue().extend_from_slice(&unit[messages.bind.end..]);
         if messages.describes {
-            server.queue_describe(Target::Portal(b""), To::Client);
+            server.owe(Reply::DescribePortal, To::Client);
         }
-        server.queue_execute(b"", 0, To::Client);
-        server.queue_sync();
+        server.owe(Reply::Execute, To::Client);
+        server.owe(Reply::Sync, To::Nobody);
     }
 
     /// The statement of a Parse, when this thread has seen its like.
@@ -176,9 +218,12 @@ impl Session {
         Some(Statement::new(parsed, self.map_version()))
     }
 
-    fn simple_short_way(&mut self, unit: &Bytes) -> Option<UnderWay> {
+    fn simple_short_way(&mut self, unit: &Bytes) -> Option<ShortWay> {
         let text = only_statement(frontend::read_query(&unit[HEADER_LEN..]).ok()?)?;
-        if self.thread.shared.holds.held() > 0 || self.may_run_opaque_code(text) {
+        if let Some(command) = self.short_command_of(text, unit) {
+            return Some(ShortWay::Command(command));
+        }
+        if !self.may_take_statement() || self.thread.shared.holds.held() > 0 || self.may_run_opaque_code(text) {
             return None;
         }
         let mut sighting = self.load.take_sighting();
@@ -201,7 +246,7 @@ impl Session {
         };
         let mut under_way = self.set_out(way, unit, b'Q')?;
         under_way.seat.server().queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
-        Some(under_way)
+        Some(ShortWay::Statement(under_way))
     }
 
     /// From here on the statement has begun; `None` where it cannot at once: then nothing has changed.
@@ -209,19 +254,21 @@ impl Session {
         if way.node.is_coordinator() {
             return None;
         }
-        let seat = match &mut self.transaction {
-            None => self.idle_seat(way.node)?,
+        let requested = self.requested.unwrap_or_else(Instant::now);
+        let mut seat = match &mut self.transaction {
+            None => self.idle_seat(way.node, requested)?,
+            Some(txn) if !self.cancel.handle.begin_at_once() => return None,
             Some(txn) => {
-                let participant = txn.take_settled(way.node, way.group)?;
-                if !self.cancel.handle.begin_at_once() {
-                    txn.put_back(participant);
-                    return None;
-                }
+                let participant = match txn.is_blank() {
+                    true => txn.join_at_once(way.node, way.group, &self.pools, requested)?,
+                    false => txn.take_settled(way.node, way.group)?,
+                };
                 txn.may_write |= !way.is_read;
                 Seat::InBlock(participant)
             }
         };
-        self.note_request(tag, unit);
+        seat.server().note_asked(requested);
+        self.note_request_at(requested, tag, unit);
         self.note_placed(way.kind);
         self.load.place(way.colocation, way.group, way.is_read);
         let Way { node, group, query, version, is_read, .. } = way;
@@ -229,10 +276,10 @@ impl Session {
         Some(UnderWay { seat, node, group, query, unit, version, parses: false, writes: !is_read })
     }
 
-    fn idle_seat(&self, node: NodeId) -> Option<Seat> {
+    fn idle_seat(&self, node: NodeId, now: Instant) -> Option<Seat> {
         let mut server = match &self.kept {
             Some(kept) => kept.take(node)?,
-            None => self.thread.executor.take_idle(node, &self.identity)?,
+            None => self.thread.executor.take_idle(node, &self.identity, &self.pools, now)?,
         };
         if !server.carries(&self.settings) || !self.cancel.handle.begin_at_once() {
             self.leave(node, server);
@@ -240,7 +287,7 @@ impl Session {
         }
         let target = server.cancel_target();
         let is_cancelled = self.cancel.handle.add(target.clone()).is_err();
-        let reached = Reached { handle: self.cancel.handle.clone(), target };
+        let reached = Reached { handle: self.cancel.handle.clone(), target, is_over: false };
         if is_cancelled {
             // A cancel may be on its way to it.
             server.poison();
@@ -249,8 +296,15 @@ impl Session {
         Some(Seat::Idle { server, reached })
     }
 
+    pub(super) async fn go_short_way(&mut self, way: ShortWay) -> Result<()> {
+        match way {
+            ShortWay::Statement(under_way) => self.go_with_statement(under_way).await,
+            ShortWay::Command(command) => self.go_with_command(command).await,
+        }
+    }
+
     /// Brings the answer to the client, whose turn it is then; or puts the messages where they are run again.
-    pub(super) async fn go_short_way(&mut self, under_way: UnderWay) -> Result<()> {
+    async fn go_with_statement(&mut self, under_way: UnderWay) -> Result<()> {
         let UnderWay { seat, node, group, query, unit, version, parses, writes } = under_way;
         let routed = Routed {
             group: Some(group),
@@ -262,14 +316,16 @@ impl Session {
         let (mut server, reached) = match seat {
             Seat::Idle { server, reached } => (server, reached),
             Seat::InBlock(mut participant) => {
+                // The first statement of a block can be run again, elsewhere.
+                let repeat_from = (participant.statements == 0).then(|| self.client.mark());
+                let routed = Routed { repeat_from, ..routed };
                 let relayed = relay(&mut participant.server, &mut self.client, routed).await;
-                participant.statements += 1;
-                return self.go_on_in_block(participant, relayed, parses).await;
+                return self.go_on_in_block(participant, relayed, Repeat { unit, parses, version }).await;
             }
         };
         let routed = Routed { repeat_from: Some(self.client.mark()), commits_itself: writes, ..routed };
         let relayed = relay(&mut server, &mut self.client, routed).await;
-        if !self.cancel.handle.remove(&reached.target) {
+        if !reached.end() {
             server.poison();
         }
         match relayed {
@@ -281,16 +337,14 @@ impl Session {
             Ok(Relayed { retry: Some(retry), .. }) => {
                 if retry == Retry::StalePlan {
                     Box::pin(server.forget_prepared()).await;
-                    self.batch.is_stale = unit.first() != Some(&b'Q');
                 }
                 self.leave(node, server);
-                if Box::pin(self.prepare_retry(retry, Undo::Everything, version)).await? {
-                    self.replay.extend(Frames(unit));
+                if Box::pin(self.repeat_short_way(retry, Repeat { unit, parses, version })).await? {
                     return Ok(());
                 }
-                self.fail(super::place::moved())?;
             }
             Ok(relayed) => {
+                self.answered = Some(server.answered());
                 self.leave(node, server);
                 self.note_failed(&relayed, parses);
             }
@@ -299,17 +353,50 @@ impl Session {
     }
 
     /// The answer of the transaction's server is over.
-    async fn go_on_in_block(&mut self, participant: Participant, relayed: Result<Relayed>, parses: bool) -> Result<()> {
+    async fn go_on_in_block(
+        &mut self,
+        mut participant: Participant,
+        relayed: Result<Relayed>,
+        repeat: Repeat,
+    ) -> Result<()> {
+        self.answered = relayed.is_ok().then(|| participant.server.answered());
+        let retry = relayed.as_ref().ok().and_then(|relayed| relayed.retry);
+        match retry {
+            Some(Retry::StalePlan) => Box::pin(participant.server.forget_prepared()).await,
+            Some(Retry::Fenced) => {}
+            None => participant.statements += 1,
+        }
         let txn = self.transaction.as_mut().expect("the server was taken from it");
         txn.put_back(participant);
-        match relayed {
-            Err(error) => self.fail(error)?,
-            Ok(relayed) => {
+        match (relayed, retry) {
+            (Err(error), _) => self.fail(error)?,
+            (Ok(_), Some(retry)) => {
+                if Box::pin(self.repeat_short_way(retry, repeat)).await? {
+                    return Ok(());
+                }
+            }
+            (Ok(relayed), None) => {
                 txn.failed |= relayed.error.is_some();
-                self.note_failed(&relayed, parses);
+                self.note_failed(&relayed, repeat.parses);
             }
         }
         self.ready().await
+    }
+
+    /// Puts the messages where they are run again, all but what was said for them undone. False when they cannot be: the client has been
+    /// told then.
+    async fn repeat_short_way(&mut self, retry: Retry, repeat: Repeat) -> Result<bool> {
+        self.portals.remove(b"");
+        if repeat.parses {
+            self.statements.remove(b"");
+        }
+        if !self.prepare_retry(retry, Undo::Everything, repeat.version).await? {
+            self.fail(super::place::moved())?;
+            return Ok(false);
+        }
+        self.batch.is_stale = retry == Retry::StalePlan && repeat.unit.first() != Some(&b'Q');
+        self.replay.extend(Frames(repeat.unit));
+        Ok(true)
     }
 
     fn note_failed(&mut self, relayed: &Relayed, parses: bool) {
@@ -329,6 +416,14 @@ impl Session {
     }
 }
 
+/// What running a statement again takes.
+struct Repeat {
+    unit: Bytes,
+    parses: bool,
+    /// Of the map that it was routed with.
+    version: u64,
+}
+
 /// The messages of one statement, whole.
 enum Unit {
     Extended(Messages),
@@ -336,10 +431,10 @@ enum Unit {
 }
 
 /// Where they are: payloads, without headers.
-struct Messages {
-    parse: Option<Range<usize>>,
+pub(super) struct Messages {
+    pub(super) parse: Option<Range<usize>>,
     bind: Range<usize>,
-    describes: bool,
+    pub(super) describes: bool,
     len: usize,
 }
 
@@ -435,7 +530,7 @@ mod tests {
     #[test]
     fn the_messages_of_one_statement_are_a_unit_however_much_follows() {
         let parse = messages(|out| frontend::parse(b"", "SELECT 1", &[], out));
-        let describe = messages(|out| frontend::describe(Target::Portal(b""), out));
+        let describe = messages(|out| frontend::describe(frontend::Target::Portal(b""), out));
         let query = messages(|out| frontend::query("SELECT 1", out));
         for parts in [vec![bind(b""), end()], vec![parse, bind(b""), describe, end()], vec![query]] {
             let unit = joined(&parts);

@@ -8,7 +8,6 @@ use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Relayed, Retry, Routed, relay};
-use crate::planner::Plan;
 use crate::sql::{lexer, statements};
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind};
@@ -114,7 +113,7 @@ impl Session {
             Some(place) => place,
             None => {
                 let plan = self.plan(text)?;
-                if !matches!(&*plan, Plan::Transaction(_) | Plan::Empty) {
+                if !plan.may_follow_failure() {
                     self.refuse_if_failed()?;
                 }
                 match self.place_at_once(&plan, request) {

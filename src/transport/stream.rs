@@ -51,7 +51,22 @@ impl Stream {
         }
     }
 
+    /// Sends what the socket takes at once; `None` where it takes nothing, or may keep some for itself.
+    pub fn send_at_once(&self, out: &[u8]) -> Option<io::Result<usize>> {
+        let Self::Plain(stream) = self else { return None };
+        match stream.try_write(out) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            sent => Some(sent),
+        }
+    }
+
     fn poll_send(&mut self, out: &mut BytesMut, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(sent) = self.send_at_once(out) {
+            out.advance(sent?);
+            if out.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         while !out.is_empty() {
             match ready!(Pin::new(&mut *self).poll_write(context, out))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

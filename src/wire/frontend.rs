@@ -59,8 +59,10 @@ impl Bind {
     /// Checks the whole payload, so that later reads cannot fail.
     pub fn read(payload: &Bytes) -> Result<Self> {
         let mut r = Reader::new(payload);
-        let portal = payload.slice_ref(r.cstr()?);
-        let statement = payload.slice_ref(r.cstr()?);
+        let (portal, statement) = (r.cstr()?, r.cstr()?);
+        // Most portals have no name, and a slice is counted.
+        let portal = if portal.is_empty() { Bytes::new() } else { payload.slice_ref(portal) };
+        let statement = payload.slice_ref(statement);
         let tail = payload.slice_ref(r.rest());
         let formats = r.u16()?;
         r.bytes(2 * formats as usize)?;

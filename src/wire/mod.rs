@@ -17,3 +17,4 @@ pub mod reader;
 pub mod reply_queue;
 pub mod rows;
 pub mod startup;
+pub mod whole_answer;

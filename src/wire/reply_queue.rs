@@ -139,11 +139,21 @@ impl ReplyQueue {
         self.dues.iter().any(Entry::ends_segment)
     }
 
-    pub fn front(&self) -> Option<Due> {
-        self.dues.iter().find_map(|entry| match entry {
+    /// All that is due, in order; `None` where the proxy answers.
+    pub fn iter(&self) -> impl Iterator<Item = Option<Due>> {
+        self.dues.iter().map(|entry| match entry {
             Entry::Due(due) => Some(*due),
             Entry::Simulated(_) => None,
         })
+    }
+
+    /// All of it has come.
+    pub fn clear(&mut self) {
+        self.dues.clear();
+    }
+
+    pub fn front(&self) -> Option<Due> {
+        self.iter().flatten().next()
     }
 
     /// Who asked for the rows that may come next; judged, each would be a part of what is due.

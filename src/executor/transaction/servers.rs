@@ -1,13 +1,16 @@
 //! How servers join a transaction, are used beside it for a while, and leave.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Kind, Pin, Transaction};
-use crate::backend::{Identity, PooledServer, ServerAddress};
+use crate::backend::{FoundPool, Identity, PooledServer, ServerAddress};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Executor;
 use crate::executor::participant::Participant;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+use crate::wire::reply_queue::To;
 
 impl Transaction {
     /// Takes servers out, to use several side by side. `put_back` must follow on every way, errors included: a server
@@ -42,6 +45,47 @@ impl Transaction {
     pub fn take_settled(&mut self, node: NodeId, group: ShardGroupId) -> Option<Participant> {
         let knows_group = self.settled().is_some_and(|only| only.node == node && only.groups.contains(&group));
         if knows_group { self.participants.pop() } else { None }
+    }
+
+    /// Has the client said BEGIN, and nothing that a server has to hear of?
+    pub fn is_blank(&self) -> bool {
+        self.kind == Kind::Explicit
+            && !self.failed
+            && self.participants.is_empty()
+            && self.journal.is_empty()
+            && self.private_map.is_none()
+            && self.settings == self.settings_before
+            && self.begin == "BEGIN"
+    }
+
+    /// The first server of a blank block, to run a statement for this shard group alone, when one is idle and carries what is
+    /// needed: BEGIN is queued on it. `put_back` must follow, as after `take`.
+    pub fn join_at_once(
+        &mut self,
+        node: NodeId,
+        group: ShardGroupId,
+        pools: &PoolsAtHand,
+        now: Instant,
+    ) -> Option<Participant> {
+        let mut server = match &self.kept {
+            Some(kept) => kept.take(node)?,
+            None => self.executor.take_idle(node, &self.identity, pools, now)?,
+        };
+        let target = server.cancel_target();
+        if !server.carries(&self.settings_before) || self.cancel.add(target.clone()).is_err() {
+            if !self.cancel.remove(&target) {
+                server.poison();
+            }
+            if let Some(kept) = &self.kept {
+                kept.put(node, server);
+            }
+            return None;
+        }
+        server.queue_query("BEGIN", To::Nobody);
+        let mut participant = Participant::new(node, server);
+        participant.began = true;
+        participant.groups.push(group);
+        Some(participant)
     }
 
     /// Gives a server back. One whose answers were not all read is of no further use.
@@ -121,7 +165,9 @@ impl Transaction {
         loop {
             let replica = if self.reads_replicas { Box::pin(self.checkout_replica(node)).await? } else { None };
             let is_replica = replica.is_some();
-            let mut server = match replica.or_else(|| self.executor.pools.take_idle(&address, &self.identity)) {
+            let mut server = match replica
+                .or_else(|| self.executor.pools.find(&address, &self.identity).take_idle(Instant::now()))
+            {
                 Some(server) => server,
                 None => {
                     // Boxed: rare, and large; every future that joins a server would have room for it.
@@ -129,7 +175,7 @@ impl Transaction {
                     self.cancel.unless_cancelled(checkout).await?
                 }
             };
-            if self.executor.catalog.with_map(|map| is_current(&mut server, map)) {
+            if self.executor.map.with(|map| is_current(&mut server, map)) {
                 return Ok((server, is_replica));
             }
             server.poison();
@@ -207,6 +253,42 @@ impl Transaction {
     }
 }
 
+/// The pools that one session has used, by node.
+#[derive(Default)]
+pub struct PoolsAtHand {
+    /// Of a map of this version.
+    version: Cell<u64>,
+    pools: RefCell<Vec<(NodeId, FoundPool)>>,
+}
+
+impl PoolsAtHand {
+    fn with<T>(
+        &self,
+        version: u64,
+        node: NodeId,
+        find: impl FnOnce() -> Option<FoundPool>,
+        look: impl FnOnce(&FoundPool) -> T,
+    ) -> Option<T> {
+        let mut pools = self.pools.borrow_mut();
+        if self.version.replace(version) != version {
+            pools.clear();
+        }
+        if let Some((_, pool)) = pools.iter().find(|(of, _)| *of == node) {
+            return Some(look(pool));
+        }
+        if pools.len() >= AT_HAND_MAX {
+            pools.clear();
+        }
+        let pool = find()?;
+        let outcome = look(&pool);
+        pools.push((node, pool));
+        Some(outcome)
+    }
+}
+
+/// Those of most clients: a tenant's, or a few.
+const AT_HAND_MAX: usize = 8;
+
 impl Executor {
     fn address(&self, map: &ShardMap, node: NodeId) -> Option<ServerAddress> {
         if node.is_coordinator() {
@@ -216,9 +298,16 @@ impl Executor {
     }
 
     /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
-    pub fn take_idle(&self, node: NodeId, identity: &Identity) -> Option<PooledServer> {
-        self.catalog.with_map(|map| {
-            let mut server = self.pools.take_idle(&self.address(map, node)?, identity)?;
+    pub fn take_idle(
+        &self,
+        node: NodeId,
+        identity: &Identity,
+        pools: &PoolsAtHand,
+        now: Instant,
+    ) -> Option<PooledServer> {
+        self.map.with(|map| {
+            let find = || Some(self.pools.find(&self.address(map, node)?, identity));
+            let mut server = pools.with(map.version(), node, find, |pool| pool.take_idle(now))??;
             let is_current = is_current(&mut server, map);
             if !is_current {
                 server.poison();
