@@ -11,7 +11,7 @@
 //! `run_...` functions is awaited and rests otherwise, at the end of a source transaction, with no transaction open on a
 //! target.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct Apply {
     marker_seen: i64,
     marker_applied: i64,
     rows: u64,
+    /// The newest transactions that were applied, oldest first.
+    applied: VecDeque<u32>,
     alignment: Option<Alignment>,
     /// Switched off while statements are held.
     pub pace: Pace,
@@ -113,6 +115,7 @@ impl Apply {
             marker_seen: 0,
             marker_applied: 0,
             rows: 0,
+            applied: VecDeque::new(),
             alignment: None,
             pace,
         }
@@ -158,11 +161,18 @@ impl Apply {
         tokio::join!(work, apply)
     }
 
+    /// Has a transaction been applied that the snapshot of the source does not see? A commit is in the stream as soon as
+    /// it is logged, and visible on the source a moment later.
+    pub fn is_ahead_of(&self, snapshot: &XidSnapshot) -> bool {
+        self.applied.iter().any(|xid| !snapshot.sees(*xid))
+    }
+
     /// Runs until the target holds exactly what `snapshot` sees of the source, and rests there.
     ///
     /// `marker` was inserted after the snapshot was taken. What the snapshot sees has its commit record before the
     /// marker's, because a commit becomes visible after it is logged; of the other transactions before the marker none
-    /// can be needed by a visible one, because that would have seen it. So those are kept back until `release`.
+    /// can be needed by a visible one, because that would have seen it. So those are kept back until `release`. What has
+    /// been applied already must be seen (`is_ahead_of`).
     /// Answers false, having applied all, when too much would have to be kept.
     pub async fn run_to_snapshot(&mut self, snapshot: XidSnapshot, marker: i64) -> Result<bool> {
         let safe = self.last_commit;
@@ -253,7 +263,13 @@ impl Apply {
     async fn apply(&mut self, message: Message) -> Result<()> {
         self.note_marker(&message);
         match message {
-            Message::Begin { .. } => self.in_source_transaction = true,
+            Message::Begin { xid, .. } => {
+                self.in_source_transaction = true;
+                if self.applied.len() == APPLIED_MAX {
+                    self.applied.pop_front();
+                }
+                self.applied.push_back(xid);
+            }
             Message::Commit { end_lsn, .. } => {
                 self.in_source_transaction = false;
                 self.last_commit = self.last_commit.max(end_lsn);
@@ -405,6 +421,8 @@ fn not_described() -> PgError {
     PgError::new(SqlState::PROTOCOL_VIOLATION, "a change of a table that the stream has not described")
 }
 
+/// More than there can be transactions that are about to become visible.
+const APPLIED_MAX: usize = 4096;
 /// Changes in one target transaction, unless one source transaction has more.
 const BATCH_CHANGES_MAX: usize = 1000;
 /// What alignment keeps in memory.

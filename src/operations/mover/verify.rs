@@ -6,6 +6,8 @@
 //!                                                               (the rest is applied meanwhile)
 //! ```
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 
 use super::MoverEnvironment;
@@ -130,9 +132,16 @@ async fn aligned(
     let targets = targets(environment, mv).await?;
     for _ in 0..ATTEMPTS {
         let source = session::connect(environment, mv.source).await?;
-        source.batch_execute(BEGIN).await.map_err(pg_error)?;
-        let row = source.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(pg_error)?;
-        let snapshot = XidSnapshot::parse(row.get(0))?;
+        let snapshot = loop {
+            source.batch_execute(BEGIN).await.map_err(pg_error)?;
+            let row = source.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(pg_error)?;
+            let snapshot = XidSnapshot::parse(row.get(0))?;
+            if !apply.is_ahead_of(&snapshot) {
+                break snapshot;
+            }
+            source.batch_execute("ROLLBACK").await.map_err(pg_error)?;
+            tokio::time::sleep(VISIBLE_SOON).await;
+        };
         let id = marker.insert("verify").await?;
         if apply.run_to_snapshot(snapshot, id).await? {
             for (_, target) in &targets {
@@ -147,3 +156,4 @@ async fn aligned(
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ATTEMPTS: usize = 5;
+const VISIBLE_SOON: Duration = Duration::from_millis(1);
