@@ -38,8 +38,58 @@ fn values_are_drawn_once_whatever_happens() {
     a_sequence_that_is_set_anew_is_obeyed(&served);
     what_shards_could_not_follow_is_refused(&served);
     every_kind_of_table_and_shard_draws(&served);
+    tables_begin_to_draw(&served);
+    nothing_is_lent_for_what_no_shard_draws(&served);
+    what_was_lent_goes_with_the_last_table(&served);
     a_sequence_comes_to_its_end(&served);
     a_killed_worker_goes_on_behind_what_it_gave(&mut served);
+}
+
+/// Clients draw while a node joins and takes shards, a shard is split, and the coordinator is killed: none fails, and no
+/// value is given twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_draw_while_nodes_come_and_the_coordinator_goes() {
+    let mut served = Served::start(2);
+    let port = served.worker_port(1);
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    served.psql("CREATE TABLE orders (tenant int, id bigserial, note text, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('orders', 'tenant', shard_count => 2)");
+    let stop = Arc::new(Stop::default());
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            let (dsn, stop) = (served.dsn(0), stop.clone());
+            tokio::spawn(async move { write(&mut connect(&dsn).await, number, &stop).await })
+        })
+        .collect();
+    let client = connect(&served.dsn(0)).await;
+    let run = |sql: String| {
+        let client = &client;
+        async move { client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {:?}", e.as_db_error())) }
+    };
+    let shard = "SELECT min(shardid) FROM pg_dist_shard WHERE logicalrelid = 'orders'::regclass";
+    run(format!("SELECT citus_add_node('127.0.0.1', {port})")).await;
+    let from = served.worker_port(0);
+    run(format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {port})", served.psql(shard)))
+        .await;
+    let nodes = served.psql("SELECT array_agg(nodeid) FROM pg_dist_node WHERE groupid <> 0");
+    run(format!("SELECT tenantry_split_shard({}, 2, '{nodes}')", served.psql(shard))).await;
+    tokio::task::block_in_place(|| {
+        served.servers().kill_coordinator().expect("it ends");
+        served.servers().restart_coordinator().expect("it starts");
+    });
+    let behind = wait_until(Duration::from_secs(60), || {
+        psql(&served.coordinator_dsn(), "SELECT last_value FROM orders_id_seq").parse::<i64>().unwrap() > 0
+    });
+    assert!(behind);
+    stop.set();
+    let mut given = HashSet::new();
+    for client in clients {
+        for id in client.await.expect("it wrote") {
+            assert!(given.insert(id), "{id} was given twice");
+        }
+    }
+    assert!(given.len() > 400);
+    expect_unique(&served, "orders");
 }
 
 fn values_begin_behind_those_that_are_there(served: &Served) {
@@ -122,7 +172,8 @@ async fn write(client: &mut Client, number: i32, stop: &Stop) -> Vec<i64> {
     given
 }
 
-/// A block under REPEATABLE READ. A shard that moved under it costs it 40001, as any other.
+/// A block under REPEATABLE READ. A shard that moved under it costs it 40001, as any other; the coordinator, which was
+/// asked to describe a statement in it, 08006 when it ends.
 async fn retried(client: &mut Client, tenant: i32) -> Vec<i64> {
     loop {
         let block = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
@@ -136,7 +187,8 @@ async fn retried(client: &mut Client, tenant: i32) -> Vec<i64> {
         };
         match outcome {
             Ok(ids) => return ids,
-            Err(error) if error.code().is_some_and(|code| code.code() == "40001") => {}
+            Err(error)
+                if error.code().is_some_and(|code| ["40001", "08006", "57P01", "57P03"].contains(&code.code())) => {}
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -146,29 +198,51 @@ async fn retried(client: &mut Client, tenant: i32) -> Vec<i64> {
 fn a_draw_that_stands_still_takes_nobodys_value(served: &Served) {
     let worker = served.worker_dsn(0);
     let sequence = psql(&served.coordinator_dsn(), "SELECT 'loose_id_seq'::regclass::oid");
-    let source = psql(&worker, "SELECT pg_get_functiondef('tenantry.next_value(oid)'::regprocedure)");
-    let read = "first := pg_sequence_last_value((prefix || block % 8)::regclass);";
-    assert!(source.contains(read), "{source}");
-    let halting = source
-        .replace("FUNCTION tenantry.next_value", "FUNCTION public.halting_value")
-        .replace(read, &format!("{read} PERFORM pg_advisory_xact_lock(77);"));
-    psql(&worker, &halting);
-    let mut holder = script(&worker, "SELECT pg_advisory_lock(77), pg_sleep(600)");
+    let own = format!("tenantry.next_value_{sequence}()");
+    for (function, halting, read) in [
+        (own.as_str(), "public.halting_value()", "IF value <> -9223372036854775807 THEN"),
+        (
+            "tenantry.value_of_draw(oid,bigint)",
+            "public.halting_draw(sequence oid, draw bigint)",
+            "step := pg_sequence_last_value((prefix || 'step')::regclass);",
+        ),
+    ] {
+        let source = psql(&worker, &format!("SELECT pg_get_functiondef('{function}'::regprocedure)"));
+        let head = source.lines().next().expect("a first line").to_owned();
+        assert!(source.contains(read), "{source}");
+        let halts = source
+            .replace(&head, &format!("CREATE OR REPLACE FUNCTION {halting}"))
+            .replace(read, &format!("PERFORM pg_advisory_xact_lock(77); {read}"));
+        psql(&worker, &halts);
+    }
+    let waits_for = |draw: String| a_draw_that_is_held_up(served, &worker, &draw);
+    // One that takes the quick way; the others are those that ask.
+    let counter = format!("tenantry.lent_{sequence}_counter");
+    waits_for(format!(
+        "SELECT setval('{counter}', last_value + 1) FROM {counter} WHERE (last_value + 1) % 32 = 0;
+         SELECT public.halting_value()"
+    ));
+    waits_for(format!("SELECT public.halting_draw({sequence}, nextval('{counter}'))"));
+}
+
+/// `draw`: statements of which the last draws, and is held up.
+fn a_draw_that_is_held_up(served: &Served, worker: &str, draw: &str) {
+    let mut holder = script(worker, "SELECT pg_advisory_lock(77), pg_sleep(600)");
     let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND granted";
-    assert!(wait_until(Duration::from_secs(20), || psql(&worker, locked) == "1"));
-    let halted = script(&worker, &format!("SELECT public.halting_value({sequence})"));
+    assert!(wait_until(Duration::from_secs(20), || psql(worker, locked) == "1"));
+    let halted = script(worker, draw);
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted";
-    assert!(wait_until(Duration::from_secs(20), || psql(&worker, waits) == "1"), "it has read its block");
+    assert!(wait_until(Duration::from_secs(20), || psql(worker, waits) == "1"), "it has read its block");
     let tenant = served.tenant_of("loose", 0);
     let more = format!("INSERT INTO loose (tenant) SELECT {tenant} FROM generate_series(1, 5000)");
     silent(served, &more);
     psql(
-        &worker,
+        worker,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()",
     );
     let _ = holder.wait();
     let output = halted.wait_with_output().expect("it ends");
-    let late = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let late = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().trim().to_owned();
     assert!(late.parse::<i64>().is_ok(), "{late} {}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(served.psql(&format!("SELECT count(*) FROM loose WHERE id = {late}")), "0", "{late} was given twice");
     silent(served, &more);
@@ -176,9 +250,105 @@ fn a_draw_that_stands_still_takes_nobodys_value(served: &Served) {
     expect_unique(served, "loose");
 }
 
+fn tables_begin_to_draw(served: &Served) {
+    served.psql("CREATE TABLE later (tenant int, note text)");
+    served.psql("SELECT create_distributed_table('later', 'tenant')");
+    served.psql("ALTER TABLE later ADD COLUMN id bigserial");
+    served.psql("INSERT INTO later SELECT i FROM generate_series(1, 50) i");
+    expect_unique(served, "later");
+    assert_eq!(served.psql("SELECT count(id) FROM later"), "50");
+    served.psql("CREATE SEQUENCE later_numbers START 1000");
+    served.psql("ALTER TABLE later ADD COLUMN n bigint");
+    served.psql("ALTER TABLE later ALTER COLUMN n SET DEFAULT nextval('later_numbers') + 1");
+    assert_eq!(served.psql("INSERT INTO later VALUES (1), (2), (3) RETURNING n > 1000"), "t\nt\nt");
+    served.psql("ALTER TABLE later ALTER n DROP DEFAULT; UPDATE later SET n = 0 WHERE n IS NULL");
+    served.psql("ALTER TABLE later ALTER n SET NOT NULL");
+    served.psql("BEGIN; ALTER TABLE later ALTER n ADD GENERATED BY DEFAULT AS IDENTITY (START 7000); ROLLBACK");
+    assert!(psql_error(&served.dsn(0), "INSERT INTO later VALUES (1)").contains("23502"));
+    served.psql("ALTER TABLE later ALTER n ADD GENERATED ALWAYS AS IDENTITY (START 5000)");
+    assert_eq!(served.psql("INSERT INTO later VALUES (1), (2), (3) RETURNING n >= 5000"), "t\nt\nt");
+    served.psql("CREATE TABLE parted (tenant int, at int) PARTITION BY RANGE (at)");
+    served.psql("CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)");
+    served.psql("SELECT create_distributed_table('parted', 'tenant')");
+    served.psql(
+        "BEGIN; CREATE SEQUENCE parted_ids; ALTER TABLE parted ADD id int DEFAULT nextval('parted_ids');
+        INSERT INTO parted SELECT i, 1 FROM generate_series(1, 20) i; COMMIT",
+    );
+    served.psql("INSERT INTO parted_1 VALUES (1, 1), (2, 2)");
+    expect_unique(served, "parted");
+    served.psql(
+        "CREATE TABLE words (id int, word text); INSERT INTO words VALUES (1, 'a'); CREATE SEQUENCE word_ids START 50",
+    );
+    served.psql("SELECT create_reference_table('words')");
+    served.psql("ALTER TABLE words ALTER id SET DEFAULT nextval('word_ids')");
+    assert_eq!(served.psql("INSERT INTO words (word) VALUES ('b') RETURNING id"), "50");
+    assert_eq!(psql(&served.worker_dsn(0), "SELECT max(id) FROM words"), "50");
+    for (sql, words) in [
+        ("ALTER TABLE later ADD COLUMN other serial", "because the table is not empty"),
+        (
+            "ALTER TABLE later ADD COLUMN other serial, ADD COLUMN more int",
+            "together with a constraint or another change",
+        ),
+        (
+            "ALTER TABLE parted ADD COLUMN other serial CHECK (other > 0)",
+            "together with a constraint or another change",
+        ),
+        (
+            "ALTER TABLE words ADD COLUMN other serial",
+            "cannot add a column that draws from a sequence to a reference table",
+        ),
+    ] {
+        let error = psql_error(&served.dsn(0), sql);
+        assert!(error.contains("0A000") && error.contains(words), "{sql}: {error}");
+    }
+}
+
+/// A client's function may say what shards say that want values.
+fn nothing_is_lent_for_what_no_shard_draws(served: &Served) {
+    served.psql("CREATE SEQUENCE untouched");
+    served.psql(
+        "CREATE FUNCTION ask(id text) RETURNS int LANGUAGE plpgsql AS
+         $$ BEGIN RAISE INFO 'wanted' USING ERRCODE = 'TN001', DETAIL = id; RETURN 1; END $$",
+    );
+    let sequence = served.psql("SELECT 'untouched'::regclass::oid");
+    served.psql(&format!("SELECT ask('{sequence}') FROM orders WHERE tenant = 3 LIMIT 1"));
+    let refused = format!("no shard draws from sequence {sequence}");
+    assert!(wait_until(Duration::from_secs(20), || served.logged(0).contains(&refused)), "it was asked");
+    assert_eq!(served.psql("SELECT nextval('untouched')"), "1");
+    let lent = format!("SELECT count(*) FROM pg_class WHERE relname LIKE 'lent_{sequence}_%'");
+    assert_eq!(served.everywhere(&lent), ["0", "0", "0"]);
+}
+
+fn what_was_lent_goes_with_the_last_table(served: &Served) {
+    let lent = |sequence: &str| {
+        let oid = psql(&served.coordinator_dsn(), &format!("SELECT '{sequence}'::regclass::oid"));
+        format!(
+            "SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE 'lent\\_{oid}\\_%')
+                + (SELECT count(*) FROM pg_proc WHERE proname = 'next_value_{oid}')"
+        )
+    };
+    let (fifties, orders) = (lent("fifties"), lent("orders_id_seq"));
+    assert_eq!(served.everywhere(&fifties), ["0", "13", "13"]);
+    served.psql("BEGIN; DROP TABLE fifty; ROLLBACK");
+    expect_unique(served, "fifty");
+    served.psql("DROP TABLE fifty");
+    assert_eq!(served.everywhere(&fifties), ["0", "0", "0"]);
+    // Orders still draw from what the default of a column of lines drew from.
+    served.psql("DROP TABLE lines");
+    assert_eq!(served.everywhere(&orders), ["0", "13", "13"]);
+    served.psql("INSERT INTO orders VALUES (1), (2), (3)");
+    expect_unique(served, "orders");
+}
+
 fn a_killed_worker_goes_on_behind_what_it_gave(served: &mut Served) {
     for worker in [0, 1] {
         served.servers().kill_worker(worker).expect("it ends");
+        // Nothing of this is lent: no worker is asked, and nobody is warned.
+        silent(
+            served,
+            "CREATE SEQUENCE unrelated; SELECT setval('public.unrelated'::regclass, 5);
+             ALTER SEQUENCE unrelated RESTART; DROP SEQUENCE unrelated",
+        );
         served.servers().restart_worker(worker).expect("it starts");
     }
     for _ in 0..3 {

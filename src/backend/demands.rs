@@ -30,8 +30,10 @@ pub struct Demands {
 }
 
 impl Demands {
+    /// Beyond `OPEN_MAX` they are forgotten: who waits for values asks again, and whoever makes them up does not count.
     pub(super) fn note(&self, demand: Demand) {
-        if self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(demand) {
+        let mut open = self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if open.len() < OPEN_MAX && open.insert(demand) {
             self.bell.notify_one();
         }
     }
@@ -71,7 +73,8 @@ pub(super) fn wanted_sequences(received: &[u8], looked: &mut usize) -> Vec<u32> 
     wanted
 }
 
-/// Raised by `tenantry.next_value` on the workers.
+const OPEN_MAX: usize = 256;
+/// Raised by `tenantry.value_of_draw` on the workers.
 const VALUES_WANTED: &[u8] = b"TN001";
 
 #[cfg(test)]

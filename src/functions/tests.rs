@@ -300,7 +300,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         (
             "ALTER TABLE t ADD COLUMN s serial",
             "0A000",
-            "cannot add a serial, identity or nextval default to a table that is already distributed",
+            "cannot add a serial, identity or nextval default together with a constraint or another change",
         ),
         ("ALTER TABLE t ADD COLUMN n int", "42701", "column \"n\" of relation \"t\" already exists"),
     ] {
@@ -340,7 +340,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         pins_unknown: false,
         frees: false,
         recalls_sequences: false,
-        renumbers: false,
+        renumbers: None,
         sets: Vec::new(),
         changes_schema: true,
         on_all_nodes: true,

@@ -25,6 +25,10 @@ pub async fn lend_values(catalog: Arc<Catalog>, nodes: Arc<Nodes>) {
         };
         for demand in wanted {
             customers.retain(|_, customer| customer.is_served || customer.since.elapsed() < FORGOTTEN_AFTER);
+            // Who waits asks again.
+            if under_way.len() >= UNDER_WAY_MAX && !customers.contains_key(&demand) {
+                continue;
+            }
             let customer = customers.entry(demand.clone()).or_default();
             if let Some(ahead) = customer.ask() {
                 let catalog = &catalog;
@@ -83,6 +87,8 @@ impl Customer {
     }
 }
 
+/// Loans at the same time, each with a connection to the coordinator and one to a worker.
+const UNDER_WAY_MAX: usize = 16;
 /// Who asks again so soon is lent twice as much.
 const BUSY: Duration = Duration::from_secs(1);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);

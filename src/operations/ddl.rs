@@ -10,6 +10,7 @@ use super::create_distributed_table::number;
 use super::mover;
 use super::partitions;
 use super::schema_privileges;
+use super::sequences;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
@@ -42,8 +43,11 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         }
         DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
         DdlAction::DropTable { .. } => {
+            let drawn = drawn_sequences(txn, &ddl.tables).await?;
             txn.query_for_client(ddl.query.text()).await?;
-            sweep(txn).await
+            sweep(txn).await?;
+            let drawn = drawn.iter().filter_map(|row| row.get(2)?.as_ref()?.parse().ok()).collect();
+            sequences::forget(txn, &drawn).await
         }
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
         DdlAction::SchemaPrivileges { schemas, names_at } => {
@@ -64,6 +68,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             partitions::distribute_partition(txn, parent(ddl)?, partition).await?;
             change_tables(txn, ddl).await
         }
+        DdlAction::DrawFromSequence => draw_from_sequence(txn, ddl).await,
         DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
     }
 }
@@ -266,11 +271,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     }
     let after = txn.map();
     if drawn_sequences(txn, changed).await?.iter().any(|drawn| !drawn_before.contains(drawn)) {
-        return Err(PgError::unsupported(
-            "cannot add a serial, identity or nextval default to a table that is already distributed",
-        )
-        .detail("Its shards would each count for themselves.")
-        .hint("Define the column before create_distributed_table, or let the application give the values."));
+        return Err(refuse_drawing());
     }
     for table in &ddl.tables {
         check_change(txn, &before, &after, table).await?;
@@ -282,6 +283,60 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         }
     }
     send_to_shards(txn, &after, changed, &ddl.query).await
+}
+
+fn refuse_drawing() -> PgError {
+    PgError::unsupported(
+        "cannot add a serial, identity or nextval default together with a constraint or another change",
+    )
+    .hint("Use one statement for each change.")
+}
+
+/// The shell draws from the sequence itself; shards are told to draw from what their servers are lent. The workers' copies
+/// of a reference table never draw.
+///
+/// Errors: 0A000 for a new column where there are rows: each would wait for its value.
+async fn draw_from_sequence(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
+    let table = ddl.tables.first().cloned().ok_or_else(|| {
+        PgError::new(SqlState::INTERNAL_ERROR, "the table that is to draw from a sequence is missing")
+    })?;
+    let (before, old) = (txn.map(), TableDefinition::read(txn, table.oid).await?);
+    txn.query_for_client(ddl.query.text()).await?;
+    let after = txn.reload_map().await?;
+    check_change(txn, &before, &after, &table).await?;
+    if table.is_reference() {
+        return Ok(());
+    }
+    let now = TableDefinition::read(txn, table.oid).await?;
+    let only_the_parent = now.kind == 'p' && ddl.query.text().to_ascii_lowercase().contains("only");
+    if now.constraint_count() != old.constraint_count() || only_the_parent {
+        return Err(refuse_drawing());
+    }
+    let mut drawing = now.clone();
+    drawing.columns = now.columns_that_draw_anew(&old).cloned().collect();
+    sequences::prepare(txn, std::iter::once(&drawing)).await?;
+    let groups = after.colocation(table.colocation).map(|c| c.shard_groups.clone()).unwrap_or_default();
+    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    for group in groups {
+        let (statements, adds) = now.new_draws(&old, group.id);
+        if adds {
+            let shard = qualified(&shard_schema(&table.schema, group.id), &table.name);
+            txn.query(group.node, &format!("LOCK TABLE {shard} IN ACCESS EXCLUSIVE MODE")).await?;
+            let sql = format!("SELECT FROM {shard} LIMIT 1");
+            if !txn.query(group.node, &sql).await?.is_empty() {
+                return Err(PgError::unsupported(
+                    "cannot add a column that draws from a sequence because the table is not empty",
+                )
+                .hint(
+                    "You can first call ALTER TABLE .. ADD COLUMN .. smallint/int/bigint, \
+                     then set the default by ALTER TABLE .. ALTER COLUMN .. SET DEFAULT nextval('..').",
+                ));
+            }
+        }
+        work.entry(group.node).or_default().push_str(&statements);
+    }
+    work.retain(|_, statements| !statements.is_empty());
+    txn.query_each(work.into_iter().collect()).await
 }
 
 /// Which columns of the tables draw from which sequences.

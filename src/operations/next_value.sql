@@ -7,28 +7,23 @@
 --     0 .. 7    the first value of block b, in slot b % 8; -9223372036854775807: the sequence had no more
 --     step      from one value to the next
 --     alarm     from this draw on more should be lent
+-- and tenantry.next_value_<oid>() draws. Whoever does may use these, not set them.
 CREATE SCHEMA IF NOT EXISTS tenantry;
 GRANT USAGE ON SCHEMA tenantry TO PUBLIC;
 
-CREATE OR REPLACE FUNCTION tenantry.next_value(sequence pg_catalog.oid) RETURNS pg_catalog.int8
+-- The value of a draw: waits for it where it has not been lent, asks for more where that is due.
+CREATE OR REPLACE FUNCTION tenantry.value_of_draw(sequence pg_catalog.oid, draw pg_catalog.int8) RETURNS pg_catalog.int8
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     prefix text := 'tenantry.lent_' || sequence || '_';
     counter regclass := to_regclass(prefix || 'counter');
-    draw int8;
     block int8;
     first int8;
     step int8;
     began timestamptz;
     asked timestamptz;
 BEGIN
-    IF counter IS NULL THEN
-        RAISE INFO 'values of a sequence are wanted' USING ERRCODE = 'TN001', DETAIL = sequence::text;
-        RAISE 'no values of sequence % have been lent to this node yet', sequence
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Retry the statement.';
-    END IF;
     LOOP
-        draw := nextval(counter);
         block := (draw - 1) / 256;
         WHILE coalesce(pg_sequence_last_value((prefix || 'filled')::regclass), 0) <= block LOOP
             began := coalesce(began, clock_timestamp());
@@ -57,7 +52,22 @@ BEGIN
             END IF;
             RETURN first + (draw - 1 - block * 256) * step;
         END IF;
+        draw := nextval(counter);
     END LOOP;
+END $$;
+
+-- The default of shards that were made before each sequence had a function of its own.
+CREATE OR REPLACE FUNCTION tenantry.next_value(sequence pg_catalog.oid) RETURNS pg_catalog.int8
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    counter regclass := to_regclass('tenantry.lent_' || sequence || '_counter');
+BEGIN
+    IF counter IS NULL THEN
+        RAISE INFO 'values of a sequence are wanted' USING ERRCODE = 'TN001', DETAIL = sequence::text;
+        RAISE 'no values of sequence % have been lent to this node yet', sequence
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Retry the statement.';
+    END IF;
+    RETURN tenantry.value_of_draw(sequence, nextval(counter));
 END $$;
 
 -- Makes the state of one sequence, as if nothing had been lent.
@@ -68,8 +78,47 @@ DECLARE
 BEGIN
     FOREACH part IN ARRAY ARRAY['counter', 'filled', 'step', 'alarm', '0', '1', '2', '3', '4', '5', '6', '7'] LOOP
         EXECUTE format('CREATE SEQUENCE IF NOT EXISTS tenantry.lent_%s_%s MINVALUE -9223372036854775807 START 1', sequence, part);
+        EXECUTE format('GRANT USAGE ON SEQUENCE tenantry.lent_%s_%s TO PUBLIC', sequence, part);
     END LOOP;
     EXECUTE format('COMMENT ON SEQUENCE tenantry.lent_%s_counter IS %L', sequence, name);
+    -- As value_of_draw where nothing is to be waited for or asked for. With constants, so that nothing is looked up, and
+    -- without SECURITY DEFINER and SET, which cost as much as all the rest: so whoever draws needs the right to.
+    EXECUTE replace($draw$
+        CREATE OR REPLACE FUNCTION tenantry.next_value_OID() RETURNS pg_catalog.int8 LANGUAGE plpgsql VOLATILE AS $body$
+        DECLARE
+            draw pg_catalog.int8 := pg_catalog.nextval('tenantry.lent_OID_counter'::pg_catalog.regclass);
+            block pg_catalog.int8 := (draw - 1) / 256;
+            value pg_catalog.int8;
+        BEGIN
+            IF pg_catalog.pg_sequence_last_value('tenantry.lent_OID_filled'::pg_catalog.regclass) > block AND draw % 32 <> 0 THEN
+                value := pg_catalog.pg_sequence_last_value((ARRAY['tenantry.lent_OID_0'::pg_catalog.regclass,
+                    'tenantry.lent_OID_1', 'tenantry.lent_OID_2', 'tenantry.lent_OID_3', 'tenantry.lent_OID_4',
+                    'tenantry.lent_OID_5', 'tenantry.lent_OID_6', 'tenantry.lent_OID_7'])[block % 8 + 1]);
+                IF value <> -9223372036854775807 THEN
+                    value := value + (draw - 1 - block * 256)
+                        * pg_catalog.pg_sequence_last_value('tenantry.lent_OID_step'::pg_catalog.regclass);
+                    IF (pg_catalog.pg_sequence_last_value('tenantry.lent_OID_counter'::pg_catalog.regclass) - 1) / 256 <= block + 1 THEN
+                        RETURN value;
+                    END IF;
+                END IF;
+            END IF;
+            RETURN tenantry.value_of_draw(OID, draw);
+        END $body$
+        $draw$, 'OID', sequence::text);
+END $$;
+
+-- Nobody draws any more. Where a shard still could, all stays.
+CREATE OR REPLACE FUNCTION tenantry.forget_lending(sequence pg_catalog.oid) RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    part text;
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS tenantry.next_value_%s()', sequence);
+    FOREACH part IN ARRAY ARRAY['counter', 'filled', 'step', 'alarm', '0', '1', '2', '3', '4', '5', '6', '7'] LOOP
+        EXECUTE format('DROP SEQUENCE IF EXISTS tenantry.lent_%s_%s', sequence, part);
+    END LOOP;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    NULL;
 END $$;
 
 -- What has been lent is not drawn any more. Far ahead, so that draws meanwhile, and draws of those who wait, do not

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   coordinator: nextval('orders_id_seq') x 256 ──lend──> worker: tenantry.lent_<oid>_0 .. _7   the blocks' first values
-//!                                                                 tenantry.next_value(<oid>)    DEFAULT of the shards
+//!                                                                 tenantry.next_value_<oid>()   DEFAULT of the shards
 //! ```
 //!
 //! Blocks belong to a server, not to a shard: one that has moved draws from those of its new server, and nothing has to
 //! move with it. How a draw is safe against everything that goes on meanwhile is told in `next_value.sql`.
+
+use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
@@ -15,6 +17,7 @@ use crate::catalog::quote::literal;
 use crate::catalog::{Address, Catalog, checkout, connect, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
+use crate::planner::Renumbered;
 use crate::shard_map::NodeId;
 
 /// Makes sure that every worker can draw from the sequences of these tables, before they have shards. What workers had
@@ -65,33 +68,86 @@ async fn prepare_worker(txn: &mut Transaction, worker: &mut Client, sequence: &S
 /// Lends a worker more values, if it is as short of them as it was when it asked. `ahead`: how many blocks it should have
 /// beyond the one that it draws from; what has been lent before counts.
 ///
+/// A client can ask by a message of its own: for what no shard draws from, nothing is lent.
 /// Errors: those of the coordinator and the worker, when one of them cannot be reached for example.
 pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Result<()> {
     let coordinator = checkout(catalog.pool()).await?;
     let mut worker = catalog.client(node).await?;
+    // Before the transaction that distributes a table commits, the worker alone knows that shards draw.
+    let is_there = format!("SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL");
+    let is_there: bool = worker.query_one(&is_there, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)?;
+    if !is_there && !drawn(&coordinator).await?.iter().any(|(drawn, _)| *drawn == oid) {
+        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("no shard draws from sequence {oid}")));
+    }
     lend_to(&coordinator, &mut worker, oid, ahead).await
 }
 
-/// A sequence was set anew, whichever: what workers have been lent of any is not used any more.
-pub async fn discard(catalog: &Catalog) -> Result<()> {
+/// Sequences that distributed tables draw from, with their names.
+async fn drawn(coordinator: &Client) -> Result<Vec<(u32, String)>> {
+    let sql = "SELECT DISTINCT d.sequence, c.relname::text FROM tenantry.distributed_table t \
+               CROSS JOIN LATERAL tenantry.drawn_sequences(t.logicalrelid) d JOIN pg_class c ON c.oid = d.sequence \
+               WHERE t.partmethod = 'h' ORDER BY d.sequence";
+    let rows = coordinator.query(sql, &[]).await.map_err(pg_error)?;
+    rows.iter().map(|row| Ok((row.try_get(0).map_err(pg_error)?, row.try_get(1).map_err(pg_error)?))).collect()
+}
+
+/// Sequences were set anew: what workers have been lent of them is not used any more. Workers are asked only where one of
+/// them is lent.
+pub async fn discard(catalog: &Catalog, which: &Renumbered) -> Result<()> {
+    let coordinator = checkout(catalog.pool()).await?;
+    let mut lent = drawn(&coordinator).await?;
+    lent.retain(|(_, name)| match which {
+        Renumbered::Named(names) => names.contains(name),
+        Renumbered::Any => true,
+    });
+    if lent.is_empty() {
+        return Ok(());
+    }
     for node in catalog.map().active_workers() {
         let mut worker = catalog.client(node.id).await?;
-        for row in worker.query(LENT, &[]).await.map_err(pg_error)? {
-            let oid: u32 = row.try_get(0).map_err(pg_error)?;
-            let loan = begin(&mut worker, oid, None).await?;
-            loan.execute("SELECT tenantry.discard_lent($1)", &[&oid]).await.map_err(pg_error)?;
+        for (oid, _) in &lent {
+            let loan = begin(&mut worker, *oid, None).await?;
+            if State::read(&loan, *oid).await?.is_there {
+                loan.execute("SELECT tenantry.discard_lent($1)", &[oid]).await.map_err(pg_error)?;
+            }
             loan.commit().await.map_err(pg_error)?;
         }
     }
     Ok(())
 }
 
+/// Of the sequences that tables drew from before they were dropped, those that no distributed table draws from any more are
+/// forgotten on the workers, in the client's transaction.
+pub async fn forget(txn: &mut Transaction, oids: &BTreeSet<u32>) -> Result<()> {
+    if oids.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = oids.iter().map(u32::to_string).collect();
+    let sql = format!(
+        "SELECT o FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) o WHERE NOT EXISTS (SELECT FROM \
+         tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d WHERE t.partmethod = 'h' AND d.sequence = o)",
+        list.join(",")
+    );
+    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+    // A worker that was lent nothing since it became one has not the function.
+    let forget = |oid: &str| {
+        format!(
+            "DO $tenantry$ BEGIN IF pg_catalog.to_regprocedure('tenantry.forget_lending(oid)') IS NOT NULL THEN \
+             PERFORM tenantry.forget_lending({oid}); END IF; END $tenantry$;\n"
+        )
+    };
+    let text: String = rows.iter().filter_map(|row| row.first()?.as_deref()).map(forget).collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let workers: Vec<NodeId> = txn.map().active_workers().map(|node| node.id).collect();
+    txn.query_each(workers.into_iter().map(|node| (node, text.clone())).collect()).await
+}
+
 /// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.
 pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result<()> {
-    let sql = "SELECT DISTINCT d.sequence FROM tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d \
-               WHERE t.partmethod = 'h'";
-    for row in coordinator.query(sql, &[]).await.map_err(pg_error)? {
-        lend_to(coordinator, server, row.try_get(0).map_err(pg_error)?, 1).await?;
+    for (oid, _) in drawn(coordinator).await? {
+        lend_to(coordinator, server, oid, 1).await?;
     }
     Ok(())
 }
@@ -101,7 +157,8 @@ pub async fn prepare_committed(catalog: &Catalog, definitions: impl Iterator<Ite
     let map = catalog.map();
     for sequence in sequences_of(definitions) {
         for worker in map.active_workers() {
-            lend(catalog, worker.id, sequence.oid, 1).await?;
+            let (coordinator, mut client) = (checkout(catalog.pool()).await?, catalog.client(worker.id).await?);
+            lend_to(&coordinator, &mut client, sequence.oid, 1).await?;
         }
     }
     Ok(())
@@ -115,9 +172,10 @@ async fn lend_to(coordinator: &Client, worker: &mut Client, oid: u32, ahead: i64
     let sequence = Sequence { oid, name: row.try_get(0).map_err(pg_error)?, step: row.try_get(1).map_err(pg_error)? };
     let loan = begin(worker, oid, None).await?;
     let mut state = State::read(&loan, oid).await?;
-    if !state.is_there {
+    if !state.is_there || !state.has_function {
         loan.batch_execute(&make(&sequence.name, oid)).await.map_err(pg_error)?;
-    } else if state.is_outrun() || state.step != sequence.step {
+    }
+    if state.is_there && (state.is_outrun() || state.step != sequence.step) {
         loan.execute("SELECT tenantry.discard_lent($1)", &[&oid]).await.map_err(pg_error)?;
         state = State::read(&loan, oid).await?;
     }
@@ -199,6 +257,8 @@ fn whole_blocks(values: &[i64], step: i64) -> Vec<i64> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
     is_there: bool,
+    /// Not where all was lent by an older Tenantry.
+    has_function: bool,
     counter: i64,
     filled: i64,
     step: i64,
@@ -209,7 +269,8 @@ impl State {
         let part =
             |name: &str| format!("coalesce(pg_sequence_last_value(to_regclass('tenantry.lent_{oid}_{name}')), 0)");
         let sql = format!(
-            "SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL, {}, {}, {}",
+            "SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL, {}, {}, {}, \
+                 to_regprocedure('tenantry.next_value_{oid}()') IS NOT NULL",
             part("counter"),
             part("filled"),
             part("step")
@@ -221,6 +282,7 @@ impl State {
             counter: number(1)?,
             filled: number(2)?,
             step: number(3)?,
+            has_function: row.try_get(4).map_err(pg_error)?,
         })
     }
 
@@ -264,10 +326,6 @@ impl State {
 const BLOCK: i64 = 256;
 const SLOTS: i64 = 8;
 const NO_MORE: i64 = -i64::MAX;
-/// In the order in which they are locked.
-const LENT: &str = "
-SELECT m[1]::pg_catalog.oid FROM pg_catalog.pg_class, pg_catalog.regexp_match(relname, '^lent_(\\d+)_counter$') m
-WHERE relnamespace = pg_catalog.to_regnamespace('tenantry') AND relkind = 'S' AND m IS NOT NULL ORDER BY 1";
 const FUNCTIONS: &str = include_str!("next_value.sql");
 /// The most blocks that a worker can be lent beyond the one that it draws from.
 pub const AHEAD_MAX: i64 = SLOTS - 2;
@@ -298,7 +356,7 @@ mod tests {
     fn no_slot_is_overwritten_while_it_may_be_read() {
         for counter in 0..(SLOTS + 4) * BLOCK {
             for filled in 0..SLOTS + 6 {
-                let state = State { is_there: true, counter, filled, step: 1 };
+                let state = State { is_there: true, has_function: true, counter, filled, step: 1 };
                 let newest = filled + state.blocks_short(AHEAD_MAX) - 1;
                 assert!(newest < filled || newest - SLOTS + 2 <= state.last_block(), "{state:?}");
                 assert!(state.is_outrun() || counter == 0 || newest.max(filled - 1) >= counter / BLOCK, "{state:?}");

@@ -66,6 +66,8 @@ pub struct ColumnDefinition {
     pub draws_numbers: bool,
     /// Where it draws them from, if shards can do that too; `definition` is theirs then.
     pub sequence: Option<Sequence>,
+    /// The default of shards by itself, where there is a sequence.
+    drawing_default: Option<String>,
     definition: String,
     /// In copies of a reference table, where it draws numbers; NULL: as `definition`.
     copy_definition: Option<String>,
@@ -201,6 +203,40 @@ impl TableDefinition {
                 qualified(&shard_schema(&table.schema, group), &table.name)
             })
         })
+    }
+
+    /// Statements that have a shard's columns draw as they do here and did not in `before`; and whether one adds a column.
+    pub fn new_draws(&self, before: &Self, group: ShardGroupId) -> (String, bool) {
+        let place = qualified(&shard_schema(&self.schema, group), &self.name);
+        let mut adds = false;
+        let changed = self.columns_that_draw_anew(before).map(|column| {
+            let is_new = !before.columns.iter().any(|old| old.attnum == column.attnum);
+            adds |= is_new;
+            match (&column.drawing_default, is_new) {
+                (Some(default), false) => {
+                    let name = identifier(&column.name);
+                    format!("ALTER TABLE {place} ALTER COLUMN {name} SET DEFAULT {default}")
+                }
+                _ => format!("ALTER TABLE {place} ADD COLUMN {}", column.definition),
+            }
+        });
+        let statements = script(changed.collect::<Vec<_>>());
+        (statements, adds)
+    }
+
+    pub fn columns_that_draw_anew(&self, before: &Self) -> impl Iterator<Item = &ColumnDefinition> {
+        let as_before = |column: &ColumnDefinition| {
+            before.columns.iter().any(|old| {
+                (old.attnum, &old.sequence, &old.drawing_default)
+                    == (column.attnum, &column.sequence, &column.drawing_default)
+            })
+        };
+        self.columns.iter().filter(move |column| column.sequence.is_some() && !as_before(column))
+    }
+
+    /// Constraints and indexes of all kinds.
+    pub fn constraint_count(&self) -> usize {
+        self.checks.len() + self.keys.len() + self.indexes.len() + self.foreign_keys.len()
     }
 
     /// For a reference table's copy: its own schema and name.

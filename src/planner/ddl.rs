@@ -12,7 +12,7 @@ use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
 use super::foreign_key::{check_local_reference, plan_foreign_key};
 use super::names::{coordinator, names_managed_table, resolve, splice_schema, splice_table, table_in_schema};
-use super::{Context, Coordinator, Ddl, DdlAction, Plan};
+use super::{Context, Coordinator, Ddl, DdlAction, Plan, Renumbered};
 
 pub(super) fn plan_table_statement(
     cursor: Cursor<'_>,
@@ -53,7 +53,9 @@ pub(super) fn plan_table_statement(
         TableStatement::Truncate { names, cascade, restart_identity } => {
             let named = Named::resolve(&names, ctx);
             if named.tables.is_empty() {
-                return Ok(Coordinator { renumbers: restart_identity, ..coordinator(text) }.into());
+                return Ok(
+                    Coordinator { renumbers: restart_identity.then_some(Renumbered::Any), ..coordinator(text) }.into()
+                );
             }
             named.refuse_unmanaged("TRUNCATE")?;
             Ok(ddl(text, DdlAction::Truncate { cascade, restart_identity }, named.tables, named.splices))
@@ -214,6 +216,11 @@ fn plan_alter_table(text: &str, statement: AlterTable, ctx: &Context<'_>) -> Res
         return Ok(Coordinator { changes_schema: true, ..coordinator(text) }.into());
     };
     let mut splices = vec![splice_table(&statement.table, table)];
+    if let [action] = &statement.actions[..]
+        && draws_alone(table, action)
+    {
+        return Ok(ddl(text, DdlAction::DrawFromSequence, vec![table.clone()], splices));
+    }
     for action in &statement.actions {
         splices.extend(plan_action(table, action, ctx)?);
     }
@@ -307,6 +314,18 @@ fn plan_action(table: &Arc<Table>, action: &AlterAction, ctx: &Context<'_>) -> R
     }
 }
 
+/// Is all that the action does to have a column draw from a sequence? Then shards can be told by other words.
+fn draws_alone(table: &Table, action: &AlterAction) -> bool {
+    match action {
+        AlterAction::AddColumn(column) => {
+            column.draws_from_sequence && column.constraints.is_empty() && !table.is_reference()
+        }
+        AlterAction::SetDefault(default) => default.draws_from_sequence(),
+        AlterAction::AddIdentity => true,
+        _ => false,
+    }
+}
+
 fn plan_add_column(table: &Arc<Table>, column: &ColumnDefinition, ctx: &Context<'_>) -> Result<Vec<Splice>, PgError> {
     if column.draws_from_sequence {
         return Err(refuse_sequence(table));
@@ -345,9 +364,16 @@ fn plan_constraint(table: &Arc<Table>, constraint: &Constraint, ctx: &Context<'_
 }
 
 fn refuse_sequence(table: &Table) -> PgError {
-    PgError::unsupported("cannot add a serial, identity or nextval default to a table that is already distributed")
-        .detail(format!("Table \"{}\" has shards, which would each count for themselves.", table.name))
-        .hint("Define the column before create_distributed_table, or let the application give the values.")
+    if table.is_reference() {
+        return PgError::unsupported("cannot add a column that draws from a sequence to a reference table")
+            .detail("Each node would draw values of its own for the rows that exist.")
+            .hint("Add the column without a default and UPDATE the rows, then use ALTER COLUMN ... SET DEFAULT nextval(...).");
+    }
+    PgError::unsupported(
+        "cannot add a serial, identity or nextval default together with a constraint or another change",
+    )
+    .detail(format!("Table \"{}\" is distributed.", table.name))
+    .hint("Use one statement for each change.")
 }
 
 fn refuse_action(table: &Table, action: &str) -> PgError {

@@ -146,6 +146,7 @@ impl Display for DdlAction {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let (name, flags): (&str, &[(bool, &str)]) = match self {
             DdlAction::AlterTable => ("alter_table", &[]),
+            DdlAction::DrawFromSequence => ("draw_from_sequence", &[]),
             DdlAction::CreatePartition => ("create_partition", &[]),
             DdlAction::AttachPartition { .. } => ("attach_partition", &[]),
             DdlAction::CreateIndex { concurrently } => ("create_index", &[(*concurrently, "concurrently")]),

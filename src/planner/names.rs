@@ -74,7 +74,7 @@ pub(super) fn coordinator(text: &str) -> Coordinator {
         pins_unknown: false,
         frees: false,
         recalls_sequences: false,
-        renumbers: false,
+        renumbers: None,
         sets: Vec::new(),
         changes_schema: false,
         on_all_nodes: false,

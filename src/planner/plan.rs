@@ -208,8 +208,8 @@ pub struct Coordinator {
     pub frees: bool,
     /// Asks for values that the session has drawn from sequences (`currval`, `lastval`).
     pub recalls_sequences: bool,
-    /// Sets sequences anew (`setval`, ALTER SEQUENCE): numbers that workers have leased before are not used any more.
-    pub renumbers: bool,
+    /// Sequences that are set anew (`setval`, ALTER SEQUENCE): values that workers were lent before are not used any more.
+    pub renumbers: Option<Renumbered>,
     /// Calls of `set_config`, whose settings must follow the client.
     pub sets: Vec<SetConfig>,
     /// May change names: the shard map's shadows are read again afterwards (CREATE/ALTER/DROP of anything).
@@ -228,6 +228,29 @@ pub struct SetConfig {
     /// A literal or a parameter.
     pub name: Operand,
     pub is_local: Operand,
+}
+
+/// Sequences that a statement sets anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renumbered {
+    /// By name, without their schemas.
+    Named(Vec<String>),
+    /// Which, nobody can tell from its text.
+    Any,
+}
+
+impl Renumbered {
+    /// Both.
+    pub fn and(self, other: Option<Self>) -> Self {
+        match (self, other) {
+            (own, None) => own,
+            (Renumbered::Named(mut names), Some(Renumbered::Named(more))) => {
+                names.extend(more);
+                Renumbered::Named(names)
+            }
+            _ => Renumbered::Any,
+        }
+    }
 }
 
 /// Figures gathered before a statement that reads them.
@@ -372,6 +395,8 @@ pub struct Ddl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DdlAction {
     AlterTable,
+    /// ALTER TABLE whose one action gives a column values of a sequence: ADD COLUMN, SET DEFAULT, ADD GENERATED.
+    DrawFromSequence,
     /// CREATE TABLE ... PARTITION OF the first table.
     CreatePartition,
     /// ALTER TABLE ... ATTACH PARTITION to the first table; `partition` as written, perhaps a local table.

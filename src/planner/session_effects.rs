@@ -7,7 +7,7 @@ use crate::shard_map::ShardMap;
 use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex, string_value};
 use crate::sql::{Cursor, Operand};
 
-use super::{Coordinator, Plan, SetConfig, functions};
+use super::{Coordinator, Plan, Renumbered, SetConfig, functions};
 
 /// The plan with the session's part in it. `reads`: it is a SELECT, VALUES or TABLE that writes nothing.
 ///
@@ -30,7 +30,9 @@ pub(super) fn with_session_effects(
         let name = fold(text, &pair[0]);
         plan.frees |= functions::frees_session(&name);
         plan.recalls_sequences |= functions::recalls_sequence(&name);
-        plan.renumbers |= name == "setval";
+        if name == "setval" {
+            plan.renumbers = Some(set_sequence(text, &tokens[at + 1..]).and(plan.renumbers.take()));
+        }
         if name == "set_config" {
             let call = read_set_config(text, &tokens[at + 1..])?;
             refuse_contradiction(&plan.sets, &call)?;
@@ -59,6 +61,19 @@ fn refuse_hidden_set_config() -> PgError {
     PgError::unsupported("set_config cannot be called inside this statement")
         .detail("The setting could not follow the client to other connections.")
         .hint("Call set_config in a SELECT of its own, or use SET.")
+}
+
+/// The sequence that a call of setval names. `tokens` begin at the parenthesis.
+fn set_sequence(text: &str, tokens: &[Token]) -> Renumbered {
+    let name = || {
+        let inside = Cursor::new(text, tokens).parenthesized().ok()??;
+        let arguments = inside.split_commas().ok()?;
+        let Some(Operand::Literal(written)) = constant(text, arguments.first()?.rest()) else { return None };
+        let tokens = lex(&written, true).ok()?;
+        let last = tokens.last().filter(|token| token.is_identifier())?;
+        Some(fold(&written, last).into_owned())
+    };
+    name().map_or(Renumbered::Any, |name| Renumbered::Named(vec![name]))
 }
 
 /// `tokens` begin at the parenthesis.

@@ -17,7 +17,7 @@ use super::names::{body_names_managed_table, coordinator, names_managed_table, r
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
 use super::session_command::plan_session;
 use super::transaction::plan_transaction;
-use super::{Context, Coordinator, Plan};
+use super::{Context, Coordinator, Plan, Renumbered};
 
 /// The plan of one statement (`tokens` are all of `text`'s, without semicolons); none when it is a query:
 /// SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or a parenthesis.
@@ -101,6 +101,13 @@ fn plan_grant(mut c: Cursor<'_>, text: &str) -> Result<Plan, PgError> {
     Ok(Coordinator { on_all_nodes, ..coordinator(text) }.into())
 }
 
+/// `c` begins behind ALTER.
+fn altered_sequence(mut c: Cursor<'_>) -> Renumbered {
+    c.take("sequence");
+    c.take_all(&["if", "exists"]);
+    c.qualified_name().map_or(Renumbered::Any, |name| Renumbered::Named(vec![name.name]))
+}
+
 /// Behind CREATE, ALTER, DROP.
 fn plan_definition(
     verb: &str,
@@ -174,7 +181,7 @@ fn plan_definition(
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
         "sequence" | "view" | "materialized" | "default" => {
             let pins = verb == "create" && whole.all().iter().any(|t| is_temporary_schema(&fold(text, t)));
-            let renumbers = verb == "alter" && kind == "sequence";
+            let renumbers = (verb == "alter" && kind == "sequence").then(|| altered_sequence(scope));
             Ok(Coordinator { pins, renumbers, ..local() }.into())
         }
         "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),

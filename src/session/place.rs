@@ -231,7 +231,7 @@ impl Session {
             self.txn().check_sequences().await?;
         }
         self.may_unpin |= plan.frees || plan.changes_schema;
-        self.renumbers |= plan.renumbers;
+        self.note_renumbered(plan.renumbers.clone());
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
+use crate::planner::Renumbered;
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
 use crate::wire::answer::{self, Status};
@@ -84,8 +85,8 @@ pub struct Session {
     pub kept: Option<Rc<Kept>>,
     /// Something has run that may end what it is kept for.
     pub may_unpin: bool,
-    /// A sequence may have been set anew since the last transaction's end.
-    pub renumbers: bool,
+    /// Sequences that may have been set anew since the last transaction's end.
+    pub renumbers: Option<Renumbered>,
     /// It was lost, and with it what it was kept for: the session ends.
     pub has_lost_pin: bool,
     /// Parameters that changed and the client has yet to be told of.
@@ -198,7 +199,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         pinned: None,
         kept: None,
         may_unpin: false,
-        renumbers: false,
+        renumbers: None,
         has_lost_pin: false,
         parameter_changes: Vec::new(),
         skip_until_sync: false,
@@ -482,15 +483,21 @@ impl Session {
             Box::pin(self.read_search_path()).await?;
             self.end_auto();
         }
-        if std::mem::take(&mut self.renumbers) {
-            Box::pin(self.discard_lent()).await;
+        if let Some(which) = self.renumbers.take() {
+            Box::pin(self.discard_lent(&which)).await;
         }
         Ok(())
     }
 
+    pub fn note_renumbered(&mut self, which: Option<Renumbered>) {
+        if let Some(which) = which {
+            self.renumbers = Some(which.and(self.renumbers.take()));
+        }
+    }
+
     /// What servers have been lent of sequences. The statement that set one anew stands, whatever becomes of this.
-    async fn discard_lent(&mut self) {
-        if let Err(error) = sequences::discard(&self.thread.shared.catalog).await {
+    async fn discard_lent(&mut self, which: &Renumbered) {
+        if let Err(error) = sequences::discard(&self.thread.shared.catalog, which).await {
             tracing::error!(%error, "values that were lent before a sequence was set anew may still be used");
             self.warn_with(error.code(), "values that servers were lent before may still be used");
         }

@@ -11,7 +11,8 @@ use crate::functions;
 use crate::operations::ddl;
 use crate::operations::mover::MOVES_PER_NODE;
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Rowset, Shards,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Renumbered, Rowset,
+    Shards,
 };
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -155,8 +156,9 @@ impl Session {
             return self.maintenance(plan).await;
         }
         self.txn().require_atomic().await?;
+        let restarts = matches!(plan.action, DdlAction::Truncate { restart_identity: true, .. });
+        self.note_renumbered(restarts.then_some(Renumbered::Any));
         let txn = self.transaction.as_mut().expect("there is one now");
-        self.renumbers |= matches!(plan.action, DdlAction::Truncate { restart_identity: true, .. });
         ddl::run(txn, plan).await?;
         txn.announce_change().await?;
         let tag = txn.client_tag().to_owned();
