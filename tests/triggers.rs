@@ -349,3 +349,39 @@ fn what_cannot_be_is_refused(served: &Served) {
     served.psql("INSERT INTO plain VALUES (1, 1)");
     assert_eq!(served.psql("UPDATE plain SET n = 2 WHERE tenant = 1 RETURNING updated_at IS NULL"), "f");
 }
+
+/// A table of a role that is no superuser: its triggers fire for her and for another role, also on a node that came later.
+#[test]
+fn triggers_fire_for_every_role_and_on_a_new_node() {
+    let served = Served::start(2);
+    let port = served.worker_port(1);
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    served.psql("CREATE ROLE owner LOGIN; GRANT tenantry_admin TO owner; GRANT CREATE ON SCHEMA public TO owner");
+    served.psql("CREATE ROLE app LOGIN");
+    let (as_owner, as_app) = (served.dsn(0).replace("postgres@", "owner@"), served.dsn(0).replace("postgres@", "app@"));
+    let run = |dsn: &str, sql: &str| psql(dsn, sql);
+    run(
+        &as_owner,
+        "CREATE FUNCTION who() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.who := current_user; RETURN NEW; END $$",
+    );
+    run(&as_owner, "CREATE TABLE signed (tenant int, n int, who text)");
+    run(&as_owner, "SELECT create_distributed_table('signed', 'tenant', shard_count => 2)");
+    run(&as_owner, "CREATE TRIGGER who BEFORE INSERT OR UPDATE ON signed FOR EACH ROW EXECUTE FUNCTION who()");
+    run(&as_owner, "GRANT SELECT, INSERT, UPDATE ON signed TO app");
+    let write = |when: &str| {
+        for tenant in 0..10 {
+            let sql = format!("INSERT INTO signed VALUES ({tenant}, 1) RETURNING who");
+            assert_eq!(run(&as_app, &sql), "app", "{when}");
+            assert_eq!(run(&as_owner, &sql), "owner", "{when}");
+        }
+    };
+    write("on the first node");
+    served.psql(&format!("SELECT citus_add_node('127.0.0.1', {port})"));
+    let shard = served.psql("SELECT min(shardid) FROM pg_dist_shard WHERE logicalrelid = 'signed'::regclass");
+    let from = served.worker_port(0);
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {port})"));
+    assert_eq!(served.psql("SELECT who, count(*) FROM signed GROUP BY who ORDER BY who"), "app|10\nowner|10");
+    write("on a node that came later");
+    run(&as_app, "UPDATE signed SET n = 2");
+    assert_eq!(served.psql("SELECT who, count(*) FROM signed GROUP BY who"), "app|40");
+}
