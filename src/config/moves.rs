@@ -21,6 +21,8 @@ pub struct Moves {
     pub undo_window: Time,
     /// Most moves of shards that a node takes part in at the same time. Default: 1. Reload: yes.
     pub per_node: usize,
+    /// Most moves at the same time of one rebalance, and of one colocation group. Default: 4. Reload: yes.
+    pub at_once: usize,
 }
 
 impl Default for Moves {
@@ -34,6 +36,7 @@ impl Default for Moves {
             slot_wal: size(of.slot_wal_bytes),
             undo_window: Time(of.undo_window),
             per_node: of.per_node,
+            at_once: of.at_once,
         }
     }
 }
@@ -47,6 +50,7 @@ impl Moves {
             slot_wal_bytes: self.slot_wal.0 as u64,
             undo_window: self.undo_window.0,
             per_node: self.per_node,
+            at_once: self.at_once,
         }
     }
 }

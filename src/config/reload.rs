@@ -249,6 +249,7 @@ const RELOADS: &[&str] = &[
     "log.filter",
     "log.slow_statement",
     "log.statement_texts",
+    "moves.at_once",
     "moves.change_rate",
     "moves.copy_rate",
     "moves.per_node",

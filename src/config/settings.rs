@@ -15,7 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor;
 use crate::executor::loads::LoadSettings;
 use crate::jobs;
-use crate::operations::mover::{MOVES_PER_NODE, MoveLimits};
+use crate::operations::mover::{MOVES_AT_ONCE, MOVES_PER_NODE, MoveLimits};
 use crate::session::{ADMIN_DATABASE, LoginSettings, SessionLog};
 use crate::transport::{AcceptorSettings, Dialer, DialerSettings, SslMode};
 
@@ -83,9 +83,12 @@ impl Settings {
         at_least_one("pool.prepared_statements", pool.prepared_statements)?;
         at_least_one("coordinator.connections_max", coordinator.connections_max)?;
         at_least_one("load.tenants", load.tenants)?;
-        if !MOVES_PER_NODE.contains(&moves.per_node) {
-            let why = format!("must be from {} to {}", MOVES_PER_NODE.start(), MOVES_PER_NODE.end());
-            return Err(invalid("moves.per_node", &why));
+        for (name, value, range) in
+            [("moves.per_node", moves.per_node, MOVES_PER_NODE), ("moves.at_once", moves.at_once, MOVES_AT_ONCE)]
+        {
+            if !range.contains(&value) {
+                return Err(invalid(name, &format!("must be from {} to {}", range.start(), range.end())));
+            }
         }
         if load.period.0 < Duration::from_secs(1) {
             return Err(invalid("load.period", "must be at least 1s"));
@@ -260,6 +263,7 @@ mod tests {
             ("[pool]\nsize = 0", "pool.size"),
             ("[load]\nperiod = \"1ms\"", "load.period"),
             ("[moves]\nper_node = 129", "moves.per_node"),
+            ("[moves]\nat_once = 33", "moves.at_once"),
             ("[admin]\nport = 7432", "admin.port"),
             ("[coordinator]\ndatabase = \"tenantry\"", "coordinator.database"),
             ("[log]\nfilter = \"tenantry=loud\"", "log.filter"),

@@ -27,8 +27,8 @@ use super::stream::Apply;
 use super::target::{self, Target};
 use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched, session,
-    snapshot, verify,
+    MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched,
+    further_places, session, snapshot, verify,
 };
 use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
@@ -82,7 +82,13 @@ pub async fn create_distributed_table_concurrently(
     let column = check(&probe, &family, &map, &request).await?.clone();
     let colocation = colocation(&probe, &map, family.root(), &column, &request, arguments.colocate_oid).await?;
 
-    let catalog = begin(environment, colocation).await?;
+    let count = wanted_shard_count(&request) as usize;
+    let homes = |map: &ShardMap, groups: &[ShardGroup]| -> BTreeSet<NodeId> {
+        let known = map.colocation(colocation).map(|known| known.shard_groups.as_slice());
+        known.unwrap_or(groups).iter().map(|group| group.node).chain([NodeId::COORDINATOR]).collect()
+    };
+    let known = homes(&map, &deal_out(&map, &vec![0; count]));
+    let catalog = begin(environment, colocation, &known).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
     let family = read(&catalog, request.table).await?.0;
@@ -100,6 +106,7 @@ pub async fn create_distributed_table_concurrently(
             deal_out(&map, &ids.iter().map(|row| row.get::<_, i64>(0) as u64).collect::<Vec<_>>())
         }
     };
+    further_places(environment, &catalog, &known, &homes(&map, &groups)).await?;
     check_schema_name(&definition.schema, &groups)?;
     let pieces: Vec<Piece> =
         groups.iter().map(|g| Piece { group: g.id, node: g.node, min: g.min, max: g.max }).collect();

@@ -1,14 +1,16 @@
 //! `isolate_tenant_to_new_shard` and `tenantry_isolate_tenant`: a tenant gets a shard group of its own.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::part::Part;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas, session};
+use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas, session};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{literal, readable};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{NodeId, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, Tenant};
+use crate::shard_map::{NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid, Tenant};
 
 /// `isolate_tenant_to_new_shard`: on the node where the tenant is. Answers the table's new shard id.
 pub async fn isolate_tenant_to_new_shard(
@@ -49,17 +51,59 @@ async fn isolate(
 ) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
     let map = environment.catalog.refresh().await?;
-    let (table, _) = distributed(&map, arguments)?;
-    let catalog = begin(environment, table.colocation).await?;
+    let probe = session::connect(environment, NodeId::COORDINATOR).await?;
+    let found = find(&probe, &map, arguments, node).await?;
+    drop(probe);
+    let known = found.nodes();
+    let catalog = begin(environment, found.table.colocation, &known).await?;
+    // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
-    let (table, hash) = distributed(&map, arguments)?;
+    let found = find(&catalog, &map, arguments, node).await?;
+    further_places(environment, &catalog, &known, &found.nodes()).await?;
+    let Found { table, tenant, hash, group, node } = found;
+    let ids = "SELECT nextval('tenantry.shard_id'), nextval('tenantry.shard_id')";
+    let ids = catalog.query_one(ids, &[]).await.map_err(pg_error)?;
+    let id = |at| ShardGroupId(ids.get::<_, i64>(at) as u64);
+    let part = Part { tenant, hash, rest: id(0), group: id(1) };
+    let new = part.group;
+    let mv = Move::new(table.colocation, group.id, (group.node, node), schemas(&map, table.colocation));
+    let mv = Move::plan(&catalog, Move { part: Some(part), ..mv }).await?;
+    carry_out(environment, catalog, mv, mode, notify).await?;
+    let map = environment.catalog.refresh().await?;
+    let shard = map.table_by_oid(table.oid).and_then(|t| {
+        t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, group)| group == new)).copied()
+    });
+    let ShardId(shard) = shard.ok_or_else(|| not_distributed(&table.name))?;
+    Ok(json!(shard))
+}
+
+/// A tenant that may be isolated.
+struct Found {
+    table: Table,
+    tenant: Tenant,
+    hash: i32,
+    /// That of its interval.
+    group: ShardGroup,
+    /// Where it is to go.
+    node: NodeId,
+}
+
+impl Found {
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        BTreeSet::from([self.group.node, self.node])
+    }
+}
+
+/// Errors: 22023 for a node that cannot take it, 0A000 and 55000 for a tenant that cannot be isolated, or is.
+async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, node: Option<NodeId>) -> Result<Found> {
+    let (table, hash) = distributed(map, arguments)?;
     if let Some(node) = node
         && !map.active_workers().any(|n| n.id == node && n.should_have_shards)
     {
         return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("node {node} cannot take shards"))
             .hint("See pg_dist_node for active nodes with shouldhaveshards."));
     }
-    let text = canonical(&catalog, &table, &tenant_text(arguments)?).await?;
+    let text = canonical(catalog, &table, &tenant_text(arguments)?).await?;
     let value = hash.read_text(&text).ok_or_else(|| {
         PgError::unsupported("tenants of this distribution column's type cannot be isolated yet")
             .detail("The proxy cannot compare its values by itself.")
@@ -72,23 +116,10 @@ async fn isolate(
         )
         .hint("Move it with citus_move_shard_placement."));
     }
-    let group = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?;
-    let ids = "SELECT nextval('tenantry.shard_id'), nextval('tenantry.shard_id')";
-    let ids = catalog.query_one(ids, &[]).await.map_err(pg_error)?;
-    let id = |at| ShardGroupId(ids.get::<_, i64>(at) as u64);
-    let tenant = Tenant { key: value.key(), text: text.clone() };
-    let part = Part { tenant, hash: value.hash(), rest: id(0), group: id(1) };
-    let nodes = (group.node, node.unwrap_or(group.node));
-    let new = part.group;
-    let mv = Move::new(colocation.id, group.id, nodes, schemas(&map, colocation.id));
-    let mv = Move::plan(&catalog, Move { part: Some(part), ..mv }).await?;
-    carry_out(environment, catalog, mv, mode, notify).await?;
-    let map = environment.catalog.refresh().await?;
-    let shard = map.table_by_oid(table.oid).and_then(|t| {
-        t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, group)| group == new)).copied()
-    });
-    let ShardId(shard) = shard.ok_or_else(|| not_distributed(&table.name))?;
-    Ok(json!(shard))
+    let group = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?.clone();
+    let node = node.unwrap_or(group.node);
+    let (key, hash) = (value.key(), value.hash());
+    Ok(Found { tenant: Tenant { key, text: text.clone() }, hash, table, group, node })
 }
 
 /// The table that a call is about.

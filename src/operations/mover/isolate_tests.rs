@@ -19,7 +19,7 @@ pub const CROWD: std::ops::RangeInclusive<i64> = 200..=215;
 pub const ROWS: i64 = 20;
 
 /// One shard group on the first worker, with a table that has a key and one that has none.
-async fn set() -> Stage {
+pub async fn set() -> Stage {
     let stage = Stage::set(0, "").await;
     stage.workers[1].batch_execute("SET search_path TO public").await.unwrap();
     let tenants =

@@ -11,6 +11,7 @@
 //! gets a new name, so that a proxy with an old map, which knows of two shard groups, cannot read the tenant's rows twice.
 //! A dead proxy's transaction may still be on its way: it has an advisory lock, which whoever repairs waits for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,11 +21,11 @@ use super::isolate::{canonical, distributed, not_distributed, tenant_text};
 use super::session::{self, Session};
 use super::snapshot::{SourceTable, to_lock_in};
 use super::state::Move;
-use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas};
+use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, readable};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ShardGroupId, ShardId};
+use crate::shard_map::{NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table};
 
 /// Where a tenant's own shard group goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,27 +47,20 @@ pub async fn tenantry_return_tenant(
     notify: &Notify<'_>,
 ) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
-    let (table, _) = distributed(&map, arguments)?;
-    let catalog = begin(environment, table.colocation).await?;
+    let probe = session::connect(environment, NodeId::COORDINATOR).await?;
+    let (table, own, rest) = find(&probe, &map, arguments).await?;
+    drop(probe);
+    let known = BTreeSet::from([own.node, rest.node]);
+    let catalog = begin(environment, table.colocation, &known).await?;
+    // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
-    let (table, hash) = distributed(&map, arguments)?;
-    let text = canonical(&catalog, &table, &tenant_text(arguments)?).await?;
-    let colocation = map.colocation(table.colocation).ok_or_else(|| not_distributed(&table.name))?;
-    let value = hash.read_text(&text);
-    let own = value.as_ref().and_then(|value| colocation.own_group_of(value));
-    let (Some(value), Some(own)) = (&value, own) else {
-        return Err(PgError::new(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has no isolated tenant \"{text}\"", readable(&table.name)),
-        )
-        .hint("See tenantry_tenants."));
-    };
-    let rest = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?;
+    let (table, own, rest) = find(&catalog, &map, arguments).await?;
+    further_places(environment, &catalog, &known, &BTreeSet::from([own.node, rest.node])).await?;
     let ids = "SELECT nextval('tenantry.shard_id'), nextval('tenantry.shard_id')";
     let ids = catalog.query_one(ids, &[]).await.map_err(pg_error)?;
     let id = |at| ShardGroupId(ids.get::<_, i64>(at) as u64);
     let join = Join { rest: rest.id, merged: id(0), staging: id(1) };
-    let mv = Move::new(colocation.id, own.id, (own.node, rest.node), schemas(&map, colocation.id));
+    let mv = Move::new(table.colocation, own.id, (own.node, rest.node), schemas(&map, table.colocation));
     let mv = Move::plan(&catalog, Move { join: Some(join), ..mv }).await?;
     carry_out(environment, catalog, mv, TransferMode::Online, notify).await?;
     let map = environment.catalog.refresh().await?;
@@ -78,6 +72,24 @@ pub async fn tenantry_return_tenant(
     });
     let ShardId(shard) = shard.ok_or_else(|| not_distributed(&table.name))?;
     Ok(json!(shard))
+}
+
+/// The table, the shard group of its tenant and that of the tenant's interval.
+async fn find(catalog: &Session, map: &ShardMap, arguments: &Value) -> Result<(Table, ShardGroup, ShardGroup)> {
+    let (table, hash) = distributed(map, arguments)?;
+    let text = canonical(catalog, &table, &tenant_text(arguments)?).await?;
+    let colocation = map.colocation(table.colocation).ok_or_else(|| not_distributed(&table.name))?;
+    let value = hash.read_text(&text);
+    let own = value.as_ref().and_then(|value| colocation.own_group_of(value));
+    let (Some(value), Some(own)) = (&value, own) else {
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has no isolated tenant \"{text}\"", readable(&table.name)),
+        )
+        .hint("See tenantry_tenants."));
+    };
+    let rest = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?;
+    Ok((table, own.clone(), rest.clone()))
 }
 
 /// The transaction on the interval's node that takes the tenant's rows in.

@@ -1,10 +1,10 @@
 //! Locks on the coordinator, for who moves and who changes tables.
 //!
 //! ```text
-//!   a colocation group has LANES locks:    moves of a whole shard group   one of them, and the shard group's own
+//!   a colocation group has lanes:          moves of a whole shard group   one of the first moves.at_once, and the shard group's
 //!                                          all other kinds of moves       all of them
 //!                                          schema changes                 all of them, shared
-//!   a node has moves.per_node places:      moves of a whole shard group   one of the source's, one of the target's
+//!   a node has moves.per_node places:      all kinds of moves             one of each node that they read or write
 //! ```
 //!
 //! So a few moves go on side by side, and each keeps the others out. A session keeps its locks from start to end. Who has
@@ -12,6 +12,7 @@
 //! and by those that have one for its own sake not at all: there is no deadlock. Places come first, and who does not get both
 //! keeps none: a move that waits for its turn keeps no schema change waiting.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,12 @@ use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 
 /// First keys of a colocation group's locks, from "tncy" in ASCII on. The second is the group's id.
 const CLASS: i32 = i32::from_be_bytes(*b"tncy");
-/// As many as there are moves in a rebalance.
-const LANES: i32 = 4;
+/// How many moves of one colocation group, and of one rebalance, may be allowed at the same time.
+pub const MOVES_AT_ONCE: RangeInclusive<usize> = 1..=LANES;
+const LANES: usize = 32;
 
 fn lanes(function: &str, colocation: ColocationId) -> impl Iterator<Item = String> {
-    (0..LANES).map(move |lane| format!("pg_catalog.{function}({}, {})", CLASS + lane, colocation.0 as i32))
+    (0..LANES as i32).map(move |lane| format!("pg_catalog.{function}({}, {})", CLASS + lane, colocation.0 as i32))
 }
 
 /// For a transaction that changes tables of the group (DDL, truncate, new tables): waits for moves, and they for it.
@@ -48,11 +50,16 @@ pub async fn acquire(session: &Session, colocation: ColocationId, patience: Dura
     wait(session, &calls.join(", "), patience).await.map_err(|error| busy(error, colocation))
 }
 
-/// Takes one lane for as long as `session` lives.
+/// Takes one of the first `at_once` lanes for as long as `session` lives.
 ///
 /// Errors: as `acquire`.
-pub async fn acquire_lane(session: &Session, colocation: ColocationId, patience: Duration) -> Result<()> {
-    if try_acquire_lane(session, colocation).await?.is_some() {
+pub async fn acquire_lane(
+    session: &Session,
+    colocation: ColocationId,
+    at_once: usize,
+    patience: Duration,
+) -> Result<()> {
+    if try_lanes(session, colocation, at_once).await?.is_some() {
         return Ok(());
     }
     // Whichever is free first would be better, but nobody can wait for that.
@@ -60,9 +67,14 @@ pub async fn acquire_lane(session: &Session, colocation: ColocationId, patience:
     wait(session, &call, patience).await.map_err(|error| busy(error, colocation))
 }
 
-/// Takes one lane if one is free; answers how to give it back.
+/// Takes one lane of all if one is free; answers how to give it back. For repairs, which are no further moves.
 pub async fn try_acquire_lane(session: &Session, colocation: ColocationId) -> Result<Option<String>> {
+    try_lanes(session, colocation, LANES).await
+}
+
+async fn try_lanes(session: &Session, colocation: ColocationId, at_once: usize) -> Result<Option<String>> {
     let tries: Vec<_> = lanes("pg_try_advisory_lock", colocation)
+        .take(at_once.clamp(*MOVES_AT_ONCE.start(), *MOVES_AT_ONCE.end()))
         .enumerate()
         .map(|(lane, call)| format!("WHEN {call} THEN {lane}"))
         .collect();
@@ -124,27 +136,34 @@ const PLACE: i32 = i32::from_be_bytes(*b"tnn\0");
 /// Nobody can wait for whichever place is free first.
 const LOOK_FOR_PLACES_EVERY: Duration = Duration::from_millis(50);
 
-/// Takes a place on both nodes for as long as `session` lives. `per_node` is asked each time: it may change meanwhile.
+/// Takes a place on each of the nodes for as long as `session` lives, or on none. `per_node` is asked each time: it may
+/// change meanwhile. The session has no place on any of them yet: its own would be given to it once more.
 ///
 /// Errors: 55P03 when other moves have them for longer than `patience`.
 pub async fn acquire_places(
     session: &Session,
-    nodes: [NodeId; 2],
+    nodes: &BTreeSet<NodeId>,
     per_node: impl Fn() -> usize,
     patience: Duration,
 ) -> Result<()> {
     let start = Instant::now();
     loop {
-        let mut busy = nodes[0];
-        if let Some(place) = try_acquire_place(session, nodes[0], per_node()).await? {
-            if try_acquire_place(session, nodes[1], per_node()).await?.is_some() {
-                return Ok(());
+        let (mut taken, mut busy) = (Vec::new(), None);
+        for node in nodes {
+            match try_acquire_place(session, *node, per_node()).await? {
+                Some(place) => taken.push((place, *node)),
+                None => {
+                    busy = Some(*node);
+                    break;
+                }
             }
-            let sql = "SELECT pg_advisory_unlock($1, $2)";
-            session.query_one(sql, &[&(PLACE + place), &(nodes[0].0 as i32)]).await.map_err(pg_error)?;
-            busy = nodes[1];
         }
-        if start.elapsed() > patience {
+        let Some(busy) = busy else { return Ok(()) };
+        for (place, node) in taken {
+            let sql = "SELECT pg_advisory_unlock($1, $2)";
+            session.query_one(sql, &[&(PLACE + place), &(node.0 as i32)]).await.map_err(pg_error)?;
+        }
+        if start.elapsed() >= patience {
             let text = format!("node {busy} takes part in as many moves as it may at the same time");
             return Err(PgError::new(SqlState::LOCK_NOT_AVAILABLE, text)
                 .hint("Try again when one of them has ended, or raise moves.per_node."));

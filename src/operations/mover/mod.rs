@@ -52,6 +52,8 @@ mod isolate_tests;
 #[cfg(test)]
 mod parallel_tests;
 #[cfg(test)]
+mod places_tests;
+#[cfg(test)]
 mod rehearse_tests;
 #[cfg(test)]
 mod return_tests;
@@ -64,6 +66,7 @@ mod undo_kill_tests;
 #[cfg(test)]
 mod undo_tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,7 +88,7 @@ use target::Target;
 use throttle::{CopyThrottle, Pace};
 
 pub use blocking::TransferMode;
-pub use lock::{MOVES_PER_NODE, share_statement, try_share_statement};
+pub use lock::{MOVES_AT_ONCE, MOVES_PER_NODE, share_statement, try_share_statement};
 pub use state::{MoveState, register_metrics};
 pub use throttle::MoveLimits;
 
@@ -284,9 +287,12 @@ pub async fn move_shard_group(
     carry_out(environment, catalog, mv, request.mode, notify).await.map(Some)
 }
 
-/// The session of a move that has the colocation group for itself; unfinished moves of the group are repaired.
-async fn begin(environment: &MoverEnvironment, colocation: ColocationId) -> Result<Session> {
+/// The session of a move that has the colocation group for itself, and a place on each node that it reads or writes;
+/// unfinished moves of the group are repaired.
+async fn begin(environment: &MoverEnvironment, colocation: ColocationId, nodes: &BTreeSet<NodeId>) -> Result<Session> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    let patience = environment.settings.group_patience;
+    lock::acquire_places(&catalog, nodes, || environment.moves_per_node(), patience).await?;
     lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
     for abandoned in unfinished(&catalog, colocation).await? {
         repair(environment, &catalog, abandoned).await?;
@@ -303,8 +309,9 @@ async fn begin_beside(
 ) -> Result<Session> {
     let patience = environment.settings.group_patience;
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire_places(&catalog, [source, target], || environment.moves_per_node(), patience).await?;
-    lock::acquire_lane(&catalog, colocation, patience).await?;
+    lock::acquire_places(&catalog, &BTreeSet::from([source, target]), || environment.moves_per_node(), patience)
+        .await?;
+    lock::acquire_lane(&catalog, colocation, environment.limits.load().at_once, patience).await?;
     // Living ones would have all lanes; who repairs one is soon done. No two groups' locks at a time: no deadlock.
     for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(Move::concerns_other_groups) {
         let of = abandoned.group;
@@ -317,6 +324,20 @@ async fn begin_beside(
         repair(environment, &catalog, abandoned).await?;
     }
     Ok(catalog)
+}
+
+/// Places on those nodes of `needed` that were not among `known` when the move began: shard groups may have moved since.
+/// They are not waited for, because whoever has them may wait for the colocation group.
+///
+/// Errors: 55P03 when there are none.
+async fn further_places(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    known: &BTreeSet<NodeId>,
+    needed: &BTreeSet<NodeId>,
+) -> Result<()> {
+    let further = needed.difference(known).copied().collect();
+    lock::acquire_places(catalog, &further, || environment.moves_per_node(), Duration::ZERO).await
 }
 
 async fn unfinished(catalog: &Session, colocation: ColocationId) -> Result<Vec<Move>> {
@@ -497,7 +518,7 @@ async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: 
 
 async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire_lane(&catalog, mv.colocation, environment.settings.lock_patience).await?;
+    lock::acquire_lane(&catalog, mv.colocation, *MOVES_AT_ONCE.end(), environment.settings.lock_patience).await?;
     lock::acquire_group(&catalog, mv.group, environment.settings.lock_patience).await?;
     let mv = mv.reload(&catalog).await?;
     mv.note_error(&catalog, error).await?;

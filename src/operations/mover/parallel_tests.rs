@@ -62,12 +62,19 @@ async fn shard_groups_of_one_colocation_group_move_side_by_side() {
     assert_eq!(refused.message(), "node 1 takes part in as many moves as it may at the same time");
     let second = start(environment, GROUPS[1], (SOURCE, TARGET));
     assert_eq!(stage.coordinator.query("SELECT FROM tenantry.shard_move", &[]).await.unwrap().len(), 1);
+    // Nor more of one colocation group than may move at once.
+    let lane = session::connect(environment, NodeId::COORDINATOR).await.unwrap();
+    let patience = Duration::from_millis(50);
+    let refused = lock::acquire_lane(&lane, ColocationId(1), 1, patience).await.unwrap_err();
+    assert_eq!(refused.message(), "colocation group 1 is being moved or changed");
+    lock::acquire_lane(&lane, ColocationId(1), 2, patience).await.unwrap();
+    drop(lane);
     environment.limits.store(slow(2));
     let moving = [first, second];
     copying(&stage, 2, &moving).await;
     // Beside them no schema change, nothing that takes shard groups apart, and no second move of the same one.
     assert!(!may_change().await);
-    let refused = begin(&hasty, ColocationId(1)).await.err().unwrap();
+    let refused = begin(&hasty, ColocationId(1), &BTreeSet::new()).await.err().unwrap();
     assert_eq!(refused.code(), SqlState::LOCK_NOT_AVAILABLE, "{refused}");
     let refused = start(&hasty, GROUP, (SOURCE, TARGET)).await.unwrap().unwrap_err();
     assert!(refused.message().starts_with("node 1 takes part in"), "{refused}");

@@ -1,10 +1,12 @@
 //! `citus_split_shard_by_split_points` and `tenantry_split_shard`: a shard group is cut into several.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::pieces::Piece;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, schemas};
+use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ColocationId, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap};
@@ -77,8 +79,8 @@ async fn split(
 ) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
     let (colocation, group) = group_of(&map, shard)?;
-    cut(shard, &group)?;
-    let catalog = begin(environment, colocation).await?;
+    let known = taking_part(&group, &cut(shard, &group)?.1);
+    let catalog = begin(environment, colocation, &known).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
     let (colocation, group) = group_of(&map, shard)?;
@@ -87,6 +89,7 @@ async fn split(
         return Err(invalid(format!("node {node} cannot take shards"))
             .hint("See pg_dist_node for active nodes with shouldhaveshards."));
     }
+    further_places(environment, &catalog, &known, &taking_part(&group, &nodes)).await?;
     let sql = "SELECT nextval('tenantry.shard_id') FROM generate_series(1, $1::int4)";
     let ids = catalog.query(sql, &[&(nodes.len() as i32)]).await.map_err(pg_error)?;
     let (mut pieces, mut min) = (Vec::new(), group.min);
@@ -99,6 +102,11 @@ async fn split(
     let mv = Move::plan(&catalog, Move { pieces, ..mv }).await?;
     carry_out(environment, catalog, mv, mode, notify).await?;
     Ok(Value::Null)
+}
+
+/// Whoever has the shard group, or is to have a piece of it.
+fn taking_part(group: &ShardGroup, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    nodes.iter().copied().chain([group.node]).collect()
 }
 
 /// Errors: 42704 for an unknown shard, 0A000 for one that has no interval to cut.

@@ -30,8 +30,10 @@ pub struct MoveLimits {
     pub slot_wal_bytes: u64,
     /// For so long the change stream runs backwards after a move, so that it can be undone; 0: it cannot. Default: 0.
     pub undo_window: Duration,
-    /// Most moves of whole shard groups that read from or write to one node at the same time. Default: 1.
+    /// Most moves of any kind that read from or write to one node at the same time. Default: 1.
     pub per_node: usize,
+    /// Most moves of one colocation group, and most of one rebalance, at the same time. Default: 4.
+    pub at_once: usize,
 }
 
 impl Default for MoveLimits {
@@ -43,6 +45,7 @@ impl Default for MoveLimits {
             slot_wal_bytes: 16 << 30,
             undo_window: Duration::ZERO,
             per_node: 1,
+            at_once: 4,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! go on is in the row and on the two nodes: a proxy that dies leaves the way back to the next that looks.
 //! What goes wrong with the way back ends it, never the move.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -268,7 +269,7 @@ pub async fn tenantry_undo_move(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
-    let (catalog, mut back) = claim(environment, arguments).await?;
+    let (catalog, mut back) = claim(environment, arguments, Use::Undo).await?;
     back.advance(&catalog, MoveState::Copied, "Catching Up").await?;
     carry_out(environment, catalog, back, TransferMode::Online, notify).await?;
     Ok(Value::Null)
@@ -278,13 +279,21 @@ pub async fn tenantry_undo_move(
 ///
 /// Errors: as `tenantry_undo_move`.
 pub async fn tenantry_keep_move(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
-    let (catalog, mut back) = claim(environment, arguments).await?;
+    let (catalog, mut back) = claim(environment, arguments, Use::Keep).await?;
     cleanup::clean_up(environment, &catalog, &mut back).await?;
     Ok(Value::Null)
 }
 
+/// What a way back is claimed for.
+enum Use {
+    /// Counts as a move of both nodes.
+    Undo,
+    /// Copies nothing.
+    Keep,
+}
+
 /// The way back of the move that is meant, with the group's lock and its own.
-async fn claim(environment: &MoverEnvironment, arguments: &Value) -> Result<(Session, Move)> {
+async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Result<(Session, Move)> {
     let id = arguments
         .get("move_id")
         .and_then(Value::as_i64)
@@ -300,7 +309,11 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value) -> Result<(Ses
             .hint("See tenantry.shard_move."));
     }
     let back = Move::way_back(&probe, id).await?.ok_or_else(|| cannot("cannot be undone"))?;
-    let catalog = begin(environment, back.colocation).await?;
+    let nodes = match to {
+        Use::Undo => BTreeSet::from([back.source, back.target]),
+        Use::Keep => BTreeSet::new(),
+    };
+    let catalog = begin(environment, back.colocation, &nodes).await?;
     lock::acquire_way_back(&catalog, back.id, environment.settings.group_patience).await?;
     let back = back.reload(&catalog).await?;
     if back.state != MoveState::Undoable || !matches!(ask(&catalog, back.id).await?, Ask::GoOn) {

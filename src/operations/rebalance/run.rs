@@ -25,12 +25,10 @@ pub struct Limits {
     pub colocated: bool,
 }
 
-/// A rebalance's moves at the same time, in all.
-const MOVES: usize = 4;
-
 impl Limits {
     pub fn of(environment: &MoverEnvironment) -> Self {
-        Self { moves: MOVES, moves_per_node: environment.moves_per_node(), colocated: false }
+        let moves = environment.limits.load().at_once;
+        Self { moves, moves_per_node: environment.moves_per_node(), colocated: false }
     }
 
     /// May `step` begin while `running` go on?
