@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::join::Merge;
 use super::marker::Marker;
 use super::part;
-use super::session::{Session, is_lock_failure};
+use super::session::{Session, check_alive, is_lock_failure};
 use super::snapshot::{SourceTable, to_lock};
 use super::state::{Move, MoveState, taken_over};
 use super::stream::Apply;
@@ -86,6 +86,8 @@ pub async fn cut_over(
                 }
                 *guard = None;
                 drop(rest_guard);
+                // Its end has released the locks of the move, which others may be repairing.
+                check_alive(sides.catalog).await?;
                 if start.elapsed() > settings.cutover_patience {
                     return Err(error.hint("Transactions on this shard were open for too long; try again later."));
                 }

@@ -43,6 +43,19 @@ pub fn replication_login(environment: &MoverEnvironment, node: NodeId) -> Result
     Ok((ServerAddress { host, port }, identity))
 }
 
+/// Is the session's server still there? Who waits for something else does not notice that it is not.
+///
+/// Errors: 08006 when it is gone, or silent.
+pub async fn check_alive(session: &Client) -> Result<()> {
+    match tokio::time::timeout(SILENT_AFTER, session.batch_execute("")).await {
+        Ok(answered) => answered.map_err(pg_error),
+        Err(_) => Err(PgError::new(SqlState::CONNECTION_FAILURE, "a node does not answer")),
+    }
+}
+
+/// Longer than a busy server takes for nothing at all.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+
 /// Runs statements that need strong locks on tables in use: each attempt waits for at most `lock_timeout`, so that
 /// nobody queues behind it for longer. All statements, or none.
 ///
