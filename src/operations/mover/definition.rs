@@ -121,6 +121,17 @@ UNION ALL
     FROM pg_attribute a JOIN t ON t.oid = a.attrelid JOIN pg_type y ON y.oid = a.atttypid
     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> y.typstorage
 UNION ALL
+    SELECT 'table', 4, a.attrelid::bigint * 2000 + a.attnum, format('ALTER TABLE ONLY %s ALTER COLUMN %I %s', t.name, a.attname, v.what), NULL
+    FROM pg_attribute a JOIN t ON t.oid = a.attrelid, LATERAL (VALUES
+        ('SET COMPRESSION ' || CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END),
+        ('SET STATISTICS ' || CASE WHEN a.attstattarget >= 0 THEN a.attstattarget END),
+        (format('SET (%s)', nullif(array_to_string(a.attoptions, ', '), '')))) v (what)
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND v.what IS NOT NULL AND v.what <> 'SET ()'
+UNION ALL
+    SELECT 'table', 4, t.oid::bigint, format('ALTER TABLE %s SET (%s)', t.name,
+        (SELECT string_agg('toast.' || option, ', ') FROM unnest(o.reloptions) option)), NULL
+    FROM t JOIN pg_class o ON o.oid = t.reltoastrelid WHERE o.reloptions IS NOT NULL
+UNION ALL
     SELECT 'table', 5, q.oid::bigint, format('ALTER SEQUENCE %I.%I OWNED BY %s.%I', s.nspname, q.relname, t.name, a.attname), NULL
     FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S' JOIN s ON s.oid = q.relnamespace
     JOIN t ON t.oid = d.refobjid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
@@ -152,8 +163,14 @@ UNION ALL
     AND NOT format('"%s"."%s"', replace((SELECT nspname FROM s WHERE s.oid = t.relnamespace), '"', '""'),
                    replace(t.relname, '"', '""')) = ANY ($2)
 UNION ALL
+    SELECT 'key', 10, t.oid::bigint, format('ALTER TABLE %s CLUSTER ON %I', t.name, c.relname), NULL
+    FROM t JOIN pg_index x ON x.indrelid = t.oid AND x.indisclustered JOIN pg_class c ON c.oid = x.indexrelid
+UNION ALL
     SELECT 'key', 11, e.oid::bigint, pg_get_statisticsobjdef(e.oid), NULL
     FROM pg_statistic_ext e JOIN t ON t.oid = e.stxrelid
+UNION ALL
+    SELECT 'key', 12, e.oid::bigint, format('ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, e.stxname, e.stxstattarget), NULL
+    FROM pg_statistic_ext e JOIN t ON t.oid = e.stxrelid JOIN pg_namespace n ON n.oid = e.stxnamespace WHERE e.stxstattarget >= 0
 UNION ALL
     SELECT 'rest', 12, g.oid::bigint, pg_get_triggerdef(g.oid), NULL
     FROM pg_trigger g JOIN t ON t.oid = g.tgrelid WHERE NOT g.tgisinternal AND g.tgparentid = 0
@@ -192,6 +209,12 @@ UNION ALL
     FROM pg_class c JOIN s ON s.oid = c.relnamespace, LATERAL aclexplode(c.relacl) a
     WHERE c.relkind IN ('r', 'p', 'v', 'S') AND a.grantee <> c.relowner
 UNION ALL
+    SELECT 'rest', 17, c.attrelid::bigint, format('GRANT %s (%I) ON %s TO %s%s', a.privilege_type, c.attname, t.name,
+        CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+        CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), NULL
+    FROM pg_attribute c JOIN t ON t.oid = c.attrelid, LATERAL aclexplode(c.attacl) a
+    WHERE NOT c.attisdropped
+UNION ALL
     SELECT 'rest', 18, n.oid::bigint, format('GRANT %s ON SCHEMA %I TO %s', a.privilege_type, n.nspname,
         CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END), NULL
     FROM pg_namespace n JOIN s ON s.oid = n.oid, LATERAL aclexplode(n.nspacl) a WHERE a.grantee <> n.nspowner
@@ -202,6 +225,17 @@ UNION ALL
     WHERE c.relkind IN ('r', 'p', 'v', 'S') AND c.relowner::regrole::text <> quote_ident(current_user)
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND c.relkind = 'S')
+UNION ALL
+    -- What an owner has taken from himself.
+    SELECT 'rest', 20, c.oid::bigint, format('REVOKE %s ON %s FROM %s', a.privilege_type, c.oid::regclass, c.relowner::regrole), NULL
+    FROM pg_class c JOIN s ON s.oid = c.relnamespace,
+        LATERAL aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)) a
+    WHERE c.relkind IN ('r', 'p', 'v', 'S') AND c.relacl IS NOT NULL AND a.grantee = c.relowner AND NOT EXISTS (
+        SELECT FROM aclexplode(c.relacl) has WHERE has.grantee = c.relowner AND has.privilege_type = a.privilege_type)
+UNION ALL
+    SELECT 'rest', 20, e.oid::bigint, format('ALTER STATISTICS %I.%I OWNER TO %s', n.nspname, e.stxname, e.stxowner::regrole), NULL
+    FROM pg_statistic_ext e JOIN t ON t.oid = e.stxrelid JOIN pg_namespace n ON n.oid = e.stxnamespace
+    WHERE e.stxowner::regrole::text <> quote_ident(current_user)
 UNION ALL
     SELECT 'rest', 20, n.oid::bigint, format('ALTER SCHEMA %I OWNER TO %s', n.nspname, n.nspowner::regrole), NULL
     FROM pg_namespace n JOIN s ON s.oid = n.oid WHERE n.nspowner::regrole::text <> quote_ident(current_user)

@@ -44,6 +44,8 @@ mod xid_snapshot;
 #[cfg(test)]
 mod blocking_tests;
 #[cfg(test)]
+mod definition_tests;
+#[cfg(test)]
 mod distribute_tests;
 #[cfg(test)]
 mod guard_tests;

@@ -1,0 +1,96 @@
+//! What a shard's tables are made of is the same on the new node: read off the system catalogs before and after.
+
+use super::tests::{SOURCE, Stage, TARGET};
+use super::*;
+
+/// As much as a table can have, and nobody would notice at once when it is gone.
+const RICH: &str = "
+    CREATE SEQUENCE ticket INCREMENT 5 CYCLE;
+    CREATE TABLE orders (tenant bigint, id bigint, n bigint DEFAULT 0 CHECK (n >= 0), note text COLLATE \"C\", big text,
+        doubled bigint GENERATED ALWAYS AS (n * 2) STORED, span int4range,
+        CONSTRAINT orders_key PRIMARY KEY (tenant, id) DEFERRABLE INITIALLY DEFERRED,
+        EXCLUDE USING gist (span WITH &&) WHERE (n > 5), UNIQUE NULLS DISTINCT (tenant, note)) WITH (fillfactor = 70);
+    ALTER TABLE orders SET (autovacuum_vacuum_scale_factor = 0.5, toast.autovacuum_enabled = false),
+        ALTER big SET STORAGE EXTERNAL, ALTER note SET COMPRESSION pglz, ALTER n SET STATISTICS 77,
+        ALTER n SET (n_distinct = 12), ADD CONSTRAINT late CHECK (id <> 13) NOT VALID;
+    CREATE UNIQUE INDEX by_number ON orders (tenant, id) INCLUDE (note);
+    CREATE INDEX by_note ON orders (note text_pattern_ops DESC NULLS LAST) WHERE n > 3;
+    CREATE INDEX by_expression ON orders ((lower(note)), n);
+    ALTER TABLE orders CLUSTER ON by_number;
+    ALTER TABLE orders ALTER tenant SET NOT NULL, ALTER id SET NOT NULL;
+    ALTER TABLE orders REPLICA IDENTITY USING INDEX by_number;
+    CREATE STATISTICS together (dependencies, mcv) ON tenant, n FROM orders;
+    ALTER STATISTICS together SET STATISTICS 55;
+    CREATE POLICY own ON orders AS RESTRICTIVE FOR UPDATE TO clerk USING (tenant > 0) WITH CHECK (n < 10);
+    ALTER TABLE orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    GRANT SELECT ON orders TO PUBLIC; GRANT UPDATE ON orders TO clerk WITH GRANT OPTION;
+    GRANT SELECT (note), INSERT (n) ON orders TO boss; GRANT UPDATE (big) ON orders TO clerk WITH GRANT OPTION;
+    GRANT USAGE ON SEQUENCE ticket TO clerk;
+    ALTER TABLE orders OWNER TO boss; REVOKE TRUNCATE ON orders FROM boss; ALTER STATISTICS together OWNER TO boss;
+    INSERT INTO orders (tenant, id, n, note, big) SELECT t, i, i, 'note ' || i, repeat(md5(i::text), 400) FROM generate_series(1, 2) t, generate_series(1, 9) i;
+    CREATE TABLE items (tenant bigint, id bigint, line int, FOREIGN KEY (tenant, id) REFERENCES plain (tenant, id) ON DELETE CASCADE NOT VALID)";
+
+/// One line for each fact, with nothing of OIDs in it.
+const FACTS: &str = "
+    WITH t AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = 'public_102008'::regnamespace)
+    SELECT fact::text FROM (
+        SELECT format('%s %s owner %s options %s rows %s force %s identity %s acl %s', relkind, relname, relowner::regrole, reloptions,
+            relrowsecurity, relforcerowsecurity, relreplident,
+            (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(relacl) a)) FROM t WHERE relkind <> 'i'
+        UNION ALL SELECT format('toast of %s %s', t.relname, o.reloptions) FROM t JOIN pg_class o ON o.oid = t.reltoastrelid
+        UNION ALL SELECT format('column %s.%s %s not null %s storage %s compression %s target %s options %s generated %s default %s collation %s acl %s',
+            t.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage, a.attcompression,
+            a.attstattarget, a.attoptions, a.attgenerated, pg_get_expr(d.adbin, d.adrelid), a.attcollation::regcollation,
+            (SELECT array_agg(x::text ORDER BY x::text) FROM aclexplode(a.attacl) x))
+            FROM t JOIN pg_attribute a ON a.attrelid = t.oid LEFT JOIN pg_attrdef d ON d.adrelid = t.oid AND d.adnum = a.attnum
+            WHERE a.attnum > 0 AND t.relkind = 'r'
+        UNION ALL SELECT format('index %s clustered %s identity %s', pg_get_indexdef(x.indexrelid), x.indisclustered, x.indisreplident)
+            FROM t JOIN pg_index x ON x.indrelid = t.oid
+        UNION ALL SELECT format('constraint %s %s valid %s', k.conname, pg_get_constraintdef(k.oid), k.convalidated)
+            FROM t JOIN pg_constraint k ON k.conrelid = t.oid
+        UNION ALL SELECT format('policy %s %s %s %s %s %s', p.polname, p.polpermissive, p.polcmd, p.polroles::regrole[],
+            pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) FROM t JOIN pg_policy p ON p.polrelid = t.oid
+        UNION ALL SELECT format('statistics %s target %s owner %s', pg_get_statisticsobjdef(e.oid), e.stxstattarget, e.stxowner::regrole)
+            FROM t JOIN pg_statistic_ext e ON e.stxrelid = t.oid
+        UNION ALL SELECT format('sequence %s %s', q.seqrelid::regclass, (q.seqincrement, q.seqmin, q.seqmax, q.seqcycle))
+            FROM t JOIN pg_sequence q ON q.seqrelid = t.oid
+    ) facts (fact) ORDER BY 1";
+
+async fn facts(stage: &Stage, node: NodeId) -> Vec<String> {
+    let worker = &stage.workers[node.0 as usize - 1];
+    worker.batch_execute("SET search_path TO pg_catalog").await.unwrap();
+    let rows = worker.query(FACTS, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_shard_is_made_of_the_same() {
+    let stage = Stage::set(0, "").await;
+    for worker in &stage.workers {
+        worker.batch_execute("CREATE ROLE clerk; CREATE ROLE boss").await.unwrap();
+    }
+    stage.workers[0]
+        .batch_execute(&format!(
+            "CREATE SCHEMA public_102008; GRANT USAGE, CREATE ON SCHEMA public_102008 TO boss; SET search_path TO public_102008, public;
+             CREATE TABLE plain (tenant bigint, id bigint, PRIMARY KEY (tenant, id)); {RICH}; SET search_path TO public"
+        ))
+        .await
+        .unwrap();
+    stage
+        .coordinator
+        .batch_execute(
+            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
+             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
+        )
+        .await
+        .unwrap();
+    stage.environment.catalog.refresh().await.unwrap();
+    let before = facts(&stage, SOURCE).await;
+    assert!(before.len() > 25, "{before:#?}");
+    stage.move_to(SOURCE, TARGET).await.unwrap().unwrap();
+    let after = facts(&stage, TARGET).await;
+    let lost: Vec<_> = before.iter().filter(|fact| !after.contains(fact)).collect();
+    let new: Vec<_> = after.iter().filter(|fact| !before.contains(fact)).collect();
+    assert!(lost.is_empty() && new.is_empty(), "lost {lost:#?}\nnew {new:#?}");
+    stage.strike().await;
+}
