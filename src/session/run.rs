@@ -2,18 +2,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::cancel_keys::CancelKey;
+use super::ending::End;
 use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
@@ -557,45 +556,6 @@ impl Session {
         Ok(())
     }
 
-    /// A message of the client has come: the first of a request, or one more.
-    pub(super) fn note_request(&mut self, tag: u8, bytes: &Bytes) {
-        self.note_request_at(self.requested.unwrap_or_else(Instant::now), tag, bytes);
-    }
-
-    /// The same where it is known when the request came.
-    pub(super) fn note_request_at(&mut self, requested: Instant, tag: u8, bytes: &Bytes) {
-        self.load.asked_bytes += bytes.len() as u64;
-        if self.requested.is_some() {
-            return;
-        }
-        if self.status() == Status::Idle {
-            self.transaction_requested = requested;
-        }
-        self.requested = Some(requested);
-        self.load.sent_before = self.client.sent_bytes();
-        self.presence.note_request(requested);
-        self.note_asked(tag, bytes);
-    }
-
-    fn note_answered(&mut self) {
-        let answered = self.answered.take();
-        let Some(requested) = self.requested.take() else { return };
-        let tally = &self.thread.tally;
-        let now = answered.unwrap_or_else(Instant::now);
-        let took = now - requested;
-        tally.requests.record(took);
-        self.load.charge(took, self.client.sent_bytes());
-        let is_idle = self.status() == Status::Idle;
-        if is_idle {
-            tally.transactions.add(1);
-            let is_alone = requested == self.transaction_requested;
-            let took = if is_alone { took } else { now - self.transaction_requested };
-            tally.transaction_micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        }
-        self.presence.note_answered(!is_idle);
-        self.log_if_slow(took);
-    }
-
     pub fn put_notices(&mut self) {
         if let Some(txn) = &mut self.transaction {
             for (severity, notice) in txn.take_notices() {
@@ -613,28 +573,6 @@ impl Session {
             ));
         }
         Ok(())
-    }
-}
-
-/// The proxy's end, which a session waits for beside its client. It queues up once: anew with every wait would cost more
-/// than the wait's own system calls do.
-struct End<'e> {
-    token: &'e CancellationToken,
-    /// It wakes the session's task, whatever that waits for.
-    waiting: Option<Pin<Box<WaitForCancellationFuture<'e>>>>,
-}
-
-impl<'e> End<'e> {
-    fn new(token: &'e CancellationToken) -> Self {
-        Self { token, waiting: None }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.waiting.is_some() && !self.token.is_cancelled() {
-            return Poll::Pending;
-        }
-        let token = self.token;
-        self.waiting.get_or_insert_with(|| Box::pin(token.cancelled())).as_mut().poll(context)
     }
 }
 
