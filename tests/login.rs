@@ -14,7 +14,7 @@ fn roles_of_the_coordinator_log_in_with_their_passwords() {
     cluster.psql("INSERT INTO orders SELECT t, 'note' FROM generate_series(1, 50) t");
     cluster.psql("GRANT ALL ON orders TO app");
     for dsn in [cluster.coordinator_dsn(), cluster.worker_dsn(0), cluster.worker_dsn(1)] {
-        demand_scram(&dsn);
+        demand(&dsn, "app", "scram-sha-256");
     }
     let refused = psql(&dsn(&cluster, "app", "wrong", cluster.worker_port(0)), "SELECT 1");
     assert!(refused.contains("28P01") || refused.contains("password authentication failed"), "{refused}");
@@ -66,11 +66,47 @@ fn privileges_on_a_schema_hold_for_its_shards(cluster: &Cluster, app: impl Fn(&s
     cluster.psql("REVOKE ALL ON \"Shop\".t FROM app; REVOKE ALL ON SCHEMA plain FROM app");
 }
 
-/// Rules before all others: role app proves itself.
-fn demand_scram(dsn: &str) {
+/// T08: who asks for the password itself, be it a server with that rule or somebody on the way, is told that nobody gets it.
+#[test]
+fn the_control_channel_gives_its_password_to_nobody() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE ROLE steward SUPERUSER REPLICATION LOGIN PASSWORD 'keys'");
+    cluster.psql("CREATE TABLE orders (tenant int PRIMARY KEY, note text)");
+    cluster.psql("SELECT create_distributed_table('orders', 'tenant')");
+    let servers = [cluster.coordinator_dsn(), cluster.worker_dsn(0), cluster.worker_dsn(1)];
+    servers.iter().for_each(|server| demand(server, "steward", "password"));
+    let port = cluster.port() + 12;
+    let settings = "user = \"steward\"\npassword = \"keys\"";
+    assert_eq!(psql(&dsn(&cluster, "steward", "keys", cluster.port() + 1), "SELECT 1"), "1", "psql sends it");
+    let refused = Serve::refuses_to_start(&cluster, port, "auth = \"trust-loopback\"", settings);
+    assert!(refused.contains("a node asks for the password in clear text, which nobody gets"), "{refused}");
+    assert!(refused.contains("Use scram-sha-256 in the node's pg_hba.conf."), "{refused}");
+
+    for method in ["md5", "scram-sha-256"] {
+        demand(&servers[0], "steward", method);
+        // A role with a SCRAM verifier is asked for SCRAM by both rules.
+        drop(Serve::start(&cluster, port, "auth = \"trust-loopback\"", settings));
+    }
+    // Workers that do so: an operation of the control channel fails, and says why.
+    let proxy = Serve::start(&cluster, port, "auth = \"trust-loopback\"", settings);
+    let app = |sql: &str| psql(&dsn(&cluster, "postgres", "", port), sql);
+    let (first, second) = (cluster.worker_port(0), cluster.worker_port(1));
+    let shard = app(&format!(
+        "SELECT shardid FROM pg_dist_placement JOIN pg_dist_node USING (groupid) WHERE nodeport = {first} LIMIT 1"
+    ));
+    let moved = format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {first}, '127.0.0.1', {second})");
+    let said = app(&moved);
+    assert!(said.contains("the password in clear text, which nobody gets"), "{said}");
+    servers[1..].iter().for_each(|server| demand(server, "steward", "scram-sha-256"));
+    assert_eq!(app(&moved), "");
+    drop(proxy);
+}
+
+/// A rule before all others: how the role proves itself.
+fn demand(dsn: &str, role: &str, method: &str) {
     let file = support::psql(dsn, "SHOW hba_file");
     let rules = format!(
-        "SELECT * FROM (SELECT 'host all app all scram-sha-256' AS line UNION ALL SELECT regexp_split_to_table(pg_read_file('{file}'), E'\\n')) l"
+        "SELECT * FROM (SELECT 'host all {role} all {method}' AS line UNION ALL SELECT regexp_split_to_table(pg_read_file('{file}'), E'\\n')) l"
     );
     support::psql(
         dsn,

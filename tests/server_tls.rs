@@ -64,7 +64,7 @@ fn servers_are_reached_by_tls_and_verified() {
     for server in &servers {
         install(server, &authority, "elsewhere");
     }
-    let refused = refuses_to_start(&cluster, port, listen, &settings("verify-full"));
+    let refused = Serve::refuses_to_start(&cluster, port, listen, &settings("verify-full"));
     assert!(refused.contains("certificate not valid for name"), "{refused}");
     let proxy = Serve::start(&cluster, port, listen, &settings("verify-ca"));
     assert_eq!(psql_says(&app, "SELECT note FROM orders WHERE tenant = 1"), "x");
@@ -72,7 +72,7 @@ fn servers_are_reached_by_tls_and_verified() {
     for server in &servers {
         install(server, &strangers, "stranger");
     }
-    let refused = refuses_to_start(&cluster, port, listen, &settings("verify-ca"));
+    let refused = Serve::refuses_to_start(&cluster, port, listen, &settings("verify-ca"));
     assert!(refused.contains("invalid peer certificate"), "{refused}");
 
     // Servers that can't encrypt.
@@ -82,8 +82,8 @@ fn servers_are_reached_by_tls_and_verified() {
         let is_off = || support::psql(server, "SHOW ssl") == "off";
         assert!(wait_until(Duration::from_secs(10), is_off));
     }
-    let refused = refuses_to_start(&cluster, port, listen, &settings("require"));
-    assert!(refused.contains("server does not support TLS"), "{refused}");
+    let refused = Serve::refuses_to_start(&cluster, port, listen, &settings("require"));
+    assert!(refused.contains("server does not support SSL, but SSL was required"), "{refused}");
 }
 
 /// The role has connections to these servers, and none in the clear.
@@ -153,20 +153,4 @@ fn demand_tls(server: &str) {
     support::psql(server, &format!("COPY (SELECT 1) TO PROGRAM 'mv {file}.new {file} && cat > /dev/null'"));
     support::psql(server, "SELECT pg_reload_conf()");
     assert_eq!(support::psql(server, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL"), "0");
-}
-
-/// What a proxy says that cannot start.
-fn refuses_to_start(cluster: &Cluster, port: u16, listen: &str, sections: &str) -> String {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = Serve::configuration(folder.path(), cluster, port, listen, sections);
-    let mut proxy = Command::new(env!("CARGO_BIN_EXE_tenantry"))
-        .args(["serve", "--config"])
-        .arg(file)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the built binary runs");
-    assert!(wait_until(Duration::from_secs(20), || proxy.try_wait().expect("it is ours").is_some()), "it serves");
-    let mut said = String::new();
-    proxy.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
-    said
 }

@@ -224,15 +224,19 @@ async fn authenticate(stream: &mut Stream, identity: &Identity, binding: Option<
                 client.verify(r.rest())?;
                 scram = None;
             }
-            (code, _) => {
-                return Err(PgError::new(
-                    SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                    format!("a node asks for authentication method {code}, which is not supported"),
-                )
-                .hint("Use scram-sha-256 in the node's pg_hba.conf."));
-            }
+            (code, _) => return Err(unacceptable(code)),
         }
     }
+}
+
+/// What is said of a server that wants us to prove ourselves by a method that we don't take part in.
+pub fn unacceptable(method: u32) -> PgError {
+    let message = match method {
+        CLEARTEXT => "a node asks for the password in clear text, which nobody gets".to_owned(),
+        _ => format!("a node asks for authentication method {method}, which is not supported"),
+    };
+    PgError::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+        .hint("Use scram-sha-256 in the node's pg_hba.conf.")
 }
 
 async fn send(stream: &mut Stream, fill: impl FnOnce(&mut BytesMut)) -> Result<()> {
@@ -263,6 +267,8 @@ async fn read_frame(stream: &mut Stream) -> Result<(u8, Vec<u8>)> {
     Ok((head[0], payload))
 }
 
+/// AuthenticationCleartextPassword. Source: PostgreSQL manual, "Message Formats".
+const CLEARTEXT: u32 = 3;
 const MAX_LOGIN_FRAME: usize = 64 * 1024;
 
 fn broken(what: &str) -> PgError {
@@ -318,7 +324,7 @@ mod tests {
         let offer = || request(10, b"SCRAM-SHA-256\0\0");
         let long_nonce = [b"r=".as_slice(), &vec![b'x'; 60_000], b",s=QQ==,i=4096"].concat();
         for (answers, expected) in [
-            (vec![request(3, b"")], "authentication method 3, which is not supported"),
+            (vec![request(3, b"")], "the password in clear text, which nobody gets"),
             (vec![request(7, b"")], "authentication method 7, which is not supported"),
             (vec![offer(), request(0, b"")], "server skipped the end of SCRAM authentication"),
             (vec![offer(), request(11, b"r=others,s=QQ==,i=4096")], "Nonce does not match."),

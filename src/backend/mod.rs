@@ -32,7 +32,7 @@ pub use demands::{Demand, Demands};
 pub use describe::Description;
 pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;
-pub use login::{Identity, Secret, ServerAccess, ServerAddress};
+pub use login::{Identity, Secret, ServerAccess, ServerAddress, unacceptable};
 pub use node::Nodes;
 pub use pool::{FoundPool, PooledServer, Pools};
 pub use pool_settings::{PoolMode, PoolSettings};

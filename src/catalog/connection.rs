@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use tokio_postgres::config::{SslMode as ControlSslMode, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::ErrorPosition;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::gate::{self, Gate};
 use crate::backend::ServerAccess;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{Dialer, SslMode};
 
 /// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
 #[derive(Debug, Clone)]
@@ -75,8 +74,8 @@ impl Settings {
             .options("-c search_path=pg_catalog,pg_temp")
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(DEAD_PEER_AFTER)
-            .tcp_user_timeout(DEAD_PEER_AFTER)
-            .ssl_mode(control_mode(&self.access.dialer));
+            .tcp_user_timeout(DEAD_PEER_AFTER);
+        Gate::prepare(&mut config);
         let password_at = |at: &Address| self.access.passwords.find(&at.host, at.port, &self.dbname, &self.user);
         let from_file = || hosts.iter().find_map(password_at);
         if let Some(password) = self.password.as_deref().or_else(from_file) {
@@ -90,15 +89,15 @@ impl Settings {
         self.connect_timeout * u32::try_from(hosts.len()).unwrap_or(1).max(1)
     }
 
-    /// The TLS that goes with `login`.
-    pub fn tls(&self) -> MakeRustlsConnect {
-        MakeRustlsConnect::new(self.access.dialer.config())
+    /// What `login` is to connect through.
+    pub fn gate(&self) -> Gate {
+        Gate::new(self.access.dialer.clone())
     }
 
     /// A pool of control connections to the one of `hosts` that takes writes; opens none yet.
     pub fn pool(&self, hosts: &[Address]) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        Pool::builder(Manager::from_config(self.login(hosts), self.tls(), manager))
+        Pool::builder(Manager::from_config(self.login(hosts), self.gate(), manager))
             .max_size(self.connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.connect_timeout))
@@ -106,15 +105,6 @@ impl Settings {
             .recycle_timeout(Some(self.connect_timeout))
             .build()
             .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not build a connection pool: {e}")))
-    }
-}
-
-/// Who the server is, is for the dialer's configuration to verify.
-fn control_mode(dialer: &Dialer) -> ControlSslMode {
-    match dialer.mode() {
-        SslMode::Disable => ControlSslMode::Disable,
-        SslMode::Prefer => ControlSslMode::Prefer,
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ControlSslMode::Require,
     }
 }
 
@@ -128,7 +118,7 @@ pub async fn connect(settings: &Settings, address: &Address) -> Result<tokio_pos
 /// The same to the one of `hosts` that takes writes, when they are several; the first is what errors name.
 pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Result<tokio_postgres::Client> {
     let first = hosts.first().map_or(String::new(), |first| format!("{}:{}", first.host, first.port));
-    let failed = |reason: String| {
+    let failed = |reason: &str| {
         PgError::new(
             SqlState::CONNECTION_FAILURE,
             format!(
@@ -138,9 +128,16 @@ pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Resul
         )
     };
     let (login, patience) = (settings.login(hosts), settings.connect_timeout_for(hosts));
-    match tokio::time::timeout(patience, login.connect(settings.tls())).await {
-        Err(_) => Err(failed(format!("no answer within {} s", patience.as_secs_f32()))),
-        Ok(Err(error)) => Err(failed(pg_error(error).message().to_owned())),
+    match tokio::time::timeout(patience, login.connect(settings.gate())).await {
+        Err(_) => Err(failed(&format!("no answer within {} s", patience.as_secs_f32()))),
+        Ok(Err(error)) => {
+            let error = pg_error(error);
+            let failed = failed(error.message());
+            Err(match error.hint_text() {
+                Some(hint) => failed.hint(hint),
+                None => failed,
+            })
+        }
         Ok(Ok((client, connection))) => {
             tokio::spawn(connection);
             Ok(client)
@@ -159,8 +156,11 @@ pub async fn checkout(pool: &Pool) -> Result<Object> {
     })
 }
 
-/// A server's error with all its fields; anything else is a lost connection (08006).
+/// A server's error with all its fields, or our gate's; anything else is a lost connection (08006).
 pub fn pg_error(error: tokio_postgres::Error) -> PgError {
+    if let Some(refusal) = gate::refusal(&error) {
+        return refusal.clone();
+    }
     let Some(db) = error.as_db_error() else {
         let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), |source| source.to_string());
         return PgError::new(SqlState::CONNECTION_FAILURE, reason);

@@ -11,6 +11,7 @@
 
 mod at_hand;
 mod connection;
+mod gate;
 mod load;
 mod migrate;
 mod watch;
@@ -29,6 +30,7 @@ pub mod two_phase;
 
 pub use at_hand::MapAtHand;
 pub use connection::{Address, Settings, checkout, connect, connect_to_primary, pg_error};
+pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
 pub use watch::Catalog;

@@ -196,8 +196,12 @@ impl Catalog {
 
     /// Listens until the connection is lost.
     async fn listen(&self) -> Result<()> {
-        let (client, mut connection) =
-            self.settings.login(&[self.settings.coordinator()]).connect(self.settings.tls()).await.map_err(pg_error)?;
+        let (client, mut connection) = self
+            .settings
+            .login(&[self.settings.coordinator()])
+            .connect(self.settings.gate())
+            .await
+            .map_err(pg_error)?;
         let (ring, mut rung) = tokio::sync::mpsc::channel::<()>(1);
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {

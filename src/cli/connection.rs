@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio_postgres::{Client, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::table::Table;
-use crate::catalog;
+use crate::catalog::{self, Gate};
 use crate::error::{PgError, Result};
 use crate::transport::Dialer;
 
@@ -53,8 +52,9 @@ impl ProxyAddress {
 
     /// Errors: 08006 when nobody listens there, what the proxy says otherwise.
     pub async fn connect(&self) -> Result<Connection> {
-        let tls = MakeRustlsConnect::new(Dialer::preferring().config());
-        let (client, connection) = self.login().connect(tls).await.map_err(|error| {
+        let mut login = self.login();
+        Gate::prepare(&mut login);
+        let (client, connection) = login.connect(Gate::new(Dialer::preferring())).await.map_err(|error| {
             let error = catalog::pg_error(error);
             if error.code() == crate::error::SqlState::CONNECTION_FAILURE {
                 let text = format!("could not connect to a proxy at {}:{}", self.host, self.port);

@@ -20,9 +20,10 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+use tokio_rustls::{TlsStream, client};
+use tokio_util::either::Either;
 
 use super::Stream;
 use super::acceptor::{PROTOCOL, invalid, read_certificates, read_key, read_roots};
@@ -69,6 +70,12 @@ pub struct Dialed {
     pub binding: Option<Vec<u8>>,
 }
 
+/// The same over any connection that somebody else has opened.
+pub struct Negotiated<S> {
+    pub stream: Either<S, Box<client::TlsStream<S>>>,
+    pub binding: Option<Vec<u8>>,
+}
+
 impl Dialer {
     /// Reads the certificates. Errors: F0000 with the file's name.
     pub fn new(settings: &DialerSettings) -> Result<Self> {
@@ -103,31 +110,41 @@ impl Dialer {
         self.mode
     }
 
-    /// For libraries that open connections themselves.
-    pub fn config(&self) -> ClientConfig {
-        ClientConfig::clone(&self.config)
-    }
-
     /// Connects, and encrypts as the mode says.
     ///
     /// Errors: 08006 when nobody answers; 08001 when the server can't or won't encrypt though it must, or isn't trusted.
     pub async fn dial(&self, host: &str, port: u16) -> Result<Dialed> {
-        let mut stream = TcpStream::connect((host, port)).await?;
+        let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
+        let Negotiated { stream, binding } = self.negotiate(host, stream).await?;
+        let stream = match stream {
+            Either::Left(stream) => stream.into(),
+            Either::Right(stream) => Stream::Tls(Box::new(TlsStream::Client(*stream))),
+        };
+        Ok(Dialed { stream, binding })
+    }
+
+    /// Encrypts a connection to `host` as the mode says, whoever opened it. Errors: those of `dial`.
+    pub async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        mut stream: S,
+    ) -> Result<Negotiated<S>> {
+        let plain = |stream| Negotiated { stream: Either::Left(stream), binding: None };
         if self.mode == SslMode::Disable {
-            return Ok(Dialed { stream: stream.into(), binding: None });
+            return Ok(plain(stream));
         }
         stream.write_all(&SSL_REQUEST).await?;
         // One byte and no more: what lies behind it would be unencrypted.
         match stream.read_u8().await? {
             b'S' => self.encrypt(host, stream).await,
-            b'N' if self.mode == SslMode::Prefer => Ok(Dialed { stream: stream.into(), binding: None }),
+            b'N' if self.mode == SslMode::Prefer => Ok(plain(stream)),
             b'N' => Err(PgError::new(SqlState::UNABLE_TO_CONNECT, "server does not support SSL, but SSL was required")),
             _ => Err(failed("received invalid response to SSL negotiation")),
         }
     }
 
-    async fn encrypt(&self, host: &str, stream: TcpStream) -> Result<Dialed> {
+    async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> Result<Negotiated<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| failed("the host name is not valid"))?;
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         let stream = connector.connect(name, stream).await.map_err(|error| match error.kind() {
@@ -137,7 +154,7 @@ impl Dialer {
         })?;
         let binding =
             stream.get_ref().1.peer_certificates().and_then(|certificates| end_point_binding(certificates.first()?));
-        Ok(Dialed { stream: Stream::Tls(Box::new(TlsStream::Client(stream))), binding })
+        Ok(Negotiated { stream: Either::Right(Box::new(stream)), binding })
     }
 }
 

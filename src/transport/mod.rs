@@ -18,6 +18,6 @@ mod stream;
 pub mod takeover;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
-pub use dialer::{Dialed, Dialer, DialerSettings, SSL_REQUEST, SslMode};
+pub use dialer::{Dialed, Dialer, DialerSettings, Negotiated, SSL_REQUEST, SslMode};
 pub use liveness::{has_left, watch_peer};
 pub use stream::Stream;

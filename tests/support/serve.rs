@@ -41,6 +41,25 @@ impl Serve {
         file
     }
 
+    /// What a proxy says that cannot start.
+    pub fn refuses_to_start(cluster: &Cluster, port: u16, listen: &str, sections: &str) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = Self::configuration(folder.path(), cluster, port, listen, sections);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+            .args(["serve", "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the built binary runs");
+        let has_ended = wait_until(Duration::from_secs(20), || process.try_wait().expect("it is ours").is_some());
+        // Whoever serves is ended as well.
+        let _ = process.kill();
+        let output = process.wait_with_output().expect("it ends");
+        assert!(has_ended, "it serves");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Sends a signal, e.g. `"HUP"`.
     pub fn signal(&self, name: &str) {
         super::signal(self.process.id(), name);
