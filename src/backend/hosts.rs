@@ -94,6 +94,23 @@ pub(super) async fn connect_to_primary(
     Err(why.unwrap_or_else(|| PgError::new(SqlState::INTERNAL_ERROR, "a node without a host")))
 }
 
+/// A connection to `host`, which must be in recovery: an old primary that came back is no copy of the node.
+///
+/// Errors: 08006 when it is not; what the server says.
+pub(super) async fn connect_to_standby(
+    access: &ServerAccess,
+    host: &ServerAddress,
+    identity: &Identity,
+    deadline: Duration,
+) -> Result<Server> {
+    let server = Server::connect(access, host, identity, deadline).await?;
+    if server.is_standby() {
+        return Ok(server);
+    }
+    let why = format!("server at {host} is not in hot standby mode");
+    Err(PgError::new(SqlState::CONNECTION_FAILURE, why))
+}
+
 /// Source of the words: libpq, `target_session_attrs`.
 pub(super) fn takes_no_writes(host: &ServerAddress) -> PgError {
     PgError::new(SqlState::CONNECTION_FAILURE, format!("server at {host} is in hot standby mode"))

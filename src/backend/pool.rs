@@ -16,7 +16,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
-use super::hosts::{Purpose, connect_to_primary};
+use super::hosts::{Purpose, connect_to_primary, connect_to_standby};
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes, Place};
 use super::pool_settings::PoolMode;
@@ -262,7 +262,7 @@ impl Pool {
                 Purpose::Writes => connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await,
                 Purpose::Reads => {
                     let host = self.node.address.clone();
-                    Server::connect(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
+                    connect_to_standby(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
                 }
             };
             match connected {

@@ -168,15 +168,48 @@ impl DevCluster {
     ///
     /// Errors: as `start`.
     pub fn add_standby(&mut self, worker: usize, port: u16) -> Result<SocketAddr> {
+        let primary = self.worker(worker)?.address().port();
+        self.add_standby_of(primary, port)
+    }
+
+    /// The same, of the server that listens on `primary`, whichever of the cluster's that is.
+    pub fn add_standby_of(&mut self, primary: u16, port: u16) -> Result<SocketAddr> {
         refuse_taken_port(port)?;
-        let name = format!("{}-standby-{}", worker_name(worker), self.standbys.len() + 1);
+        let name = format!("standby-{}", self.standbys.len() + 1);
         let mut standby = Server::new(self.folder.path(), &name, port, self.tuning.clone());
-        self.worker(worker)?;
-        standby.copy(&self.workers[worker], &self.binaries, &self.os_user)?;
+        self.at(primary)?;
+        standby.copy(primary, &self.binaries, &self.os_user)?;
         standby.start(&self.binaries, &self.os_user, &self.nursery)?;
         let address = standby.address();
         self.standbys.push(standby);
         Ok(address)
+    }
+
+    /// Stops the server on `port` in good order: what it has written reaches the standbys that stream from it.
+    pub fn stop_at(&mut self, port: u16) -> Result<()> {
+        self.at(port)?.stop();
+        Ok(())
+    }
+
+    /// Ends it as `kill_worker` does.
+    pub fn kill_at(&mut self, port: u16) -> Result<()> {
+        self.at(port)?.kill();
+        Ok(())
+    }
+
+    /// Starts it again, as `restart_worker` does; as a standby of `primary` if one is given.
+    ///
+    /// It must have nothing that `primary` does not have. Errors: as `start`.
+    pub fn restart_at(&mut self, port: u16, primary: Option<u16>) -> Result<()> {
+        // By place, because the cluster's other fields are needed beside it.
+        let mut all = self.workers.iter_mut().chain(&mut self.standbys).chain([&mut self.coordinator]);
+        let server = all.find(|server| server.address().port() == port).ok_or_else(|| no_server(port))?;
+        server.stop();
+        if let Some(primary) = primary {
+            server.follow(primary, &self.os_user)?;
+        }
+        refuse_taken_port(port)?;
+        server.start(&self.binaries, &self.os_user, &self.nursery)
     }
 
     /// Ends the worker that was added last and removes its data. No workers: nothing happens.
@@ -225,6 +258,11 @@ impl DevCluster {
         // All the work is in the fields' own endings.
     }
 
+    fn at(&mut self, port: u16) -> Result<&mut Server> {
+        let mut all = self.workers.iter_mut().chain(&mut self.standbys).chain([&mut self.coordinator]);
+        all.find(|server| server.address().port() == port).ok_or_else(|| no_server(port))
+    }
+
     fn worker(&mut self, index: usize) -> Result<&mut Server> {
         let count = self.workers.len();
         self.workers.get_mut(index).ok_or_else(|| {
@@ -244,6 +282,10 @@ impl Drop for DevCluster {
 }
 
 const COORDINATOR: &str = "coordinator";
+
+fn no_server(port: u16) -> PgError {
+    PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("no server of the cluster listens on port {port}"))
+}
 
 fn worker_name(index: usize) -> String {
     format!("worker-{}", index + 1)

@@ -13,7 +13,7 @@ use super::nursery::{Nursery, Signal};
 use super::os_user::OsUser;
 use crate::error::{PgError, Result, SqlState};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -66,13 +66,13 @@ impl Server {
         self.fill(os_user, initdb)
     }
 
-    /// Makes the data folder as that of a standby of `primary`, unless there is one.
+    /// Makes the data folder as that of a standby of the server on port `primary`, unless there is one.
     ///
     /// Errors: 58030; DETAIL is what pg_basebackup said.
-    pub fn copy(&self, primary: &Server, binaries: &Binaries, os_user: &OsUser) -> Result<()> {
+    pub fn copy(&self, primary: u16, binaries: &Binaries, os_user: &OsUser) -> Result<()> {
         let mut copy = command(binaries.pg_basebackup(), &self.unfinished(), os_user);
         copy.args(["--host=127.0.0.1", "--username=postgres", "--write-recovery-conf", "--checkpoint=fast"]);
-        copy.arg(format!("--port={}", primary.port));
+        copy.arg(format!("--port={primary}"));
         if !self.tuning.durable {
             copy.arg("--no-sync");
         }
@@ -132,6 +132,18 @@ impl Server {
         let child = nursery.spawn(postgres, self.end()).map_err(|error| io_error("start postgres", error))?;
         self.child = Some(child);
         self.await_ready()
+    }
+
+    /// From its next start on it is a standby of the server on `primary`. It must not run.
+    ///
+    /// Errors: 58030.
+    pub fn follow(&self, primary: u16, os_user: &OsUser) -> Result<()> {
+        let written = |error| io_error(format_args!("make a standby of \"{}\"", self.data.display()), error);
+        let settings = fs::File::options().append(true).open(self.data.join("postgresql.auto.conf"));
+        let line = format!("primary_conninfo = 'host=127.0.0.1 port={primary} user=postgres'\n");
+        settings.and_then(|mut file| file.write_all(line.as_bytes())).map_err(written)?;
+        let signal = self.data.join("standby.signal");
+        fs::write(&signal, "").and_then(|()| os_user.give(&signal)).map_err(written)
     }
 
     /// Sends the signal that ends the server for good, without waiting for it.

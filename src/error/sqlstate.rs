@@ -43,6 +43,7 @@ macro_rules! sqlstates {
 
 sqlstates! {
     SUCCESSFUL_COMPLETION = b"00000",
+    WARNING = b"01000",
     CONNECTION_EXCEPTION = b"08000",
     UNABLE_TO_CONNECT = b"08001",
     CONNECTION_FAILURE = b"08006",

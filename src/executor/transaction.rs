@@ -22,6 +22,7 @@ use super::kept::Kept;
 use super::participant::Participant;
 use crate::backend::{Identity, PooledServer, Row, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
+use crate::planner::ReadFrom;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::wire::answer::Status;
 
@@ -61,8 +62,8 @@ pub struct Transaction {
     pins: Option<Pin>,
     /// The connection that the session kept was lost, and with it what it kept it for.
     pub has_lost_pin: bool,
-    /// Workers that join from here on are standbys, where they have some.
-    pub reads_replicas: bool,
+    /// Which of their servers workers join with from here on.
+    pub read_from: ReadFrom,
     /// A statement that may write was placed in it.
     pub may_write: bool,
     /// Code that nobody here can read has run: its servers may keep anything of it.
@@ -123,7 +124,7 @@ impl Transaction {
             notices: Vec::new(),
             pins: pinned.as_ref().map(|_| Pin::Visible),
             has_lost_pin: false,
-            reads_replicas: false,
+            read_from: ReadFrom::default(),
             may_write: false,
             is_opaque: false,
             parameter_changes: Vec::new(),

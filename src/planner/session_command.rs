@@ -43,16 +43,35 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
     }))
 }
 
-/// A value of `tenantry.read_from`. Errors: 22023.
-pub fn check_read_from(value: &str) -> Result<(), PgError> {
-    if ["primary", "replica"].iter().any(|known| value.eq_ignore_ascii_case(known)) {
-        return Ok(());
+/// Who answers a session's reads: `tenantry.read_from`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadFrom {
+    #[default]
+    Primary,
+    /// Standbys; where a node has none that can be read from its primary, which the client is told.
+    Replica,
+    /// The same, without a word.
+    PreferReplica,
+}
+
+impl ReadFrom {
+    /// Errors: 22023.
+    pub fn parse(value: &str) -> Result<Self, PgError> {
+        match value.to_ascii_lowercase().as_str() {
+            "primary" => Ok(Self::Primary),
+            "replica" => Ok(Self::Replica),
+            "prefer_replica" => Ok(Self::PreferReplica),
+            _ => Err(PgError::new(
+                SqlState::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"tenantry.read_from\": \"{value}\""),
+            )
+            .hint("Available values: primary, replica, prefer_replica.")),
+        }
     }
-    Err(PgError::new(
-        SqlState::INVALID_PARAMETER_VALUE,
-        format!("invalid value for parameter \"tenantry.read_from\": \"{value}\""),
-    )
-    .hint("Available values: primary, replica."))
+
+    pub fn is_replicas(self) -> bool {
+        self != Self::Primary
+    }
 }
 
 /// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
@@ -69,7 +88,7 @@ pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError
                 .detail("Its characters may contain bytes that look like quotes or backslashes.")
                 .hint("Set client_encoding to UTF8."))
         }
-        "tenantry.read_from" => check_read_from(value),
+        "tenantry.read_from" => ReadFrom::parse(value).map(drop),
         _ => Ok(()),
     }
 }

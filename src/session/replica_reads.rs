@@ -6,7 +6,7 @@
 use super::extended_query::interrupted;
 use super::run::Session;
 use crate::error::Result;
-use crate::planner::Plan;
+use crate::planner::{Plan, ReadFrom};
 
 impl Session {
     /// Before a statement of this plan joins servers.
@@ -16,11 +16,11 @@ impl Session {
 
     /// Does the session read from standbys, or has it just done so?
     pub fn concerns_replicas(&self) -> bool {
-        self.reads_replicas || self.transaction.as_ref().is_some_and(|txn| txn.reads_replicas)
+        self.read_from.is_replicas() || self.transaction.as_ref().is_some_and(|txn| txn.read_from.is_replicas())
     }
 
     pub async fn choose(&mut self, only_reads: bool) -> Result<()> {
-        let wants = only_reads && self.reads_replicas && !self.avoids_replicas;
+        let wants = only_reads && self.read_from.is_replicas() && !self.avoids_replicas;
         if self.transaction.is_none() && !wants {
             return Ok(());
         }
@@ -40,7 +40,7 @@ impl Session {
                 self.batch.current = None;
             }
         }
-        self.txn().reads_replicas = wanted;
+        self.txn().read_from = if wanted { self.read_from } else { ReadFrom::Primary };
         Ok(())
     }
 }

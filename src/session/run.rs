@@ -30,7 +30,7 @@ use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
-use crate::planner::Renumbered;
+use crate::planner::{ReadFrom, Renumbered};
 use crate::shard_map::{NodeId, ShardMap};
 use crate::transport::Stream;
 use crate::wire::answer::{self, Status};
@@ -71,8 +71,8 @@ pub struct Session {
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
-    /// It has asked for reads from standbys.
-    pub reads_replicas: bool,
+    /// Whom it has asked to have its reads answered by.
+    pub read_from: ReadFrom,
     /// A standby did not have what the request under way reads: it goes on without them.
     pub avoids_replicas: bool,
     pub statements: Statements,
@@ -190,7 +190,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         startup_settings: SessionSettings::default(),
         search_path: Vec::new(),
         search_path_is_local: false,
-        reads_replicas: false,
+        read_from: ReadFrom::default(),
         avoids_replicas: false,
         statements: Statements::default(),
         portals: Portals::default(),

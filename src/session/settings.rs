@@ -4,7 +4,7 @@ use super::run::Session;
 use crate::backend::{config_statement, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::{Kind, Routed, changed_parameters, relay};
-use crate::planner::{self, SessionCommand, SetConfig};
+use crate::planner::{ReadFrom, SessionCommand, SetConfig};
 use crate::shard_map::NodeId;
 use crate::sql::Operand;
 use crate::wire::answer;
@@ -114,7 +114,8 @@ impl Session {
         let rows = self.txn().query(NodeId::COORDINATOR, sql).await?;
         let Some([Some(path), Some(user), read_from]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
         self.search_path = split_path(path, user);
-        self.reads_replicas = read_from.as_deref().is_some_and(|from| from.eq_ignore_ascii_case("replica"));
+        // A role's default may be anything.
+        self.read_from = read_from.as_deref().and_then(|from| ReadFrom::parse(from).ok()).unwrap_or_default();
         Ok(())
     }
 
@@ -265,7 +266,7 @@ fn split_path(path: &str, user: &str) -> Vec<String> {
 /// Errors: 0A000, 22023.
 pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
     if name == "tenantry.read_from" {
-        return planner::check_read_from(value);
+        return ReadFrom::parse(value).map(drop);
     }
     let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
     if name == "standard_conforming_strings" && off {

@@ -218,7 +218,8 @@ impl Session {
     pub async fn prepare_retry(&mut self, retry: Retry, undo: Undo, version: u64) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
         // A standby may not have heard of the shard yet.
-        self.avoids_replicas |= retry == Retry::Fenced && self.transaction.as_ref().is_some_and(|t| t.reads_replicas);
+        self.avoids_replicas |=
+            retry == Retry::Fenced && self.transaction.as_ref().is_some_and(|t| t.read_from.is_replicas());
         match &mut self.transaction {
             None => {}
             Some(txn) if txn.is_single && !self.batch.has_checkpoint => {

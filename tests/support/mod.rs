@@ -228,7 +228,7 @@ pub fn wait_until(deadline: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     }
 }
 
-fn dsn(port: u16) -> String {
+pub fn dsn(port: u16) -> String {
     format!("postgresql://postgres@127.0.0.1:{port}/postgres")
 }
 

@@ -9,6 +9,7 @@ use crate::backend::{FoundPool, Identity, PooledServer, ServerAddress};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Executor;
 use crate::executor::participant::Participant;
+use crate::planner::ReadFrom;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::wire::reply_queue::To;
 
@@ -115,6 +116,9 @@ impl Transaction {
             other => {
                 self.pinned = other;
                 let (server, is_replica) = self.checkout(node).await?;
+                if self.read_from == ReadFrom::Replica && !is_replica && !node.is_coordinator() {
+                    self.warning(is_read_at_primary(&self.address(node)?));
+                }
                 (server, false, is_replica)
             }
         };
@@ -156,14 +160,15 @@ impl Transaction {
     /// A connection that was logged in with the defaults that its role and database have now, and whether it is to a
     /// standby.
     async fn checkout(&self, node: NodeId) -> Result<(PooledServer, bool)> {
-        if !self.reads_replicas
+        if !self.read_from.is_replicas()
             && let Some(server) = self.kept.as_ref().and_then(|kept| kept.take(node))
         {
             return Ok((server, false));
         }
         let address = self.address(node)?;
         loop {
-            let replica = if self.reads_replicas { Box::pin(self.checkout_replica(node)).await? } else { None };
+            let replica =
+                if self.read_from.is_replicas() { Box::pin(self.checkout_replica(node)).await? } else { None };
             let is_replica = replica.is_some();
             let mut server = match replica
                 .or_else(|| self.executor.pools.find(&address, &self.identity).take_idle(Instant::now()))
@@ -315,6 +320,12 @@ impl Executor {
             is_current.then_some(server)
         })
     }
+}
+
+fn is_read_at_primary(node: &ServerAddress) -> PgError {
+    PgError::new(SqlState::WARNING, format!("node {node} is read at its primary"))
+        .detail("It has no standby that can be read from.")
+        .hint("SET tenantry.read_from = 'prefer_replica' if the primary may answer as well.")
 }
 
 /// Was it logged in with the defaults that its role and database have now?

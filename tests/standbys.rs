@@ -1,0 +1,206 @@
+//! A node of three servers: each standby takes over in its turn, and sessions that ask for it read from those that are left.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use support::ledger::{Ledger, Load};
+use support::served::Served;
+use support::wire_client::Client;
+use support::{dsn, psql, psql_error, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Goal: whichever of two standbys is promoted, clients wait and lose nothing acknowledged.
+/// Method: one cluster; the second worker has two standbys. First it is killed while one of them is down and the other is
+/// promoted; then that one is stopped, the first one takes its place, and it comes back as a standby.
+#[test]
+fn either_of_two_standbys_takes_the_primarys_place() {
+    let mut served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
+    let [old, first, second] = [1, 3, 4].map(|at| served.worker_port(at));
+    // Who comes back has missed something, and finds it.
+    psql(&dsn(old), "ALTER SYSTEM SET wal_keep_size = '1GB'");
+    for standby in [first, second] {
+        served.servers().add_standby_of(old, standby).expect("it copies the worker");
+        add_standby(&served, standby, old);
+    }
+    wait_for_copies(old, 2);
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
+    let primary = |served: &Served| {
+        served.psql(&format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node} AND noderole = 'primary'"))
+    };
+
+    // The first one is down when the primary dies, so the second one is promoted.
+    served.servers().stop_at(first).expect("it stops");
+    wait_for_copies(old, 1);
+    let ledger = fail_over(&mut served, &tenants, 100_000_000, |served| {
+        served.servers().kill_at(old).expect("it ends");
+        second
+    });
+    ledger.check(&served.psql("SELECT id FROM items"), 100_000_000);
+    assert!(wait_until(PATIENCE, || primary(&served) == second.to_string()), "{}", primary(&served));
+
+    // The old primary comes back as if nothing had been: nobody asks it, not even for reads.
+    served.servers().restart_at(old, None).expect("it starts");
+    served.psql(&format!("INSERT INTO items VALUES ({}, 1)", tenants[1]));
+    let mut reader = Reader::new(&served, &tenants[1], "replica");
+    assert_eq!(reader.ports(4), BTreeSet::from([second]), "the primary, because no standby is there");
+    served.servers().stop_at(old).expect("it stops");
+
+    // The first one follows the second, and takes its place when that is stopped.
+    served.servers().restart_at(first, Some(second)).expect("it starts");
+    wait_for_copies(second, 1);
+    let ledger = fail_over(&mut served, &tenants, 200_000_000, |served| {
+        served.servers().stop_at(second).expect("it stops");
+        first
+    });
+    ledger.check(&served.psql("SELECT id FROM items"), 200_000_000);
+    assert!(wait_until(PATIENCE, || primary(&served) == first.to_string()), "{}", primary(&served));
+
+    // What was primary is a standby now, and is read from.
+    served.servers().restart_at(second, Some(first)).expect("it starts");
+    wait_for_copies(first, 1);
+    assert!(wait_until(PATIENCE, || reader.ports(1) == BTreeSet::from([second])), "it is read from");
+
+    // All that is done with nodes knows the new primary.
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {})", tenants[1]));
+    let to = served.worker_port(0);
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {first}, '127.0.0.1', {to})"));
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {to}, '127.0.0.1', {first})"));
+    served.psql("UPDATE items SET id = id");
+}
+
+/// Goal: who asks for standbys gets any that is there; without one the primary answers, said aloud or not; who did not ask
+/// never reads from one.
+/// Method: a worker with two standbys that stand still, so that what they lack shows who was asked.
+#[test]
+fn any_standby_that_is_there_is_read_from_by_who_asks() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("INSERT INTO items VALUES (1, 1)");
+    let [primary, first, second] = [0, 1, 2].map(|at| served.worker_port(at));
+    let mut quiet = Client::connect(served.proxy_port(0), &[]);
+    assert_eq!(quiet.query("SET tenantry.read_from = 'prefer_replica'"), "C(SET) Z(I)");
+    let count = "SELECT count(*) FROM items WHERE tenant = 1";
+    let rows = |count: u32| format!("T D({count}) C(SELECT 1) Z(I)");
+    assert_eq!(quiet.query(count), rows(1), "there is no standby");
+    for standby in [first, second] {
+        served.servers().add_standby_of(primary, standby).expect("it copies the worker");
+        add_standby(&served, standby, primary);
+        psql(&dsn(standby), "SELECT pg_wal_replay_pause()");
+        let is_paused = || psql(&dsn(standby), "SELECT pg_get_wal_replay_pause_state()") == "paused";
+        assert!(wait_until(PATIENCE, is_paused), "it stands still");
+    }
+    served.psql("INSERT INTO items VALUES (1, 2)");
+
+    let mut spread = Reader::new(&served, "1", "replica");
+    let mut preferring = Reader::new(&served, "1", "prefer_replica");
+    let both = BTreeSet::from([first, second]);
+    assert_eq!((spread.ports(12), preferring.ports(12)), (both.clone(), both), "sessions are spread");
+    let mut asking = Client::connect(served.proxy_port(0), &[("options", "-c tenantry.read_from=replica")]);
+    let mut plain = Client::connect(served.proxy_port(0), &[]);
+    assert_eq!(asking.query("INSERT INTO items VALUES (1, 3)"), "C(INSERT 0 1) Z(I)");
+    assert_eq!((asking.query(count), quiet.query(count)), (rows(1), rows(1)), "not even what it wrote itself");
+    assert_eq!(plain.query(count), rows(3), "nothing stale unasked");
+    assert_eq!(asking.query("SET tenantry.read_from = 'primary'"), "C(SET) Z(I)");
+    assert_eq!(asking.query(count), rows(3));
+    assert_eq!(quiet.query("RESET tenantry.read_from"), "C(RESET) Z(I)");
+    assert_eq!(quiet.query(count), rows(3));
+
+    served.servers().kill_at(first).expect("it ends");
+    for reader in [&mut spread, &mut preferring] {
+        assert!(wait_until(PATIENCE, || reader.ports(12) == BTreeSet::from([second])), "the other one is there");
+        assert!(reader.failed <= 12, "only what was under way when it died");
+    }
+    served.servers().kill_at(second).expect("it ends");
+    for reader in [&mut spread, &mut preferring] {
+        assert!(wait_until(PATIENCE, || reader.ports(12) == BTreeSet::from([primary])), "the primary is there");
+    }
+    let told = told_by_psql(&served.dsn(0), "replica", count);
+    assert!(told.contains(&format!("WARNING:  node 127.0.0.1:{primary} is read at its primary")), "{told}");
+    assert_eq!(told_by_psql(&served.dsn(0), "prefer_replica", count), "");
+    let refused = psql_error(&served.dsn(0), "SET tenantry.read_from = 'nearest'");
+    assert!(refused.contains("Available values: primary, replica, prefer_replica."), "{refused}");
+}
+
+/// What psql wrote beside the answer.
+fn told_by_psql(dsn: &str, read_from: &str, sql: &str) -> String {
+    let set = format!("SET tenantry.read_from = '{read_from}'");
+    let output = std::process::Command::new("psql").args(["-XqAt", dsn, "-c", &set, "-c", sql]).output();
+    let output = output.expect("psql runs");
+    assert!(output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn add_standby(served: &Served, standby: u16, primary: u16) {
+    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {standby}, '127.0.0.1', {primary})"));
+}
+
+/// Waits until so many standbys stream from the server on this port; what it acknowledges from now on is on one of them.
+fn wait_for_copies(primary: u16, standbys: usize) {
+    psql(&dsn(primary), "ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (*)'");
+    psql(&dsn(primary), "SELECT pg_reload_conf()");
+    let stream = "SELECT count(*), count(*) FILTER (WHERE sync_state = 'sync') FROM pg_stat_replication";
+    assert!(wait_until(PATIENCE, || psql(&dsn(primary), stream) == format!("{standbys}|1")), "they stream");
+}
+
+/// Clients of all tenants at work while the second worker's primary ends; then the server whose port `end` answers is
+/// promoted.
+fn fail_over(served: &mut Served, tenants: &[String], first_id: u64, end: impl FnOnce(&mut Served) -> u16) -> Ledger {
+    let load = Load::start(served.proxy_port(0), tenants, 3, first_id);
+    let heir = end(served);
+    let down = Instant::now();
+    // Long enough for every client to have come to it, and for attempts to reach it that fail.
+    std::thread::sleep(Duration::from_millis(700));
+    let promoted = Instant::now();
+    assert_eq!(psql(&dsn(heir), "SELECT pg_promote()"), "t");
+    load.await_progress();
+    let ledger = load.end();
+    for failed in ledger.errors() {
+        assert_eq!(failed.tenant, tenants[1], "tenants of other servers notice nothing: {failed:?}");
+        assert!(failed.began < down, "it began when nothing was under way any more: {failed:?}");
+    }
+    let waits = |done: &&support::ledger::Done| {
+        done.tenant == tenants[1] && done.began < promoted && done.ended > promoted && !done.said.contains("E(")
+    };
+    assert!(ledger.done.iter().filter(waits).count() >= 3, "everybody waits");
+    ledger
+}
+
+/// Sessions that have asked for standbys.
+struct Reader {
+    sessions: Vec<Client>,
+    /// Reads that failed, because the server that answered them went away.
+    failed: usize,
+    sql: String,
+}
+
+impl Reader {
+    fn new(served: &Served, tenant: &str, read_from: &str) -> Self {
+        let options = format!("-c tenantry.read_from={read_from}");
+        let sessions = (0..12).map(|_| Client::connect(served.proxy_port(0), &[("options", &options)])).collect();
+        let sql = format!("SELECT current_setting('port') FROM items WHERE tenant = {tenant} LIMIT 1");
+        Self { sessions, failed: 0, sql }
+    }
+
+    /// Which servers answer the first `sessions`.
+    fn ports(&mut self, sessions: usize) -> BTreeSet<u16> {
+        let mut ports = BTreeSet::new();
+        for session in &mut self.sessions[..sessions] {
+            let said = session.query(&self.sql);
+            match said.strip_prefix("T D(").and_then(|rest| rest.split_once(')')) {
+                Some((port, _)) => drop(ports.insert(port.parse().expect("a port"))),
+                None => {
+                    assert!(said.contains("E(57P01)") || said.contains("E(08006)"), "{said}");
+                    self.failed += 1;
+                }
+            }
+        }
+        ports
+    }
+}
