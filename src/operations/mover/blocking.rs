@@ -145,7 +145,8 @@ async fn cut_over(
                 let answer = locker.simple_query(&statements.join("; ")).await.map_err(pg_error)?;
                 environment.stop_at(StopPoint::Fenced)?;
                 environment.stop_at(StopPoint::FenceApplied)?;
-                cutover::switch(environment, &sides, mv, &answer).await?;
+                cutover::carry(&sides, mv, &answer).await?;
+                cutover::switch(environment, &sides, mv).await?;
                 *guard = None;
                 return Ok(attempts);
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   hold ─ LOCK tables, last marker, RENAME schemas; COMMIT ─ marker on the target ─ sequences ─ flip ─ refresh ─ release
-//!          └ no lock in time: release, wait a little, again     └ not in time: rename back, release, again
+//!          └ no lock in time: release, wait a little, again     └ not in time: rename back, release, again (attempt.rs)
 //! ```
 //!
 //! After the rename no client can write to (or read from) the source any more, whatever map it has; transactions
@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::SimpleQueryMessage;
 
+use super::attempt::{Attempt, Fence, Hold, attempt, beside_stream};
 use super::guard::Guard;
 use super::join::Merge;
 use super::marker::Marker;
 use super::part;
-use super::session::{Session, check_alive, is_lock_failure};
+use super::session::{Session, check_alive};
 use super::snapshot::{SourceTable, to_lock};
 use super::state::{Move, MoveState, taken_over};
 use super::stream::Apply;
@@ -24,7 +25,7 @@ use super::target::Target;
 use super::{MoverEnvironment, StopPoint, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
-use crate::error::{PgError, Result, SqlState};
+use crate::error::Result;
 use crate::executor::HoldGuard;
 
 /// How the cutover went.
@@ -47,7 +48,8 @@ pub struct Sides<'a> {
 
 /// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
 ///
-/// Errors: 55P03 when the locks could not be had before `cutover_patience` was over; the source is as before then.
+/// Errors: 55P03 when the locks could not be had, 57014 when the last changes did not arrive before `cutover_patience` was over;
+/// the source is as before then.
 pub async fn cut_over(
     environment: &MoverEnvironment,
     sides: Sides<'_>,
@@ -63,51 +65,41 @@ pub async fn cut_over(
     let sequences = sequences(sides.source, mv).await?;
     let merge = Merge::of(environment, mv, tables).await?;
     for attempts in 1.. {
-        sides.watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
+        let patience = match attempts {
+            1 => settings.catch_up_patience,
+            _ => settings.cutover_patience.saturating_sub(start.elapsed()),
+        };
+        sides.watch.during(marker.catch_up(apply, settings.near, patience)).await?;
         sides.watch.check()?;
         apply.pace.is_on = false;
         let held_at = Instant::now();
         *guard = Some(environment.holds.begin(mv.group));
-        let rest_guard = mv.join.map(|join| environment.holds.begin(join.rest));
-        let (id, fence) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
-        let locks = async {
-            if let Some(merge) = &merge {
-                merge.lock().await?;
-            }
-            sides.source.simple_query(&fence).await.map_err(pg_error)
-        };
-        let (fenced, applied) = apply.run_while(locks).await;
-        applied?;
-        match fenced {
-            Err(error) if is_lock_failure(&error) => {
-                sides.source.batch_execute("ROLLBACK").await.map_err(pg_error)?;
-                if let Some(merge) = &merge {
-                    merge.unlock().await?;
-                }
-                *guard = None;
-                drop(rest_guard);
-                // Its end has released the locks of the move, which others may be repairing.
-                check_alive(sides.catalog).await?;
-                if start.elapsed() > settings.cutover_patience {
-                    return Err(error.hint("Transactions on this shard were open for too long; try again later."));
-                }
-            }
-            Err(error) => return Err(error),
-            Ok(answer) => {
-                environment.stop_at(StopPoint::Fenced)?;
-                let arrived = tokio::time::timeout(settings.fence_patience, apply.run_until_marker(id)).await;
-                // A cancelled Apply is of no more use: the move fails, its repair renames back.
-                arrived.map_err(|_| {
-                    PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target node in time")
-                })??;
-                environment.stop_at(StopPoint::FenceApplied)?;
+        let mut rest_guard = mv.join.map(|join| environment.holds.begin(join.rest));
+        let hold =
+            Hold { group: &mut *guard, rest: &mut rest_guard, until: (held_at + settings.fence_patience).into() };
+        let (id, statements) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
+        let fence = Fence { statements, id, merge: merge.as_ref() };
+        let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
+        let attempt = attempt(environment, &sides, mv, fence, apply.arrivals(), hold, left);
+        match beside_stream(apply, sides.watch, left, attempt).await? {
+            Attempt::Stands(answer) => {
                 if let Some(merge) = &merge {
                     merge.commit().await?;
                     environment.stop_at(StopPoint::Merged)?;
                 }
-                switch(environment, &sides, mv, &answer).await?;
+                if !mv.can_go_back() {
+                    carry(&sides, mv, &answer).await?;
+                }
+                switch(environment, &sides, mv).await?;
                 *guard = None;
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
+            }
+            Attempt::Again(why) => {
+                // Its end has released the locks of the move, which others may be repairing.
+                check_alive(sides.catalog).await?;
+                if start.elapsed() > settings.cutover_patience {
+                    return Err(why);
+                }
             }
         }
         apply.pace.is_on = true;
@@ -119,18 +111,18 @@ pub async fn cut_over(
     unreachable!("the loop has no other end")
 }
 
-/// What is left to do when the fence stands and all before it is on the targets. `answer`: the fence's.
-pub async fn switch(
-    environment: &MoverEnvironment,
-    sides: &Sides<'_>,
-    mv: &mut Move,
-    answer: &[SimpleQueryMessage],
-) -> Result<()> {
+/// What goes to the targets when the fence stands and all before it is there. `answer`: the fence's. Repeatable.
+pub async fn carry(sides: &Sides<'_>, mv: &Move, answer: &[SimpleQueryMessage]) -> Result<()> {
     undo::adopt(sides.targets, mv).await?;
     carry_sequences(sides.targets, answer).await?;
-    if let Some(back) = sides.back {
-        undo::mark_start(sides.source, sides.targets, back).await?;
+    match sides.back {
+        Some(back) => undo::mark_start(sides.source, sides.targets, back).await,
+        None => Ok(()),
     }
+}
+
+/// What is left to do then.
+pub async fn switch(environment: &MoverEnvironment, sides: &Sides<'_>, mv: &mut Move) -> Result<()> {
     part::leave_rest(sides.source, mv, &environment.catalog.map()).await?;
     flip(sides.catalog, mv).await?;
     if let Err(error) = environment.catalog.refresh().await {

@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout_at;
 
+use super::attempt::{beside_stream, too_late};
 use super::cutover::Cutover;
 use super::guard::Guard;
 use super::marker::Marker;
 use super::pieces::{Piece, Routes};
-use super::session::{Session, is_lock_failure};
+use super::session::{Session, is_lock_failure, not_answering};
 use super::state::{LocalTable, Move, MoveState, taken_over};
 use super::stream::Apply;
 use super::target::{self, Target};
@@ -366,32 +368,50 @@ async fn cut_over(
         rows_of(table),
     );
     for attempts in 1.. {
-        watch.during(marker.catch_up(apply, settings.near, settings.catch_up_patience)).await?;
+        let patience = match attempts {
+            1 => settings.catch_up_patience,
+            _ => settings.cutover_patience.saturating_sub(start.elapsed()),
+        };
+        watch.during(marker.catch_up(apply, settings.near, patience)).await?;
         watch.check()?;
         apply.pace.is_on = false;
         // Its end undoes all that is not committed.
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
         let hold: Vec<_> = family.definitions().map(|member| environment.holds.begin_table(&member.name)).collect();
-        let (locked, applied) = apply.run_while(locker.batch_execute(&lock)).await;
-        applied?;
-        match locked.map_err(pg_error) {
-            Err(error) if is_lock_failure(&error) => {
+        let until = (held_at + settings.fence_patience).into();
+        let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
+        let mut arrivals = apply.arrivals();
+        let attempt = async {
+            let locked = async { locker.batch_execute(&lock).await.map_err(pg_error) };
+            match timeout_at(until, locked).await.unwrap_or_else(|_| Err(not_answering("coordinator"))) {
+                Err(error) if is_lock_failure(&error) => {
+                    let error = error.hint("Transactions on this table were open for too long; try again later.");
+                    drop(hold);
+                    return Ok((Err(error), Vec::new()));
+                }
+                locked => locked?,
+            }
+            environment.stop_at(StopPoint::Fenced)?;
+            if read(&locker, table.oid()).await?.1 != definition {
+                return Err(changed(&table.name));
+            }
+            let id = marker.insert("fence").await?;
+            if timeout_at(until, arrivals.wait(id)).await == Ok(true) {
+                return Ok((Ok(()), hold));
+            }
+            locker.batch_execute("ROLLBACK").await.map_err(pg_error)?;
+            drop(hold);
+            Ok((Err(too_late()), Vec::new()))
+        };
+        let (attempted, hold) = beside_stream(apply, watch, left, attempt).await?;
+        match attempted {
+            Err(error) => {
                 if start.elapsed() > settings.cutover_patience {
-                    return Err(error.hint("Transactions on this table were open for too long; try again later."));
+                    return Err(error);
                 }
             }
-            Err(error) => return Err(error),
             Ok(()) => {
-                environment.stop_at(StopPoint::Fenced)?;
-                if read(&locker, table.oid()).await?.1 != definition {
-                    return Err(changed(&table.name));
-                }
-                let id = marker.insert("fence").await?;
-                let arrived = tokio::time::timeout(settings.fence_patience, apply.run_until_marker(id)).await;
-                arrived.map_err(|_| {
-                    PgError::new(SqlState::QUERY_CANCELED, "the last changes did not reach the target nodes in time")
-                })??;
                 environment.stop_at(StopPoint::FenceApplied)?;
                 let row = locker.query_one("SELECT tenantry.switch_table($1)", &[&mv.id]).await.map_err(pg_error)?;
                 if !row.get::<_, bool>(0) {

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use super::session::Session;
+use super::attempt::stuck;
+use super::session::{Session, not_answering};
+use super::sink::Progress;
 use super::state::Move;
 use super::stream::Apply;
 use crate::catalog::pg_error;
@@ -45,17 +48,20 @@ impl Marker {
     /// will do (2 % of the time waited): under steady heavy writing a somewhat longer hold is better than none.
     /// Writers that are faster than the target can follow are slowed down.
     ///
-    /// Errors: 55000 when that is never so within `patience`.
+    /// Errors: 55000 when that is never so within `patience`, or no marker arrives at all.
     pub async fn catch_up(&mut self, apply: &mut Apply, near: Duration, patience: Duration) -> Result<()> {
         let start = Instant::now();
         let mut throttle = None;
         loop {
             if throttle.is_none() && start.elapsed() > THROTTLE_AFTER {
-                throttle = Some(Throttle::begin(self.holds.clone(), self.group));
+                throttle = Some(Throttle::begin(self.holds.clone(), self.group, apply.progress()));
             }
-            let id = self.insert("ping").await?;
+            let left = patience.saturating_sub(start.elapsed());
+            let inserted = timeout(left, self.insert("ping")).await;
+            let id = inserted.unwrap_or_else(|_| Err(not_answering("source")))?;
             let sent = Instant::now();
-            apply.run_until_marker(id).await?;
+            // A cancelled Apply is of no more use; neither is one that is stuck.
+            timeout(left, apply.run_until_marker(id)).await.unwrap_or_else(|_| Err(stuck()))?;
             if sent.elapsed() <= near + start.elapsed() / 50 {
                 return Ok(());
             }
@@ -71,14 +77,23 @@ impl Marker {
 }
 
 /// Holds the group's statements for a moment, again and again, with ever shorter pauses between, until it is dropped.
-/// No statement waits long; together they write no faster than the target can follow.
+/// No statement waits long; together they write no faster than the target can follow. While it does not follow at all, nobody
+/// is slowed down: that would not help it.
 struct Throttle(JoinHandle<()>);
 
 impl Throttle {
-    fn begin(holds: Arc<Holds>, group: ShardGroupId) -> Self {
+    fn begin(holds: Arc<Holds>, group: ShardGroupId, progress: Progress) -> Self {
         Self(tokio::spawn(async move {
             let mut pause = PULSE;
+            let (mut answered, mut moved_at) = (progress.count(), Instant::now());
             loop {
+                let before = std::mem::replace(&mut answered, progress.count());
+                if answered != before {
+                    moved_at = Instant::now();
+                } else if moved_at.elapsed() > STANDSTILL {
+                    tokio::time::sleep(PULSE).await;
+                    continue;
+                }
                 let guard = holds.begin(group);
                 tokio::time::sleep(PULSE).await;
                 drop(guard);
@@ -98,5 +113,7 @@ impl Drop for Throttle {
 
 /// A move gets by without slowing anybody down for this time.
 const THROTTLE_AFTER: Duration = Duration::from_secs(3);
+/// Longer than a busy target takes for one change.
+const STANDSTILL: Duration = Duration::from_secs(1);
 const PULSE: Duration = Duration::from_millis(30);
 const PAUSE_MIN: Duration = Duration::from_millis(3);

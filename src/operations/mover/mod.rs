@@ -12,6 +12,7 @@
 //! A failure is repaired by the same code as a crash: `repair` looks at the row and at both nodes, and either undoes the
 //! move or, when the fence and all before it are on the target, finishes it.
 
+mod attempt;
 mod blocking;
 mod change;
 mod cleanup;
@@ -61,6 +62,8 @@ mod rehearse_tests;
 mod return_tests;
 #[cfg(test)]
 mod split_tests;
+#[cfg(test)]
+mod stuck_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
@@ -123,7 +126,7 @@ pub struct MoverSettings {
     pub near: Duration,
     /// Longest wait for that. Default: 10min.
     pub catch_up_patience: Duration,
-    /// Longest time from the fence to the last change's arrival before the move is undone. Default: 5s.
+    /// Longest time for which an attempt at the cutover keeps clients waiting before it is taken back. Default: 5s.
     pub fence_patience: Duration,
     /// Longest pause of a copy for one standby. Default: 10min.
     pub standby_patience: Duration,

@@ -53,6 +53,11 @@ pub async fn check_alive(session: &Client) -> Result<()> {
     }
 }
 
+/// `which`: the source or the target.
+pub fn not_answering(which: &str) -> PgError {
+    PgError::new(SqlState::CONNECTION_FAILURE, format!("the {which} node does not answer"))
+}
+
 /// Longer than a busy server takes for nothing at all.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use tokio_postgres::Statement;
@@ -24,6 +25,17 @@ pub struct Sink {
     pending: VecDeque<Pending>,
     pending_bytes: usize,
     is_open: bool,
+    answered: Progress,
+}
+
+/// How many statements a stream's targets have answered.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 struct Pending {
@@ -34,10 +46,10 @@ struct Pending {
 
 impl Sink {
     /// `schema` holds the table `progress`; unquoted.
-    pub fn new(session: Session, schema: &str) -> Self {
+    pub fn new(session: Session, schema: &str, answered: Progress) -> Self {
         let progress = qualified(schema, "progress");
         let (statements, pending) = (HashMap::new(), VecDeque::new());
-        Self { session, progress, statements, pending, pending_bytes: 0, is_open: false }
+        Self { session, progress, statements, pending, pending_bytes: 0, is_open: false, answered }
     }
 
     /// Is a transaction open there?
@@ -108,6 +120,7 @@ impl Sink {
         self.pending_bytes = 0;
         while let Some(mut pending) = self.pending.pop_front() {
             let answer = pending.answer.as_mut().await;
+            self.answered.0.fetch_add(1, Ordering::Relaxed);
             pending.judge(answer)?;
         }
         Ok(())

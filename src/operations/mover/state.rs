@@ -276,6 +276,11 @@ impl Move {
         self.renames() || self.table.is_some()
     }
 
+    /// Is the source's rename all that has to be taken back until the flip?
+    pub fn can_go_back(&self) -> bool {
+        self.join.is_none() && self.back_of.is_none()
+    }
+
     /// Do the rows get to shard groups of other names?
     pub fn renames(&self) -> bool {
         self.part.is_some() || !self.pieces.is_empty() || self.join.is_some()

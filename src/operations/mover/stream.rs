@@ -16,11 +16,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::change::{Column, Table, TextValue};
 use super::pieces::Routes;
-use super::sink::Sink;
+use super::sink::{Progress, Sink};
 use super::state::Move;
 use super::target::Target;
 use super::throttle::Pace;
@@ -56,13 +57,33 @@ pub struct Apply {
     last_commit: Lsn,
     changes_in_batch: usize,
     marker_seen: i64,
-    marker_applied: i64,
+    /// Whoever waits for a marker is told.
+    applied_to: watch::Sender<AppliedTo>,
+    progress: Progress,
     rows: u64,
     /// The newest transactions that were applied, oldest first.
     applied: VecDeque<u32>,
     alignment: Option<Alignment>,
     /// Switched off while statements are held.
     pub pace: Pace,
+}
+
+/// Tells of markers that are committed on the targets.
+pub struct Arrivals(watch::Receiver<AppliedTo>);
+
+#[derive(Debug, Default)]
+struct AppliedTo {
+    marker: i64,
+    /// It will never be more.
+    has_failed: bool,
+}
+
+impl Arrivals {
+    /// Returns true when the marker is there, false when it cannot get there any more.
+    pub async fn wait(&mut self, marker: i64) -> bool {
+        let seen = self.0.wait_for(|applied| applied.marker >= marker || applied.has_failed).await;
+        seen.is_ok_and(|applied| applied.marker >= marker)
+    }
 }
 
 /// A table that the stream has described.
@@ -97,9 +118,11 @@ impl Apply {
     ) -> Self {
         let places = targets.iter().enumerate().flat_map(|(sink, t)| t.groups.iter().map(move |group| (*group, sink)));
         let groups = targets.iter().flat_map(|target| target.groups.iter().copied());
+        let progress = Progress::default();
+        let sink = |target: &Target| Sink::new(target.session.clone(), &mv.target_name(), progress.clone());
         Self {
             stream,
-            sinks: targets.iter().map(|target| Sink::new(target.session.clone(), &mv.target_name())).collect(),
+            sinks: targets.iter().map(sink).collect(),
             placed: groups.map(|group| mv.schemas.iter().cloned().zip(mv.placed_schemas(group)).collect()).collect(),
             places: places.collect(),
             routes,
@@ -113,7 +136,8 @@ impl Apply {
             last_commit: applied,
             changes_in_batch: 0,
             marker_seen: 0,
-            marker_applied: 0,
+            applied_to: watch::Sender::default(),
+            progress,
             rows: 0,
             applied: VecDeque::new(),
             alignment: None,
@@ -126,11 +150,21 @@ impl Apply {
         self.rows
     }
 
+    /// For those who wait for a marker while somebody else runs this.
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals(self.applied_to.subscribe())
+    }
+
+    /// Grows while changes are applied.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
     /// Runs until the marker row is committed on the target, and with it everything that was committed before it.
     ///
     /// Not cancel safe: after a cancelled call the Apply may only be dropped.
     pub async fn run_until_marker(&mut self, marker: i64) -> Result<()> {
-        while self.marker_applied < marker {
+        while self.applied_to.borrow().marker < marker {
             let event = self.stream.next().await?;
             self.take(event).await?;
         }
@@ -148,17 +182,26 @@ impl Apply {
             result
         };
         let apply = async {
-            loop {
-                let may_stop = !self.in_source_transaction;
-                let event = tokio::select! {
-                    biased;
-                    () = stop.cancelled(), if may_stop => return self.rest().await,
-                    event = self.stream.next() => event?,
-                };
-                self.take(event).await?;
+            let applied = self.run_until_told(&stop).await;
+            if applied.is_err() {
+                // `work` may wait for a marker.
+                self.applied_to.send_modify(|applied| applied.has_failed = true);
             }
+            applied
         };
         tokio::join!(work, apply)
+    }
+
+    async fn run_until_told(&mut self, stop: &CancellationToken) -> Result<()> {
+        loop {
+            let may_stop = !self.in_source_transaction;
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled(), if may_stop => return self.rest().await,
+                event = self.stream.next() => event?,
+            };
+            self.take(event).await?;
+        }
     }
 
     /// Has a transaction been applied that the snapshot of the source does not see? A commit is in the stream as soon as
@@ -274,7 +317,7 @@ impl Apply {
                 self.in_source_transaction = false;
                 self.last_commit = self.last_commit.max(end_lsn);
                 // A marker is waited for.
-                let is_marked = self.marker_seen > self.marker_applied;
+                let is_marked = self.marker_seen > self.applied_to.borrow().marker;
                 if is_marked || self.changes_in_batch >= BATCH_CHANGES_MAX {
                     self.commit().await?;
                 }
@@ -411,7 +454,7 @@ impl Apply {
         try_join_all(self.sinks.iter_mut().map(|sink| sink.commit(safe))).await?;
         self.changes_in_batch = 0;
         if self.alignment.is_none() {
-            self.marker_applied = self.marker_seen;
+            self.applied_to.send_modify(|applied| applied.marker = self.marker_seen);
         }
         self.stream.confirm(safe).await
     }
