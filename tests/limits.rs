@@ -5,6 +5,8 @@ mod support;
 #[path = "protocol/wire.rs"]
 mod wire;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::served::Served;
@@ -36,6 +38,7 @@ fn what_a_client_may_cost_is_a_setting() {
     what_is_analysed_is_bounded(&cluster);
     what_a_session_keeps_is_bounded(&cluster);
     a_message_is_no_larger_than_the_memory(&cluster);
+    copies_are_no_larger_than_the_memory(&cluster);
     clients_come_in_while_there_is_room(&cluster);
     connections_that_do_not_log_in_are_few(&cluster);
     assert!(!cluster.logged(0).contains("panicked"), "{}", cluster.logged(0));
@@ -149,6 +152,93 @@ fn a_message_is_no_larger_than_the_memory(cluster: &Served) {
     wire.send(&wire::with_length(b'Q', 5 << 20, b"SELECT"));
     assert_eq!(wire.answers_until("Z"), ["E 53200", "closed"]);
     await_empty(cluster);
+}
+
+/// T45: what COPY gathers counts too, in both directions; it is sent on earlier, and taken later.
+fn copies_are_no_larger_than_the_memory(cluster: &Served) {
+    cluster.psql("CREATE TABLE wide (tenant int, note text)");
+    cluster.psql("SELECT create_distributed_table('wide', 'tenant', shard_count => 256, colocate_with => 'none')");
+    cluster.psql("GRANT ALL ON wide TO app");
+    // A row in many messages, longer than a quarter of the memory.
+    let mut wire = login(cluster, "app");
+    let before = resident(cluster);
+    wire.send(&[frame("Q COPY wide FROM STDIN"), message(b'd', b"1\t")].concat());
+    let piece = message(b'd', &vec![b'x'; 64 << 10]);
+    (0..16 * 40).for_each(|_| wire.send(&piece));
+    wire.send(&[message(b'd', b"\n"), frame("c")].concat());
+    assert_eq!(wire.answers_until("Z"), ["G", "E 54000", "Z I"]);
+    let grown = resident(cluster).saturating_sub(before);
+    assert!(grown < 16 << 20, "a row of 40 MB took {grown} bytes");
+
+    // A worker that takes nothing: a little waits for each of many shards, and together it would be much.
+    let mut lock = Wire::login(cluster.worker_port(0), "postgres");
+    lock.query("BEGIN");
+    let shards = "SELECT string_agg(format('LOCK TABLE %I.wide', nspname), ';') FROM pg_namespace \
+                  WHERE to_regclass(format('%I.wide', nspname)) IS NOT NULL";
+    lock.query(&support::psql(&cluster.worker_dsn(0), shards));
+    let rows: Vec<u8> = (0..1000).flat_map(|t| format!("{t}\t{}\n", "y".repeat(1000)).into_bytes()).collect();
+    let rows = message(b'd', &rows);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    wire.send(&frame("Q COPY wide FROM STDIN"));
+    let sending = std::thread::spawn(move || {
+        for _ in 0..60 {
+            wire.send(&rows);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        wire.send(&frame("c"));
+        let answers = wire.answers_until("Z");
+        (wire, answers)
+    });
+    assert!(wait_until(Duration::from_secs(30), || cluster.running("COPY %wide") == 1), "a shard's COPY waits");
+    let mut last = usize::MAX;
+    while std::mem::replace(&mut last, sent.load(Ordering::Relaxed)) != last {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(last < 60, "not all of it was taken");
+    let grown = resident(cluster).saturating_sub(before);
+    assert!(grown < 12 << 20, "a COPY that waits took {grown} bytes, of {last} MB");
+    lock.query("ROLLBACK");
+    let (mut wire, answers) = sending.join().expect("it only sends");
+    assert_eq!(answers, ["G", "C COPY 60000", "Z I"]);
+
+    // A row that is longer than all of it leaves in pieces, to a client that takes its time.
+    cluster.psql("TRUNCATE wide");
+    cluster.psql("INSERT INTO wide VALUES (1, 'short'), (2, 'short'), (3, 'short')");
+    let shard = cluster.psql("SELECT 'public_' || get_shard_id_for_distribution_column('wide', 2)");
+    let long = format!("INSERT INTO {shard}.wide SELECT 2, repeat('z', 30000000)");
+    support::psql(&cluster.worker_dsn(0), &long);
+    for options in ["", "(FORMAT csv)", "(FORMAT binary)"] {
+        let before = resident(cluster);
+        wire.send(&frame(&format!("Q COPY wide TO STDOUT {options}")));
+        std::thread::sleep(Duration::from_millis(500));
+        let grown = resident(cluster).saturating_sub(before);
+        assert!(grown < 4 << 20, "{options}: a row of 30 MB took {grown} bytes");
+        let frames = wire.frames_until_ready();
+        let data = frames.iter().filter(|(tag, _)| *tag == b'd');
+        assert_eq!(data.filter(|(_, data)| data.len() > 30_000_000).count(), 1, "{options}: a message is a row");
+        assert_eq!(frames[frames.len() - 2].1, b"COPY 4\0", "{options}");
+        if options == "(FORMAT binary)" {
+            // What was read can be written again.
+            let all: Vec<u8> = frames.into_iter().filter(|(tag, _)| *tag == b'd').flat_map(|(_, data)| data).collect();
+            cluster.psql("CREATE TABLE again (tenant int, note text); GRANT ALL ON again TO app");
+            wire.send(&frame("Q COPY again FROM STDIN (FORMAT binary)"));
+            all.chunks(64 << 10).for_each(|piece| wire.send(&message(b'd', piece)));
+            wire.send(&frame("c"));
+            assert_eq!(wire.answers_until("Z"), ["G", "C COPY 4", "Z I"]);
+            assert_eq!(cluster.psql("SELECT sum(length(note)), sum(tenant) FROM again"), "30000015|8");
+        }
+    }
+    drop((wire, lock));
+    cluster.psql("DROP TABLE wide, again");
+    await_empty(cluster);
+}
+
+/// Memory of the proxy. Unit: bytes.
+fn resident(cluster: &Served) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.proxy_process(0))).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
 fn clients_come_in_while_there_is_room(cluster: &Served) {

@@ -330,6 +330,10 @@ impl Server {
         match sent {
             Some(Ok(())) => {
                 self.broken = false;
+                if queued > KEEP_LEN {
+                    // A long message must not keep its memory for as long as the connection lives.
+                    self.write = BytesMut::new();
+                }
                 self.tally.traffic.sent.add(queued as u64);
                 self.tally.traffic.received.add((self.read.len() - had) as u64);
                 Ok(())
@@ -413,6 +417,16 @@ impl Server {
             // It would sit on the ends of answers.
             self.retired = true;
             tracing::warn!(%error, "could not have a server connection read byte by byte again");
+        }
+    }
+
+    /// The header of the next frame, which stays where it is. Cancel safe.
+    pub async fn next_header(&mut self) -> Result<frame::Header> {
+        loop {
+            if let Some(header) = self.received_header()? {
+                return Ok(header);
+            }
+            self.receive().await?;
         }
     }
 
@@ -605,6 +619,8 @@ async fn unless_lost<T>(link: &Link, wanted: impl Future<Output = T>) -> Option<
     outcome
 }
 
+/// What is kept of the buffer of what was sent.
+const KEEP_LEN: usize = 256 * 1024;
 const SILENT: &str = "the node does not answer";
 
 /// Source: libpq, fe-misc.c.

@@ -183,8 +183,10 @@ pub struct Execution {
     /// A commit over several nodes that takes longer is ended by any proxy. Unit: time. Default: 15s. Reload: yes.
     pub recovery_patience: Time,
     /// Most memory of one COPY before its rows are sent on. Unit: size. Default: 16MB. Reload: yes.
+    /// At most a quarter of what limits.memory leaves.
     pub copy_buffer: Size,
     /// The longest row that COPY accepts. Unit: size. Default: 256MB. Reload: yes.
+    /// At most a quarter of what limits.memory leaves.
     pub copy_row: Size,
 }
 

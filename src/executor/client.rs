@@ -63,6 +63,8 @@ pub struct Client {
     limits: ClientLimits,
     /// What its session keeps beside the next message. Unit: bytes.
     kept: usize,
+    /// What the COPY that is under way keeps of its data, beside that. Unit: bytes.
+    copied: usize,
     /// Since when the client has been sending the frame that is not whole yet.
     began: Option<Instant>,
     /// Cancelled when there is no time left to wait for more from this client.
@@ -97,6 +99,7 @@ impl Client {
             sent: 0,
             limits,
             kept: 0,
+            copied: 0,
             began: None,
             hurry,
             traffic,
@@ -224,10 +227,11 @@ impl Client {
             }
             Some(_) => {}
         }
-        if self.kept + header.len > self.limits.memory_bytes {
+        let kept = self.kept + self.copied;
+        if kept + header.len > self.limits.memory_bytes {
             return Err(PgError::fatal(SqlState::OUT_OF_MEMORY, "out of memory").detail(format!(
-                "The session keeps {} bytes, its next message has {}, and {} are allowed.",
-                self.kept, header.len, self.limits.memory_bytes
+                "The session keeps {kept} bytes, its next message has {}, and {} are allowed.",
+                header.len, self.limits.memory_bytes
             )));
         }
         if self.read.len() < header.len {
@@ -296,6 +300,16 @@ impl Client {
         }
         let hurry = self.hurry.clone();
         hurry.run_until_cancelled(self.next_frame()).await.unwrap_or_else(|| Err(PgError::shut_down()))
+    }
+
+    /// A COPY keeps so many bytes of its data by now; 0 when it is over. They count as the session's.
+    pub fn note_copied(&mut self, copied: usize) {
+        self.copied = copied;
+    }
+
+    /// What the session may take for more than it keeps already. Unit: bytes.
+    pub fn memory_left(&self) -> usize {
+        self.limits.memory_bytes.saturating_sub(self.kept)
     }
 
     /// When the frame that has begun must be whole.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A node has one connection, so its shards take turns: each full buffer is a COPY of its own, all in one transaction.
-//! Memory is bounded by `copy_buffer_bytes`, whatever the client sends.
+//! Memory is bounded by `Bounds`, whatever the client sends: while a node takes nothing, nothing is taken from the client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use super::combine::{COPY_HEADER, COPY_TRAILER};
 use super::reference::{self, set_writing};
 use super::scatter::null_tenant;
-use super::{Client, Transaction, Use, Values};
+use super::{Client, Settings, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{CopyFormat, CopyIn, CopyOptions};
@@ -27,6 +27,28 @@ use crate::wire::frontend::Bind;
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{answer, frontend};
+
+/// What a COPY may keep of its data. Unit: bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Rows that wait to be sent.
+    buffer: usize,
+    /// The longest row.
+    row: usize,
+}
+
+impl Bounds {
+    fn new(settings: &Settings) -> Self {
+        Self { buffer: settings.copy_buffer_bytes, row: settings.copy_row_bytes }
+    }
+
+    /// Of a client that may take so many more bytes. A row may be there as it came, in a buffer that has grown by
+    /// doubling, and among those that wait.
+    fn within(self, memory: usize) -> Self {
+        let share = memory / 4;
+        Self { buffer: self.buffer.min(share), row: self.row.min(share) }
+    }
+}
 
 /// A COPY under way.
 pub struct CopyRouter {
@@ -69,6 +91,7 @@ impl CopyRouter {
         table: &Arc<Table>,
         columns: &[String],
         options: &CopyOptions,
+        bounds: Bounds,
     ) -> Result<Self> {
         let left_out = |c: &crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
         let staged = match table.is_reference() && table.columns.iter().any(left_out) {
@@ -83,7 +106,6 @@ impl CopyRouter {
             txn.refresh_nodes().await?;
         }
         let map = txn.map();
-        let settings = txn.executor.settings.load_full();
         let (target, column) = match table.kind {
             TableKind::Reference => {
                 let mut nodes = vec![NodeId::COORDINATOR];
@@ -111,12 +133,12 @@ impl CopyRouter {
             columns: columns.to_vec(),
             options: options.text.clone(),
             format: split_format(options, Header::Absent),
-            splitter: RowSplitter::new(split_format(options, header), copy_target.clone(), settings.copy_row_bytes),
+            splitter: RowSplitter::new(split_format(options, header), copy_target.clone(), bounds.row),
             copy_target,
             target,
             buffers: HashMap::new(),
             buffered: 0,
-            limit: settings.copy_buffer_bytes,
+            limit: bounds.buffer,
             rows: 0,
             staged,
             asked: None,
@@ -125,8 +147,17 @@ impl CopyRouter {
 
     /// Takes the payload of one CopyData message.
     pub async fn push(&mut self, txn: &mut Transaction, data: &[u8]) -> Result<()> {
-        self.splitter.push(data);
-        self.route(txn).await
+        // A long message is not there twice.
+        for piece in data.chunks(COPY_DATA_LEN) {
+            self.splitter.push(piece);
+            self.route(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// What it keeps of the data. Unit: bytes.
+    fn kept_bytes(&self) -> usize {
+        self.splitter.kept_bytes() + self.buffered
     }
 
     /// The data is complete: sends what is left and waits for every node. Returns the number of rows.
@@ -252,6 +283,10 @@ impl CopyRouter {
             }
             for chunk in data.chunks(COPY_DATA_LEN) {
                 frontend::copy_data(chunk, server.queue());
+                // Of a long row, no second copy waits on its way.
+                if server.queue().len() >= QUEUE_LEN {
+                    server.flush().await?;
+                }
             }
             if self.format == copy_rows::CopyFormat::Binary {
                 frontend::copy_data(COPY_TRAILER, server.queue());
@@ -326,8 +361,10 @@ impl Transaction {
 ///
 /// Errors: after one the client may go on sending; the session ignores what it sends.
 pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) -> Result<u64> {
-    let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options).await?;
+    let bounds = Bounds::new(&txn.executor.settings.load()).within(client.memory_left());
+    let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options, bounds).await?;
     let copied = take_rows(txn, client, plan, router).await;
+    client.note_copied(0);
     if copied.is_err() {
         end_copies(txn).await;
     }
@@ -338,6 +375,7 @@ async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mu
     answer::copy_in_response(plan.options.format == CopyFormat::Binary, plan.columns.len(), client.out());
     client.flush().await?;
     loop {
+        client.note_copied(router.kept_bytes());
         let Some(frame) = client.next_copy_frame().await? else {
             return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection"));
         };
@@ -378,7 +416,8 @@ pub async fn route_rows(
         escape: b'"',
         text: "(FORMAT binary)".to_owned(),
     };
-    let mut router = CopyRouter::new(txn, into, columns, &options).await?;
+    let bounds = Bounds::new(&txn.executor.settings.load());
+    let mut router = CopyRouter::new(txn, into, columns, &options, bounds).await?;
     // Copies of a reference table: the node that the rows come from has them.
     if let Where::Everywhere(nodes) = &mut router.target {
         nodes.retain(|node| *node != from);
@@ -431,3 +470,5 @@ async fn end_copies(txn: &mut Transaction) {
 const CHUNK_LEN: usize = 128 * 1024;
 /// One CopyData message; Postgres takes any length, small ones keep its buffers small.
 const COPY_DATA_LEN: usize = 64 * 1024;
+/// A buffer that grew up to its next row goes in one write, most often.
+const QUEUE_LEN: usize = 2 * CHUNK_LEN;

@@ -1,16 +1,18 @@
-//! COPY table TO STDOUT: shard after shard, as one stream.
+//! COPY table TO STDOUT: shard after shard, as one stream. Long rows pass in pieces, so that they take no memory.
 
 use std::collections::VecDeque;
 
+use bytes::BufMut;
+
 use super::combine::COPY_TRAILER;
-use super::relay::{Routed, in_the_users_terms};
+use super::relay::{Routed, STREAM_LEN, in_the_users_terms, stream_rest};
 use super::{Client, Transaction};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result};
 use crate::planner::{CopyFormat, CopyOptions};
 use crate::shard_map::{ShardGroupId, Table};
 use crate::wire::reply_queue::{To, Verdict};
-use crate::wire::{answer, frontend, rows};
+use crate::wire::{answer, frame, frontend, rows};
 
 /// Streams a distributed table to the client. Returns the number of rows.
 pub async fn copy_table(
@@ -80,6 +82,13 @@ struct Stream {
     columns: usize,
 }
 
+impl Stream {
+    /// How much of a shard's message is a header that the client has already.
+    fn header_len(self, is_first_message: bool) -> usize {
+        if self.binary && !self.first && is_first_message { BINARY_HEADER_LEN } else { 0 }
+    }
+}
+
 /// The outer error is a connection's, the inner one the statement's.
 async fn one_shard(
     server: &mut Server,
@@ -89,6 +98,12 @@ async fn one_shard(
 ) -> Result<Result<u64>> {
     let (mut count, mut failure, mut first_message) = (0, None, true);
     while server.owes() {
+        let header = server.next_header().await?;
+        if header.tag == b'd' && header.len > STREAM_LEN {
+            pass_long_row(server, client, header, stream.header_len(first_message)).await?;
+            first_message = false;
+            continue;
+        }
         let (frame, verdict) = server.next_reply().await?;
         match (verdict, frame.tag) {
             (Verdict::Error(_), _) => {
@@ -98,9 +113,8 @@ async fn one_shard(
             (_, b'H') if stream.first => answer::copy_out_response(stream.binary, stream.columns, client.out()),
             (_, b'd') => {
                 let data = frame.payload();
-                let from = if stream.binary && !stream.first && first_message { BINARY_HEADER_LEN } else { 0 };
+                let data = data.get(stream.header_len(first_message)..).unwrap_or(&[]);
                 first_message = false;
-                let data = data.get(from..).unwrap_or(&[]);
                 let data = if stream.binary {
                     data.strip_suffix(COPY_TRAILER).filter(|_| is_trailer(data)).unwrap_or(data)
                 } else {
@@ -116,6 +130,21 @@ async fn one_shard(
         }
     }
     Ok(failure.map_or(Ok(count), Err))
+}
+
+/// The message at the start of what was received is passed on in pieces, without the first `cut` bytes of its data.
+async fn pass_long_row(server: &mut Server, client: &mut Client, header: frame::Header, cut: usize) -> Result<()> {
+    server.judge(header.tag, &[])?;
+    let begin = frame::HEADER_LEN + cut;
+    while server.received().len() < begin {
+        server.receive().await?;
+    }
+    server.consume(begin);
+    client.out().put_u8(header.tag);
+    // The length counts itself, and not the tag.
+    client.out().put_u32((header.len - 1 - cut) as u32);
+    stream_rest(server, client, header.len - begin, true).await?;
+    client.flush_if_long().await
 }
 
 /// Postgres sends the trailer in a message of its own, behind the header when there are no rows.

@@ -180,7 +180,12 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
 }
 
 /// The rest of a frame too long to be held in memory.
-async fn stream_rest(server: &mut Server, client: &mut Client, mut rest: usize, forward: bool) -> Result<()> {
+pub(super) async fn stream_rest(
+    server: &mut Server,
+    client: &mut Client,
+    mut rest: usize,
+    forward: bool,
+) -> Result<()> {
     while rest > 0 {
         if server.received().is_empty()
             && let Err(lost) = server.receive().await
@@ -279,4 +284,4 @@ pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
 
 const DISTRIBUTED_MEANWHILE: &str = "has been distributed meanwhile";
 /// Rows longer than this are passed on in pieces.
-const STREAM_LEN: usize = 64 * 1024;
+pub(super) const STREAM_LEN: usize = 64 * 1024;

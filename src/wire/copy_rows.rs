@@ -170,6 +170,11 @@ impl RowSplitter {
         self.buffer.extend_from_slice(data);
     }
 
+    /// What was pushed and not given out. Unit: bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
     /// CopyDone came: what is left in the buffer is the last row.
     pub fn finish(&mut self) {
         self.is_finished = true;
