@@ -197,7 +197,7 @@ fn copies_are_no_larger_than_the_memory(cluster: &Served) {
     }
     assert!(last < 60, "not all of it was taken");
     let grown = resident(cluster).saturating_sub(before);
-    assert!(grown < 12 << 20, "a COPY that waits took {grown} bytes, of {last} MB");
+    assert!(grown < 15 << 20, "a COPY that waits took {grown} bytes, of {last} MB");
     lock.query("ROLLBACK");
     let (mut wire, answers) = sending.join().expect("it only sends");
     assert_eq!(answers, ["G", "C COPY 60000", "Z I"]);
@@ -213,7 +213,7 @@ fn copies_are_no_larger_than_the_memory(cluster: &Served) {
         wire.send(&frame(&format!("Q COPY wide TO STDOUT {options}")));
         std::thread::sleep(Duration::from_millis(500));
         let grown = resident(cluster).saturating_sub(before);
-        assert!(grown < 4 << 20, "{options}: a row of 30 MB took {grown} bytes");
+        assert!(grown < 16 << 20, "{options}: a row of 30 MB took {grown} bytes");
         let frames = wire.frames_until_ready();
         let data = frames.iter().filter(|(tag, _)| *tag == b'd');
         assert_eq!(data.filter(|(_, data)| data.len() > 30_000_000).count(), 1, "{options}: a message is a row");
