@@ -22,8 +22,20 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
 }
 
 /// `back`: the way back, which takes over what a switched move leaves.
+///
+/// The source comes first: its slot keeps WAL, and it serves clients again without waiting for a target that is down.
 async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, back: Option<&Move>) -> Result<()> {
     let source = session::connect(environment, mv.source).await?;
+    let has_switched = mv.state == MoveState::Switched;
+    let name = identifier(&mv.name());
+    drop_slot(&source, mv).await?;
+    drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
+    drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    if !has_switched {
+        // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
+        cutover::unfence(&source, mv).await?;
+        undo_full_identity(environment, &source, mv).await?;
+    }
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
         if mv.state == MoveState::Undoable && environment.catalog.map().node(node).is_none() {
@@ -31,14 +43,10 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         }
         targets.push((session::connect(environment, node).await?, groups));
     }
-    let name = identifier(&mv.name());
-    drop_slot(&source, mv).await?;
-    drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
-    drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
     let on_target = identifier(&mv.target_name());
     for (target, groups) in &targets {
         // The move's schema was created together with the tables.
-        if let Some(table) = mv.table.as_ref().filter(|_| mv.state != MoveState::Switched)
+        if let Some(table) = mv.table.as_ref().filter(|_| !has_switched)
             && has_schema(target, &mv.target_name()).await?
         {
             for schema in groups.iter().flat_map(|group| mv.schemas_of(*group)) {
@@ -48,13 +56,12 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         }
         drop_objects(environment, target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
     }
-    let has_switched = mv.state == MoveState::Switched;
     let schemas = |group| if has_switched { mv.schemas_of(group) } else { mv.placed_schemas(group) };
     let created: Vec<(&Session, String)> = targets
         .iter()
         .flat_map(|(target, groups)| groups.iter().flat_map(|group| schemas(*group)).map(move |s| (target, s)))
         .collect();
-    if mv.state == MoveState::Switched {
+    if has_switched {
         match back {
             Some(back) => undo::take_over_remains(environment, catalog, &source, mv, back).await?,
             None => {
@@ -76,9 +83,6 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
     }
-    // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
-    cutover::unfence(&source, mv).await?;
-    undo_full_identity(environment, &source, mv).await?;
     for (target, schema) in &created {
         if is_marked(target, mv, schema).await? {
             drop_objects(environment, target, &format!("DROP SCHEMA {} CASCADE", identifier(schema))).await?;

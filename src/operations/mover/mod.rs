@@ -53,6 +53,8 @@ mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
 #[cfg(test)]
+mod kill_tests;
+#[cfg(test)]
 mod parallel_tests;
 #[cfg(test)]
 mod places_tests;
@@ -541,7 +543,17 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
         MoveState::CaughtUp if mv.table.is_some() => {}
         MoveState::CaughtUp => {
             let source = session::connect(environment, mv.source).await?;
-            let targets = Target::connect(environment, &mv).await?;
+            let targets = match Target::connect(environment, &mv).await {
+                Ok(targets) => targets,
+                Err(error) => {
+                    // Nobody has written to whole shards there: clients need not wait for a target that is down.
+                    if mv.part.is_none() && mv.join.is_none() {
+                        cutover::unfence(&source, &mv).await?;
+                        return cleanup::clean_up(environment, catalog, &mut mv).await;
+                    }
+                    return Err(error);
+                }
+            };
             let goes_on = match mv.join {
                 Some(join) => join::is_merged(environment, &mv, join).await?,
                 None => cutover::is_fence_applied(&source, &targets, &mv).await?,
