@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use support::line::Line;
 use support::served::{Served, Stop, connect};
-use support::{psql, wait_until};
+use support::{psql, psql_error, wait_until};
 
 const LEFTOVERS: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
     UNION ALL SELECT 'publication ' || pubname FROM pg_publication
@@ -30,9 +30,20 @@ impl Stage {
 
     /// With more of the proxies' configuration.
     fn set_with(rows: i64, config: &'static str) -> Self {
+        Self::set_up(rows, config, "", 4)
+    }
+
+    /// Of the two workers the other has no shards.
+    fn set_on_one_worker(rows: i64) -> Self {
+        Self::set_up(rows, "", "", 1)
+    }
+
+    /// `parts` follows the definition of the table.
+    fn set_up(rows: i64, config: &'static str, parts: &str, shards: u32) -> Self {
         let served = Served::start_with(2, 2, config);
-        served.psql("CREATE TABLE ledger (tenant bigint, id bigint, n bigint, PRIMARY KEY (tenant, id))");
-        served.psql("SELECT create_distributed_table('ledger', 'tenant', shard_count => 4)");
+        let table = "CREATE TABLE ledger (tenant bigint, id bigint, n bigint, PRIMARY KEY (tenant, id))";
+        served.psql(&format!("{table} {parts}"));
+        served.psql(&format!("SELECT create_distributed_table('ledger', 'tenant', shard_count => {shards})"));
         served.psql(&format!("INSERT INTO ledger SELECT {TENANT}, -i, 0 FROM generate_series(1, {rows}) i"));
         let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
         Self { served, shard }
@@ -279,7 +290,13 @@ async fn a_proxy_cut_off_from_the_catalog_writes_nothing_to_the_old_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_proxy_killed_in_any_state_of_a_move_is_repaired_within_30_seconds() {
     const ROWS: i64 = 30_000;
-    let mut stage = Stage::set(ROWS);
+    // Clients insert into both kinds of partitions, of one level and of two.
+    let parts = "PARTITION BY RANGE (id);
+        CREATE TABLE ledger_old PARTITION OF ledger FOR VALUES FROM (MINVALUE) TO (0);
+        CREATE TABLE ledger_new PARTITION OF ledger DEFAULT PARTITION BY HASH (id);
+        CREATE TABLE ledger_new_0 PARTITION OF ledger_new FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE ledger_new_1 PARTITION OF ledger_new FOR VALUES WITH (MODULUS 2, REMAINDER 1)";
+    let mut stage = Stage::set_up(ROWS, "", parts, 4);
     stage.served.start_proxy(1);
     let stop = Arc::new(Stop::default());
     let writer = tokio::spawn(write(stage.served.dsn(1), 1_000_000, stop.clone()));
@@ -448,4 +465,56 @@ async fn a_move_is_undone_by_another_proxy_after_the_one_that_made_it_was_killed
     stage.expect_nothing_left("after a move without a stream");
     let unknown = client.batch_execute(&stage.move_away().replace(')', ", 'gigantic')")).await.unwrap_err();
     assert_eq!(unknown.code().map(|c| c.code()), Some("22P02"), "{unknown:?}");
+}
+
+/// C25: whoever takes part in a move stays until it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_of_a_move_stays_until_its_end() {
+    let mut stage = Stage::set_on_one_worker(100);
+    let home = stage.home();
+    let port_of = |worker: u16, stage: &Stage| format!("'127.0.0.1', {}", stage.served.worker_port(worker));
+    // Keeps moves from their cutover.
+    let reader = connect(&stage.served.dsn(0)).await;
+    let read = format!("BEGIN; SELECT count(*) FROM ledger WHERE tenant = {TENANT}");
+    reader.batch_execute(&read).await.unwrap();
+    let (mover, sql) = (connect(&stage.served.dsn(0)).await, stage.move_away());
+    let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+    assert!(wait_until(Duration::from_secs(20), || stage.state() == "caught_up"));
+    for function in ["citus_remove_node", "citus_disable_node"] {
+        let sql = format!("SELECT {function}({})", port_of(1 - home, &stage));
+        let error = psql_error(&stage.served.dsn(0), &sql);
+        assert!(error.contains("55000") && error.contains("because shard move"), "{sql}: {error}");
+    }
+    reader.batch_execute("COMMIT").await.unwrap();
+    moving.await.unwrap().unwrap();
+    assert_eq!(stage.home(), 1 - home);
+    stage.expect_nothing_left("after a move");
+    stage.served.psql(&format!("SELECT citus_remove_node({})", port_of(home, &stage)));
+    assert!(stage.ids() == expected(100, &[]), "all rows are there");
+
+    // One that died in a move whose proxy died too can be removed, and the move is undone without it.
+    stage.served.psql(&format!("SELECT citus_add_node({})", port_of(home, &stage)));
+    let reader = connect(&stage.served.worker_dsn(1 - home)).await;
+    reader.batch_execute(&format!("BEGIN; SELECT count(*) FROM {}", stage.table())).await.unwrap();
+    let (mover, sql) = (connect(&stage.served.dsn(0)).await, stage.move_away());
+    let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+    assert!(wait_until(Duration::from_secs(20), || stage.state() == "caught_up"));
+    stage.served.kill_proxy(0);
+    assert!(moving.await.unwrap().is_err());
+    stage.served.servers().kill_worker(home.into()).unwrap();
+    reader.batch_execute("COMMIT").await.unwrap();
+    stage.served.start_proxy(0);
+    let client = connect(&stage.served.dsn(0)).await;
+    client.batch_execute(&format!("INSERT INTO ledger VALUES ({TENANT}, 1, 0)")).await.unwrap();
+    let remove = format!("SELECT citus_remove_node({})", port_of(home, &stage));
+    let start = Instant::now();
+    // A repair that is under way looks like a move.
+    while let Err(error) = client.batch_execute(&remove).await {
+        assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{error:?}");
+    }
+    assert!(wait_until(Duration::from_secs(30), || stage.state() == "failed"), "still {}", stage.state());
+    assert_eq!(psql(&stage.served.worker_dsn(1 - home), LEFTOVERS), "");
+    let rows = stage.served.psql(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
+    assert_eq!(rows, "101");
 }

@@ -80,6 +80,16 @@ pub fn delete(node: NodeId) -> String {
     )
 }
 
+/// Answers `moveid, colocationid, keeps` for the unfinished moves that read or write the node. `keeps` is 1 where rows may
+/// be on it alone although the catalog does not say so yet.
+pub fn unfinished_moves(node: NodeId) -> String {
+    format!(
+        "SELECT moveid, colocationid, (state = 'caught_up' AND (tenant IS NOT NULL OR join_rest IS NOT NULL))::pg_catalog.int4 \
+         FROM tenantry.shard_move WHERE state NOT IN ('done', 'failed', 'undoable') \
+         AND ({node} IN (source_node, target_node) OR {node} = ANY (piece_nodes)) ORDER BY moveid"
+    )
+}
+
 pub fn set_should_have_shards(host: &str, port: u16, value: bool) -> String {
     format!(
         "UPDATE tenantry.node SET shouldhaveshards = {value} WHERE nodename = {} AND nodeport = {port}",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
 use super::node_check::{check_server, facts};
-use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement};
+use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use crate::catalog::nodes;
 use crate::catalog::quote::shard_schema;
 use crate::catalog::{Address, Catalog, connect, pg_error};
@@ -37,7 +37,7 @@ pub async fn activate_node(txn: &mut Transaction, catalog: &Arc<Catalog>, host: 
 
 /// `SELECT citus_disable_node(...)`: nothing is written to it or read from it any more.
 ///
-/// Errors: 55000 while it holds shards, 42704 when there is no such node, 0A000 for the coordinator.
+/// Errors: 55000 while it holds shards or a move uses it, 42704 when there is no such node, 0A000 for the coordinator.
 pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
@@ -51,6 +51,7 @@ pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Resul
     }
     refuse_last_placement(&map, node.id, &address)?;
     txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, false)).await?;
+    refuse_while_moving(txn, node.id, &address, false).await?;
     txn.reload_map().await?;
     Ok(())
 }

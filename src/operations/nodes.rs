@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::create_distributed_table::number;
+use super::mover;
 use super::node_check::check_server;
 use super::node_objects;
 use super::sequences;
@@ -13,7 +14,7 @@ use crate::catalog::nodes::{self, NewNode};
 use crate::catalog::{Address, Catalog, connect, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
-use crate::shard_map::{NodeId, ShardMap};
+use crate::shard_map::{ColocationId, NodeId, ShardMap};
 
 /// `SELECT citus_add_node(...)`.
 #[derive(Debug, Clone)]
@@ -63,7 +64,7 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
     Ok(id)
 }
 
-/// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Errors: 55000 while it holds shards.
+/// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Errors: 55000 while it holds shards or a move uses it.
 pub async fn remove_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
@@ -77,6 +78,7 @@ pub async fn remove_node(txn: &mut Transaction, host: &str, port: i32) -> Result
     refuse_last_placement(&map, node.id, &address)?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     txn.query(NodeId::COORDINATOR, &nodes::delete(NodeId(row_id as u32))).await?;
+    refuse_while_moving(txn, node.id, &address, true).await?;
     txn.reload_map().await?;
     Ok(())
 }
@@ -157,6 +159,35 @@ pub(super) fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Addr
                 "To proceed, either drop the tables or use undistribute_table() function to convert them to local tables",
             ));
         }
+    }
+    Ok(())
+}
+
+/// Asked when the node's row is changed already: a move that is planned now waits for that row.
+///
+/// `gives_up`: moves that nobody drives any more do not count; they will be undone without the node, as its server may be
+/// dead. Errors: 55000 while a move uses the node.
+pub(super) async fn refuse_while_moving(
+    txn: &mut Transaction,
+    node: NodeId,
+    address: &Address,
+    gives_up: bool,
+) -> Result<()> {
+    for row in txn.query(NodeId::COORDINATOR, &nodes::unfinished_moves(node)).await? {
+        let cell = |at: usize| row.get(at).and_then(|cell| cell.as_ref()?.parse::<i64>().ok()).unwrap_or_default();
+        let (id, colocation, keeps) = (cell(0), ColocationId(cell(1) as u32), cell(2) != 0);
+        // Whoever drives a move has a lane.
+        if gives_up && !keeps && number(txn, &mover::try_share_statement(colocation)).await? == Some(1) {
+            continue;
+        }
+        return Err(PgError::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "cannot remove or disable the node {}:{} because shard move {id} uses it",
+                address.host, address.port
+            ),
+        )
+        .hint("Try again when the move has ended; see tenantry.shard_move."));
     }
     Ok(())
 }

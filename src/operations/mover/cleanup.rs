@@ -9,6 +9,7 @@ use super::{MoverEnvironment, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::NodeId;
 
 /// Removes what only served the move, and its losing side: the source's after the switch, the target's before it.
 ///
@@ -25,23 +26,30 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
 ///
 /// The source comes first: its slot keeps WAL, and it serves clients again without waiting for a target that is down.
 async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, back: Option<&Move>) -> Result<()> {
-    let source = session::connect(environment, mv.source).await?;
+    let map = environment.catalog.refresh().await?;
+    // With all that was there.
+    let is_removed = |node: NodeId| !node.is_coordinator() && map.node(node).is_none();
     let has_switched = mv.state == MoveState::Switched;
-    let name = identifier(&mv.name());
-    drop_slot(&source, mv).await?;
-    drop_objects(environment, &source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
-    drop_objects(environment, &source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
-    if !has_switched {
+    let source = match is_removed(mv.source) {
+        true => None,
+        false => Some(session::connect(environment, mv.source).await?),
+    };
+    if let Some(source) = &source {
+        let name = identifier(&mv.name());
+        drop_slot(source, mv).await?;
+        drop_objects(environment, source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
+        drop_objects(environment, source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    }
+    if let Some(source) = source.as_ref().filter(|_| !has_switched) {
         // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
-        cutover::unfence(&source, mv).await?;
-        undo_full_identity(environment, &source, mv).await?;
+        cutover::unfence(source, mv).await?;
+        undo_full_identity(environment, source, mv).await?;
     }
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
-        if mv.state == MoveState::Undoable && environment.catalog.map().node(node).is_none() {
-            continue; // removed, with all that was there
+        if !is_removed(node) {
+            targets.push((session::connect(environment, node).await?, groups));
         }
-        targets.push((session::connect(environment, node).await?, groups));
     }
     let on_target = identifier(&mv.target_name());
     for (target, groups) in &targets {
@@ -62,14 +70,15 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         .flat_map(|(target, groups)| groups.iter().flat_map(|group| schemas(*group)).map(move |s| (target, s)))
         .collect();
     if has_switched {
-        match back {
-            Some(back) => undo::take_over_remains(environment, catalog, &source, mv, back).await?,
-            None => {
+        match (&source, back) {
+            (Some(source), Some(back)) => undo::take_over_remains(environment, catalog, source, mv, back).await?,
+            (Some(source), None) => {
                 for (_, fenced) in mv.fences() {
                     let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced));
-                    drop_objects(environment, &source, &sql).await?;
+                    drop_objects(environment, source, &sql).await?;
                 }
             }
+            (None, _) => {}
         }
         for (target, schema) in &created {
             if is_marked(target, mv, schema).await? {
@@ -77,9 +86,9 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
                 target.batch_execute(&sql).await.map_err(pg_error)?;
             }
         }
-        if let Some(table) = &mv.table {
-            undo_full_identity(environment, &source, mv).await?;
-            empty_shell(environment, &source, table).await?;
+        if let (Some(table), Some(source)) = (&mv.table, &source) {
+            undo_full_identity(environment, source, mv).await?;
+            empty_shell(environment, source, table).await?;
         }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
     }

@@ -1,5 +1,7 @@
 //! A move's row in `tenantry.shard_move`: its state, and the names of everything it makes.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Row;
 
 use super::MoveReport;
@@ -116,21 +118,26 @@ impl Move {
         }
     }
 
-    /// Writes and commits the row, before anything is created anywhere.
+    /// Writes and commits the row, before anything is created anywhere. From then on its nodes cannot be removed.
     ///
-    /// Errors: 55006 when the group is being moved already.
+    /// Errors: 55006 when the group is being moved already, 55000 when one of the nodes has just been removed or disabled.
     pub async fn plan(catalog: &Session, mut planned: Move) -> Result<Self> {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
                        relation, relation_name, partkey, key_type, key_collation, shard_count,
                        state, back_of, join_rest, join_merged, join_staging)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
+                   WHERE (SELECT count(*) FROM (SELECT FROM tenantry.node
+                              WHERE nodeid = ANY ($25) AND (isactive OR nodeid = $3) FOR SHARE) locked) = cardinality($25)
                    RETURNING moveid";
+        let nodes: BTreeSet<NodeId> =
+            planned.targets().into_iter().map(|(node, _)| node).chain([planned.source]).collect();
+        let nodes: Vec<i32> = nodes.iter().filter(|node| !node.is_coordinator()).map(|node| node.0 as i32).collect();
         let id = |group: ShardGroupId| group.0 as i64;
         let Move { colocation, group, source, target, schemas, part, pieces, table, state, back_of, join, .. } =
             &planned;
         let row = catalog
-            .query_one(
+            .query_opt(
                 sql,
                 &[
                     &(colocation.0 as i32),
@@ -157,6 +164,7 @@ impl Move {
                     &join.map(|join| id(join.rest)),
                     &join.map(|join| id(join.merged)),
                     &join.map(|join| id(join.staging)),
+                    &nodes,
                 ],
             )
             .await
@@ -166,6 +174,10 @@ impl Move {
                         .hint("Wait for the running move, or see tenantry.shard_move.")
                 }
                 error => error,
+            })?
+            .ok_or_else(|| {
+                let what = "a node of the move has been removed or disabled meanwhile";
+                PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, what)
             })?;
         planned.id = row.get(0);
         Ok(planned)
