@@ -27,6 +27,8 @@ struct Stage {
     shard: String,
     /// Of another shard group on the same worker as the tenant at first.
     bystander: i64,
+    /// Of one on the other worker.
+    stranger: i64,
 }
 
 #[test]
@@ -47,8 +49,14 @@ fn clients_with_something_open_meet_a_cutover() {
         other != shard && home_of(&other) == home
     };
     let bystander = (1..100).find(is_beside).expect("four groups on two workers");
-    let stage = Stage { served, shard, bystander };
-    for tenant in [TENANT, bystander] {
+    let stranger = (1..100).find(|tenant| home_of(&shard_of(*tenant)) != home).expect("there are two workers");
+    let stage = Stage { served, shard, bystander, stranger };
+    // Large transactions are decoded from files.
+    for worker in 0..2 {
+        psql(&stage.served.worker_dsn(worker), "ALTER SYSTEM SET logical_decoding_work_mem TO '64kB'");
+        psql(&stage.served.worker_dsn(worker), "SELECT pg_reload_conf()");
+    }
+    for tenant in [TENANT, bystander, stranger] {
         let sql =
             format!("INSERT INTO ledger SELECT {tenant}, -i, repeat('x', 1000) FROM generate_series(1, {ROWS}) i");
         stage.served.psql(&sql);
@@ -56,6 +64,8 @@ fn clients_with_something_open_meet_a_cutover() {
     prepared_statements_go_along(&stage);
     transactions_end_before_the_fence(&stage);
     blocks_begun_by_a_sleeper_run_where_the_tenant_is(&stage);
+    blocks_of_a_sleeper_that_come_too_late_do_nothing(&stage);
+    old_snapshots_show_no_empty_shard(&stage);
     savepoints_are_carried_as_they_ended(&stage);
     cursors_and_portals_go_on_where_they_were(&stage);
     copies_are_whole(&stage);
@@ -78,6 +88,14 @@ impl Stage {
             self.shard
         );
         psql(&self.served.coordinator_dsn(), &sql).parse::<u16>().expect("a port") - self.served.worker_port(0)
+    }
+
+    /// The same of any tenant.
+    fn home_of(&self, tenant: i64) -> u16 {
+        let sql = format!(
+            "SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = get_shard_id_for_distribution_column('ledger', {tenant})"
+        );
+        self.served.psql(&sql).parse::<u16>().expect("a port") - self.served.worker_port(0)
     }
 
     fn move_away(&self) -> String {
@@ -224,7 +242,67 @@ fn blocks_begun_by_a_sleeper_run_where_the_tenant_is(stage: &Stage) {
     stage.ends_with("blocks of a sleeper", Some(from), &[1, 2, 3, 11, 12]);
 }
 
-/// C11: more subtransactions than a snapshot lists.
+/// C02, C18: a transaction that has used the worker for another tenant, and comes to this one when it is gone. Its proxy has
+/// heard of nothing.
+fn blocks_of_a_sleeper_that_come_too_late_do_nothing(stage: &Stage) {
+    let from = stage.home();
+    // Whichever is on the worker that the tenant leaves.
+    let beside = [stage.bystander, stage.stranger].into_iter().find(|tenant| stage.home_of(*tenant) == from);
+    let beside = beside.expect("they are on two workers");
+    let mut late = stage.client(1);
+    late.query("BEGIN");
+    // It has only read: the move's slot would wait for a writer.
+    assert_eq!(late.query(&format!("SELECT count(*) FROM ledger WHERE tenant = {beside} AND id = 1"))[1], "D 0");
+    stage.served.signal_proxy(1, "STOP");
+    psql(&stage.served.dsn(0), &stage.move_away());
+    late.send(&frame(&format!("Q {}", insert(1))));
+    stage.served.signal_proxy(1, "CONT");
+    assert_eq!(late.answers_until("Z"), ["E 40001", "Z E"]);
+    assert_eq!(late.query("COMMIT"), ["C ROLLBACK", "Z I"]);
+    // Repeated, all of it happens.
+    late.query("BEGIN");
+    let write = format!("INSERT INTO ledger VALUES ({beside}, 1, 'late')");
+    assert_eq!(late.query(&write), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(late.query(&insert(2)), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(late.query("COMMIT"), ["C COMMIT", "Z I"]);
+    let undo = format!("DELETE FROM ledger WHERE tenant = {beside} AND id = 1 AND note = 'late'");
+    assert_eq!(late.query(&undo), ["C DELETE 1", "Z I"]);
+    stage.ends_with("too late", Some(from), &[2]);
+}
+
+/// C08: a snapshot that was taken on the new worker before the tenant's rows came there does not see them. Whoever reads by
+/// it is told so.
+fn old_snapshots_show_no_empty_shard(stage: &Stage) {
+    for level in ["REPEATABLE READ", "SERIALIZABLE", "READ COMMITTED"] {
+        let from = stage.home();
+        let there = [stage.bystander, stage.stranger].into_iter().find(|tenant| stage.home_of(*tenant) != from);
+        let there = there.expect("they are on two workers");
+        let mut clients = [stage.client(0), stage.client(1)];
+        let count = |tenant: i64| format!("SELECT count(*) FROM ledger WHERE tenant = {tenant}");
+        for client in &mut clients {
+            client.query(&format!("BEGIN ISOLATION LEVEL {level}"));
+            assert_eq!(client.query(&count(there))[1], format!("D {ROWS}"));
+        }
+        stage.moving().join().expect("it moves");
+        for client in &mut clients {
+            let answer = client.query(&count(TENANT));
+            if level == "READ COMMITTED" {
+                assert_eq!(answer[1..], [format!("D {ROWS}"), "C SELECT 1".to_owned(), "Z T".to_owned()]);
+                client.query("COMMIT");
+            } else {
+                assert_eq!(answer, ["E 40001", "Z E"], "{level}");
+                assert_eq!(client.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+                client.query(&format!("BEGIN ISOLATION LEVEL {level}"));
+                assert_eq!(client.query(&count(there))[1], format!("D {ROWS}"));
+                assert_eq!(client.query(&count(TENANT))[1], format!("D {ROWS}"), "a new snapshot sees them");
+                client.query("COMMIT");
+            }
+        }
+        stage.ends_with("old snapshots", Some(from), &[]);
+    }
+}
+
+/// C11: more subtransactions than a snapshot lists, and more rows than decoding keeps in memory.
 fn savepoints_are_carried_as_they_ended(stage: &Stage) {
     let from = stage.home();
     let mut client = stage.client(1);
@@ -235,6 +313,12 @@ fn savepoints_are_carried_as_they_ended(stage: &Stage) {
     for id in 1..=100 {
         client.query(&format!("SAVEPOINT s{id}"));
         assert_eq!(client.query(&insert(id)), ["C INSERT 0 1", "Z T"]);
+        if id % 10 == 0 {
+            let many = format!(
+                "INSERT INTO ledger SELECT {TENANT}, {id} * 1000 + i, repeat('s', 500) FROM generate_series(1, 200) i"
+            );
+            assert_eq!(client.query(&many), ["C INSERT 0 200", "Z T"]);
+        }
         if id % 3 == 0 {
             client.query(&format!("ROLLBACK TO s{id}"));
         } else if id % 3 == 1 {
@@ -244,7 +328,9 @@ fn savepoints_are_carried_as_they_ended(stage: &Stage) {
     assert_eq!(client.query("ROLLBACK TO s98")[0], "C ROLLBACK");
     assert_eq!(client.query("COMMIT"), ["C COMMIT", "Z I"]);
     moving.join().expect("it moves");
-    let ids: Vec<_> = (1..98).filter(|id| id % 3 != 0).collect();
+    let kept: Vec<i64> = (1..98).filter(|id| id % 3 != 0).collect();
+    let many = kept.iter().filter(|id| *id % 10 == 0).flat_map(|id| id * 1000 + 1..=id * 1000 + 200);
+    let ids: Vec<_> = kept.iter().copied().chain(many).collect();
     stage.ends_with("savepoints", Some(from), &ids);
 }
 

@@ -110,6 +110,11 @@ impl PgError {
         self.inner.hint.as_deref()
     }
 
+    /// What called what, down to the error; none where it is the statement's own.
+    pub fn context(&self) -> Option<&str> {
+        self.inner.other.iter().find(|(key, _)| *key == b'W').map(|(_, context)| context.as_str())
+    }
+
     /// Every field with its wire code, in the order Postgres sends them.
     pub fn fields(&self) -> impl Iterator<Item = (u8, &str)> {
         let f = &*self.inner;

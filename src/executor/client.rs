@@ -71,6 +71,8 @@ pub struct Client {
     hurry: CancellationToken,
     /// Where its bytes are counted.
     traffic: Arc<Traffic>,
+    /// A statement of it was brought to where its shard is not any more, and could not be repeated.
+    pub has_met_old_map: bool,
 }
 
 /// A place in the answer, to come back to while nothing has left since.
@@ -103,6 +105,7 @@ impl Client {
             began: None,
             hurry,
             traffic,
+            has_met_old_map: false,
         }
     }
 

@@ -49,6 +49,9 @@ pub async fn copy_table(
             quoted.join(", "),
             if header { options.whole_text() } else { options.text.clone() }
         );
+        if txn.may_be_older(group.node, group.id) {
+            txn.check_sees(group.node, group.id).await?;
+        }
         let participant = txn.join(group.node).await?;
         participant.groups.push(group.id);
         let server = &mut participant.server;

@@ -26,6 +26,8 @@ pub struct Participant {
     pub is_replica: bool,
     /// Shard groups it was used for: their statements pass a hold, so that the transaction can end.
     pub groups: Vec<ShardGroupId>,
+    /// The map when it joined: its snapshot is no older.
+    pub map_version: u64,
     /// Statements whose answers are complete. While there is none, joining can be undone.
     pub statements: u32,
     /// In a transaction block of ours or the client's.
@@ -59,13 +61,14 @@ pub enum Step {
 }
 
 impl Participant {
-    pub fn new(node: NodeId, server: PooledServer) -> Self {
+    pub fn new(node: NodeId, server: PooledServer, map_version: u64) -> Self {
         let settings_before = server.settings.clone();
         Self {
             node,
             server,
             is_replica: false,
             groups: Vec::new(),
+            map_version,
             statements: 0,
             began: false,
             is_unsynced: false,

@@ -10,6 +10,7 @@
 
 use super::Executor;
 use super::client::{Client, Mark};
+use super::transaction::moved;
 use crate::backend::Server;
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
@@ -217,6 +218,13 @@ fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: 
         relayed.retry = Some(retry);
         return;
     }
+    if is_of_missing_shard(&error, routed) {
+        // What the transaction has done on this server cannot be done elsewhere.
+        relayed.error.get_or_insert(SqlState::SERIALIZATION_FAILURE);
+        answer::error(&moved(), client.out());
+        client.has_met_old_map = true;
+        return;
+    }
     relayed.error.get_or_insert(error.code());
     // A node's FATAL ends its connection, not the client's session.
     let error = in_the_users_terms(error, routed).with_severity(Severity::Error);
@@ -235,6 +243,13 @@ fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
         }
         _ => None,
     }
+}
+
+/// Did the server not find the shard that the statement was routed to? An error of code that the statement runs has a
+/// context.
+fn is_of_missing_shard(error: &PgError, routed: Routed<'_>) -> bool {
+    let is_missing = matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME);
+    is_missing && error.context().is_none() && named_group(error, routed).is_some()
 }
 
 /// The shard group whose schema the error names.

@@ -263,6 +263,9 @@ pub async fn run_tasks(
 ) -> Result<Count> {
     let mut by_node: BTreeMap<NodeId, Vec<Task>> = BTreeMap::new();
     for task in tasks {
+        if txn.may_be_older(task.node, task.group) {
+            txn.check_sees(task.node, task.group).await?;
+        }
         by_node.entry(task.node).or_default().push(task);
     }
     let nodes: Vec<_> = by_node.keys().copied().collect();

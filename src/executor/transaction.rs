@@ -4,8 +4,10 @@
 //! saved meanwhile) in the same write: `servers.rs`. How it ends on several servers at once stands in `two_phase.rs`.
 
 mod servers;
+mod snapshots;
 
 pub use servers::PoolsAtHand;
+pub use snapshots::moved;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

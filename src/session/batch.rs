@@ -10,7 +10,7 @@ use super::run::Session;
 use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::Result;
-use crate::executor::{Kind, Mark, Retry};
+use crate::executor::{Kind, Mark, Retry, moved};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::Spliced;
 
@@ -102,7 +102,7 @@ impl Session {
         }
         let attempts = self.batch.attempts + 1;
         if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version).await? {
-            self.fail(super::place::moved())?;
+            self.fail(moved())?;
             self.skip_until_sync = true;
             return Ok(());
         }

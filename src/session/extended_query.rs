@@ -123,6 +123,7 @@ impl Session {
         }
         self.answer_unanswered_parse();
         self.put_notices();
+        let error = self.as_told(error);
         self.fail(error)?;
         self.skip_until_sync = true;
         Ok(())
@@ -285,6 +286,10 @@ impl Session {
                     false => Box::pin(self.describe(&statement)).await?.parameters.as_slice().into(),
                 };
                 self.turn_to(node).await?;
+                if let Some(group) = group.filter(|group| self.txn().may_be_older(node, *group)) {
+                    self.pause().await?;
+                    Box::pin(self.txn().check_sees(node, group)).await?;
+                }
                 let parsed = self.batch.unanswered_parse.take();
                 let is_prepared = shared && !name.is_empty();
                 let key = is_prepared.then(|| self.key_of(&statement, &query, group));

@@ -349,12 +349,15 @@ impl Session {
         }
         txn.join(node).await.map(|_| ())
     }
-}
 
-/// The statement could not be brought to where the shard is now.
-pub fn moved() -> PgError {
-    PgError::new(SqlState::SERIALIZATION_FAILURE, "a shard was moved while the transaction used its node")
-        .hint("Retry the transaction.")
+    /// The same to run a statement for a shard group there.
+    ///
+    /// Errors: 40001 where the transaction's snapshot there is older than the shard group's rows.
+    pub async fn join_for_group(&mut self, node: NodeId, group: Option<ShardGroupId>) -> Result<()> {
+        self.join_for(node).await?;
+        let Some(group) = group.filter(|group| self.txn().may_be_older(node, *group)) else { return Ok(()) };
+        Box::pin(self.txn().check_sees(node, group)).await
+    }
 }
 
 fn gone() -> PgError {

@@ -233,7 +233,7 @@ impl Session {
                 Place::Virtual(plan) => return Box::pin(self.run_virtual(&plan, &statement.text, request)).await,
             };
         let returns_rows = self.describe(&statement).await?.fields.is_some();
-        self.join_for(node).await?;
+        self.join_for_group(node, group).await?;
         let key = self.key_of(&statement, &query, group);
         let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
         participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));

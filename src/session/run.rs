@@ -550,10 +550,21 @@ impl Session {
         for (name, value) in std::mem::take(&mut self.parameter_changes).into_iter().chain(of_transaction) {
             answer::parameter_status(&name, &value, self.client.out());
         }
+        if std::mem::take(&mut self.client.has_met_old_map) {
+            Box::pin(self.read_newer_map()).await;
+        }
         answer::ready(self.status(), self.client.out());
         self.avoids_replicas = false;
         self.note_answered();
         Ok(())
+    }
+
+    /// Whoever was told to retry and does so at once is not to meet the old map again.
+    async fn read_newer_map(&mut self) {
+        let catalog = &self.thread.shared.catalog;
+        if let Ok(Err(error)) = tokio::time::timeout(NEWER_MAP_PATIENCE, catalog.refresh()).await {
+            tracing::warn!(%error, "could not read the catalog after a shard was not where it was looked for");
+        }
     }
 
     pub fn put_notices(&mut self) {
@@ -577,6 +588,8 @@ impl Session {
 }
 
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A coordinator that does not answer is not waited for.
+const NEWER_MAP_PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

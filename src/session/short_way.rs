@@ -30,7 +30,7 @@ use crate::backend::{Frame, PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, relay};
+use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, moved, relay};
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
@@ -391,7 +391,7 @@ impl Session {
             self.statements.remove(b"");
         }
         if !self.prepare_retry(retry, Undo::Everything, repeat.version).await? {
-            self.fail(super::place::moved())?;
+            self.fail(moved())?;
             return Ok(false);
         }
         self.batch.is_stale = retry == Retry::StalePlan && repeat.unit.first() != Some(&b'Q');

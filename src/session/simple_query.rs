@@ -7,7 +7,7 @@ use super::run::Session;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Relayed, Retry, Routed, relay};
+use crate::executor::{Kind, Relayed, Retry, Routed, moved, relay};
 use crate::sql::{lexer, statements};
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind};
@@ -87,11 +87,13 @@ impl Session {
                 Err(_) => None,
             };
             let undo = if outcome.is_err() { Undo::Everything } else { Undo::Fresh };
-            let Some(retry) = again else { return outcome.map(|_| ()) };
+            let Some(retry) = again else {
+                return outcome.map(|_| ()).map_err(|error| self.as_told(error));
+            };
             if !self.prepare_retry(retry, undo, version).await? {
                 return match outcome {
                     Err(error) => Err(error),
-                    Ok(_) => Err(super::place::moved()),
+                    Ok(_) => Err(moved()),
                 };
             }
         }
@@ -124,7 +126,7 @@ impl Session {
         };
         match place {
             Place::Server { node, group, query, .. } => {
-                self.join_for(node).await?;
+                self.join_for_group(node, group).await?;
                 let sql = query.render(group);
                 let repeat_from = self.repeat_from(node);
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
@@ -232,6 +234,7 @@ impl Session {
                 let fresh: Vec<_> = txn.participants().iter().filter(leaves).map(|p| p.node).collect();
                 // A statement that waited for a held table has begun nowhere: there is nothing to undo.
                 if fresh.is_empty() && !txn.participants().is_empty() {
+                    self.client.has_met_old_map = true;
                     return Ok(false);
                 }
                 for node in fresh {
@@ -261,6 +264,13 @@ impl Session {
     /// Is this a node's word that a shard is not there (any more)?
     pub fn is_fenced(&self, error: &PgError) -> bool {
         crate::executor::names_moved_shard(error, &self.map())
+    }
+
+    /// An error that ends the statement, as the client is told of it: that a shard is not where it was is no missing table.
+    pub fn as_told(&mut self, error: PgError) -> PgError {
+        let is_missing = error.code() != SqlState::SERIALIZATION_FAILURE && self.is_fenced(&error);
+        self.client.has_met_old_map |= is_missing;
+        if is_missing { moved() } else { error }
     }
 }
 

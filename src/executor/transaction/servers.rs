@@ -83,7 +83,7 @@ impl Transaction {
             return None;
         }
         server.queue_query("BEGIN", To::Nobody);
-        let mut participant = Participant::new(node, server);
+        let mut participant = Participant::new(node, server, self.with_map(ShardMap::version));
         participant.began = true;
         participant.groups.push(group);
         Some(participant)
@@ -146,7 +146,8 @@ impl Transaction {
             }
             return Err(cancelled);
         }
-        self.participants.push(Participant::new(node, server));
+        let map_version = self.with_map(ShardMap::version);
+        self.participants.push(Participant::new(node, server, map_version));
         let participant = self.participants.last_mut().expect("just pushed");
         participant.is_replica = is_replica;
         if self.kind != Kind::Auto {
