@@ -1,5 +1,5 @@
 //! Cancel requests that one proxy got and another one's session is meant by: rows of `tenantry.cancel_request`, rung by
-//! channel `tenantry_cancel`.
+//! channel `tenantry_cancel` with the row's id. No clock says how long one is of use: it is while the proxy that asks waits for it.
 
 use tokio_postgres::GenericClient;
 
@@ -14,15 +14,15 @@ pub struct CancelRequest {
     pub key: Vec<u8>,
 }
 
-/// Asks all other proxies; `None` when there are none.
-pub async fn ask(client: &impl GenericClient, pid: u32, key: &[u8]) -> Result<Option<i64>> {
-    let row = client.query_opt(ASK, &[&i64::from(pid), &key]).await.map_err(pg_error)?;
+/// Asks all other proxies on behalf of the proxy `asker`; `None` when there are none.
+pub async fn ask(client: &impl GenericClient, asker: &str, pid: u32, key: &[u8]) -> Result<Option<i64>> {
+    let row = client.query_opt(ASK, &[&i64::from(pid), &key, &asker]).await.map_err(pg_error)?;
     row.map(|row| row.try_get(0)).transpose().map_err(pg_error)
 }
 
-/// Those that nobody has carried out yet, and that are still worth it.
-pub async fn pending(client: &impl GenericClient) -> Result<Vec<CancelRequest>> {
-    let rows = client.query(PENDING, &[]).await.map_err(pg_error)?;
+/// Those among `rung` that nobody has carried out yet, and that somebody still waits for.
+pub async fn pending(client: &impl GenericClient, rung: &[i64]) -> Result<Vec<CancelRequest>> {
+    let rows = client.query(PENDING, &[&rung]).await.map_err(pg_error)?;
     rows.iter()
         .map(|row| {
             let pid: i64 = row.try_get(1)?;
@@ -44,12 +44,15 @@ pub async fn end(client: &impl GenericClient, id: i64) -> Result<()> {
 }
 
 /// What proxies have left that died meanwhile goes first.
-const ASK: &str = "WITH old AS (
-        DELETE FROM tenantry.cancel_request WHERE asked_at < clock_timestamp() - interval '1 minute'
+const ASK: &str = "WITH lives AS MATERIALIZED (
+        SELECT instance FROM tenantry.tenantry_proxies
+    ), old AS (
+        DELETE FROM tenantry.cancel_request WHERE coalesce(asker, '') NOT IN (SELECT instance FROM lives)
     ), asked AS (
-        INSERT INTO tenantry.cancel_request (pid, key)
-        SELECT $1, $2 WHERE (SELECT count(*) FROM tenantry.tenantry_proxies) > 1 RETURNING id
+        INSERT INTO tenantry.cancel_request (pid, key, asker)
+        SELECT $1, $2, $3 WHERE EXISTS (SELECT FROM lives WHERE instance = $3) AND (SELECT count(*) FROM lives) > 1
+        RETURNING id
     )
-    SELECT id, pg_notify('tenantry_cancel', '') FROM asked";
-const PENDING: &str =
-    "SELECT id, pid, key FROM tenantry.cancel_request WHERE asked_at > clock_timestamp() - interval '5 seconds'";
+    SELECT id, pg_notify('tenantry_cancel', id::text) FROM asked";
+const PENDING: &str = "SELECT id, pid, key FROM tenantry.cancel_request
+    WHERE id = ANY ($1) AND asker IN (SELECT instance FROM tenantry.tenantry_proxies)";

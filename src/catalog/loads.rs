@@ -85,6 +85,8 @@ const REPLACE: &str = "
 WITH gone AS (
     DELETE FROM tenantry.load l
     WHERE l.proxy = $1 OR l.written < pg_catalog.clock_timestamp() - 3 * l.lasts * interval '1 second'
+        OR l.written > pg_catalog.clock_timestamp()
+            AND NOT EXISTS (SELECT FROM tenantry.tenantry_proxies p WHERE p.instance = l.proxy)
 )
 INSERT INTO tenantry.load (proxy, began, lasts, covers, colocationid, shard_group_id, tenant,
     reads, statements, micros, bytes, reads_before, statements_before, micros_before, bytes_before)

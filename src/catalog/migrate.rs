@@ -44,6 +44,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (221, "reference_defaults", include_str!("schema/221_reference_defaults.sql")),
     (222, "time_partitions", include_str!("schema/222_time_partitions.sql")),
     (223, "drawing_functions", include_str!("schema/223_drawing_functions.sql")),
+    (240, "clocks", include_str!("schema/240_clocks.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -37,7 +37,8 @@ pub struct Catalog {
     newest: AtomicU64,
     version: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
-    /// Another proxy has got a cancel request.
+    /// Cancel requests that other proxies have got: their ids, not yet taken.
+    cancels: Mutex<Vec<i64>>,
     cancel_asked: Notify,
     loading: tokio::sync::Mutex<Loaded>,
 }
@@ -64,6 +65,7 @@ impl Catalog {
             newest: AtomicU64::new(0),
             version: AtomicU64::new(0),
             published: tokio::sync::watch::Sender::new(0),
+            cancels: Mutex::default(),
             cancel_asked: Notify::new(),
             loading: tokio::sync::Mutex::default(),
         });
@@ -95,9 +97,25 @@ impl Catalog {
         self.published.subscribe()
     }
 
-    /// Waits until another proxy may have got a cancel request for a session of this one. For one waiter.
-    pub async fn cancel_asked(&self) {
-        self.cancel_asked.notified().await;
+    /// Waits until other proxies have got cancel requests that may be for sessions of this one; their ids. For one waiter.
+    pub async fn cancels_asked(&self) -> Vec<i64> {
+        loop {
+            let asked = std::mem::take(&mut *self.cancels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            if !asked.is_empty() {
+                return asked;
+            }
+            self.cancel_asked.notified().await;
+        }
+    }
+
+    fn note_cancel(&self, payload: &str) {
+        let Ok(id) = payload.parse() else { return };
+        let mut cancels = self.cancels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Nobody takes them: what is so old is waited for no more.
+        if cancels.len() < CANCELS_MAX {
+            cancels.push(id);
+        }
+        self.cancel_asked.notify_one();
     }
 
     /// A snapshot that has everything committed before the call. Cancel safe.
@@ -208,7 +226,7 @@ impl Catalog {
             while let Some(message) = messages.next().await {
                 match message.map_err(pg_error)? {
                     AsyncMessage::Notification(rung) if rung.channel() == CANCEL_CHANNEL => {
-                        self.cancel_asked.notify_one();
+                        self.note_cancel(rung.payload());
                     }
                     AsyncMessage::Notification(_) => {
                         // Full: a reload is already due, and it will see this change too.
@@ -254,6 +272,7 @@ fn hosts_of(node: &Node) -> Vec<Address> {
 }
 
 const CANCEL_CHANNEL: &str = "tenantry_cancel";
+const CANCELS_MAX: usize = 10_000;
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const REREAD_AFTER: Duration = Duration::from_secs(15);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);

@@ -50,6 +50,8 @@ pub struct Settings {
     pub shared_buffers_mib: u32,
     /// More settings of each server as `name=value`; they win over ours, e.g. `wal_level=replica`. Default: none.
     pub server_settings: Vec<String>,
+    /// Environment variables of each server; it runs in its data folder. Default: none.
+    pub server_environment: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             max_connections: 300,
             shared_buffers_mib: 128,
             server_settings: Vec::new(),
+            server_environment: Vec::new(),
         }
     }
 }
@@ -106,6 +109,7 @@ impl DevCluster {
             shared_buffers_mib: settings.shared_buffers_mib,
             durable: settings.data.is_some(),
             more: settings.server_settings,
+            environment: settings.server_environment,
         };
         let nursery = Nursery::new()?;
         let names = std::iter::once(COORDINATOR.to_string()).chain((0..worker_count).map(worker_name));

@@ -29,6 +29,8 @@ pub struct Tuning {
     pub durable: bool,
     /// `name=value`, given last and so the ones that count.
     pub more: Vec<String>,
+    /// Environment variables of the server.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A server that runs, or could; dropping it stops it.
@@ -126,6 +128,7 @@ impl Server {
             .map_err(|error| io_error(format_args!("open file \"{}\"", self.log.display()), error))?;
         let mut postgres = command(binaries.postgres(), &self.data, os_user);
         postgres.arg("-D").arg(&self.data).stderr(log);
+        postgres.envs(self.tuning.environment.iter().map(|(name, value)| (name, value)));
         for setting in self.settings() {
             postgres.arg("-c").arg(setting);
         }
@@ -184,7 +187,7 @@ impl Server {
     }
 
     fn settings(&self) -> Vec<String> {
-        let Tuning { max_connections, shared_buffers_mib, durable, more } = &self.tuning;
+        let Tuning { max_connections, shared_buffers_mib, durable, more, .. } = &self.tuning;
         let safety = if *durable { "on" } else { "off" };
         let mut settings = vec![
             "listen_addresses=127.0.0.1".to_string(),

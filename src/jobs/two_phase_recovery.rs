@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Whether the owner still lives does not matter: its own decision and ours go through the same row, and only the first
-//! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow. Decisions are kept
-//! by this process's clock: a server's may jump.
+//! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow. That is measured, and
+//! decisions are kept, by this process's clock: a server's may jump.
 //! Global ids that are not ours are never touched.
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ use crate::shard_map::NodeId;
 /// What was seen before.
 #[derive(Default)]
 pub struct Recovery {
-    /// Prepared transactions, and since when they are.
+    /// Prepared transactions, and since when they are known.
     prepared: HashMap<String, Instant>,
     /// Decisions that are carried out, and since when.
     carried_out: HashMap<String, Instant>,
@@ -60,20 +60,15 @@ impl Recovery {
     ) -> Result<usize> {
         let worker = catalog.client(node).await?;
         let prepared = worker
-            .query(
-                "SELECT gid, prepared < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
-             FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
-                &[&patience.as_secs_f64()],
-            )
+            .query("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()", &[])
             .await
             .map_err(pg_error)?;
         let mut resolved = 0;
         for row in prepared {
-            let (gid, is_old): (String, bool) = (row.get(0), row.get(1));
+            let gid: String = row.get(0);
             let Some(transaction) = transaction_of_gid(&gid) else { continue };
             let since = *self.prepared.entry(gid.clone()).or_insert_with(Instant::now);
-            // Whichever is sooner: the server's clock may have been put back, and then the locks would stay.
-            if !is_old && since.elapsed() < patience {
+            if since.elapsed() < patience {
                 left.note(&gid, transaction);
                 continue;
             }

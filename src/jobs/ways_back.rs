@@ -1,6 +1,6 @@
 //! Looks after the ways back of moves that can be undone, each by one proxy at a time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,13 +16,16 @@ pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {
 }
 
 async fn work(environment: &MoverEnvironment) {
-    let (mut ours, mut under_way) = (HashSet::new(), FuturesUnordered::new());
+    // Their time goes on while the catalog cannot be reached.
+    let (mut windows, mut ours, mut under_way) = (HashMap::new(), HashSet::new(), FuturesUnordered::new());
     loop {
         match open_ways_back(environment).await {
             Ok(open) => {
+                windows.retain(|id, _| open.contains(id));
                 for id in open {
                     if ours.insert(id) {
-                        under_way.push(async move { (id, look_after(environment, id).await) });
+                        let mut window = windows.remove(&id);
+                        under_way.push(async move { (id, look_after(environment, id, &mut window).await, window) });
                     }
                 }
             }
@@ -32,8 +35,9 @@ async fn work(environment: &MoverEnvironment) {
         tokio::pin!(look_again);
         loop {
             tokio::select! {
-                Some((id, ended)) = under_way.next() => {
+                Some((id, ended, window)) = under_way.next() => {
                     ours.remove(&id);
+                    windows.extend(window.map(|window| (id, window)));
                     if let Err(error) = ended {
                         tracing::warn!(move_id = id, %error, "could not look after the way back of a move, will retry");
                     }

@@ -6,7 +6,6 @@
 //!   closed        <─────────── A sees that it was carried out <─ row deleted <──────────┘
 //! ```
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +20,9 @@ use crate::shard_map::NodeId;
 /// Has the other proxies look for the session; returns when one has carried it out, or when it is plain that none will: false.
 pub async fn ask_others(shared: &Shared, pid: u32, key: &[u8]) -> bool {
     let (catalog, key) = (shared.catalog.clone(), key.to_vec());
+    let instance = shared.transaction_ids.instance().to_owned();
     // Where control connections live.
-    let asked = shared.control.spawn(async move { ask(&catalog, pid, &key).await }).await;
+    let asked = shared.control.spawn(async move { ask(&catalog, &instance, pid, &key).await }).await;
     match asked {
         Ok(Ok(was_theirs)) => was_theirs,
         Ok(Err(error)) => {
@@ -35,9 +35,9 @@ pub async fn ask_others(shared: &Shared, pid: u32, key: &[u8]) -> bool {
 }
 
 /// Control connections are few: each question takes one for itself, and none is kept between them.
-async fn ask(catalog: &Catalog, pid: u32, key: &[u8]) -> Result<bool> {
+async fn ask(catalog: &Catalog, instance: &str, pid: u32, key: &[u8]) -> Result<bool> {
     let coordinator = || catalog.client(NodeId::COORDINATOR);
-    let Some(id) = cancel_requests::ask(&**coordinator().await?, pid, key).await? else { return Ok(false) };
+    let Some(id) = cancel_requests::ask(&**coordinator().await?, instance, pid, key).await? else { return Ok(false) };
     let mut pause = PAUSE_MIN;
     while pause <= PAUSE_MAX {
         tokio::time::sleep(pause).await;
@@ -52,34 +52,29 @@ async fn ask(catalog: &Catalog, pid: u32, key: &[u8]) -> Result<bool> {
 
 /// Carries out what comes to other proxies and is meant for sessions of this process, until `stop`.
 pub async fn serve_others(keys: Arc<CancelKeys>, catalog: Arc<Catalog>, stop: CancellationToken) {
-    let mut under_way = HashSet::new();
-    while stop.run_until_cancelled(catalog.cancel_asked()).await.is_some() {
-        if let Err(error) = carry_out(&keys, &catalog, &mut under_way).await {
+    while let Some(rung) = stop.run_until_cancelled(catalog.cancels_asked()).await {
+        if let Err(error) = carry_out(&keys, &catalog, &rung).await {
             tracing::warn!(%error, "could not read the cancel requests of other proxies");
         }
     }
 }
 
-async fn carry_out(keys: &CancelKeys, catalog: &Arc<Catalog>, under_way: &mut HashSet<i64>) -> Result<()> {
+/// Each rings once, so none is carried out twice.
+async fn carry_out(keys: &CancelKeys, catalog: &Arc<Catalog>, rung: &[i64]) -> Result<()> {
     let client = catalog.client(NodeId::COORDINATOR).await?;
-    let pending = cancel_requests::pending(&**client).await?;
-    under_way.retain(|id| pending.iter().any(|request| request.id == *id));
-    for request in pending {
+    for request in cancel_requests::pending(&**client, rung).await? {
         let Some(handle) = keys.find(request.pid, &request.key) else { continue };
-        if under_way.insert(request.id) {
-            let catalog = catalog.clone();
-            // Not waited for: one node that takes no cancels must not keep the others' from being sent.
-            tokio::spawn(async move {
-                if let Some(number) = handle.running() {
-                    handle.cancel(number).await;
-                }
-                let ended =
-                    async { cancel_requests::end(&**catalog.client(NodeId::COORDINATOR).await?, request.id).await };
-                if let Err(error) = ended.await {
-                    tracing::debug!(%error, "whoever asked for a cancel is not told that it was carried out");
-                }
-            });
-        }
+        let catalog = catalog.clone();
+        // Not waited for: one node that takes no cancels must not keep the others' from being sent.
+        tokio::spawn(async move {
+            if let Some(number) = handle.running() {
+                handle.cancel(number).await;
+            }
+            let ended = async { cancel_requests::end(&**catalog.client(NodeId::COORDINATOR).await?, request.id).await };
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "whoever asked for a cancel is not told that it was carried out");
+            }
+        });
     }
     Ok(())
 }

@@ -45,12 +45,23 @@ impl Served {
 
     /// As `start`, with more of the configuration file: settings of `[execution]`, then sections.
     pub fn start_with(workers: u16, threads: u16, config: &'static str) -> Self {
+        Self::start_under(workers, threads, config, Vec::new())
+    }
+
+    /// As `start_with`, with environment variables of the servers.
+    pub fn start_under(
+        workers: u16,
+        threads: u16,
+        config: &'static str,
+        server_environment: Vec<(String, String)>,
+    ) -> Self {
         let ports = PortRange::reserve();
         let settings = Settings {
             base_port: ports.first,
             workers: workers.into(),
             max_connections: 60,
             shared_buffers_mib: 16,
+            server_environment,
             ..Settings::default()
         };
         let servers = DevCluster::start(settings).expect("servers start");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::cutover::{Sides, carry, unfence};
 use super::guard::Guard;
 use super::join::Merge;
+use super::lock_watch::LockWatch;
 use super::session::{is_lock_failure, not_answering};
 use super::state::Move;
 use super::stream::{Apply, Arrivals};
@@ -56,7 +57,8 @@ pub struct Fence<'a> {
     pub statements: String,
     /// Of its marker.
     pub id: i64,
-    pub merge: Option<&'a Merge>,
+    pub merge: Option<&'a Merge<'a>>,
+    pub source_locks: &'a LockWatch<'a>,
 }
 
 /// Fences the source and waits for the last changes. Clients are let go as soon as it is sure that this one fails; the hold stays
@@ -76,7 +78,8 @@ pub async fn attempt(
         if let Some(merge) = fence.merge {
             merge.lock().await?;
         }
-        sides.source.simple_query(&fence.statements).await.map_err(pg_error)
+        let fenced = async { sides.source.simple_query(&fence.statements).await.map_err(pg_error) };
+        fence.source_locks.during(environment.settings.lock_timeout, fenced).await
     };
     let mut locks = std::pin::pin!(locks);
     let mut is_late = false;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::cutover::{self, FENCE, Sides};
 use super::guard::Guard;
+use super::lock_watch::LockWatch;
 use super::pieces::Routes;
 use super::session::{self, Session, is_lock_failure, with_short_locks};
 use super::snapshot::SourceTable;
@@ -45,10 +46,11 @@ pub async fn run(
     let settings = &environment.settings;
     let name = identifier(&mv.name());
     let marker = format!("CREATE SCHEMA {name}; {}", snapshot::marker_table(&mv.marker()));
-    with_short_locks(&source, &marker, settings.lock_timeout, settings.lock_patience).await?;
+    with_short_locks(environment, (&source, mv.source), &marker).await?;
     // Its transaction is what keeps writers out: it ends with the move.
     let locker = session::connect(environment, mv.source).await?;
-    let blocked_at = lock_writes(environment, &locker, &tables).await?;
+    let locks = LockWatch::of(environment, &locker, mv.source).await?;
+    let blocked_at = lock_writes(environment, (&locker, &locks), &tables).await?;
     let definition = definition::read(&source, mv).await?;
     for target in &targets {
         target::create_shards(target, mv, &definition).await?;
@@ -76,7 +78,7 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
-    let attempts = cut_over(environment, sides, mv, &tables, &locker, guard).await?;
+    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), guard).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -93,7 +95,11 @@ pub async fn run(
 /// Lets writers of open transactions end and keeps others waiting from then on; answers since when.
 ///
 /// Errors: 55P03 when the lock could not be had before `lock_patience` was over.
-async fn lock_writes(environment: &MoverEnvironment, locker: &Session, tables: &[SourceTable]) -> Result<Instant> {
+async fn lock_writes(
+    environment: &MoverEnvironment,
+    (locker, locks): (&Session, &LockWatch<'_>),
+    tables: &[SourceTable],
+) -> Result<Instant> {
     let settings = &environment.settings;
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
@@ -103,7 +109,8 @@ async fn lock_writes(environment: &MoverEnvironment, locker: &Session, tables: &
             settings.lock_timeout.as_millis().max(1),
             lock(tables, "EXCLUSIVE")
         );
-        match locker.batch_execute(&begin).await.map_err(pg_error) {
+        let attempt = async { locker.batch_execute(&begin).await.map_err(pg_error) };
+        match locks.during(settings.lock_timeout, attempt).await {
             Ok(()) => return Ok(Instant::now()),
             Err(error) if is_lock_failure(&error) && start.elapsed() < settings.lock_patience => {}
             Err(error) => return Err(error),
@@ -123,7 +130,7 @@ async fn cut_over(
     sides: Sides<'_>,
     mv: &mut Move,
     tables: &[SourceTable],
-    locker: &Session,
+    (locker, locks): (&Session, &LockWatch<'_>),
     guard: &mut Option<HoldGuard>,
 ) -> Result<u32> {
     let settings = &environment.settings;
@@ -134,7 +141,8 @@ async fn cut_over(
         sides.watch.check()?;
         *guard = Some(environment.holds.begin(mv.group));
         let stronger = format!("SAVEPOINT cutover; {}", lock(tables, "ACCESS EXCLUSIVE"));
-        match locker.batch_execute(&stronger).await.map_err(pg_error) {
+        let attempt = async { locker.batch_execute(&stronger).await.map_err(pg_error) };
+        match locks.during(settings.lock_timeout, attempt).await {
             Ok(()) => {
                 let insert = |table: String| format!("INSERT INTO {table} VALUES (1, {})", literal(FENCE));
                 for target in sides.targets {

@@ -37,8 +37,8 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
     if let Some(source) = &source {
         let name = identifier(&mv.name());
         drop_slot(source, mv).await?;
-        drop_objects(environment, source, &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
-        drop_objects(environment, source, &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+        with_short_locks(environment, (source, mv.source), &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
+        with_short_locks(environment, (source, mv.source), &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
     }
     if let Some(source) = source.as_ref().filter(|_| !has_switched) {
         // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
@@ -48,26 +48,28 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
         if !is_removed(node) {
-            targets.push((session::connect(environment, node).await?, groups));
+            targets.push((session::connect(environment, node).await?, node, groups));
         }
     }
     let on_target = identifier(&mv.target_name());
-    for (target, groups) in &targets {
+    for (target, node, groups) in &targets {
         // The move's schema was created together with the tables.
         if let Some(table) = mv.table.as_ref().filter(|_| !has_switched)
             && has_schema(target, &mv.target_name()).await?
         {
             for schema in groups.iter().flat_map(|group| mv.schemas_of(*group)) {
                 let sql = format!("DROP TABLE IF EXISTS {}", qualified(&schema, &table.name));
-                drop_objects(environment, target, &sql).await?;
+                with_short_locks(environment, (target, *node), &sql).await?;
             }
         }
-        drop_objects(environment, target, &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
+        with_short_locks(environment, (target, *node), &format!("DROP SCHEMA IF EXISTS {on_target} CASCADE")).await?;
     }
     let schemas = |group| if has_switched { mv.schemas_of(group) } else { mv.placed_schemas(group) };
-    let created: Vec<(&Session, String)> = targets
+    let created: Vec<(&Session, NodeId, String)> = targets
         .iter()
-        .flat_map(|(target, groups)| groups.iter().flat_map(|group| schemas(*group)).map(move |s| (target, s)))
+        .flat_map(|(target, node, groups)| {
+            groups.iter().flat_map(|group| schemas(*group)).map(move |schema| (target, *node, schema))
+        })
         .collect();
     if has_switched {
         match (&source, back) {
@@ -75,12 +77,12 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
             (Some(source), None) => {
                 for (_, fenced) in mv.fences() {
                     let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(&fenced));
-                    drop_objects(environment, source, &sql).await?;
+                    with_short_locks(environment, (source, mv.source), &sql).await?;
                 }
             }
             (None, _) => {}
         }
-        for (target, schema) in &created {
+        for (target, _, schema) in &created {
             if is_marked(target, mv, schema).await? {
                 let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(schema));
                 target.batch_execute(&sql).await.map_err(pg_error)?;
@@ -92,9 +94,10 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
     }
-    for (target, schema) in &created {
+    for (target, node, schema) in &created {
         if is_marked(target, mv, schema).await? {
-            drop_objects(environment, target, &format!("DROP SCHEMA {} CASCADE", identifier(schema))).await?;
+            with_short_locks(environment, (target, *node), &format!("DROP SCHEMA {} CASCADE", identifier(schema)))
+                .await?;
         }
     }
     match mv.state {
@@ -108,7 +111,12 @@ async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv
     for table in &mv.full_identity {
         let sql = "SELECT to_regclass($1) IS NOT NULL";
         if source.query_one(sql, &[table]).await.map_err(pg_error)?.get(0) {
-            drop_objects(environment, source, &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")).await?;
+            with_short_locks(
+                environment,
+                (source, mv.source),
+                &format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT"),
+            )
+            .await?;
         }
     }
     Ok(())
@@ -124,7 +132,7 @@ async fn empty_shell(environment: &MoverEnvironment, source: &Session, table: &L
     let name = qualified(row.get(0), row.get(1));
     // The rows of a partitioned table are its partitions'.
     let only = if row.get(2) { "" } else { "ONLY " };
-    drop_objects(environment, source, &format!("TRUNCATE {only}{name}")).await
+    with_short_locks(environment, (source, NodeId::COORDINATOR), &format!("TRUNCATE {only}{name}")).await
 }
 
 /// Only schemas that this move created.
@@ -135,11 +143,6 @@ async fn is_marked(session: &Session, mv: &Move, schema: &str) -> Result<bool> {
     let sql =
         "SELECT obj_description(oid, 'pg_namespace') IS NOT DISTINCT FROM $2 FROM pg_namespace WHERE nspname = $1";
     Ok(session.query_one(sql, &[&schema, &mv.mark()]).await.map_err(pg_error)?.get(0))
-}
-
-async fn drop_objects(environment: &MoverEnvironment, session: &Session, statement: &str) -> Result<()> {
-    let settings = &environment.settings;
-    with_short_locks(session, statement, settings.lock_timeout, settings.lock_patience).await
 }
 
 /// A slot that a dead proxy left may still have its sender.

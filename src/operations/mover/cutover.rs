@@ -15,6 +15,7 @@ use tokio_postgres::SimpleQueryMessage;
 use super::attempt::{Attempt, Fence, Hold, attempt, beside_stream};
 use super::guard::Guard;
 use super::join::Merge;
+use super::lock_watch::LockWatch;
 use super::marker::Marker;
 use super::part;
 use super::session::{Session, check_alive};
@@ -64,6 +65,7 @@ pub async fn cut_over(
     let mut pause = Duration::from_millis(20);
     let sequences = sequences(sides.source, mv).await?;
     let merge = Merge::of(environment, mv, tables).await?;
+    let source_locks = LockWatch::of(environment, sides.source, mv.source).await?;
     for attempts in 1.. {
         let patience = match attempts {
             1 => settings.catch_up_patience,
@@ -78,7 +80,7 @@ pub async fn cut_over(
         let hold =
             Hold { group: &mut *guard, rest: &mut rest_guard, until: (held_at + settings.fence_patience).into() };
         let (id, statements) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
-        let fence = Fence { statements, id, merge: merge.as_ref() };
+        let fence = Fence { statements, id, merge: merge.as_ref(), source_locks: &source_locks };
         let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
         let attempt = attempt(environment, &sides, mv, fence, apply.arrivals(), hold, left);
         match beside_stream(apply, sides.watch, left, attempt).await? {

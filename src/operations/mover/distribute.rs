@@ -21,6 +21,7 @@ use tokio::time::timeout_at;
 use super::attempt::{beside_stream, too_late};
 use super::cutover::Cutover;
 use super::guard::Guard;
+use super::lock_watch::LockWatch;
 use super::marker::Marker;
 use super::pieces::{Piece, Routes};
 use super::session::{Session, is_lock_failure, not_answering};
@@ -377,6 +378,7 @@ async fn cut_over(
         apply.pace.is_on = false;
         // Its end undoes all that is not committed.
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
+        let locks = LockWatch::of(environment, &locker, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
         let hold: Vec<_> = family.definitions().map(|member| environment.holds.begin_table(&member.name)).collect();
         let until = (held_at + settings.fence_patience).into();
@@ -384,7 +386,10 @@ async fn cut_over(
         let mut arrivals = apply.arrivals();
         let attempt = async {
             let locked = async { locker.batch_execute(&lock).await.map_err(pg_error) };
-            match timeout_at(until, locked).await.unwrap_or_else(|_| Err(not_answering("coordinator"))) {
+            match timeout_at(until, locks.during(settings.lock_timeout, locked))
+                .await
+                .unwrap_or_else(|_| Err(not_answering("coordinator")))
+            {
                 Err(error) if is_lock_failure(&error) => {
                     let error = error.hint("Transactions on this table were open for too long; try again later.");
                     drop(hold);
@@ -427,7 +432,7 @@ async fn cut_over(
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
             }
         }
-        drop((hold, locker));
+        drop((hold, locks, locker));
         apply.pace.is_on = true;
         let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
         applied?;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::cutover::has_schema;
 use super::isolate::{canonical, distributed, not_distributed, tenant_text};
+use super::lock_watch::LockWatch;
 use super::session::{self, Session};
 use super::snapshot::{SourceTable, to_lock_in};
 use super::state::Move;
@@ -93,19 +94,21 @@ async fn find(catalog: &Session, map: &ShardMap, arguments: &Value) -> Result<(T
 }
 
 /// The transaction on the interval's node that takes the tenant's rows in.
-pub struct Merge {
+pub struct Merge<'a> {
     session: Session,
+    locks: LockWatch<'a>,
+    lock_timeout: Duration,
     lock: String,
     merge: String,
 }
 
-impl Merge {
+impl<'a> Merge<'a> {
     /// None for moves of other kinds.
-    pub async fn of(environment: &MoverEnvironment, mv: &Move, tables: &[SourceTable]) -> Result<Option<Self>> {
+    pub async fn of(environment: &'a MoverEnvironment, mv: &Move, tables: &[SourceTable]) -> Result<Option<Self>> {
         let Some(join) = mv.join else { return Ok(None) };
-        let timeout = environment.settings.lock_timeout.as_millis().max(1);
+        let lock_timeout = environment.settings.lock_timeout;
         let mut lock = vec!["BEGIN".to_owned(), advisory(mv, "pg_advisory_xact_lock")];
-        lock.push(format!("SET LOCAL lock_timeout TO {timeout}"));
+        lock.push(format!("SET LOCAL lock_timeout TO {}", lock_timeout.as_millis().max(1)));
         if !tables.is_empty() {
             lock.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", to_lock_in(tables, mv, join.rest)));
         }
@@ -128,12 +131,14 @@ impl Merge {
         }
         merge.push("COMMIT".to_owned());
         let session = session::connect(environment, mv.target).await?;
-        Ok(Some(Self { session, lock: lock.join("; "), merge: merge.join("; ") }))
+        let locks = LockWatch::of(environment, &session, mv.target).await?;
+        Ok(Some(Self { session, locks, lock_timeout, lock: lock.join("; "), merge: merge.join("; ") }))
     }
 
     /// Keeps everybody off the interval's tables. Errors: 55P03 when that takes too long.
     pub async fn lock(&self) -> Result<()> {
-        self.session.batch_execute(&self.lock).await.map_err(pg_error)
+        let lock = async { self.session.batch_execute(&self.lock).await.map_err(pg_error) };
+        self.locks.during(self.lock_timeout, lock).await
     }
 
     pub async fn unlock(&self) -> Result<()> {

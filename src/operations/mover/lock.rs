@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use super::MoverEnvironment;
+use super::lock_watch::LockWatch;
 use super::session::Session;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
@@ -45,15 +47,21 @@ pub fn try_share_statement(colocation: ColocationId) -> String {
 /// Takes all lanes for as long as `session` lives: no other move of the group is alive then.
 ///
 /// Errors: 55P03 when moves or schema changes keep one for longer than `patience`.
-pub async fn acquire(session: &Session, colocation: ColocationId, patience: Duration) -> Result<()> {
+pub async fn acquire(
+    environment: &MoverEnvironment,
+    session: &Session,
+    colocation: ColocationId,
+    patience: Duration,
+) -> Result<()> {
     let calls: Vec<_> = lanes("pg_advisory_lock", colocation).collect();
-    wait(session, &calls.join(", "), patience).await.map_err(|error| busy(error, colocation))
+    wait(environment, session, &calls.join(", "), patience).await.map_err(|error| busy(error, colocation))
 }
 
 /// Takes one of the first `at_once` lanes for as long as `session` lives.
 ///
 /// Errors: as `acquire`.
 pub async fn acquire_lane(
+    environment: &MoverEnvironment,
     session: &Session,
     colocation: ColocationId,
     at_once: usize,
@@ -64,7 +72,7 @@ pub async fn acquire_lane(
     }
     // Whichever is free first would be better, but nobody can wait for that.
     let call = lanes("pg_advisory_lock", colocation).next().unwrap_or_default();
-    wait(session, &call, patience).await.map_err(|error| busy(error, colocation))
+    wait(environment, session, &call, patience).await.map_err(|error| busy(error, colocation))
 }
 
 /// Takes one lane of all if one is free; answers how to give it back. For repairs, which are no further moves.
@@ -92,9 +100,14 @@ const GROUP: i32 = i32::from_be_bytes(*b"tncg");
 /// Takes a shard group's lock for as long as `session` lives. A lane is to be had before.
 ///
 /// Errors: 55P03 when another move of it goes on for longer than `patience`.
-pub async fn acquire_group(session: &Session, group: ShardGroupId, patience: Duration) -> Result<()> {
+pub async fn acquire_group(
+    environment: &MoverEnvironment,
+    session: &Session,
+    group: ShardGroupId,
+    patience: Duration,
+) -> Result<()> {
     let call = format!("pg_catalog.pg_advisory_lock({GROUP}, {})", group.0 as i32);
-    wait(session, &call, patience).await.map_err(|error| match error.code() {
+    wait(environment, session, &call, patience).await.map_err(|error| match error.code() {
         SqlState::LOCK_NOT_AVAILABLE => PgError::new(error.code(), format!("shard group {group} is being moved"))
             .hint("Try again when the other move has ended."),
         _ => error,
@@ -114,9 +127,10 @@ pub async fn release_group(session: &Session, group: ShardGroupId) -> Result<()>
 }
 
 /// Errors: 55P03 when one of the locks is not to be had within `patience`.
-async fn wait(session: &Session, calls: &str, patience: Duration) -> Result<()> {
+async fn wait(environment: &MoverEnvironment, session: &Session, calls: &str, patience: Duration) -> Result<()> {
     let sql = format!("SET lock_timeout TO {}; SELECT {calls}; SET lock_timeout TO 0", patience.as_millis().max(1));
-    session.batch_execute(&sql).await.map_err(pg_error)
+    let watch = LockWatch::of(environment, session, NodeId::COORDINATOR).await?;
+    watch.during(patience, async { session.batch_execute(&sql).await.map_err(pg_error) }).await
 }
 
 fn busy(error: PgError, colocation: ColocationId) -> PgError {
@@ -188,8 +202,13 @@ const WAY_BACK: i32 = i32::from_be_bytes(*b"tncu");
 /// Takes the lock of a way back for as long as `session` lives. Who has it sees that, and gives it up.
 ///
 /// Errors: 55P03 when he does not within `patience`.
-pub async fn acquire_way_back(session: &Session, id: i64, patience: Duration) -> Result<()> {
-    wait(session, &format!("pg_catalog.pg_advisory_lock({WAY_BACK}, {})", id as i32), patience).await
+pub async fn acquire_way_back(
+    environment: &MoverEnvironment,
+    session: &Session,
+    id: i64,
+    patience: Duration,
+) -> Result<()> {
+    wait(environment, session, &format!("pg_catalog.pg_advisory_lock({WAY_BACK}, {})", id as i32), patience).await
 }
 
 /// Takes it if nobody has it.

@@ -25,6 +25,7 @@ mod guard;
 pub mod isolate;
 pub mod join;
 mod lock;
+mod lock_watch;
 mod marker;
 pub mod orphans;
 mod part;
@@ -40,6 +41,7 @@ mod target;
 mod throttle;
 pub mod undo;
 mod verify;
+mod window;
 mod xid_snapshot;
 
 #[cfg(test)]
@@ -300,7 +302,7 @@ async fn begin(environment: &MoverEnvironment, colocation: ColocationId, nodes: 
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     let patience = environment.settings.group_patience;
     lock::acquire_places(&catalog, nodes, || environment.moves_per_node(), patience).await?;
-    lock::acquire(&catalog, colocation, environment.settings.group_patience).await?;
+    lock::acquire(environment, &catalog, colocation, environment.settings.group_patience).await?;
     for abandoned in unfinished(&catalog, colocation).await? {
         repair(environment, &catalog, abandoned).await?;
     }
@@ -318,15 +320,15 @@ async fn begin_beside(
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     lock::acquire_places(&catalog, &BTreeSet::from([source, target]), || environment.moves_per_node(), patience)
         .await?;
-    lock::acquire_lane(&catalog, colocation, environment.limits.load().at_once, patience).await?;
+    lock::acquire_lane(environment, &catalog, colocation, environment.limits.load().at_once, patience).await?;
     // Living ones would have all lanes; who repairs one is soon done. No two groups' locks at a time: no deadlock.
     for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(Move::concerns_other_groups) {
         let of = abandoned.group;
-        lock::acquire_group(&catalog, of, patience).await?;
+        lock::acquire_group(environment, &catalog, of, patience).await?;
         repair(environment, &catalog, abandoned).await?;
         lock::release_group(&catalog, of).await?;
     }
-    lock::acquire_group(&catalog, group, patience).await?;
+    lock::acquire_group(environment, &catalog, group, patience).await?;
     for abandoned in unfinished(&catalog, colocation).await?.into_iter().filter(|mv| mv.group == group) {
         repair(environment, &catalog, abandoned).await?;
     }
@@ -525,8 +527,9 @@ async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: 
 
 async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire_lane(&catalog, mv.colocation, *MOVES_AT_ONCE.end(), environment.settings.lock_patience).await?;
-    lock::acquire_group(&catalog, mv.group, environment.settings.lock_patience).await?;
+    lock::acquire_lane(environment, &catalog, mv.colocation, *MOVES_AT_ONCE.end(), environment.settings.lock_patience)
+        .await?;
+    lock::acquire_group(environment, &catalog, mv.group, environment.settings.lock_patience).await?;
     let mv = mv.reload(&catalog).await?;
     mv.note_error(&catalog, error).await?;
     repair(environment, &catalog, mv).await

@@ -65,9 +65,9 @@ async fn shard_groups_of_one_colocation_group_move_side_by_side() {
     // Nor more of one colocation group than may move at once.
     let lane = session::connect(environment, NodeId::COORDINATOR).await.unwrap();
     let patience = Duration::from_millis(50);
-    let refused = lock::acquire_lane(&lane, ColocationId(1), 1, patience).await.unwrap_err();
+    let refused = lock::acquire_lane(environment, &lane, ColocationId(1), 1, patience).await.unwrap_err();
     assert_eq!(refused.message(), "colocation group 1 is being moved or changed");
-    lock::acquire_lane(&lane, ColocationId(1), 2, patience).await.unwrap();
+    lock::acquire_lane(environment, &lane, ColocationId(1), 2, patience).await.unwrap();
     drop(lane);
     environment.limits.store(slow(2));
     let moving = [first, second];

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use super::MoverEnvironment;
+use super::lock_watch::LockWatch;
+use super::{MoverEnvironment, MoverSettings};
 use crate::backend::replication::PLAIN_FORMS;
 use crate::backend::{Identity, Secret, ServerAddress};
 use crate::catalog::{Address, connect_to_primary, pg_error};
@@ -62,20 +63,22 @@ pub fn not_answering(which: &str) -> PgError {
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs statements that need strong locks on tables in use: each attempt waits for at most `lock_timeout`, so that
-/// nobody queues behind it for longer. All statements, or none.
+/// nobody queues behind it for longer. All statements, or none. `node` is the session's.
 ///
-/// Errors: 55P03 when no attempt got its locks before `patience` was over.
+/// Errors: 55P03 when no attempt got its locks before `lock_patience` was over.
 pub async fn with_short_locks(
-    session: &Client,
+    environment: &MoverEnvironment,
+    (session, node): (&Client, NodeId),
     statements: &str,
-    lock_timeout: Duration,
-    patience: Duration,
 ) -> Result<()> {
+    let MoverSettings { lock_timeout, lock_patience: patience, .. } = environment.settings;
     let text = format!("BEGIN; SET LOCAL lock_timeout TO {}; {statements}; COMMIT", lock_timeout.as_millis().max(1));
+    let watch = LockWatch::of(environment, session, node).await?;
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {
-        let error = match session.batch_execute(&text).await.map_err(pg_error) {
+        let attempt = async { session.batch_execute(&text).await.map_err(pg_error) };
+        let error = match watch.during(lock_timeout, attempt).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };

@@ -141,7 +141,6 @@ pub async fn prepare(
     tables: &[SourceTable],
     notify: &Notify<'_>,
 ) -> Result<()> {
-    let settings = &environment.settings;
     let without: Vec<String> = tables.iter().filter(|t| !t.has_replica_identity).map(|t| t.name.clone()).collect();
     if !without.is_empty() {
         mv.remember_full_identity(catalog, without.clone()).await?;
@@ -150,7 +149,7 @@ pub async fn prepare(
                 "table {table} has no replica identity, its whole rows are logged for the move"
             )));
             let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
-            with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await?;
+            with_short_locks(environment, (source, mv.source), &sql).await?;
         }
     }
     let name = identifier(&mv.name());
@@ -161,7 +160,7 @@ pub async fn prepare(
         marker_table(&marker),
         published.into_iter().chain([marker.clone()]).collect::<Vec<_>>().join(", ")
     );
-    with_short_locks(source, &sql, settings.lock_timeout, settings.lock_patience).await
+    with_short_locks(environment, (source, mv.source), &sql).await
 }
 
 /// The marker table's definition, alike on source and target.

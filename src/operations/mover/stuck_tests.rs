@@ -143,7 +143,6 @@ async fn a_lock_on_the_target_that_stays_ends_the_move() {
     let mut held = Held::begin(Duration::from_secs(5), SHORT).await;
     let locker = held.lock_target(&format!("public_{GROUP}.orders")).await;
     held.end_reader().await;
-    held.clients_go_on().await;
     let error = (&mut held.moving).await.unwrap().unwrap_err();
     assert_eq!(error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{error}");
     assert!(error.to_string().contains("No change has been applied for too long"), "{error}");

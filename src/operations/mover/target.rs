@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use super::MoverEnvironment;
 use super::definition::Definition;
 use super::session::{self, Session, with_short_locks};
 use super::snapshot::marker_table;
 use super::state::Move;
 use super::stream::Apply;
-use super::{MoverEnvironment, MoverSettings};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::ShardGroupId;
+use crate::shard_map::{NodeId, ShardGroupId};
 
 /// One node that rows go to.
 pub struct Target {
     /// Writes rows as they are: no triggers, no foreign key checks.
     pub session: Session,
+    pub node: NodeId,
     /// What is to stand there.
     pub groups: Vec<ShardGroupId>,
 }
@@ -29,7 +30,7 @@ impl Target {
     pub async fn connect(environment: &MoverEnvironment, mv: &Move) -> Result<Vec<Self>> {
         let mut targets = Vec::new();
         for (node, groups) in mv.targets() {
-            targets.push(Self { session: session::connect_as_replica(environment, node).await?, groups });
+            targets.push(Self { session: session::connect_as_replica(environment, node).await?, node, groups });
         }
         Ok(targets)
     }
@@ -96,12 +97,11 @@ pub async fn finish(
     on_source: &Definition,
     apply: &mut Option<&mut Apply>,
 ) -> Result<()> {
-    let MoverSettings { lock_timeout, lock_patience, .. } = environment.settings;
     for group in &target.groups {
         let definition = on_source.clone().on_target(mv, *group);
         for statement in definition.foreign_keys.iter().map(|key| &key.add).chain(&definition.rest) {
             // Reference tables are in use here already.
-            with_short_locks(&target.session, statement, lock_timeout, lock_patience).await?;
+            with_short_locks(environment, (&target.session, target.node), statement).await?;
         }
         for statement in definition.foreign_keys.iter().filter_map(|key| key.validate.as_ref()) {
             beside(apply, validate(&target.session, statement)).await?;

@@ -5,7 +5,7 @@
 //!   move 8 (back_of 7):
 //!     before 7's cutover  publication and slot on the target; marker and progress on both              undoable
 //!     7's switch          progress = the target's WAL position: 7's own changes lie before it
-//!     until undo_until    slot ──changes──> tenantry_moved_7_<n>, which nobody else knows              follow()
+//!     while undo_left > 0 slot ──changes──> tenantry_moved_7_<n>, which nobody else knows              follow()
 //!     asked for           verify, fence the target, last marker, rename tenantry_moved_7_<n> to public_<group>, flip
 //!     time is over        slot, publication, tenantry_moved_7_<n> dropped                              done
 //! ```
@@ -29,6 +29,7 @@ use super::state::{Move, MoveState};
 use super::stream::Apply;
 use super::target::{self, Target};
 use super::throttle::Pace;
+use super::window::Window;
 use super::{
     MoveReport, MoverEnvironment, Notice, Notify, StopPoint, TransferMode, begin, carry_out, cleanup, definition,
     finish_switched, lock, snapshot, verify,
@@ -133,11 +134,7 @@ pub async fn take_over_remains(
             source.batch_execute(&statements.join("; ")).await.map_err(pg_error)?;
         }
     }
-    let window = environment.limits.load().undo_window;
-    let sql = "UPDATE tenantry.shard_move SET undo_until = clock_timestamp() + make_interval(secs => $2)
-               WHERE moveid = $1 AND undo_until IS NULL";
-    catalog.execute(sql, &[&back.id, &window.as_secs_f64()]).await.map_err(pg_error)?;
-    Ok(())
+    Window::begin(catalog, back.id, environment.limits.load().undo_window).await
 }
 
 /// For those who have just moved something.
@@ -152,31 +149,33 @@ pub fn tell(environment: &MoverEnvironment, mv: &Move, notify: &Notify<'_>) {
 /// Ways back whose time has begun.
 pub async fn open_ways_back(environment: &MoverEnvironment) -> Result<Vec<i64>> {
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
-    let sql = "SELECT moveid FROM tenantry.shard_move WHERE state = 'undoable' AND undo_until IS NOT NULL";
+    let sql = "SELECT moveid FROM tenantry.shard_move WHERE state = 'undoable' AND undo_left IS NOT NULL";
     Ok(client.query(sql, &[]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Looks after one way back until it is asked for, its time is over, or it fails; at once when another proxy does.
 ///
-/// Errors: those of the catalog, and of what could not be dropped. It is to be called again then.
-pub async fn look_after(environment: &MoverEnvironment, id: i64) -> Result<()> {
+/// Errors: those of the catalog, and of what could not be dropped. It is to be called again then, with the same `window`,
+/// which is `None` at first.
+pub async fn look_after(environment: &MoverEnvironment, id: i64, window: &mut Option<Window>) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     if !lock::try_acquire_way_back(&catalog, id).await? {
         return Ok(());
     }
     let Some(mut back) = Move::find(&catalog, id).await? else { return Ok(()) };
     environment.catalog.refresh().await?;
+    let window = window.insert(Window::take_over(&catalog, id, *window).await?);
     loop {
         if back.state != MoveState::Undoable {
             return Ok(());
         }
-        match follow(environment, &catalog, &back).await {
+        match follow(environment, &catalog, &back, window).await {
             Ok(Ask::Wanted) => return Ok(()),
             Ok(Ask::GoOn | Ask::Over) => break,
             Err(error) if may_pass(&error) => {
                 tracing::warn!(move_id = id, %error, "the way back of a shard move is interrupted, will retry");
                 tokio::time::sleep(RETRY_PAUSE).await;
-                match ask(&catalog, id).await? {
+                match ask(&catalog, id, window).await? {
                     Ask::Wanted => return Ok(()),
                     Ask::Over => break,
                     Ask::GoOn => back = back.reload(&catalog).await?,
@@ -199,30 +198,27 @@ enum Ask {
     Over,
 }
 
-async fn ask(catalog: &Session, id: i64) -> Result<Ask> {
-    let sql = format!(
-        "SELECT coalesce(undo_until < clock_timestamp(), false), {} FROM tenantry.shard_move WHERE moveid = $1",
-        lock::is_way_back_wanted(id)
-    );
-    let row = catalog.query_one(&sql, &[&id]).await.map_err(pg_error)?;
-    Ok(match (row.get(1), row.get(0)) {
+async fn ask(catalog: &Session, id: i64, window: &mut Window) -> Result<Ask> {
+    let sql = format!("SELECT {}", lock::is_way_back_wanted(id));
+    let is_wanted: bool = catalog.query_one(&sql, &[]).await.map_err(pg_error)?.get(0);
+    Ok(match (is_wanted, window.goes_on(catalog).await?) {
         (true, _) => Ask::Wanted,
-        (false, true) => Ask::Over,
-        (false, false) => Ask::GoOn,
+        (false, false) => Ask::Over,
+        (false, true) => Ask::GoOn,
     })
 }
 
 /// Applies clients' changes to the old copy.
-async fn follow(environment: &MoverEnvironment, catalog: &Session, back: &Move) -> Result<Ask> {
+async fn follow(environment: &MoverEnvironment, catalog: &Session, back: &Move, window: &mut Window) -> Result<Ask> {
     // First, so that the slot is watched while the old node is down.
     let watch = Guard::begin(environment, back);
-    let targets = watch.during(reach(environment, back)).await?;
+    let targets = watch.during(reach(environment, back, window)).await?;
     let mut apply = watch.during(resume(environment, back, &targets)).await?;
     loop {
         let (_, applied) = apply.run_while(tokio::time::sleep(ASK_EVERY)).await;
         applied?;
         watch.check()?;
-        match ask(catalog, back.id).await? {
+        match ask(catalog, back.id, window).await? {
             Ask::GoOn => {}
             answer => return Ok(answer),
         }
@@ -230,12 +226,12 @@ async fn follow(environment: &MoverEnvironment, catalog: &Session, back: &Move) 
 }
 
 /// The old node, for as long as it takes it to come back within its time.
-async fn reach(environment: &MoverEnvironment, back: &Move) -> Result<Vec<Target>> {
+async fn reach(environment: &MoverEnvironment, back: &Move, window: &mut Window) -> Result<Vec<Target>> {
     loop {
         match Target::connect(environment, back).await {
             Err(error) if may_pass(&error) => {
                 let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-                if !matches!(ask(&catalog, back.id).await?, Ask::GoOn) {
+                if !matches!(ask(&catalog, back.id, window).await?, Ask::GoOn) {
                     return Err(error);
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -314,9 +310,9 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
         Use::Keep => BTreeSet::new(),
     };
     let catalog = begin(environment, back.colocation, &nodes).await?;
-    lock::acquire_way_back(&catalog, back.id, environment.settings.group_patience).await?;
+    lock::acquire_way_back(environment, &catalog, back.id, environment.settings.group_patience).await?;
     let back = back.reload(&catalog).await?;
-    if back.state != MoveState::Undoable || !matches!(ask(&catalog, back.id).await?, Ask::GoOn) {
+    if back.state != MoveState::Undoable || !Window::is_open(&catalog, back.id).await? {
         return Err(cannot("can no longer be undone"));
     }
     environment.catalog.refresh().await?;
@@ -327,7 +323,7 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
 pub async fn close(environment: &MoverEnvironment, catalog: &Session, mv: &Move) -> Result<()> {
     let concerns = |group: ShardGroupId| group == mv.group || mv.join.is_some_and(|join| group == join.rest);
     for back in Move::undoable(catalog).await?.into_iter().filter(|back| concerns(back.group)) {
-        lock::acquire_way_back(catalog, back.id, environment.settings.group_patience).await?;
+        lock::acquire_way_back(environment, catalog, back.id, environment.settings.group_patience).await?;
         let mut back = back.reload(catalog).await?;
         if back.state == MoveState::Undoable {
             cleanup::clean_up(environment, catalog, &mut back).await?;

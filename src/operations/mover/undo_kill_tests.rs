@@ -14,7 +14,7 @@ fn keeper(environment: &MoverEnvironment) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             for id in open_ways_back(&environment).await.unwrap_or_default() {
-                if let Err(error) = look_after(&environment, id).await {
+                if let Err(error) = look_after(&environment, id, &mut None).await {
                     println!("way back {id}: {error}");
                 }
             }

@@ -15,7 +15,7 @@ fn keeper(stage: &Arc<Stage>) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             for id in open_ways_back(&stage.environment).await.unwrap() {
-                look_after(&stage.environment, id).await.unwrap();
+                look_after(&stage.environment, id, &mut None).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -121,9 +121,9 @@ async fn a_move_is_undone_with_everything_that_was_written_since() {
     }
 
     // Its time is over.
+    limits.store(Arc::new(MoveLimits { undo_window: Duration::from_millis(500), ..open.clone() }));
     let (id, ..) = moved(&stage).await;
-    let over = "UPDATE tenantry.shard_move SET undo_until = now() - interval '1 s' WHERE state = 'undoable'";
-    stage.coordinator.batch_execute(over).await.unwrap();
+    limits.store(Arc::new(open.clone()));
     way_back_is(&stage, "done").await;
     assert_eq!(stage.leftovers().await, Vec::<String>::new());
     let late = undo(&stage.environment, id).await.unwrap_err();

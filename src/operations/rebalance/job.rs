@@ -10,7 +10,8 @@
 //! A task that fails for a reason that may pass (a node that is down, locks that were not to be had) is tried again, with
 //! growing pauses. Messages are Citus's.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -87,6 +88,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
     let environment = &if drains { environment.without_way_back() } else { environment };
     let (mut running, mut under_way) = (Vec::<ShardMove>::new(), FuturesUnordered::new());
     let mut failed: Option<PgError> = None;
+    let mut pauses = Pauses::default();
     loop {
         let client = environment.catalog.client(NodeId::COORDINATOR).await?;
         let state = jobs::find(&**client, job.id).await?.map(|job| job.state);
@@ -98,7 +100,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
         let limits = Limits { colocated, ..Limits::of(environment) };
         for task in &waiting {
             let step = step(task);
-            if task.pause.is_zero() && limits.admit(&step, running.iter()) {
+            if pauses.left(task).is_zero() && limits.admit(&step, running.iter()) {
                 job_tasks::begin(&**client, task.id).await?;
                 running.push(step.clone());
                 let task = task.clone();
@@ -108,7 +110,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
         drop(client);
         if under_way.is_empty() {
             // Whoever waits for his time to come again is waited for.
-            let Some(pause) = waiting.iter().map(|task| task.pause).min() else { break };
+            let Some(pause) = waiting.iter().map(|task| pauses.left(task)).min() else { break };
             tokio::time::sleep(pause.min(LOOK_EVERY)).await;
             continue;
         }
@@ -123,6 +125,27 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
         }
     }
     finish(environment, job, failed).await
+}
+
+/// How long tasks that have failed are still put off, by this process's clock: the coordinator's may jump. What that says counts
+/// once, for a job that is taken over.
+#[derive(Default)]
+struct Pauses {
+    /// By task and how often it has failed: when it may begin.
+    until: HashMap<(i64, u32), Instant>,
+}
+
+impl Pauses {
+    fn left(&mut self, task: &Task) -> Duration {
+        let most = if task.retries == 0 { Duration::ZERO } else { retry_pause(task.retries - 1) };
+        let until = self.until.entry((task.id, task.retries)).or_insert_with(|| Instant::now() + task.pause.min(most));
+        until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Before the next attempt at a task that has failed once more than `retries` times.
+fn retry_pause(retries: u32) -> Duration {
+    RETRY_PAUSE * 2u32.pow(retries.min(RETRIES_MAX))
 }
 
 fn step(task: &Task) -> ShardMove {
@@ -149,8 +172,7 @@ async fn note_end(environment: &MoverEnvironment, task: &Task, ended: Result<()>
     match ended {
         Ok(()) => job_tasks::end(&**client, task.id, TaskEnd::Done, None).await?,
         Err(error) if may_pass(&error) && task.retries < RETRIES_MAX => {
-            let pause = RETRY_PAUSE * 2u32.pow(task.retries);
-            job_tasks::put_off(&**client, task.id, pause, &error.to_string()).await?;
+            job_tasks::put_off(&**client, task.id, retry_pause(task.retries), &error.to_string()).await?;
         }
         Err(error) => {
             job_tasks::end(&**client, task.id, TaskEnd::Error, Some(&error.to_string())).await?;
@@ -348,6 +370,24 @@ FROM j"#;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_put_back_puts_no_task_off_for_longer_than_its_pause() {
+        let task = |retries, seconds| Task {
+            id: 1,
+            colocation: crate::shard_map::ColocationId(1),
+            group: crate::shard_map::ShardGroupId(2),
+            source: NodeId(1),
+            target: NodeId(2),
+            retries,
+            pause: Duration::from_secs(seconds),
+        };
+        let mut pauses = Pauses::default();
+        assert!(pauses.left(&task(0, 3600)).is_zero());
+        let left = pauses.left(&task(2, 3600));
+        assert!(left > Duration::from_secs(1) && left <= Duration::from_secs(2), "{left:?}");
+        assert!(!pauses.left(&task(2, 0)).is_zero(), "nor does one that was put forward bring it on");
+    }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
