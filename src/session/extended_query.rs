@@ -361,10 +361,16 @@ impl Session {
         }
     }
 
-    /// Types that plans over many servers need: complete, asked for once where the client left them open.
+    /// Types that plans over many servers need: complete, asked for once where the client left them open. Where one server
+    /// runs the statement as it is, it finds them out itself.
     async fn types_for(&mut self, statement: &Rc<Statement>, parameters: u16) -> Result<Rc<[u32]>> {
         let known = statement.types.len() >= parameters as usize && statement.types.iter().all(|t| *t != 0);
-        if parameters == 0 || known || matches!(&*statement.plan, Plan::Router(_) | Plan::Coordinator(_)) {
+        let has_one_server = match &*statement.plan {
+            Plan::Router(_) | Plan::Coordinator(_) => true,
+            Plan::Insert(insert) => insert.rows.len() == 1,
+            _ => false,
+        };
+        if parameters == 0 || known || has_one_server {
             return Ok(statement.types.clone());
         }
         Ok(Box::pin(self.describe(statement)).await?.parameters.as_slice().into())
