@@ -1,4 +1,5 @@
-//! A node of three servers: each standby takes over in its turn, and sessions that ask for it read from those that are left.
+//! Nodes of several servers, the coordinator too: whichever standby is promoted is followed, and sessions that ask for it
+//! read from those that are left.
 
 mod support;
 
@@ -126,6 +127,58 @@ fn any_standby_that_is_there_is_read_from_by_who_asks() {
     assert_eq!(told_by_psql(&served.dsn(0), "prefer_replica", count), "");
     let refused = psql_error(&served.dsn(0), "SET tenantry.read_from = 'nearest'");
     assert!(refused.contains("Available values: primary, replica, prefer_replica."), "{refused}");
+}
+
+/// Goal: the coordinator's standby takes its place, and tenants notice nothing.
+/// Method: clients of all tenants at work; the coordinator is killed, they go on; its standby is promoted, and what waited for
+/// it goes on, and all that needs the catalog works.
+#[test]
+fn the_coordinators_standby_takes_its_place() {
+    let mut served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("CREATE TABLE notes (id int)");
+    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
+    let (old, new) = (served.coordinator_port, served.worker_port(5));
+    served.psql(&format!("SELECT citus_set_coordinator_host('127.0.0.1', {old})"));
+    served.servers().add_standby_of(old, new).expect("it copies the coordinator");
+    wait_for_copies(old, 1);
+    served.coordinator_standby = Some(new);
+    served.kill_proxy(0);
+    served.start_proxy(0);
+
+    let mut before = Client::connect(served.proxy_port(0), &[]);
+    let load = Load::start(served.proxy_port(0), &tenants, 3, 1_000);
+    served.servers().kill_at(old).expect("it ends");
+    load.await_progress();
+    let waiting = std::thread::spawn(move || before.query("INSERT INTO notes VALUES (1)"));
+    load.await_progress();
+    if waiting.is_finished() {
+        panic!("it did not wait for the coordinator: {:?}", waiting.join());
+    }
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+    assert_eq!(waiting.join().expect("its session goes on"), "C(INSERT 0 1) Z(I)");
+    load.await_progress();
+    let ledger = load.end();
+    assert_eq!(ledger.errors().count(), 0, "tenants notice nothing: {:?}", ledger.errors().next());
+    ledger.check(&served.psql("SELECT id FROM items"), 1_000);
+
+    // A proxy that starts with the old one gone finds it too.
+    served.start_proxy(1);
+    let third = served.servers().add_worker().expect("it starts").port();
+    psql(&served.dsn(1), &format!("SELECT citus_add_node('127.0.0.1', {third})"));
+    served.psql("ALTER TABLE items ADD COLUMN note text");
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {})", tenants[0]));
+    let from = served.worker_port(0);
+    served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {third})"));
+    served.psql("UPDATE items SET note = 'all'");
+    let placed = format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}");
+    for proxy in [0, 1] {
+        assert!(wait_until(PATIENCE, || psql(&served.dsn(proxy), &placed) == third.to_string()), "proxy {proxy} knows");
+    }
+    let coordinator = "SELECT nodeport FROM pg_dist_node WHERE groupid = 0";
+    assert!(wait_until(PATIENCE, || served.psql(coordinator) == new.to_string()), "{}", served.psql(coordinator));
+    assert_eq!(psql(&dsn(new), "SELECT count(*) FROM tenantry.node WHERE groupid > 0"), "3", "it is the catalog");
 }
 
 /// What psql wrote beside the answer.

@@ -24,13 +24,15 @@ pub enum Purpose {
 #[derive(Debug)]
 pub(super) struct Hosts {
     all: Vec<ServerAddress>,
-    /// Where the one stands that took writes last.
+    /// Where the one stands that took writes last; at first, that is to be asked first.
     current: usize,
+    /// One was found that takes writes.
+    is_known: bool,
 }
 
 impl Hosts {
     pub fn only(primary: ServerAddress) -> Self {
-        Self { all: vec![primary], current: 0 }
+        Self { all: vec![primary], current: 0, is_known: false }
     }
 
     pub fn current(&self) -> &ServerAddress {
@@ -61,9 +63,17 @@ impl Hosts {
     /// This one takes writes. True when it is another than before.
     pub fn found(&mut self, host: &ServerAddress) -> bool {
         match self.all.iter().position(|known| known == host) {
-            Some(at) => std::mem::replace(&mut self.current, at) != at,
+            Some(at) => {
+                self.is_known = true;
+                std::mem::replace(&mut self.current, at) != at
+            }
             None => false,
         }
+    }
+
+    /// Who took writes last, if anybody has been found.
+    pub fn primary(&self) -> Option<&ServerAddress> {
+        self.is_known.then(|| self.current())
     }
 
     /// The standby that takes writes in place of the primary that the catalog names.
@@ -129,9 +139,10 @@ mod tests {
         let mut hosts = Hosts::only(host(1));
         hosts.set_standbys(&[host(2), host(3)]);
         assert_eq!(hosts.in_turn(), [host(1), host(2), host(3)]);
+        assert_eq!(hosts.primary(), None);
         assert!(hosts.found(&host(3)) && !hosts.found(&host(3)));
         assert_eq!(hosts.in_turn(), [host(3), host(1), host(2)]);
-        assert_eq!(hosts.promoted(), Some(&host(3)));
+        assert_eq!((hosts.promoted(), hosts.primary()), (Some(&host(3)), Some(&host(3))));
     }
 
     #[test]

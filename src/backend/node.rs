@@ -104,6 +104,11 @@ impl Nodes {
         self.all().into_iter().filter_map(promoted).collect()
     }
 
+    /// Which server takes writes for the node of this name, if that was found out.
+    pub fn primary_of(self: &Arc<Self>, name: &ServerAddress) -> Option<ServerAddress> {
+        lock(&self.node(name, Purpose::Writes).hosts).primary().cloned()
+    }
+
     /// Waits until `promoted` has something new. Cancel safe.
     pub async fn until_promoted(&self) {
         self.promoted.notified().await;

@@ -17,6 +17,8 @@ pub struct Settings {
     pub host: String,
     /// Its port. Default: 5432. Reload: no.
     pub port: u16,
+    /// Its standbys: one of them may take its place. Default: none. Reload: no.
+    pub standbys: Vec<Address>,
     /// The one database that clients see, of the same name on every node. Reload: no.
     pub dbname: String,
     /// A superuser of coordinator and workers. Reload: no.
@@ -36,6 +38,7 @@ impl Default for Settings {
         Self {
             host: "127.0.0.1".into(),
             port: 5432,
+            standbys: Vec::new(),
             dbname: "postgres".into(),
             user: "postgres".into(),
             password: None,
@@ -54,8 +57,14 @@ pub struct Address {
 }
 
 impl Settings {
+    /// By what address the coordinator is known, whichever of its servers takes writes.
     pub fn coordinator(&self) -> Address {
         Address { host: self.host.clone(), port: self.port }
+    }
+
+    /// Where its server may be.
+    pub fn coordinator_hosts(&self) -> Vec<Address> {
+        std::iter::once(self.coordinator()).chain(self.standbys.iter().cloned()).collect()
     }
 
     /// How the control channel logs in at `hosts`: at the one that takes writes, when they are several.
@@ -113,6 +122,11 @@ impl Settings {
 /// Errors: 08006 with Citus's text when nobody answers within `connect_timeout`, the server's own error otherwise.
 pub async fn connect(settings: &Settings, address: &Address) -> Result<tokio_postgres::Client> {
     connect_to_primary(settings, std::slice::from_ref(address)).await
+}
+
+/// The same to the coordinator, whichever of its servers takes writes.
+pub async fn connect_to_coordinator(settings: &Settings) -> Result<tokio_postgres::Client> {
+    connect_to_primary(settings, &settings.coordinator_hosts()).await
 }
 
 /// The same to the one of `hosts` that takes writes, when they are several; the first is what errors name.

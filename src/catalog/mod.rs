@@ -29,7 +29,7 @@ pub mod tables;
 pub mod two_phase;
 
 pub use at_hand::MapAtHand;
-pub use connection::{Address, Settings, checkout, connect, connect_to_primary, pg_error};
+pub use connection::{Address, Settings, checkout, connect, connect_to_coordinator, connect_to_primary, pg_error};
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;

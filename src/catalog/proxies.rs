@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use tokio_postgres::Client;
 
-use super::{Settings, connect, pg_error};
+use super::{Settings, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 
 /// This proxy, for as long as its session lives.
@@ -49,7 +49,7 @@ pub struct Wish {
 impl Membership {
     /// Makes this proxy known. `kept` as in `Wish`: what it holds already, when it was known before.
     pub async fn join(settings: &Settings, instance: &str, endpoints: Endpoints, kept: Option<u32>) -> Result<Self> {
-        let mut client = connect(settings, &settings.coordinator()).await?;
+        let mut client = connect_to_coordinator(settings).await?;
         // The server must notice soon when this machine is gone: until then our part is nobody's.
         client
             .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3")

@@ -23,7 +23,7 @@ use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Address, Settings, checkout};
-use super::{LOAD, connect, migrate, parse, pg_error};
+use super::{LOAD, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId, ShardMap};
 
@@ -55,10 +55,10 @@ struct Loaded {
 impl Catalog {
     /// Migrates the catalog and reads it once. `watch` then keeps it fresh.
     pub async fn open(settings: Settings) -> Result<Arc<Self>> {
-        let mut client = connect(&settings, &settings.coordinator()).await?;
+        let mut client = connect_to_coordinator(&settings).await?;
         migrate(&mut client).await?;
         let catalog = Arc::new(Self {
-            pool: settings.pool(&[settings.coordinator()])?,
+            pool: settings.pool(&settings.coordinator_hosts())?,
             settings,
             node_pools: Mutex::default(),
             map: ArcSwap::default(),
@@ -185,7 +185,7 @@ impl Catalog {
     /// Where a node's server may be, its primary first. Errors: 42704 when the newest map has no such node.
     pub fn hosts(&self, node: NodeId) -> Result<Vec<Address>> {
         if node.is_coordinator() {
-            return Ok(vec![self.settings.coordinator()]);
+            return Ok(self.settings.coordinator_hosts());
         }
         self.map().node(node).map(hosts_of).ok_or_else(|| no_such_node(node))
     }
@@ -216,7 +216,7 @@ impl Catalog {
     async fn listen(&self) -> Result<()> {
         let (client, mut connection) = self
             .settings
-            .login(&[self.settings.coordinator()])
+            .login(&self.settings.coordinator_hosts())
             .connect(self.settings.gate())
             .await
             .map_err(pg_error)?;

@@ -19,7 +19,7 @@ use super::connection::{Connection, ProxyAddress};
 use super::signals::{Hangup, Signals};
 use super::{LogFilter, Serve, internal, logging, wait_for};
 use crate::catalog::Address;
-use crate::config::{Auth, ConfigFile, Settings, Time};
+use crate::config::{Auth, ConfigFile, Ports, Settings, Time};
 use crate::dev_cluster;
 use crate::dev_cluster::DevCluster;
 use crate::error::{PgError, Result, SqlState};
@@ -77,10 +77,11 @@ impl Dev {
         let mut file = ConfigFile::default();
         file.listen.port = self.port;
         file.listen.auth = Auth::TrustLoopback;
-        file.coordinator.port = self.port.checked_add(1).ok_or_else(|| {
+        let port = self.port.checked_add(1).ok_or_else(|| {
             PgError::new(SqlState::INVALID_PARAMETER_VALUE, "there is no port above 65535 for the coordinator")
                 .hint("Choose a lower port with --port.")
         })?;
+        file.coordinator.port = Ports(vec![port]);
         file.admin.port = self.admin_port;
         file.admin.users = vec!["postgres".to_owned()];
         file.log.filter = self.log.clone();

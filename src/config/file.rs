@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::moves::Moves;
+use super::ports::Ports;
 use super::settings::LogFormat;
 use super::units::{Size, Time};
 use crate::backend::{PoolMode, PoolSettings};
@@ -102,10 +103,10 @@ pub enum TlsMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Coordinator {
-    /// Host name or address. Default: 127.0.0.1. Reload: no.
+    /// Host name or address; of its standbys too, separated by commas. Default: 127.0.0.1. Reload: no.
     pub host: String,
-    /// TCP port. Default: 5432. Reload: no.
-    pub port: u16,
+    /// TCP port, or one for each host: "5432,5433". Default: 5432. Reload: no.
+    pub port: Ports,
     /// The one database that clients see; of the same name on every node. Default: postgres. Reload: no.
     pub database: String,
     /// A superuser of coordinator and workers. Default: postgres. Reload: no.
@@ -278,7 +279,7 @@ impl Default for Coordinator {
         let of = catalog::Settings::default();
         Self {
             host: of.host,
-            port: of.port,
+            port: Ports(vec![of.port]),
             database: of.dbname,
             user: of.user,
             password: of.password,

@@ -10,11 +10,13 @@
 mod file;
 mod limits;
 mod moves;
+mod ports;
 mod reload;
 mod settings;
 mod units;
 
 pub use file::{Auth, ConfigFile};
+pub use ports::Ports;
 pub use reload::{Live, Reloaded, Reloader, Shown};
 pub use settings::{LogFormat, LogSettings, Settings};
 pub use units::Time;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Auth, ConfigFile, Listen, ServerTls, Tls, TlsMode};
+use super::ports::addresses;
 use crate::auth::hba::{Certificate, Method, Rules};
 use crate::auth::password_file::PasswordFile;
 use crate::backend::{PoolSettings, ServerAccess};
@@ -101,14 +102,16 @@ impl Settings {
         }
         tracing_subscriber::EnvFilter::try_new(&log.filter)
             .map_err(|error| invalid("log.filter", &format!("is not valid: {error}")))?;
+        let (first, standbys) = addresses(&coordinator.host, &coordinator.port)?;
         let access = server_access(server_tls, coordinator.password_file.as_deref())?;
         Ok(Self {
             listen: (listen.address, listen.port).into(),
             admin_token: admin.token,
             admin: admin.port.map(|port| (admin.address, port).into()),
             catalog: catalog::Settings {
-                host: coordinator.host,
-                port: coordinator.port,
+                host: first.host,
+                port: first.port,
+                standbys,
                 dbname: coordinator.database,
                 user: coordinator.user,
                 password: coordinator.password,

@@ -12,8 +12,9 @@ use std::time::Duration;
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::{Catalog, nodes, pg_error};
 use crate::error::Result;
+use crate::shard_map::NodeId;
 
-/// Never ends. `coordinator` is where sessions reach it.
+/// Never ends. `coordinator` is what sessions know it by; its other servers are in the configuration.
 pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: ServerAddress) {
     let mut versions = catalog.versions();
     loop {
@@ -23,9 +24,14 @@ pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: Serve
             let standbys = node.standbys.iter().map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect();
             (ServerAddress { host: node.host.clone(), port: node.port }, standbys)
         });
-        let hosts: Vec<_> = workers.chain([(coordinator.clone(), Vec::new())]).collect();
+        let others = catalog.settings().standbys.iter();
+        let others = others.map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect();
+        let hosts: Vec<_> = workers.chain([(coordinator.clone(), others)]).collect();
         pools.set_hosts(&hosts);
-        for (old, new) in pools.promoted() {
+        if let Err(error) = name_coordinator(&catalog, &pools, &coordinator).await {
+            tracing::warn!(%error, "could not note down where the coordinator is, will retry");
+        }
+        for (old, new) in pools.promoted().into_iter().filter(|(old, _)| *old != coordinator) {
             if hosts.iter().any(|(primary, standbys)| *primary == old && standbys.contains(&new)) {
                 match note(&catalog, &old, &new).await {
                     Ok(()) => tracing::info!(%old, %new, "pg_dist_node follows a failover"),
@@ -41,10 +47,24 @@ pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: Serve
     }
 }
 
+/// When the coordinator's row in `pg_dist_node` names one of its servers, it names the one that takes writes.
+async fn name_coordinator(catalog: &Catalog, pools: &Arc<Nodes>, coordinator: &ServerAddress) -> Result<()> {
+    let map = catalog.map();
+    let (Some(row), Some(now)) = (map.node(NodeId::COORDINATOR), pools.primary_of(coordinator)) else { return Ok(()) };
+    let is_known = catalog.settings().coordinator_hosts().iter().any(|h| (&h.host, h.port) == (&row.host, row.port));
+    if !is_known || (&row.host, row.port) == (&now.host, now.port) {
+        return Ok(());
+    }
+    change(catalog, &nodes::set_coordinator(&now.host, now.port)).await
+}
+
 async fn note(catalog: &Catalog, old: &ServerAddress, new: &ServerAddress) -> Result<()> {
+    change(catalog, &nodes::exchange_addresses((&old.host, old.port), (&new.host, new.port))).await
+}
+
+async fn change(catalog: &Catalog, sql: &str) -> Result<()> {
     let mut client = crate::catalog::checkout(catalog.pool()).await?;
     let transaction = client.transaction().await.map_err(pg_error)?;
-    let sql = nodes::exchange_addresses((&old.host, old.port), (&new.host, new.port));
     transaction.batch_execute(&format!("SET LOCAL lock_timeout = '2s'; {sql}")).await.map_err(pg_error)?;
     transaction.commit().await.map_err(pg_error)?;
     catalog.refresh().await.map(|_| ())

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{connect, jobs, pg_error};
+use crate::catalog::{connect_to_coordinator, jobs, pg_error};
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notice};
 use crate::operations::rebalance::job::{KIND, run_rebalance_job};
@@ -34,7 +34,7 @@ async fn work(environment: &MoverEnvironment) -> Result<()> {
         return Ok(());
     }
     let settings = environment.catalog.settings();
-    let owner = connect(settings, &settings.coordinator()).await?;
+    let owner = connect_to_coordinator(settings).await?;
     let row = owner.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(pg_error)?;
     if !row.get::<_, bool>(0) {
         return Ok(());

@@ -1,6 +1,6 @@
 //! Is a server fit to be a node? What is wrong is told all at once.
 
-use crate::catalog::{Address, Catalog, connect, pg_error};
+use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::ShardMap;
 
@@ -8,7 +8,7 @@ use crate::shard_map::ShardMap;
 pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
     let settings = catalog.settings();
     let candidate = facts(&connect(settings, address).await?).await?;
-    let coordinator = facts(&connect(settings, &settings.coordinator()).await?).await?;
+    let coordinator = facts(&connect_to_coordinator(settings).await?).await?;
     let mut complaints = Vec::new();
     if candidate.version < VERSION_MIN {
         complaints.push(format!("It runs PostgreSQL {}; 15 or later is needed.", candidate.version / 10000));

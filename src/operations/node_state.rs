@@ -9,7 +9,7 @@ use super::node_check::{check_server, facts};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use crate::catalog::nodes;
 use crate::catalog::quote::shard_schema;
-use crate::catalog::{Address, Catalog, connect, pg_error};
+use crate::catalog::{Address, Catalog, connect, connect_to_primary, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{NodeId, ShardMap};
@@ -176,7 +176,11 @@ pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Valu
     let coordinator = catalog.settings().coordinator();
     let mut to: Vec<Address> = vec![coordinator.clone()];
     to.extend(map.active_workers().map(|n| Address { host: n.host.clone(), port: n.port }));
-    let asked = to.iter().map(async |address| reaches(catalog, address).await);
+    let hosts = |address: &Address| match *address == coordinator {
+        true => catalog.settings().coordinator_hosts(),
+        false => vec![address.clone()],
+    };
+    let asked = to.iter().map(async |address| answers(catalog, &hosts(address)).await);
     let answers = futures_util::future::join_all(asked).await;
     let row = |(address, result): (&Address, bool)| {
         json!({
@@ -189,7 +193,12 @@ pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Valu
 
 /// `SELECT citus_check_connection_to_node(...)`.
 pub async fn reaches(catalog: &Arc<Catalog>, address: &Address) -> bool {
-    match connect(catalog.settings(), address).await {
+    answers(catalog, std::slice::from_ref(address)).await
+}
+
+/// Does the one of these that takes writes, when they are several?
+async fn answers(catalog: &Catalog, hosts: &[Address]) -> bool {
+    match connect_to_primary(catalog.settings(), hosts).await {
         Ok(client) => client.simple_query("SELECT 1").await.is_ok(),
         Err(_) => false,
     }

@@ -11,7 +11,7 @@ use super::node_check::check_server;
 use super::node_objects;
 use super::sequences;
 use crate::catalog::nodes::{self, NewNode};
-use crate::catalog::{Address, Catalog, connect, pg_error};
+use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{ColocationId, NodeId, ShardMap};
@@ -202,7 +202,7 @@ pub(super) async fn prepare_server(
     // Nobody may write a reference table between its copy and the commit that makes the node known.
     let references = node_objects::lock_reference_tables(txn, map).await?;
     let settings = catalog.settings();
-    let coordinator = connect(settings, &settings.coordinator()).await?;
+    let coordinator = connect_to_coordinator(settings).await?;
     let mut worker = connect(settings, address).await?;
     let target = worker.transaction().await.map_err(pg_error)?;
     node_objects::copy_definitions(&coordinator, &target).await?;

@@ -26,8 +26,8 @@ pub async fn add_secondary_node(
     let map = txn.reload_map().await?;
     let node = map.node_at(&primary.host, primary.port).ok_or_else(|| no_such_node(&primary))?;
     if node.id.is_coordinator() {
-        return Err(PgError::unsupported("standbys of the coordinator are not supported")
-            .hint("Give the coordinator and its standby one address that follows the primary."));
+        return Err(PgError::unsupported("standbys of the coordinator are not in the catalog")
+            .hint("Name its servers in the configuration: coordinator.host = \"10.0.0.5,10.0.0.6\"."));
     }
     if let Some(known) = number(txn, &nodes::find_standby(&standby.host, standby.port)).await?
         && node.standbys.iter().any(|s| s.host == standby.host && s.port == standby.port)

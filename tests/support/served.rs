@@ -35,6 +35,8 @@ pub struct Served {
     pub environment: Vec<(&'static str, String)>,
     /// Where proxies that are started from now on find the coordinator.
     pub coordinator_port: u16,
+    /// And its standby, if it has one.
+    pub coordinator_standby: Option<u16>,
 }
 
 impl Served {
@@ -77,6 +79,7 @@ impl Served {
             config,
             environment: Vec::new(),
             coordinator_port,
+            coordinator_standby: None,
         };
         served.start_proxy(0);
         for worker in 0..workers {
@@ -87,13 +90,17 @@ impl Served {
 
     /// Starts proxy 0 or 1 and waits until it serves.
     pub fn start_proxy(&mut self, number: usize) {
+        let coordinator = match (self.coordinator_port, self.coordinator_standby) {
+            (port, None) => format!("port = {port}"),
+            (port, Some(standby)) => format!("host = \"127.0.0.1,127.0.0.1\"\nport = \"{port},{standby}\""),
+        };
         let text = format!(
             "[listen]\nport = {}\nauth = \"trust-loopback\"\nthreads = {}\ntakeover_socket = \"{}\"\n\
-             [coordinator]\nport = {}\n[admin]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
+             [coordinator]\n{}\n[admin]\nport = {}\n[execution]\nrecovery_patience = \"1s\"\n{}",
             self.proxy_port(number),
             self.threads,
             self.folder.path().join(format!("{number}.socket")).display(),
-            self.coordinator_port,
+            coordinator,
             self.admin_port(number),
             self.config
         );
