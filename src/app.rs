@@ -33,6 +33,7 @@ use crate::operations::mover::{self, MoverEnvironment};
 use crate::session;
 use crate::session::{CancelKeys, Credentials, Door, Ending, Presences, Shared, Tallies};
 use crate::transport::takeover::{self, Taken};
+use crate::transport::timer;
 
 /// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
 /// taken over the port; then until the last session has ended.
@@ -342,15 +343,16 @@ impl DataThreads {
         for number in 0..count {
             let (queue, incoming) = mpsc::channel(QUEUE);
             let (alive, ended) = oneshot::channel();
-            let (shared, ending) = (shared.clone(), ending.clone());
+            let (shared, ending, control) = (shared.clone(), ending.clone(), runtime::Handle::current());
             let name = format!("data-{number}");
             std::thread::Builder::new()
                 .name(name.clone())
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     let _alive: oneshot::Sender<()> = alive;
-                    // Made here, because it cannot change threads.
-                    let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+                    timer::lend_timers(control);
+                    // Made here, because it cannot change threads. It has no timers.
+                    let runtime = runtime::Builder::new_current_thread().enable_io().build_local(Default::default());
                     match runtime {
                         Ok(runtime) => runtime.block_on(session::run_data_thread(shared, incoming, ending)),
                         Err(error) => tracing::error!(%error, "could not make a data thread's runtime"),

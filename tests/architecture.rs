@@ -22,6 +22,9 @@ const ROOF: &[&str] = &["main", "app", "lib"];
 const LINES_MAX: usize = 700;
 const PARSER: &str = "sqlparser";
 const PARSER_ROOM: &str = "sql";
+/// What runs on data threads, which have no timers: `transport/timer.rs` makes those that they use.
+const WITHOUT_TIMERS: &[&str] = &["transport", "backend", "executor", "session"];
+const TIMERS: &[&str] = &["time::sleep", "time::timeout", "time::interval"];
 
 #[test]
 fn every_file_keeps_the_house_rules() {
@@ -58,6 +61,12 @@ fn violations(file: &Path, text: &str) -> Vec<String> {
     for (number, line) in code.map(|(index, line)| (index + 1, line)) {
         if room != PARSER_ROOM && words(line).any(|word| word == PARSER) {
             found.push(format!("{name}:{number}: only {PARSER_ROOM} names {PARSER}"));
+        }
+        if WITHOUT_TIMERS.contains(&room.as_str())
+            && !file.ends_with("timer.rs")
+            && TIMERS.iter().any(|timer| line.contains(timer))
+        {
+            found.push(format!("{name}:{number}: {room} takes its timers from transport::timer"));
         }
         if !ROOF.contains(&room.as_str()) {
             found.extend(used_rooms(file, line).filter_map(|used| {
@@ -147,6 +156,11 @@ fn a_rule_that_is_broken_is_named_with_its_line() {
         ("cli/mod.rs", "use crate::*;", "as a group"),
         ("planner/router.rs", "use sqlparser::ast::Statement;", "only sql names sqlparser"),
         ("main.rs", "use sqlparser::ast::Statement;", "only sql names sqlparser"),
+        (
+            "session/run.rs",
+            "tokio::time::sleep(PAUSE).await;",
+            "session/run.rs:2: session takes its timers from transport::timer",
+        ),
         ("util/mod.rs", "", "has no floor"),
     ] {
         let found = broken(file, line);
@@ -159,6 +173,7 @@ fn a_rule_that_is_broken_is_named_with_its_line() {
         ("session/mod.rs", "// crate::cli would be too high"),
         ("sql/parse.rs", "use sqlparser::ast::Statement;"),
         ("cli/demo/mod.rs", "use crate::dev_cluster::DevCluster;"),
+        ("transport/timer.rs", "tokio::time::sleep(duration)"),
         ("app.rs", "use crate::session::Session;"),
     ] {
         assert_eq!(broken(file, line), "", "{file}: {line}");

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::login::ServerAddress;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{Dialed, Dialer};
+use crate::transport::{Dialed, Dialer, timer};
 use crate::wire::startup;
 
 /// A server connection as its server's cancel requests name it.
@@ -47,7 +47,7 @@ pub async fn cancel(target: &CancelTarget) -> Result<()> {
     };
     // Until it is known to have been taken, and when that is never known.
     target.is_doubtful.store(true, Ordering::Release);
-    match tokio::time::timeout(DEADLINE, send).await {
+    match timer::timeout(DEADLINE, send).await {
         Ok(sent) => {
             sent?;
             target.is_doubtful.store(false, Ordering::Release);

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::node::{Node, Nodes};
-use crate::transport::SSL_REQUEST;
+use crate::transport::{SSL_REQUEST, timer};
 
 /// Watches over all connections until `stop`.
 pub async fn guard(nodes: Arc<Nodes>, stop: CancellationToken) {
     let mut watched: HashMap<_, Watched> = HashMap::new();
-    while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+    while stop.run_until_cancelled(timer::sleep(TICK)).await.is_some() {
         nodes.ring();
         for node in nodes.all() {
             watched.entry((node.address.clone(), node.purpose)).or_default().look(&nodes, &node);
@@ -81,7 +81,7 @@ async fn is_alive(node: Arc<Node>, timeout: Duration) -> bool {
         stream.write_all(&SSL_REQUEST).await?;
         stream.read_u8().await
     };
-    matches!(tokio::time::timeout(timeout, ask).await, Ok(Ok(_)))
+    matches!(timer::timeout(timeout, ask).await, Ok(Ok(_)))
 }
 
 const QUESTIONS: u32 = 2;

@@ -11,7 +11,7 @@ use crate::auth::md5;
 use crate::auth::password_file::PasswordFile;
 use crate::auth::scram::{ClientKeys, MECHANISM_PLUS, ScramClient};
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{Dialed, Dialer, Stream};
+use crate::transport::{Dialed, Dialer, Stream, timer};
 use crate::wire::frame::{begin_frame, end_frame};
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{Reply, To};
@@ -111,7 +111,7 @@ impl Server {
                 ),
             )
         };
-        match tokio::time::timeout(deadline, Self::connect_now(access, address, identity, parameters)).await {
+        match timer::timeout(deadline, Self::connect_now(access, address, identity, parameters)).await {
             Ok(Ok(server)) => Ok(server),
             Ok(Err(error)) if matches!(error.code(), SqlState::CONNECTION_FAILURE | SqlState::UNABLE_TO_CONNECT) => {
                 Err(unreachable(error.code(), error.detail_text().unwrap_or(error.message()).to_owned()))

@@ -27,6 +27,7 @@ use super::pool::is_outage;
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::timer;
 
 /// All nodes that this process has connections to.
 pub struct Nodes {
@@ -411,7 +412,7 @@ impl Node {
         if waiters.is_empty() {
             let node = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep_until(next_try.into()).await;
+                timer::sleep_until(next_try.into()).await;
                 node.review();
             });
         }

@@ -24,6 +24,7 @@ use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::timer;
 
 /// All pools of one data thread. Cheap to clone.
 #[derive(Clone)]
@@ -236,7 +237,7 @@ impl Pool {
                 Ok(server) = &mut returned => return Ok(server),
                 Ok(place) = &mut place => break place?,
                 // It is not short of connections: that wait begins when it is back.
-                () = tokio::time::sleep_until(deadline) => match self.node.is_out() {
+                () = timer::sleep_until(deadline) => match self.node.is_out() {
                     true => deadline = tokio::time::Instant::now() + settings.checkout_timeout,
                     false => {
                         ticket.is_timeout = true;
@@ -279,7 +280,7 @@ impl Pool {
                 }
                 // Others have taken what the node has, or one of ours is still on its way out.
                 Err(error) if is_full(&error) && tokio::time::Instant::now() + FULL_PAUSE < deadline => {
-                    tokio::time::sleep(FULL_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+                    timer::sleep(FULL_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
                 }
                 Err(error) => {
                     place.failed(&error);

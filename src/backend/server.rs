@@ -18,7 +18,7 @@ use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{self, Dialer, Stream};
+use crate::transport::{self, Dialer, Stream, timer};
 use crate::wire::answer::Status;
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
 use crate::wire::whole_answer::WholeAnswer;
@@ -391,7 +391,7 @@ impl Server {
             if !self.pace.is_patient {
                 break reading.await;
             }
-            match tokio::time::timeout(pace::PATIENCE, reading).await {
+            match timer::timeout(pace::PATIENCE, reading).await {
                 Ok(received) => break received,
                 Err(_) => self.end_patience(),
             }
@@ -453,7 +453,7 @@ impl Server {
     /// Does it answer a Sync in time? When not, it is broken.
     pub(super) async fn is_well(&mut self, timeout: Duration) -> bool {
         self.queue_sync();
-        let is_well = matches!(tokio::time::timeout(timeout, self.finish()).await, Ok(Ok(_)));
+        let is_well = matches!(timer::timeout(timeout, self.finish()).await, Ok(Ok(_)));
         self.broken |= !is_well;
         is_well
     }

@@ -9,6 +9,7 @@ use tokio_postgres::error::ErrorPosition;
 use super::gate::{self, Gate};
 use crate::backend::ServerAccess;
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::timer;
 
 /// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
 #[derive(Debug, Clone)]
@@ -142,7 +143,12 @@ pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Resul
         )
     };
     let (login, patience) = (settings.login(hosts), settings.connect_timeout_for(hosts));
-    match tokio::time::timeout(patience, login.connect(settings.gate())).await {
+    let connected = timer::with_lender(async {
+        let (client, connection) = login.connect(settings.gate()).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    });
+    match timer::timeout(patience, connected).await {
         Err(_) => Err(failed(&format!("no answer within {} s", patience.as_secs_f32()))),
         Ok(Err(error)) => {
             let error = pg_error(error);
@@ -152,16 +158,13 @@ pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Resul
                 None => failed,
             })
         }
-        Ok(Ok((client, connection))) => {
-            tokio::spawn(connection);
-            Ok(client)
-        }
+        Ok(Ok(client)) => Ok(client),
     }
 }
 
 /// A checked-out control connection, with pool errors as `PgError`s.
 pub async fn checkout(pool: &Pool) -> Result<Object> {
-    pool.get().await.map_err(|error| match error {
+    timer::with_lender(pool.get()).await.map_err(|error| match error {
         PoolError::Backend(error) => pg_error(error),
         PoolError::Timeout(_) => {
             PgError::new(SqlState::TOO_MANY_CONNECTIONS, "no control connection became free in time")

@@ -26,6 +26,7 @@ use super::connection::{Address, Settings, checkout};
 use super::{LOAD, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId, ShardMap};
+use crate::transport::timer;
 
 /// The catalog as one process sees it.
 pub struct Catalog {
@@ -152,7 +153,7 @@ impl Catalog {
     /// Waits for a map newer than `version`; at the deadline gives the newest there is.
     pub async fn changed_since(&self, version: u64, deadline: Instant) -> Arc<ShardMap> {
         let mut versions = self.versions();
-        let _ = tokio::time::timeout_at(deadline, versions.wait_for(|v| *v > version)).await;
+        let _ = timer::timeout_at(deadline, versions.wait_for(|v| *v > version)).await;
         self.map()
     }
 

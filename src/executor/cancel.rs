@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::backend::cancel::{self, CancelTarget};
 use crate::error::{PgError, Result, SqlState};
+use crate::transport::timer;
 
 /// One per client session.
 #[derive(Debug, Default)]
@@ -138,7 +139,7 @@ impl CancelHandle {
     async fn repeat(self: Arc<Self>, number: u64) {
         let mut pause = FIRST_PAUSE;
         while pause <= LAST_PAUSE {
-            tokio::time::sleep(pause).await;
+            timer::sleep(pause).await;
             if self.running() != Some(number) {
                 return;
             }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::sql::Complexity;
 use crate::tally::Traffic;
-use crate::transport::Stream;
+use crate::transport::{Stream, timer};
 use crate::wire::frame;
 
 /// What one client's messages may cost.
@@ -274,7 +274,7 @@ impl Client {
         } else {
             let deadline = self.frame_deadline()?;
             let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
-            timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
+            timer::timeout_at(deadline, self.stream.read_buf(&mut self.read)).await.map_err(|_| late())??
         };
         self.has_more = self.read.len() == self.read.capacity();
         self.traffic.received.add(received as u64);
@@ -369,7 +369,7 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = std::io::Result<
     if let Some(done) = work.as_mut().now_or_never() {
         return Ok(done?);
     }
-    let done = timeout(limit, work).await.map_err(|_| lost("client does not take its answer"))?;
+    let done = timer::timeout(limit, work).await.map_err(|_| lost("client does not take its answer"))?;
     Ok(done?)
 }
 

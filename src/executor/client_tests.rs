@@ -193,7 +193,7 @@ async fn a_message_counts_with_what_the_session_keeps() {
     let (mut peer, mut client) = connected(limits).await;
     peer.write_all(&[b"Q", &10_004u32.to_be_bytes()[..], b"SELECT"].concat()).await.unwrap();
     while client.received().is_empty() {
-        assert!(tokio::time::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
+        assert!(timer::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
     }
     assert!(client.buffered_frame_beside(9_000).unwrap().is_none());
     let refused = client.buffered_frame_beside(10_000).err().map(|error| error.code());
@@ -212,6 +212,6 @@ async fn a_client_that_says_nothing_keeps_little() {
     client.out().extend_from_slice(frame.payload());
     client.flush().await.unwrap();
     drop(frame);
-    assert!(tokio::time::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
+    assert!(timer::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
     assert!(client.read.capacity() + client.out.capacity() <= KEEP_LEN, "{} kept", client.read.capacity());
 }

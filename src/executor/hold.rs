@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::shard_map::ShardGroupId;
 use crate::tally::Histogram;
+use crate::transport::timer;
 
 /// The shard groups that are held.
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ impl Holds {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(timeout, released).await.is_ok()
+        timer::timeout(timeout, released).await.is_ok()
     }
 
     /// From now on new statements of `group` wait.
@@ -104,7 +105,7 @@ impl Holds {
             }
         };
         let since = Instant::now();
-        let is_released = tokio::time::timeout(timeout, released).await.is_ok();
+        let is_released = timer::timeout(timeout, released).await.is_ok();
         self.waits.record(since.elapsed());
         is_released
     }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::executor::cancel::CancelHandle;
-use crate::transport;
+use crate::transport::{self, timer};
 
 pub struct CancelKeys {
     sessions: DashMap<u32, Entry>,
@@ -156,7 +156,7 @@ impl CancelKeys {
 /// Cancels long statements that nobody waits for any more, until `stop`: a session notices its client's end only when it
 /// reads from it or writes to it.
 pub async fn watch_clients(keys: Arc<CancelKeys>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+    while stop.run_until_cancelled(timer::sleep(LOOK_EVERY)).await.is_some() {
         for (handle, number) in keys.abandoned() {
             // Not waited for: one node that takes no cancels must not keep the others' from being sent.
             tokio::spawn(async move { handle.cancel(number).await });

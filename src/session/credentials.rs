@@ -189,6 +189,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::transport::timer;
 
     fn role() -> Arc<Role> {
         Arc::new(Role { may_log_in: true, is_superuser: false, connection_limit: -1, password: None, expires: None })
@@ -226,7 +227,7 @@ mod tests {
         };
         let goes = async {
             let first = questions.find("first", never);
-            let _ = tokio::time::timeout(Duration::from_millis(20), first).await;
+            let _ = timer::timeout(Duration::from_millis(20), first).await;
         };
         let ((), found) = tokio::join!(goes, questions.find("app", ask));
         assert!(found.unwrap().is_some());

@@ -16,6 +16,7 @@ use super::cancel_keys::CancelKeys;
 use crate::catalog::{Catalog, cancel_requests};
 use crate::error::Result;
 use crate::shard_map::NodeId;
+use crate::transport::timer;
 
 /// Has the other proxies look for the session; returns when one has carried it out, or when it is plain that none will: false.
 pub async fn ask_others(shared: &Shared, pid: u32, key: &[u8]) -> bool {
@@ -40,7 +41,7 @@ async fn ask(catalog: &Catalog, instance: &str, pid: u32, key: &[u8]) -> Result<
     let Some(id) = cancel_requests::ask(&**coordinator().await?, instance, pid, key).await? else { return Ok(false) };
     let mut pause = PAUSE_MIN;
     while pause <= PAUSE_MAX {
-        tokio::time::sleep(pause).await;
+        timer::sleep(pause).await;
         if !cancel_requests::is_pending(&**coordinator().await?, id).await? {
             return Ok(true);
         }

@@ -32,7 +32,7 @@ use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transac
 use crate::operations::sequences;
 use crate::planner::{ReadFrom, Renumbered};
 use crate::shard_map::{NodeId, ShardMap};
-use crate::transport::Stream;
+use crate::transport::{Stream, timer};
 use crate::wire::answer::{self, Status};
 use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
 
@@ -111,7 +111,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Ok(stranger) => stranger,
         Err(error) => return refuse(opening.stream, error).await,
     };
-    let read = tokio::time::timeout_at(deadline, Box::pin(opening.read(&thread.shared.acceptor)));
+    let read = timer::timeout_at(deadline, Box::pin(opening.read(&thread.shared.acceptor)));
     let wish = match ending.stop.run_until_cancelled(read).await {
         Some(Ok(Ok(Some(wish)))) => wish,
         Some(Ok(Err(error))) => return refuse(opening.stream, error).await,
@@ -135,7 +135,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     }
     let identity = login::authenticate(&thread.shared, &mut client, &startup, peer.ip(), opening.handshake.as_ref());
     let identity = Box::pin(identity);
-    let identity = ending.stop.run_until_cancelled(tokio::time::timeout_at(deadline, identity)).await;
+    let identity = ending.stop.run_until_cancelled(timer::timeout_at(deadline, identity)).await;
     let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
         Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
         Ok(Ok(None)) | Err(_) => return Ok(()),
@@ -219,7 +219,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
     if let Err(error) = &ended {
         // Best effort: the client may be what was lost.
         answer::error(&as_fatal(error.clone()), session.client.out());
-        let _ = tokio::time::timeout(LAST_WORDS, session.client.flush_last()).await;
+        let _ = timer::timeout(LAST_WORDS, session.client.flush_last()).await;
     }
     ended
 }

@@ -9,6 +9,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Relayed, Retry, Routed, moved, relay};
 use crate::sql::{lexer, statements};
+use crate::transport::timer;
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind};
 use crate::wire::reply_queue::To;
@@ -252,7 +253,7 @@ impl Session {
         }
         let catalog = &self.thread.shared.catalog;
         // A coordinator that does not answer must not keep the client for longer than a move may.
-        let Ok(map) = tokio::time::timeout_at(deadline.into(), catalog.refresh()).await else { return Ok(false) };
+        let Ok(map) = timer::timeout_at(deadline.into(), catalog.refresh()).await else { return Ok(false) };
         if map?.version() == version {
             // Fenced, but not switched yet: the mover is between the two.
             let soon = Instant::now() + RETRY_PAUSE;

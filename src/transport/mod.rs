@@ -6,7 +6,7 @@
 //!                                       ▲ acceptor: clients' handshakes; dialer: ours, with servers
 //! ```
 //!
-//! `takeover` is apart: a listening socket goes from one process to the next.
+//! `takeover` and `timer` are apart: a listening socket goes from one process to the next; time-outs of the threads that wait here.
 //!
 //! TLS is rustls with the ring provider, versions 1.2 and 1.3.
 
@@ -16,6 +16,7 @@ mod dialer;
 mod liveness;
 mod stream;
 pub mod takeover;
+pub mod timer;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
 pub use dialer::{Dialed, Dialer, DialerSettings, Negotiated, SSL_REQUEST, SslMode};

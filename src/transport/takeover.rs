@@ -23,6 +23,7 @@ use rustix::net::{
 };
 use tokio::net::UnixListener;
 
+use super::timer;
 use crate::error::{PgError, Result, SqlState};
 
 /// What a predecessor gave. It goes on accepting until `complete`.
@@ -84,7 +85,7 @@ pub async fn hand_over(listener: UnixListener, sockets: &[TcpListener]) {
             Ok(false) => tracing::warn!("a process asked for the port and ended before it served"),
             Err(error) => {
                 tracing::warn!(%error, "could not hand the port over");
-                tokio::time::sleep(PAUSE).await;
+                timer::sleep(PAUSE).await;
             }
         }
     }
@@ -107,7 +108,7 @@ async fn one_successor(listener: &UnixListener, sockets: &[TcpListener]) -> std:
     rustix::net::sendmsg(&stream, &[IoSlice::new(&[SOCKETS])], &mut control, SendFlags::NOSIGNAL)?;
     let mut stream = tokio::net::UnixStream::from_std(stream)?;
     let mut answer = [0];
-    let read = tokio::time::timeout(START_TIMEOUT, tokio::io::AsyncReadExt::read(&mut stream, &mut answer)).await;
+    let read = timer::timeout(START_TIMEOUT, tokio::io::AsyncReadExt::read(&mut stream, &mut answer)).await;
     Ok(matches!(read, Ok(Ok(1))) && answer == [READY])
 }
 
