@@ -562,7 +562,7 @@ impl Session {
     /// Whoever was told to retry and does so at once is not to meet the old map again.
     async fn read_newer_map(&mut self) {
         let catalog = &self.thread.shared.catalog;
-        if let Ok(Err(error)) = tokio::time::timeout(NEWER_MAP_PATIENCE, catalog.refresh()).await {
+        if let Ok(Err(error)) = timer::timeout(NEWER_MAP_PATIENCE, catalog.refresh()).await {
             tracing::warn!(%error, "could not read the catalog after a shard was not where it was looked for");
         }
     }
