@@ -64,7 +64,7 @@ pub struct Fence<'a> {
 /// Fences the source and waits for the last changes. Clients are let go as soon as it is sure that this one fails; the hold stays
 /// when the fence stands, and when nobody knows what has become of it.
 ///
-/// Errors: of the source's; 08006 when it is silent for `patience`.
+/// Errors: the source's; 08006 when it is silent for too long.
 pub async fn attempt(
     environment: &MoverEnvironment,
     sides: &Sides<'_>,
@@ -89,7 +89,8 @@ pub async fn attempt(
             // What the source does with it turns out when it answers.
             is_late = true;
             hold.release();
-            timeout(patience, locks).await.unwrap_or_else(|_| Err(not_answering("source")))
+            let answered = sides.watch.during(locks);
+            timeout(patience, answered).await.unwrap_or_else(|_| Err(not_answering("source")))
         }
     };
     let why = match fenced {
@@ -123,6 +124,7 @@ pub async fn attempt(
                         Ok(unfenced) => unfenced?,
                         Err(_) => {
                             hold.release();
+                            let unfenced = sides.watch.during(unfenced);
                             timeout(patience, unfenced).await.unwrap_or_else(|_| Err(not_answering("source")))?;
                         }
                     }
@@ -140,7 +142,7 @@ pub async fn attempt(
 
 /// Runs an attempt beside the stream. Once it has ended, applying may take `patience` more to come to rest.
 ///
-/// Errors: 55000 when it does not, 53400 when the slot keeps too much meanwhile; the move is over then.
+/// Errors: 55000 when it does not, those of `watch` meanwhile; the move is over then.
 pub async fn beside_stream<T>(
     apply: &mut Apply,
     watch: &Guard,

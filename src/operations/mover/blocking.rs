@@ -10,11 +10,13 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use super::cutover::{self, FENCE, Sides};
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
 use super::pieces::Routes;
-use super::session::{self, Session, is_lock_failure, with_short_locks};
+use super::session::{self, Session, is_lock_failure, not_answering, with_short_locks};
 use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
 use super::target::{self, Target};
@@ -61,19 +63,22 @@ pub async fn run(
     let watch = Guard::begin(environment, mv);
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
     let throttle = CopyThrottle::new(environment, &watch);
-    let copied = copy::copy(environment, catalog, mv, &tables, &routes, None, throttle).await?;
+    let copy = copy::copy(environment, catalog, mv, &tables, &routes, None, throttle);
+    // Writers wait: for a node that does not answer, not for ever.
+    let copied = watch.during(copy).await?;
     mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
     environment.stop_at(StopPoint::Copied)?;
 
-    target::build_keys_and_indexes(&targets, mv, &definition).await?;
+    watch.during(target::build_keys_and_indexes(&targets, mv, &definition)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-    for target in &targets {
-        target::finish(environment, target, mv, &definition, &mut None).await?;
-    }
-    if settings.verify {
-        verify::verify_at_rest(environment, mv, &tables).await?;
-    }
+    let finished = async {
+        for target in &targets {
+            target::finish(environment, target, mv, &definition, &mut None).await?;
+        }
+        if settings.verify { verify::verify_at_rest(environment, mv, &tables).await } else { Ok(()) }
+    };
+    watch.during(finished).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Completing").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
@@ -145,9 +150,14 @@ async fn cut_over(
         match locks.during(settings.lock_timeout, attempt).await {
             Ok(()) => {
                 let insert = |table: String| format!("INSERT INTO {table} VALUES (1, {})", literal(FENCE));
-                for target in sides.targets {
-                    target.session.batch_execute(&insert(mv.target_marker())).await.map_err(pg_error)?;
-                }
+                let marked = async {
+                    for target in sides.targets {
+                        target.session.batch_execute(&insert(mv.target_marker())).await.map_err(pg_error)?;
+                    }
+                    Ok(())
+                };
+                // Nothing is fenced yet: the end of the locker's session lets everybody go on.
+                timeout(settings.fence_patience, marked).await.unwrap_or_else(|_| Err(not_answering("target")))?;
                 let mut statements = vec!["SET LOCAL synchronous_commit TO on".to_owned(), insert(mv.marker())];
                 statements.extend(cutover::fence_statements(mv, &sequences));
                 let answer = locker.simple_query(&statements.join("; ")).await.map_err(pg_error)?;

@@ -9,7 +9,7 @@ use super::{MoverEnvironment, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, ShardMap};
 
 /// Removes what only served the move, and its losing side: the source's after the switch, the target's before it.
 ///
@@ -17,6 +17,8 @@ use crate::shard_map::NodeId;
 pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move) -> Result<()> {
     let mut back = Move::way_back(catalog, mv.id).await?.filter(|back| back.state == MoveState::Undoable);
     if let Some(back) = back.as_mut().filter(|_| mv.state != MoveState::Switched) {
+        // The way back's own source may be down.
+        free_source(environment, mv).await?;
         remove(environment, catalog, back, None).await?;
     }
     remove(environment, catalog, mv, back.as_ref()).await
@@ -26,28 +28,12 @@ pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mu
 ///
 /// The source comes first: its slot keeps WAL, and it serves clients again without waiting for a target that is down.
 async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, back: Option<&Move>) -> Result<()> {
-    let map = environment.catalog.refresh().await?;
-    // With all that was there.
-    let is_removed = |node: NodeId| !node.is_coordinator() && map.node(node).is_none();
+    let source = free_source(environment, mv).await?;
+    let map = environment.catalog.map();
     let has_switched = mv.state == MoveState::Switched;
-    let source = match is_removed(mv.source) {
-        true => None,
-        false => Some(session::connect(environment, mv.source).await?),
-    };
-    if let Some(source) = &source {
-        let name = identifier(&mv.name());
-        drop_slot(source, mv).await?;
-        with_short_locks(environment, (source, mv.source), &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
-        with_short_locks(environment, (source, mv.source), &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
-    }
-    if let Some(source) = source.as_ref().filter(|_| !has_switched) {
-        // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
-        cutover::unfence(source, mv).await?;
-        undo_full_identity(environment, source, mv).await?;
-    }
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
-        if !is_removed(node) {
+        if !is_removed(&map, node) {
             targets.push((session::connect(environment, node).await?, node, groups));
         }
     }
@@ -105,6 +91,30 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
         _ if environment.settings.flips => mv.advance(catalog, MoveState::Failed, "Failed").await,
         _ => mv.advance(catalog, MoveState::Failed, REHEARSED).await,
     }
+}
+
+/// Removes what a move keeps on its source beside the shard group, which is as it was then unless the move has switched. None
+/// when the node was removed.
+async fn free_source(environment: &MoverEnvironment, mv: &Move) -> Result<Option<Session>> {
+    if is_removed(&*environment.catalog.refresh().await?, mv.source) {
+        return Ok(None);
+    }
+    let source = session::connect(environment, mv.source).await?;
+    let name = identifier(&mv.name());
+    drop_slot(&source, mv).await?;
+    with_short_locks(environment, (&source, mv.source), &format!("DROP PUBLICATION IF EXISTS {name}")).await?;
+    with_short_locks(environment, (&source, mv.source), &format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+    if mv.state != MoveState::Switched {
+        // A fence that a dead proxy had sent may have come through at the last moment; without the marker none can now.
+        cutover::unfence(&source, mv).await?;
+        undo_full_identity(environment, &source, mv).await?;
+    }
+    Ok(Some(source))
+}
+
+/// With all that was there.
+fn is_removed(map: &ShardMap, node: NodeId) -> bool {
+    !node.is_coordinator() && map.node(node).is_none()
 }
 
 async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv: &Move) -> Result<()> {

@@ -1,8 +1,9 @@
-//! Watches what a move does to its servers: WAL that its slot keeps, standbys that cannot follow.
+//! Watches what a move does to its servers: WAL that its slot keeps, standbys that cannot follow; and whether they answer at all.
 //!
 //! ```text
 //!   every half second:  source: pg_replication_slots ──keeps too much──> the move ends, and its slot with it
 //!                       source, targets: pg_stat_replication ──too far behind──> copying pauses
+//!                                        no answer ──for silence_patience──> the move ends
 //! ```
 //!
 //! The guard has connections of its own: those of the move may be busy for hours. It never breaks into a fence or a
@@ -10,9 +11,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::MoverEnvironment;
@@ -33,7 +36,7 @@ pub struct Guard {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     has_looked: bool,
-    /// The slot keeps too much: the move must end with this.
+    /// The slot keeps too much, or a node is silent: the move must end with this.
     over: Option<PgError>,
     /// A standby that is too far behind.
     lagging: Option<String>,
@@ -50,9 +53,10 @@ impl Guard {
         Self { seen, patience: environment.settings.standby_patience, _looking: looking }
     }
 
-    /// Awaits `work`; leaves it, dropped half-way, when the slot keeps too much. For work that a crash may interrupt.
+    /// Awaits `work`; leaves it, dropped half-way, when the slot keeps too much or a node is silent. For work that a crash may
+    /// interrupt.
     ///
-    /// Errors: 53400 then; those of `work`.
+    /// Errors: 53400, 08006 then; those of `work`.
     pub async fn during<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut seen = self.seen.clone();
         let over = async {
@@ -68,7 +72,7 @@ impl Guard {
         }
     }
 
-    /// Errors: 53400 when the slot keeps too much.
+    /// Errors: 53400 when the slot keeps too much, 08006 when a node is silent.
     pub fn check(&self) -> Result<()> {
         self.seen.borrow().over.clone().map_or(Ok(()), Err)
     }
@@ -106,17 +110,30 @@ struct Watched {
 impl Watched {
     async fn look(self, sender: watch::Sender<Seen>) {
         let mut sessions: HashMap<NodeId, Session> = HashMap::new();
+        let mut heard: HashMap<NodeId, Instant> = self.nodes.iter().map(|node| (*node, Instant::now())).collect();
+        let patience = self.environment.settings.silence_patience;
         loop {
             let limits = self.environment.limits.load_full();
             let (mut over, mut lagging) = (None, None);
-            for node in &self.nodes {
-                match self.look_at(*node, &limits, &mut sessions).await {
-                    Ok((kept, lag)) => (over, lagging) = (over.or(kept), lagging.or(lag)),
-                    Err(error) => {
-                        // A server that is gone ends the move by itself.
-                        tracing::debug!(%node, %error, "could not look after a move on a node");
-                        sessions.remove(node);
+            let looks = self.nodes.iter().map(|node| {
+                let session = sessions.get(node).cloned();
+                async { timeout(ANSWER_WITHIN.min(patience), self.look_at(*node, &limits, session)).await }
+            });
+            for (node, look) in self.nodes.iter().zip(join_all(looks).await) {
+                let error = match look.unwrap_or_else(|_| Err(silent(*node))) {
+                    Ok(Look { session, kept, lag }) => {
+                        (over, lagging) = (over.or(kept), lagging.or(lag));
+                        sessions.insert(*node, session);
+                        heard.insert(*node, Instant::now());
+                        continue;
                     }
+                    Err(error) => error,
+                };
+                // A server that is gone ends the move by itself; one that is frozen does not.
+                tracing::debug!(%node, %error, "could not look after a move on a node");
+                sessions.remove(node);
+                if error.code() == SqlState::CONNECTION_FAILURE && heard[node].elapsed() >= patience {
+                    over = over.or(Some(silent(*node)));
                 }
             }
             sender.send_replace(Seen { has_looked: true, over, lagging });
@@ -124,35 +141,25 @@ impl Watched {
         }
     }
 
-    /// Why the move must end, and which standby it must wait for.
-    async fn look_at(
-        &self,
-        node: NodeId,
-        limits: &MoveLimits,
-        sessions: &mut HashMap<NodeId, Session>,
-    ) -> Result<(Option<PgError>, Option<String>)> {
-        let session = match sessions.get(&node) {
-            Some(session) => session.clone(),
-            None => {
-                let session = session::connect(&self.environment, node).await?;
-                sessions.insert(node, session.clone());
-                session
-            }
+    async fn look_at(&self, node: NodeId, limits: &MoveLimits, session: Option<Session>) -> Result<Look> {
+        let session = match session {
+            Some(session) => session,
+            None => session::connect(&self.environment, node).await?,
         };
-        let mut over = None;
+        let mut kept = None;
         if node == self.source
             && let Some(row) = session.query_opt(KEPT, &[&self.slot]).await.map_err(pg_error)?
         {
-            over = self.judge(row.get(0), row.get::<_, i64>(1), limits.slot_wal_bytes);
+            kept = self.judge(row.get(0), row.get::<_, i64>(1), limits.slot_wal_bytes);
         }
-        let mut lagging = None;
+        let mut lag = None;
         if limits.standby_lag_bytes > 0
             && let Some(row) = session.query_opt(BEHIND, &[]).await.map_err(pg_error)?
             && row.get::<_, i64>(1).unsigned_abs() > limits.standby_lag_bytes
         {
-            lagging = Some(row.get(0));
+            lag = Some(row.get(0));
         }
-        Ok((over, lagging))
+        Ok(Look { session, kept, lag })
     }
 
     fn judge(&self, status: Option<&str>, bytes: i64, limit: u64) -> Option<PgError> {
@@ -177,6 +184,20 @@ impl Watched {
     }
 }
 
+/// What a node said.
+struct Look {
+    session: Session,
+    /// Why the move must end.
+    kept: Option<PgError>,
+    /// Which standby it must wait for.
+    lag: Option<String>,
+}
+
+fn silent(node: NodeId) -> PgError {
+    PgError::new(SqlState::CONNECTION_FAILURE, format!("node {node} does not answer"))
+        .hint("Run the move again when it does; what is left of this one is removed then by itself.")
+}
+
 /// State of the slot, and bytes of WAL that are kept for it.
 const KEPT: &str = "SELECT wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
     FROM pg_replication_slots WHERE slot_name = $1";
@@ -190,4 +211,6 @@ const BEHIND: &str = "SELECT coalesce(nullif(application_name, ''), client_addr:
         SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
     ORDER BY 2 DESC LIMIT 1";
 
+/// Longer than a busy server takes for these questions.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -132,6 +132,8 @@ pub struct MoverSettings {
     pub catch_up_patience: Duration,
     /// Longest time for which an attempt at the cutover keeps clients waiting before it is taken back. Default: 5s.
     pub fence_patience: Duration,
+    /// Longest time for which a node of the move may answer nothing. Default: 60s.
+    pub silence_patience: Duration,
     /// Longest pause of a copy for one standby. Default: 10min.
     pub standby_patience: Duration,
     /// Compare both sides before the cutover. Default: yes.
@@ -155,6 +157,7 @@ impl Default for MoverSettings {
             near: Duration::from_millis(20),
             catch_up_patience: Duration::from_secs(600),
             fence_patience: Duration::from_secs(5),
+            silence_patience: Duration::from_secs(60),
             standby_patience: Duration::from_secs(600),
             verify: true,
             flips: true,

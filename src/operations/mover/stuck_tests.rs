@@ -1,5 +1,6 @@
 //! Something of a move stands still at its cut-over: clients go on, and so does the move once it can.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio::task::JoinHandle;
@@ -21,10 +22,16 @@ struct Held {
 impl Held {
     /// Returns while statements are held. An attempt waits long enough for its lock to do something meanwhile.
     async fn begin(patience: Duration, hold: Duration) -> Held {
+        Self::begin_within(patience, hold, MoveLimits::default()).await
+    }
+
+    async fn begin_within(patience: Duration, hold: Duration, limits: MoveLimits) -> Held {
         let mut stage = Stage::set(1, TABLES).await;
+        stage.environment.limits.store(Arc::new(limits));
         let settings = &mut stage.environment.settings;
         (settings.lock_timeout, settings.fence_patience) = (Duration::from_secs(2), hold);
         (settings.cutover_patience, settings.lock_patience) = (patience, Duration::from_secs(1));
+        settings.silence_patience = patience;
         let reader = stage.connect(SOURCE).await;
         let stage = Arc::new(stage);
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
@@ -106,6 +113,42 @@ async fn until(moving: &JoinHandle<Result<Option<MoveReport>>>, mut condition: i
     }
 }
 
+/// Every process of a worker, which stands still until it is dropped.
+struct Frozen(Vec<i32>);
+
+impl Frozen {
+    async fn server(stage: &Stage, node: NodeId) -> Frozen {
+        let sql = "SELECT pid FROM pg_stat_activity
+                   UNION ALL SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
+        Self::those(stage, node, sql).await
+    }
+
+    /// The process that sends the move's changes.
+    async fn sender(stage: &Stage) -> Frozen {
+        Self::those(stage, SOURCE, "SELECT active_pid FROM pg_replication_slots WHERE active").await
+    }
+
+    async fn those(stage: &Stage, node: NodeId, sql: &str) -> Frozen {
+        let rows = stage.workers[node.0 as usize - 1].query(sql, &[]).await.unwrap();
+        let frozen = Frozen(rows.iter().map(|row| row.get(0)).collect());
+        frozen.signal("STOP");
+        frozen
+    }
+
+    fn signal(&self, name: &str) {
+        for pid in &self.0 {
+            // One or the other backend has ended by itself.
+            let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("CONT");
+    }
+}
+
 const LONG: Duration = Duration::from_secs(300);
 const SHORT: Duration = Duration::from_secs(3);
 
@@ -164,4 +207,107 @@ async fn a_target_that_is_lost_behind_the_fence_is_noticed_at_once() {
     let error = ended.expect("nobody waits for a marker that cannot come").unwrap().unwrap_err();
     assert_eq!(error.code(), SqlState::ADMIN_SHUTDOWN, "{error}");
     held.end(SOURCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_goes_on_when_its_frozen_target_does() {
+    let mut held = Held::begin(LONG, SHORT).await;
+    let frozen = Frozen::server(&held.stage, TARGET).await;
+    held.end_reader().await;
+    held.clients_go_on().await;
+    drop(frozen);
+    let report = (&mut held.moving).await.unwrap().unwrap().unwrap();
+    assert!(report.attempts > 1, "{report:?}");
+    held.end(TARGET).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_whose_target_stays_frozen_leaves_nothing_on_the_source() {
+    // Its way back has a slot on the target.
+    let limits = MoveLimits { undo_window: LONG, ..MoveLimits::default() };
+    let mut held = Held::begin_within(Duration::from_secs(8), SHORT, limits).await;
+    let frozen = Frozen::server(&held.stage, TARGET).await;
+    held.end_reader().await;
+    held.clients_go_on().await;
+    let error = (&mut held.moving).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), SqlState::CONNECTION_FAILURE, "{error}");
+    assert!(error.message().contains("node 2 does not answer"), "{error}");
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    assert_eq!(held.stage.number(SOURCE, slots).await, 0, "no WAL is kept for it");
+    drop(frozen);
+    held.stage.repair().await;
+    held.end(SOURCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_whose_source_is_frozen_leaves_nothing_once_it_goes_on() {
+    let mut held = Held::begin(Duration::from_secs(6), SHORT).await;
+    let frozen = Frozen::server(&held.stage, SOURCE).await;
+    let error = (&mut held.moving).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), SqlState::CONNECTION_FAILURE, "{error}");
+    let holds = &held.stage.environment.holds;
+    assert!(holds.wait(GROUP, LONG).await, "nobody is kept waiting by the move");
+    drop(frozen);
+    held.end_reader().await;
+    held.stage.repair().await;
+    held.end(SOURCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_sender_of_changes_stops_nobody_but_the_move() {
+    let mut held = Held::begin(Duration::from_secs(8), SHORT).await;
+    let frozen = Frozen::sender(&held.stage).await;
+    held.end_reader().await;
+    held.clients_go_on().await;
+    let error = (&mut held.moving).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{error}");
+    drop(frozen);
+    held.stage.repair().await;
+    held.end(SOURCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_of_a_dead_proxy_is_taken_back_while_the_target_is_frozen() {
+    let mut stage = Stage::set(1, TABLES).await;
+    stage.environment.stop_at = Some(StopPoint::FenceApplied);
+    assert_eq!(stage.move_to(SOURCE, TARGET).await.unwrap_err().code(), STOPPED);
+    stage.environment.stop_at = None;
+    let frozen = Frozen::server(&stage, TARGET).await;
+    let named = format!("SELECT count(*) FROM pg_namespace WHERE nspname = 'public_{GROUP}'");
+    let began = Instant::now();
+    while stage.number(SOURCE, &named).await == 0 {
+        println!("{:?}", recover(&stage.environment).await);
+        assert!(began.elapsed() < LONG / 5, "clients of the source wait for the target");
+    }
+    drop(frozen);
+    stage.repair().await;
+    assert_eq!(stage.node_of_group().await, SOURCE);
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_wait_for_a_move_do_not_wait_for_its_frozen_target() {
+    let mut stage = Stage::set(1, TABLES).await;
+    stage.environment.settings.silence_patience = SHORT;
+    let slow = MoveLimits { copy_rate_bytes: 20 << 10, ..MoveLimits::default() };
+    stage.environment.limits.store(Arc::new(slow));
+    let stage = Arc::new(stage);
+    let moving = {
+        let environment = stage.environment.clone();
+        let request = MoveRequest { group: GROUP, source: SOURCE, target: TARGET, mode: TransferMode::BlockWrites };
+        tokio::spawn(async move { move_shard_group(&environment, request, &|_| {}).await })
+    };
+    let copying = "SELECT count(*) FROM tenantry.shard_move WHERE phase = 'Copying Data'";
+    until(&moving, async || stage.coordinator.query_one(copying, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+    let frozen = Frozen::server(&stage, TARGET).await;
+    let sql = format!("UPDATE public_{GROUP}.orders SET n = 5 WHERE tenant = 1 AND id = 1");
+    let written = tokio::time::timeout(LONG / 5, stage.workers[0].batch_execute(&sql)).await;
+    written.expect("the lock is given back").unwrap();
+    let error = moving.await.unwrap().unwrap_err();
+    assert!(error.message().contains("node 2 does not answer"), "{error}");
+    drop(frozen);
+    stage.repair().await;
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    Arc::into_inner(stage).unwrap().strike().await;
 }
