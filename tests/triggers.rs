@@ -262,8 +262,37 @@ fn deferred_checks_hold_at_the_commit(served: &Served) {
     let mended = "BEGIN; UPDATE tasks SET n = 13; UPDATE tasks SET n = 14; COMMIT";
     assert!(psql_error(&served.dsn(0), mended).contains("n is 13"), "each version of a row is looked at");
     let by_name =
-        format!("BEGIN; UPDATE tasks SET n = 2 WHERE tenant = {first}; SET CONSTRAINTS whole IMMEDIATE; COMMIT");
-    assert!(psql_error(&served.dsn(0), &by_name).contains("constraint \"whole\" does not exist"), "a limit");
+        format!("BEGIN; UPDATE tasks SET n = 2 WHERE tenant = {first}; SET CONSTRAINTS NAME IMMEDIATE; COMMIT");
+    for (name, wanted) in [
+        ("whole", "0A000: cannot set constraint \"whole\" by its name"),
+        ("public.whole", "0A000: cannot set constraint \"whole\" by its name"),
+        ("nobodys", "42704: constraint \"nobodys\" does not exist"),
+    ] {
+        let error = psql_error(&served.dsn(0), &by_name.replace("NAME", name));
+        assert!(error.contains(wanted), "{name}: {error}");
+    }
+    // Those of local and of reference tables are meant where they stand, also on servers that join afterwards.
+    served.psql(
+        "CREATE TABLE here (id int CONSTRAINT once UNIQUE DEFERRABLE INITIALLY DEFERRED);
+         CREATE TABLE everywhere (id int CONSTRAINT single UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+    );
+    served.psql("SELECT create_reference_table('everywhere')");
+    for (table, name) in [("here", "once"), ("everywhere", "single")] {
+        let twice = format!("INSERT INTO {table} VALUES (1), (1);");
+        let late =
+            format!("BEGIN; SET CONSTRAINTS {name} IMMEDIATE; UPDATE tasks SET n = 2; {twice} SELECT 1/0; COMMIT");
+        assert!(psql_error(&served.dsn(0), &late).contains("23505"), "{name} is looked at where the rows come");
+        let mended = format!(
+            "BEGIN; UPDATE tasks SET n = 2; SET CONSTRAINTS {name} IMMEDIATE; SET CONSTRAINTS {name} DEFERRED; {twice} \
+             DELETE FROM {table}; COMMIT"
+        );
+        served.psql(&mended);
+    }
+    let both = psql_error(&served.dsn(0), "BEGIN; SET CONSTRAINTS once, single IMMEDIATE; COMMIT");
+    assert!(both.contains("0A000: cannot set constraints of reference and of local tables"), "{both}");
+    served.psql("DROP TABLE here");
+    served.psql("DROP TABLE everywhere");
+    take_fires(served);
     let early = format!(
         "BEGIN; SET CONSTRAINTS ALL IMMEDIATE; UPDATE tasks SET n = 13 WHERE tenant = {first}; SELECT 1; COMMIT"
     );

@@ -3,9 +3,11 @@
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
 //! saved meanwhile) in the same write: `servers.rs`. How it ends on several servers at once stands in `two_phase.rs`.
 
+mod constraints;
 mod servers;
 mod snapshots;
 
+pub use constraints::ConstraintsOf;
 pub use servers::PoolsAtHand;
 pub use snapshots::moved;
 

@@ -184,6 +184,9 @@ impl Display for TransactionCommand {
             TransactionCommand::Release { name } => write!(f, "transaction release {name}"),
             TransactionCommand::RollbackTo { name } => write!(f, "transaction rollback_to {name}"),
             TransactionCommand::SetForTransaction { .. } => write!(f, "transaction set"),
+            TransactionCommand::SetConstraints { names, .. } => {
+                write!(f, "transaction set constraints {}", names.join(", "))
+            }
         }
     }
 }

@@ -501,8 +501,13 @@ pub enum TransactionCommand {
     RollbackTo {
         name: String,
     },
-    /// SET TRANSACTION ..., SET CONSTRAINTS ...: every present and later server of this transaction.
+    /// SET TRANSACTION ..., SET CONSTRAINTS ALL: every present and later server of this transaction.
     SetForTransaction {
+        text: String,
+    },
+    /// SET CONSTRAINTS with names, here without their schemas.
+    SetConstraints {
+        names: Vec<String>,
         text: String,
     },
 }

@@ -28,6 +28,9 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         SessionStatement::SetForTransaction { takes_snapshot: false } => {
             return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
         }
+        SessionStatement::SetConstraints { names } => {
+            return Ok(Plan::Transaction(TransactionCommand::SetConstraints { names, text: text.to_owned() }));
+        }
         SessionStatement::Reset { name } => SessionCommand::Reset { name, text: text.to_owned() },
         SessionStatement::ResetAll => SessionCommand::ResetAll,
         SessionStatement::Show => {

@@ -2,7 +2,7 @@
 
 use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::{Kind, Transaction};
+use crate::executor::{ConstraintsOf, Kind, Transaction};
 use crate::planner::TransactionCommand;
 use crate::shard_map::NodeId;
 use crate::wire::answer;
@@ -25,6 +25,21 @@ impl Session {
                 }
                 let tag = if text.to_ascii_uppercase().contains("CONSTRAINTS") { "SET CONSTRAINTS" } else { "SET" };
                 answer::command_complete(tag, self.client.out());
+                Ok(())
+            }
+            TransactionCommand::SetConstraints { names, text } => {
+                self.refuse_if_failed()?;
+                let txn = self.txn();
+                let of = txn.tables_of_constraints(names).await?;
+                if explicit || txn.kind == Kind::Implicit {
+                    match of {
+                        ConstraintsOf::Local => drop(txn.query(NodeId::COORDINATOR, text).await?),
+                        ConstraintsOf::Reference => txn.set_modes(text).await?,
+                    }
+                } else {
+                    self.warn("SET CONSTRAINTS can only be used in transaction blocks");
+                }
+                answer::command_complete("SET CONSTRAINTS", self.client.out());
                 Ok(())
             }
             _ if !explicit => {

@@ -15,9 +15,13 @@ pub enum SessionStatement {
         local: bool,
         values: Vec<String>,
     },
-    /// SET TRANSACTION modes, SET CONSTRAINTS.
+    /// SET TRANSACTION modes, SET CONSTRAINTS ALL.
     SetForTransaction {
         takes_snapshot: bool,
+    },
+    /// Their names, schemas left out.
+    SetConstraints {
+        names: Vec<String>,
     },
     Reset {
         name: String,
@@ -61,7 +65,7 @@ pub fn read_session_statement(cursor: Cursor<'_>) -> Option<Result<SessionStatem
 
 fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
     if c.take("constraints") {
-        return Ok(SessionStatement::SetForTransaction { takes_snapshot: false });
+        return read_set_constraints(c);
     }
     if c.take_all(&["session", "characteristics", "as", "transaction"]) {
         return Ok(set("session_characteristics", false, vec![c.rest_text().to_ascii_lowercase()]));
@@ -100,6 +104,24 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
         return Err(c.syntax_error());
     }
     Ok(set(&name, local, read_values(&c)?))
+}
+
+fn read_set_constraints(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
+    let mut names = Vec::new();
+    if !c.take("all") {
+        names.push(c.qualified_name()?.name);
+        while c.take_punct(b',') {
+            names.push(c.qualified_name()?.name);
+        }
+    }
+    if c.take_any(&["deferred", "immediate"]).is_none() {
+        return Err(c.syntax_error());
+    }
+    c.expect_end()?;
+    Ok(match names.is_empty() {
+        true => SessionStatement::SetForTransaction { takes_snapshot: false },
+        false => SessionStatement::SetConstraints { names },
+    })
 }
 
 fn set(name: &str, local: bool, values: Vec<String>) -> SessionStatement {
