@@ -404,6 +404,18 @@ async fn schema_changes_wait_for_moves_and_moves_for_them() {
     assert_eq!(served.psql("SELECT count(*) FROM ledger"), "0");
     assert_eq!(served.psql(&format!("INSERT INTO more VALUES ({TENANT}) RETURNING tenant")), TENANT.to_string());
 
+    // C13: every shard of the table is made alike, wherever it has been meanwhile.
+    let made = "SELECT DISTINCT regexp_replace(string_agg(fact, '; ' ORDER BY fact), 'public_[0-9]+', 'shard', 'g') FROM (
+            SELECT c.relnamespace, concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                pg_get_expr(d.adbin, d.adrelid)) AS fact
+            FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
+            WHERE c.relname = 'ledger' AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL SELECT c.relnamespace, pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+            WHERE c.relname = 'ledger') facts
+        WHERE relnamespace::regnamespace::text LIKE 'public\\_%' GROUP BY relnamespace";
+    let made: Vec<_> = (0..2).map(|w| psql(&served.worker_dsn(w), made)).collect();
+    assert!(made[0] == made[1] && made[0].lines().count() == 1 && made[0].contains("ledger_id"), "{made:#?}");
+
     // And a move waits for an open schema change.
     let client = connect(&served.dsn(0)).await;
     client.batch_execute("BEGIN; ALTER TABLE ledger ADD COLUMN z int").await.unwrap();

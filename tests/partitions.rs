@@ -189,6 +189,201 @@ async fn partitioned_tables_are_distributed_while_clients_write_them() {
     partitions_come_and_go(&served);
 }
 
+/// `accounts` is referred to, by a partitioned table and a plain one; `entries` refers to it and to a reference table.
+const KEYED: &str = "
+    CREATE TABLE kinds (id int PRIMARY KEY);
+    INSERT INTO kinds SELECT generate_series(1, 3);
+    CREATE TABLE accounts (tenant bigint, id bigint, n bigint DEFAULT 0, PRIMARY KEY (tenant, id)) PARTITION BY HASH (id);
+    CREATE TABLE accounts_0 PARTITION OF accounts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE accounts_1 PARTITION OF accounts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE TABLE entries (tenant bigint, id bigint, account bigint, kind int, at date, body text, PRIMARY KEY (tenant, id, at))
+        PARTITION BY RANGE (at);
+    CREATE TABLE entries_2025 PARTITION OF entries FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+    CREATE TABLE entries_rest PARTITION OF entries DEFAULT;
+    ALTER TABLE entries_2025 ALTER body SET STORAGE EXTERNAL;
+    CREATE TABLE notes (tenant bigint, account bigint, body text);
+    INSERT INTO accounts SELECT t, i FROM generate_series(1, 40) t, generate_series(1, 5) i";
+
+/// One line for each foreign key of a schema and what it made on partitions, on either side; the schema's own name left out.
+const FOREIGN_KEYS: &str = "
+    SELECT string_agg(replace(concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(k.oid), convalidated, conparentid <> 0,
+        confrelid::regclass), 'SCHEMA.', ''), E'\\n' ORDER BY conrelid::regclass::text, conname, confrelid::regclass::text)
+    FROM pg_constraint k WHERE contype = 'f' AND connamespace = 'SCHEMA'::regnamespace";
+
+/// Keys from and to partitioned tables stand on every shard after every kind of move, and hold; by size, partitions count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn partitioned_tables_take_their_foreign_keys_along() {
+    let served = Served::start(2);
+    served.psql(KEYED);
+    served.psql("SELECT create_reference_table('kinds')");
+    served.psql("SELECT create_distributed_table('accounts', 'tenant', shard_count => 8)");
+    served.psql("SELECT create_distributed_table('entries', 'tenant', colocate_with => 'accounts')");
+    served.psql("SELECT create_distributed_table('notes', 'tenant', colocate_with => 'accounts')");
+    for key in [
+        "ALTER TABLE entries ADD FOREIGN KEY (tenant, account) REFERENCES accounts ON DELETE CASCADE",
+        "ALTER TABLE entries ADD FOREIGN KEY (kind) REFERENCES kinds",
+        "ALTER TABLE notes ADD FOREIGN KEY (tenant, account) REFERENCES accounts ON DELETE CASCADE",
+    ] {
+        served.psql(key);
+    }
+    served.psql(
+        "INSERT INTO entries SELECT tenant, id, id, 1 + id % 3, date '2025-12-01' + id::int * 9, '' FROM accounts",
+    );
+    served.psql("INSERT INTO notes SELECT tenant, id, 'n' FROM accounts");
+    let shard =
+        |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('accounts', {tenant})"));
+    let port_of =
+        |shard: &str| served.psql(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}"));
+    let alike = |when: &str| {
+        let shards = shard_schemas(&served);
+        let of = |(dsn, schema): &(String, String)| psql(dsn, &FOREIGN_KEYS.replace("SCHEMA", schema));
+        let first = of(&shards[0]);
+        assert!(first.contains("REFERENCES accounts(tenant, id) ON DELETE CASCADE t f accounts"), "{first}");
+        // entries and its partitions to accounts, their partitions and kinds; notes to accounts and their partitions.
+        assert!(first.lines().count() == 11 && !first.contains(" f f ") && !first.contains(" f t "), "{first}");
+        for shard in &shards {
+            assert_eq!(of(shard), first, "{when}: {}", shard.1);
+        }
+    };
+    alike("distributed");
+
+    // Clients delete what others refer to, and break keys, while shards move.
+    let stop = Arc::new(Stop::default());
+    let writers: Vec<_> = (1..=4).map(|tenant| tokio::spawn(use_keys(served.dsn(0), tenant, stop.clone()))).collect();
+    let client = connect(&served.dsn(0)).await;
+    let run = |sql: String| {
+        let client = &client;
+        async move { client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{sql}: {:?}", e.as_db_error())) }
+    };
+    for mode in ["auto", "block_writes"] {
+        let shard = shard(1);
+        let from: u16 = port_of(&shard).parse().expect("a port");
+        let to = served.worker_port(0) + served.worker_port(1) - from;
+        run(format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, '{mode}')"))
+            .await;
+        alike(mode);
+    }
+    let cut = shard(2);
+    // One hash, half of the rest, and the other half.
+    let points = served.psql(&format!(
+        "SELECT ARRAY[shardminvalue::bigint, (shardminvalue::bigint + shardmaxvalue::bigint) / 2] FROM pg_dist_shard WHERE shardid = {cut}"
+    ));
+    run(format!("SELECT citus_split_shard_by_split_points({cut}, '{points}', ARRAY[2, 1, 2])")).await;
+    alike("split by points");
+    run("SELECT isolate_tenant_to_new_shard('entries', 3, 'CASCADE')".to_owned()).await;
+    alike("isolated");
+    stop.set();
+    for writer in writers {
+        assert!(writer.await.unwrap() > 5);
+    }
+    assert_eq!(served.psql("SELECT count(*) FROM accounts"), "200");
+    assert_eq!(served.psql("SELECT count(*) FROM entries JOIN accounts a USING (tenant) WHERE a.id = account"), "200");
+    assert_eq!(served.psql("SELECT count(*) FROM notes"), "200");
+
+    partitions_weigh_what_they_hold(&served);
+}
+
+/// Takes accounts with all that refers to them away, puts them there again, and tries what no key allows; fails at the first
+/// wrong answer. Returns how often.
+async fn use_keys(dsn: String, tenant: i64, stop: Arc<Stop>) -> i64 {
+    let client = connect(&dsn).await;
+    let mut times = 0;
+    while !stop.is_set() {
+        let id = 1 + times % 5;
+        let block = format!(
+            "BEGIN; DELETE FROM accounts WHERE tenant = {tenant} AND id = {id};
+             INSERT INTO accounts VALUES ({tenant}, {id});
+             INSERT INTO entries VALUES ({tenant}, {id}, {id}, 1, '2025-05-05', 'again');
+             INSERT INTO notes VALUES ({tenant}, {id}, 'again'); COMMIT"
+        );
+        client.batch_execute(&block).await.unwrap_or_else(|e| panic!("{block}: {:?}", e.as_db_error()));
+        for broken in [
+            format!("INSERT INTO entries VALUES ({tenant}, 1000, 77, 1, '2031-05-05')"),
+            format!(
+                "INSERT INTO entries_2025 (tenant, id, account, kind, at) VALUES ({tenant}, 1000, 1, 9, '2025-05-05')"
+            ),
+            format!("INSERT INTO notes VALUES ({tenant}, 77)"),
+        ] {
+            let error = client.batch_execute(&broken).await.expect_err(&broken);
+            assert_eq!(error.code().map(|code| code.code()), Some("23503"), "{broken}: {error:?}");
+        }
+        times += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    times
+}
+
+/// A worker that has more bytes, all of them in one partition, gives a shard away.
+fn partitions_weigh_what_they_hold(served: &Served) {
+    served.psql("SELECT rebalance_table_shards(rebalance_strategy => 'by_shard_count')");
+    let groups = "SELECT string_agg(n::text, '|' ORDER BY n) FROM (SELECT count(*) n FROM pg_dist_placement p \
+                  JOIN pg_dist_shard s USING (shardid) WHERE s.logicalrelid = 'accounts'::regclass GROUP BY groupid) p";
+    let before = served.psql(groups);
+    let plan = "SELECT count(*) FROM get_rebalance_table_shards_plan(rebalance_strategy => 'by_disk_size')";
+    assert_eq!(served.psql(plan), "0", "{before}");
+    let shard = served.psql("SELECT get_shard_id_for_distribution_column('entries', 5)");
+    let home = served.psql(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}"));
+    // Three times what an empty shard counts for.
+    served.psql(
+        "INSERT INTO entries SELECT 5, -i, 1, 1, '2025-02-02', repeat('x', 3000000) FROM generate_series(1, 100) i",
+    );
+    let plan = "SELECT DISTINCT sourceport FROM get_rebalance_table_shards_plan(rebalance_strategy => 'by_disk_size')";
+    assert_eq!(served.psql(plan), home);
+    served.psql("SELECT rebalance_table_shards(rebalance_strategy => 'by_disk_size')");
+    assert_ne!(served.psql(groups), before, "shards have left");
+    assert_eq!(served.psql("SELECT count(*) FROM entries WHERE tenant = 5 AND id < 0"), "100");
+}
+
+/// The cut-over locks the moving shard's own partitioned tables and partitions; neighbours work on theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cutover_locks_no_parents_but_the_shards_own() {
+    let served = Served::start(2);
+    served.psql(TABLES);
+    served.psql("SELECT create_distributed_table('events', 'tenant', shard_count => 4)");
+    let shard_of =
+        |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('events', {tenant})"));
+    let port_of = |tenant: i64| {
+        served.psql(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {}", shard_of(tenant)))
+    };
+    let is_beside = |tenant: &i64| port_of(*tenant) == port_of(0) && shard_of(*tenant) != shard_of(0);
+    let neighbour = (1..100).find(is_beside).expect("four groups on two workers");
+    let from: u16 = port_of(0).parse().expect("a port");
+    let (source, to) = (from - served.worker_port(0), served.worker_port(0) + served.worker_port(1) - from);
+    // One keeps the fence waiting at a partition; the other is in the middle of its own transaction all the while.
+    let reader = connect(&served.dsn(0)).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM events_2026 WHERE tenant = 0").await.unwrap();
+    let beside = connect(&served.dsn(0)).await;
+    beside.batch_execute(&format!("BEGIN; SELECT count(*) FROM events WHERE tenant = {neighbour}")).await.unwrap();
+    let mover = connect(&served.dsn(0)).await;
+    let sql = format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {to})", shard_of(0));
+    let moving = tokio::spawn(async move { mover.batch_execute(&sql).await });
+    let watch = connect(&served.worker_dsn(source)).await;
+    let sql = "SELECT c.relnamespace::regnamespace::text, c.relkind::text, l.granted FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+               WHERE l.mode = 'AccessExclusiveLock' AND c.relnamespace::regnamespace::text LIKE 'public\\_%' AND c.relkind IN ('r', 'p')";
+    let own = format!("public_{}", shard_of(0));
+    let (mut has_parent, mut waits) = (false, false);
+    while !(has_parent && waits) {
+        assert!(!moving.is_finished(), "the reader keeps it waiting: {:?}", moving.await);
+        for row in watch.query(sql, &[]).await.unwrap() {
+            assert_eq!(row.get::<_, String>(0), own);
+            has_parent |= row.get::<_, String>(1) == "p" && row.get::<_, bool>(2);
+            waits |= !row.get::<_, bool>(2);
+        }
+    }
+    for id in 1..20 {
+        let insert = format!("INSERT INTO events VALUES ({neighbour}, {id}, '2026-03-03')");
+        beside.batch_execute(&insert).await.unwrap();
+        let update = format!("UPDATE events SET at = '2031-01-01' WHERE tenant = {neighbour} AND id = {id}");
+        beside.batch_execute(&update).await.unwrap();
+    }
+    assert!(!moving.is_finished());
+    reader.batch_execute("COMMIT").await.unwrap();
+    moving.await.unwrap().unwrap_or_else(|e| panic!("{:?}", e.as_db_error()));
+    beside.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(served.psql(&format!("SELECT count(*) FROM events_rest WHERE tenant = {neighbour} AND id > 0")), "19");
+    assert_eq!(served.psql("SELECT count(*) FROM events WHERE tenant = 0"), "1000");
+}
+
 fn refusals_before(served: &Served) {
     for (sql, wanted) in [
         ("SELECT create_distributed_table('events_2025', 'tenant')", "Relation \"events_2025\" is a partition."),

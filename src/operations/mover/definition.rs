@@ -145,10 +145,11 @@ UNION ALL
                 WHEN k.contype = 'f' THEN 'foreign' ELSE 'key' END,
         CASE WHEN k.contype = 'c' THEN 7 ELSE 8 END, k.oid::bigint - t.depth,
         format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', t.name, k.conname, pg_get_constraintdef(k.oid),
-            CASE WHEN k.contype = 'f' AND t.relkind = 'r' AND k.convalidated THEN ' NOT VALID' ELSE '' END),
-        CASE WHEN k.contype = 'f' AND t.relkind = 'r' AND k.convalidated
-             THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I', t.name, k.conname) END
-    FROM pg_constraint k JOIN t ON t.oid = k.conrelid
+            CASE WHEN l.is_late THEN ' NOT VALID' ELSE '' END),
+        CASE WHEN l.is_late THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I', t.name, k.conname) END
+    FROM pg_constraint k JOIN t ON t.oid = k.conrelid LEFT JOIN pg_class f ON f.oid = k.confrelid,
+    -- VALIDATE leaves what a key has made of the partitions that it refers to as it is: not valid.
+    LATERAL (VALUES (k.contype = 'f' AND t.relkind = 'r' AND f.relkind = 'r' AND k.convalidated)) l (is_late)
     WHERE k.contype IN ('p', 'u', 'x') OR k.contype IN ('c', 'f') AND k.conparentid = 0 AND k.conislocal
 UNION ALL
     SELECT 'key', 9, x.indexrelid::bigint - t.depth, replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON '), NULL

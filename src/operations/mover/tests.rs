@@ -352,6 +352,40 @@ async fn a_transaction_that_stays_open_delays_the_move_and_nobody_else() {
     Arc::into_inner(stage).unwrap().strike().await;
 }
 
+/// C03: the last position is taken when nobody can commit any more. Here somebody does while the fence waits for its locks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_while_the_fence_waits_arrives() {
+    let mut stage = Stage::set(1, TABLES).await;
+    stage.environment.settings.lock_timeout = Duration::from_secs(60);
+    let stage = Arc::new(stage);
+    let writer = stage.connect(SOURCE).await;
+    let moving = {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.move_to(SOURCE, TARGET).await })
+    };
+    // Opened once the slot exists, else the slot would wait for it.
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL";
+    while stage.number(SOURCE, slots).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let update = |n: i64| format!("UPDATE public_102008.orders SET n = {n} WHERE tenant = 1 AND id = 2");
+    writer.batch_execute(&format!("BEGIN; {}", update(1))).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+    while stage.number(SOURCE, waits).await == 0 {
+        assert!(!moving.is_finished(), "{:?}", moving.await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    writer.batch_execute(&format!("{}; SAVEPOINT s; {}; COMMIT", update(2), update(3))).await.unwrap();
+    let report = moving.await.unwrap().unwrap().unwrap();
+    assert_eq!(report.attempts, 1, "{report:?}");
+    assert_eq!(stage.number(TARGET, "SELECT n FROM orders WHERE tenant = 1 AND id = 2").await, 3);
+    let late = writer.batch_execute(&update(4)).await.unwrap_err();
+    assert_eq!(late.code(), Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE), "nobody comes after it");
+    assert_eq!(stage.leftovers().await, Vec::<String>::new());
+    drop(writer);
+    Arc::into_inner(stage).unwrap().strike().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_move_leaves_the_source_as_it_was_and_can_be_repeated() {
     let stage = Stage::set(1, TABLES).await;
@@ -395,9 +429,17 @@ const RICH_TABLES: &str = r#"
     CREATE TABLE days_rest PARTITION OF days DEFAULT;
     CREATE INDEX days_n ON days (n);
     CREATE TABLE bag (a int, b json, c float8);
+    CREATE TABLE years (year int PRIMARY KEY) PARTITION BY RANGE (year);
+    CREATE TABLE years_2000 PARTITION OF years FOR VALUES FROM (2000) TO (2100);
+    INSERT INTO years VALUES (2020);
+    CREATE TABLE loose (n int, big text, twice int GENERATED ALWAYS AS (n * 2) STORED);
+    CREATE TABLE swaps (id int UNIQUE DEFERRABLE INITIALLY IMMEDIATE);
+    CREATE TABLE parts (id int PRIMARY KEY, of int REFERENCES parts DEFERRABLE INITIALLY DEFERRED, year int REFERENCES years);
     INSERT INTO kinds (ref, note, doc, big) SELECT 1, 'n' || i, '{"b":  1}', repeat('x', 9000) FROM generate_series(1, 9) i;
     INSERT INTO codes SELECT 'c' || i, i FROM generate_series(1, 9) i;
     INSERT INTO days SELECT date '2020-12-28' + i, i FROM generate_series(1, 9) i;
+    INSERT INTO loose SELECT i, repeat(md5(i::text), 400) FROM generate_series(1, 9) i;
+    INSERT INTO swaps SELECT generate_series(1, 9);
     INSERT INTO bag SELECT i % 2, '{"k":  [1]}', i / 3.0 FROM generate_series(1, 9) i; INSERT INTO bag SELECT * FROM bag"#;
 
 /// Each of these reaches the target through the stream.
@@ -415,6 +457,10 @@ const CHANGES: &str = r#"
     DELETE FROM bag WHERE ctid = (SELECT min(ctid) FROM bag);
     INSERT INTO bag VALUES (NULL, NULL, NULL), (NULL, NULL, '-0'), (NULL, NULL, 0);
     DELETE FROM bag WHERE a IS NULL AND c IS NULL;
+    UPDATE loose SET n = n + 1;
+    DELETE FROM loose WHERE n = 10;
+    UPDATE swaps SET id = id % 9 + 1;
+    BEGIN; INSERT INTO parts VALUES (2, 3, 2020); INSERT INTO parts VALUES (3, 2); COMMIT;
     BEGIN; INSERT INTO codes VALUES ('gone', 1); SAVEPOINT s; INSERT INTO codes VALUES ('kept', 1); ROLLBACK TO s;
     INSERT INTO codes VALUES ('stays', 5); COMMIT;
     BEGIN; INSERT INTO codes SELECT 'bulk' || i, i FROM generate_series(1, 5000) i; COMMIT;
@@ -477,6 +523,10 @@ async fn every_kind_of_table_and_of_change_arrives() {
     assert_eq!(sorted(after.rest), sorted(before.rest));
     assert_eq!(stage.number(TARGET, "SELECT count(*) FROM kinds WHERE note = 'stamped'").await, 1);
     assert_eq!(stage.number(TARGET, "SELECT count(*) FROM codes").await, 8 + 2 + 5000);
+    let loose = "SELECT count(*) FROM loose WHERE length(big) = 12800 AND twice = 2 * n AND n BETWEEN 2 AND 9";
+    assert_eq!(stage.number(TARGET, loose).await, 8, "also large values of tables without a key");
+    assert_eq!(stage.number(TARGET, "SELECT count(DISTINCT id) FROM swaps").await, 9);
+    assert_eq!(stage.number(TARGET, "SELECT count(*) FROM parts a JOIN parts b ON a.of = b.id").await, 2);
     let next = "INSERT INTO kinds DEFAULT VALUES RETURNING id";
     assert_eq!(stage.number(TARGET, next).await, 110, "the identity column goes on where it was");
     assert_eq!(stage.leftovers().await, Vec::<String>::new());
