@@ -12,6 +12,8 @@ use support::wire_client::Client;
 use support::{dsn, psql, psql_error, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody who waits is sent away by the clock.
+const PATIENT: &str = "[pool]\noutage_timeout = \"10min\"\n";
 
 /// Goal: whichever of two standbys is promoted, clients wait and lose nothing acknowledged.
 /// Method: one cluster; the second worker has two standbys. First it is killed while one of them is down and the other is
@@ -129,6 +131,86 @@ fn any_standby_that_is_there_is_read_from_by_who_asks() {
     assert!(refused.contains("Available values: primary, replica, prefer_replica."), "{refused}");
 }
 
+/// Goal: `citus_update_node` under load costs a pause, and only what was under way fails.
+/// Method: the second worker has a standby that nobody was told of; it dies, clients wait for it, the standby is promoted, and
+/// the node's address becomes its. The same as with a standby by name, whose own address changes too.
+#[test]
+fn a_node_that_gets_another_address_under_load_is_followed() {
+    let mut served = Served::start_with(2, 2, PATIENT);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
+    let [first, old, new] = [0, 1, 3].map(|at| served.worker_port(at));
+    served.servers().add_standby_of(old, new).expect("it copies the worker");
+    wait_for_copies(old, 1);
+    let id =
+        |served: &Served, port: u16| served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {port}"));
+    let update = |node: &str, host: &str, port: u16| format!("SELECT citus_update_node({node}, '{host}', {port})");
+    let node = id(&served, old);
+    let refused = psql_error(&served.dsn(0), &update(&node, "127.0.0.1", new));
+    assert!(refused.contains("55000") && refused.contains("in recovery (a standby)"), "{refused}");
+
+    let load = Load::start(served.proxy_port(0), &tenants, 3, 1_000);
+    served.servers().kill_at(old).expect("it ends");
+    let down = Instant::now();
+    std::thread::sleep(Duration::from_millis(700));
+    let updated = Instant::now();
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+    served.psql(&update(&node, "127.0.0.1", new));
+    load.await_progress();
+    let ledger = load.end();
+    only_a_pause(&ledger, &tenants, down, updated);
+    ledger.check(&served.psql("SELECT id FROM items"), 1_000);
+    assert_eq!(served.psql(&format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}")), new.to_string());
+
+    // While all is well nobody notices: another name of the same server.
+    let load = Load::start(served.proxy_port(0), &tenants, 3, 100_000_000);
+    served.psql(&update(&id(&served, first), "localhost", first));
+    load.await_progress();
+    served.psql(&update(&id(&served, first), "127.0.0.1", first));
+    load.await_progress();
+    let ledger = load.end();
+    assert_eq!(ledger.errors().count(), 0, "{:?}", ledger.errors().next());
+    ledger.check(&served.psql("SELECT id FROM items"), 100_000_000);
+
+    // A standby's own address, taken out and in.
+    let standby = served.worker_port(4);
+    served.servers().add_standby_of(new, standby).expect("it copies the worker");
+    add_standby(&served, standby, new);
+    let secondary = id(&served, standby);
+    let refused = psql_error(&served.dsn(0), &update(&secondary, "127.0.0.1", first));
+    assert!(refused.contains("42710"), "{refused}");
+    let refused = psql_error(&served.dsn(0), &update(&secondary, "localhost", first));
+    assert!(refused.contains("55000") && refused.contains("It is not a copy of that server."), "{refused}");
+    served.psql(&update(&secondary, "localhost", standby));
+    let row = format!("SELECT nodename, noderole, isactive FROM pg_dist_node WHERE nodeid = {secondary}");
+    assert_eq!(served.psql(&row), "localhost|secondary|t");
+    let mut reader = Reader::new(&served, &tenants[1], "replica");
+    assert!(wait_until(PATIENCE, || reader.ports(12) == BTreeSet::from([standby])), "it is read from");
+    served.psql(&format!("SELECT citus_disable_node('localhost', {standby})"));
+    assert_eq!(served.psql(&row), "localhost|secondary|f");
+    assert!(wait_until(PATIENCE, || reader.ports(12) == BTreeSet::from([new])), "it is out");
+    assert_eq!(served.psql(&format!("SELECT citus_activate_node('localhost', {standby})")), secondary);
+    assert!(wait_until(PATIENCE, || reader.ports(12) == BTreeSet::from([standby])), "it is in again");
+
+    // A node without shards, out and in; what it missed of reference tables it has then.
+    let third = served.servers().add_worker().expect("it starts").port();
+    served.psql("CREATE TABLE colors (id int PRIMARY KEY)");
+    served.psql("SELECT create_reference_table('colors')");
+    let added = served.psql(&format!("SELECT citus_add_node('127.0.0.1', {third})"));
+    served.psql(&format!("SELECT citus_disable_node('127.0.0.1', {third})"));
+    served.psql("INSERT INTO colors VALUES (1)");
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {})", tenants[0]));
+    let moved = format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {first}, '127.0.0.1', {third})");
+    let refused = psql_error(&served.dsn(0), &moved);
+    assert!(refused.contains(&format!("citus_activate_node('127.0.0.1', {third})")), "{refused}");
+    assert_eq!(served.psql(&format!("SELECT citus_activate_node('127.0.0.1', {third})")), added);
+    assert_eq!(psql(&dsn(third), "SELECT count(*) FROM colors"), "1");
+    served.psql(&moved);
+    let refused = psql_error(&served.dsn(0), &format!("SELECT citus_disable_node('127.0.0.1', {third})"));
+    assert!(refused.contains("because it contains the only shard placement for shard"), "{refused}");
+}
+
 /// Goal: the coordinator's standby takes its place, and tenants notice nothing.
 /// Method: clients of all tenants at work; the coordinator is killed, they go on; its standby is promoted, and what waited for
 /// it goes on, and all that needs the catalog works.
@@ -214,15 +296,20 @@ fn fail_over(served: &mut Served, tenants: &[String], first_id: u64, end: impl F
     assert_eq!(psql(&dsn(heir), "SELECT pg_promote()"), "t");
     load.await_progress();
     let ledger = load.end();
+    only_a_pause(&ledger, tenants, down, promoted);
+    ledger
+}
+
+/// `down`: from here on the second worker was gone. `up`: soon after that another server took its place.
+fn only_a_pause(ledger: &Ledger, tenants: &[String], down: Instant, up: Instant) {
     for failed in ledger.errors() {
         assert_eq!(failed.tenant, tenants[1], "tenants of other servers notice nothing: {failed:?}");
         assert!(failed.began < down, "it began when nothing was under way any more: {failed:?}");
     }
     let waits = |done: &&support::ledger::Done| {
-        done.tenant == tenants[1] && done.began < promoted && done.ended > promoted && !done.said.contains("E(")
+        done.tenant == tenants[1] && done.began < up && done.ended > up && !done.said.contains("E(")
     };
     assert!(ledger.done.iter().filter(waits).count() >= 3, "everybody waits");
-    ledger
 }
 
 /// Sessions that have asked for standbys.

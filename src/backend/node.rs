@@ -384,8 +384,9 @@ impl Node {
     }
 
     fn is_given_up(&self, outage: &Outage) -> bool {
-        // The primary can do what a standby was to do.
-        self.purpose == Purpose::Reads || outage.since.elapsed() >= self.settings.load().outage_timeout
+        // The primary can do what a standby was to do, and another server what one did that the catalog does not have.
+        let has_other = self.purpose == Purpose::Reads || self.is_gone.load(Ordering::Acquire);
+        has_other || outage.since.elapsed() >= self.settings.load().outage_timeout
     }
 
     /// The node does not let us in: for a while nobody tries. Who waits for a place goes on waiting, unless it has been

@@ -46,6 +46,11 @@ pub fn find_standby(host: &str, port: u16) -> String {
     format!("SELECT nodeid FROM tenantry.node WHERE nodename = {host} AND nodeport = {port} AND noderole = 'secondary'")
 }
 
+/// Answers `groupid` of the standby with this id; no row when it is none.
+pub fn group_of_standby(node: NodeId) -> String {
+    format!("SELECT groupid FROM tenantry.node WHERE nodeid = {node} AND noderole = 'secondary'")
+}
+
 /// A standby at `new` has taken the place of the primary at `old`: their rows exchange addresses, so that a node keeps its
 /// id. Nothing happens when they do not stand so.
 pub fn exchange_addresses(old: (&str, u16), new: (&str, u16)) -> String {

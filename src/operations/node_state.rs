@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::create_distributed_table::number;
 use super::node_check::{check_server, facts};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
+use super::standbys::{has_address, update_standby};
 use crate::catalog::nodes;
 use crate::catalog::quote::shard_schema;
 use crate::catalog::{Address, Catalog, connect, connect_to_primary, pg_error};
@@ -66,7 +67,8 @@ async fn set_standby_active(txn: &mut Transaction, address: &Address, value: boo
     Ok(id)
 }
 
-/// `SELECT citus_update_node(...)`: the node's server, or the standby that took its place, is at another address now.
+/// `SELECT citus_update_node(...)`: the node's server, or the standby that took its place, is at another address now; or a
+/// standby is.
 ///
 /// The server there must hold all shards of the node. While the old one still takes writes, a proxy that has not heard of
 /// the change would write there: that is refused unless `force`.
@@ -82,6 +84,9 @@ pub async fn update_node(
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
     let id = u32::try_from(node_id).map_or(NodeId(0), NodeId);
+    if let Some(group) = number(txn, &nodes::group_of_standby(id)).await? {
+        return update_standby(txn, catalog, (id, group), &new).await;
+    }
     let node = map.node(id).filter(|_| node_id > 0).ok_or_else(|| {
         PgError::new(SqlState::UNDEFINED_OBJECT, format!("node {node_id} not found"))
             .hint("SELECT nodeid, nodename, nodeport FROM pg_dist_node; shows all nodes.")
@@ -90,10 +95,7 @@ pub async fn update_node(
         return Ok(());
     }
     if let Some(other) = map.node_at(&new.host, new.port) {
-        return Err(PgError::new(
-            SqlState::DUPLICATE_OBJECT,
-            format!("there is already another node with the specified hostname and port: node {}", other.id),
-        ));
+        return Err(has_address(other.id));
     }
     if node.is_active && !node.id.is_coordinator() {
         let old = Address { host: node.host.clone(), port: node.port };
@@ -104,12 +106,7 @@ pub async fn update_node(
         Some(_) if node.standbys.iter().any(|s| s.host == new.host && s.port == new.port) => {
             nodes::exchange_addresses((&node.host, node.port), (&new.host, new.port))
         }
-        Some(other) => {
-            return Err(PgError::new(
-                SqlState::DUPLICATE_OBJECT,
-                format!("there is already another node with the specified hostname and port: node {other}"),
-            ));
-        }
+        Some(other) => return Err(has_address(other)),
     };
     txn.query(NodeId::COORDINATOR, &change).await?;
     txn.reload_map().await?;

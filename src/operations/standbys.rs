@@ -35,10 +35,7 @@ pub async fn add_secondary_node(
         return Ok(known);
     }
     if let Some(other) = number(txn, &nodes::find(&standby.host, standby.port)).await? {
-        return Err(PgError::new(
-            SqlState::DUPLICATE_OBJECT,
-            format!("there is already another node with the specified hostname and port: node {other}"),
-        ));
+        return Err(has_address(other));
     }
     check_standby(catalog, &primary, &standby).await?;
     let row = NewNode {
@@ -53,6 +50,35 @@ pub async fn add_secondary_node(
     let id = number(txn, &nodes::insert(&row)).await?.unwrap_or_default();
     txn.reload_map().await?;
     Ok(id)
+}
+
+/// `SELECT citus_update_node(...)` of a standby of this group: it is at another address now.
+///
+/// Errors: 42710 when another node has the address, 08006 and 55000 as above.
+pub(super) async fn update_standby(
+    txn: &mut Transaction,
+    catalog: &Arc<Catalog>,
+    (id, group): (NodeId, i64),
+    new: &Address,
+) -> Result<()> {
+    let map = txn.reload_map().await?;
+    let primary = map.nodes().iter().find(|node| i64::from(node.group_id) == group);
+    let primary = primary.ok_or_else(|| no_such_node(new))?;
+    if let Some(other) = number(txn, &nodes::find(&new.host, new.port)).await? {
+        return if other == i64::from(id.0) { Ok(()) } else { Err(has_address(other)) };
+    }
+    check_standby(catalog, &Address { host: primary.host.clone(), port: primary.port }, new).await?;
+    txn.query(NodeId::COORDINATOR, &nodes::set_address(id, &new.host, new.port)).await?;
+    txn.reload_map().await?;
+    Ok(())
+}
+
+/// 42710: an address is that of one node.
+pub(super) fn has_address(node: impl std::fmt::Display) -> PgError {
+    PgError::new(
+        SqlState::DUPLICATE_OBJECT,
+        format!("there is already another node with the specified hostname and port: node {node}"),
+    )
 }
 
 /// Does it copy this primary?

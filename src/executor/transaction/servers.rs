@@ -166,8 +166,8 @@ impl Transaction {
         {
             return Ok((server, false));
         }
-        let address = self.address(node)?;
         loop {
+            let address = self.address(node)?;
             let replica =
                 if self.read_from.is_replicas() { Box::pin(self.checkout_replica(node)).await? } else { None };
             let is_replica = replica.is_some();
@@ -178,7 +178,15 @@ impl Transaction {
                 None => {
                     // Boxed: rare, and large; every future that joins a server would have room for it.
                     let checkout = Box::pin(self.executor.pools.checkout(&address, &self.identity));
-                    self.cancel.unless_cancelled(checkout).await?
+                    match self.cancel.unless_cancelled(checkout).await {
+                        // It was waited for there, and is elsewhere now.
+                        Err(error)
+                            if error.code() == SqlState::CONNECTION_FAILURE && self.address(node)? != address =>
+                        {
+                            continue;
+                        }
+                        checked_out => checked_out?,
+                    }
                 }
             };
             if self.executor.map.with(|map| is_current(&mut server, map)) {

@@ -595,6 +595,12 @@ fn check(map: &ShardMap, request: MoveRequest) -> Result<(ColocationId, bool)> {
         return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "cannot move shard to the same node"));
     }
     let Some(target_node) = map.active_workers().find(|n| n.id == target) else {
+        if let Some(node) = map.node(target).filter(|node| !node.id.is_coordinator()) {
+            return Err(PgError::unsupported("Moving shards to an inactive node is not supported").hint(format!(
+                "Activate the target node via SELECT citus_activate_node('{}', {});",
+                node.host, node.port
+            )));
+        }
         return Err(PgError::unsupported("Moving shards to a non-existing node is not supported")
             .hint("Add the target node via SELECT citus_add_node(...);"));
     };
