@@ -177,7 +177,13 @@ fn a_node_that_gets_another_address_under_load_is_followed() {
     let standby = served.worker_port(4);
     served.servers().add_standby_of(new, standby).expect("it copies the worker");
     add_standby(&served, standby, new);
-    let secondary = id(&served, standby);
+    // The other way to say it.
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {standby})"));
+    let by_group = format!("SELECT citus_add_node('127.0.0.1', {standby}, groupid => GROUP, noderole => 'secondary')");
+    let group = served.psql(&format!("SELECT groupid FROM pg_dist_node WHERE nodeid = {node}"));
+    let refused = psql_error(&served.dsn(0), &by_group.replace("GROUP", "99"));
+    assert!(refused.contains("42704") && refused.contains("there is no primary in group 99"), "{refused}");
+    let secondary = served.psql(&by_group.replace("GROUP", &group));
     let refused = psql_error(&served.dsn(0), &update(&secondary, "127.0.0.1", first));
     assert!(refused.contains("42710"), "{refused}");
     let refused = psql_error(&served.dsn(0), &update(&secondary, "localhost", first));

@@ -10,6 +10,7 @@ use super::mover;
 use super::node_check::check_server;
 use super::node_objects;
 use super::sequences;
+use super::standbys::add_secondary_node;
 use crate::catalog::nodes::{self, NewNode};
 use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
@@ -29,7 +30,8 @@ pub struct AddNode {
     pub is_active: bool,
 }
 
-/// Answers the node's id; that of the existing node when it is already there.
+/// Answers the node's id; that of the existing node when it is already there. A secondary one is a standby of the primary of
+/// its group.
 pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: AddNode) -> Result<i64> {
     let address = address(&request.host, request.port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
@@ -37,9 +39,22 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
     if let Some(id) = number(txn, &nodes::find(&address.host, address.port)).await? {
         return Ok(id);
     }
+    if request.role == "secondary" {
+        if !request.is_active {
+            return Err(PgError::unsupported("standbys cannot be added as inactive nodes")
+                .hint("Add it with citus_add_secondary_node, and take it out with citus_disable_node."));
+        }
+        let group = u32::try_from(request.group_id).ok();
+        let primary = map.nodes().iter().find(|node| Some(node.group_id) == group).ok_or_else(|| {
+            PgError::new(SqlState::UNDEFINED_OBJECT, format!("there is no primary in group {}", request.group_id)).hint(
+                "Give the groupid of the standby's primary: SELECT nodename, nodeport, groupid FROM pg_dist_node;",
+            )
+        })?;
+        let primary = (primary.host.as_str(), i32::from(primary.port));
+        return add_secondary_node(txn, catalog, (&request.host, request.port), primary, request.cluster).await;
+    }
     if request.role != "primary" {
-        return Err(PgError::unsupported(format!("nodes with role {} are not supported yet", request.role))
-            .hint("Use citus_add_secondary_node for standbys."));
+        return Err(PgError::unsupported(format!("nodes with role {} are not supported", request.role)));
     }
     if request.group_id == 0 {
         txn.query(NodeId::COORDINATOR, &nodes::set_coordinator(&address.host, address.port)).await?;
