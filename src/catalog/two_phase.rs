@@ -4,6 +4,7 @@
 //! an owner that is late finds that row and rolls back too.
 
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::Severity;
 
 use super::pg_error;
 use super::quote::literal;
@@ -35,6 +36,32 @@ impl Decision {
     }
 }
 
+/// Why no decision is known.
+#[derive(Debug)]
+pub enum Undecided {
+    /// Nobody has decided by this: it was not asked for, or the coordinator refused to write it.
+    Refused(PgError),
+    /// The answer was lost: it may have been decided.
+    Lost(PgError),
+}
+
+impl From<Undecided> for PgError {
+    fn from(undecided: Undecided) -> Self {
+        match undecided {
+            Undecided::Refused(error) | Undecided::Lost(error) => error,
+        }
+    }
+}
+
+impl Undecided {
+    /// Of the statement that decides, and is a transaction by itself.
+    fn by(error: tokio_postgres::Error) -> Self {
+        // A FATAL may come behind the commit.
+        let is_refused = error.as_db_error().is_some_and(|error| error.parsed_severity() == Some(Severity::Error));
+        if is_refused { Self::Refused(pg_error(error)) } else { Self::Lost(pg_error(error)) }
+    }
+}
+
 /// A decided transaction whose parts may not all be finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
@@ -44,7 +71,12 @@ pub struct Decided {
 }
 
 /// Decides unless somebody did; answers the decision that stands. Durable when it returns (outside a transaction).
-pub async fn decide(client: &impl GenericClient, txn: &str, decision: Decision, nodes: &[NodeId]) -> Result<Decision> {
+pub async fn decide(
+    client: &impl GenericClient,
+    txn: &str,
+    decision: Decision,
+    nodes: &[NodeId],
+) -> std::result::Result<Decision, Undecided> {
     let nodes: Vec<i32> = nodes.iter().map(|n| n.0 as i32).collect();
     client
         .execute(
@@ -52,9 +84,11 @@ pub async fn decide(client: &impl GenericClient, txn: &str, decision: Decision, 
             &[&txn, &decision.as_str(), &nodes],
         )
         .await
-        .map_err(pg_error)?;
-    find(client, txn).await?.ok_or_else(|| {
-        PgError::new(SqlState::SERIALIZATION_FAILURE, "the decision on a transaction was removed while it was made")
+        .map_err(Undecided::by)?;
+    let stands = find(client, txn).await.map_err(Undecided::Lost)?;
+    stands.ok_or_else(|| {
+        let removed = "the decision on a transaction was removed while it was made";
+        Undecided::Lost(PgError::new(SqlState::SERIALIZATION_FAILURE, removed))
     })
 }
 

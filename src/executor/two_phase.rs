@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 
 use super::{Executor, Participant};
 use crate::catalog;
-use crate::catalog::two_phase::Decision;
+use crate::catalog::two_phase::{Decision, Undecided};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 use crate::tally::Count;
@@ -75,8 +75,8 @@ pub fn transaction_of_gid(gid: &str) -> Option<&str> {
 
 /// Commits on all participants or on none; gives the participants back in any case.
 ///
-/// Errors: what a server says before the decision; 40001 when a recovery decided against us; 08007 when the answer
-/// to COMMIT or to the decision was lost, or when a participant could not be told yet.
+/// Errors: what a server says before the decision, or the coordinator instead of it; 40001 when a recovery decided
+/// against us; 08007 when the answer to COMMIT or to the decision was lost, or when a participant could not be told yet.
 pub async fn commit(executor: &Rc<Executor>, mut participants: Vec<Participant>) -> (Vec<Participant>, Result<()>) {
     let result = match participants.as_mut_slice() {
         [] => Ok(()),
@@ -144,12 +144,14 @@ async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) 
         Some(error) => Err(error.clone()),
         None => match coordinator {
             [coordinator] => decide_by_commit(executor, coordinator, &transaction, &nodes).await,
-            _ => decide(executor, &transaction, &nodes, Decision::Commit)
-                .await
-                .map_err(|error| {
-                    unknown("the decision to commit could not be confirmed").detail(error.message().to_owned())
-                })
-                .and_then(|decision| if decision == Decision::Commit { Ok(()) } else { Err(too_late()) }),
+            _ => match decide(executor, &transaction, &nodes, Decision::Commit).await {
+                Ok(Decision::Commit) => Ok(()),
+                Ok(Decision::Abort) => Err(too_late()),
+                Err(Undecided::Refused(error)) => Err(error),
+                Err(Undecided::Lost(error)) => {
+                    Err(unknown("the decision to commit could not be confirmed").detail(error.message().to_owned()))
+                }
+            },
         },
     };
     if let Err(error) = decision {
@@ -211,8 +213,13 @@ async fn decide_by_commit(
     }
 }
 
-async fn decide(executor: &Executor, transaction: &str, nodes: &[NodeId], wanted: Decision) -> Result<Decision> {
-    let client = executor.catalog.client(NodeId::COORDINATOR).await?;
+async fn decide(
+    executor: &Executor,
+    transaction: &str,
+    nodes: &[NodeId],
+    wanted: Decision,
+) -> std::result::Result<Decision, Undecided> {
+    let client = executor.catalog.client(NodeId::COORDINATOR).await.map_err(Undecided::Refused)?;
     catalog::two_phase::decide(&**client, transaction, wanted, nodes).await
 }
 
