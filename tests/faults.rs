@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use support::disk::Disk;
 use support::served::Served;
 use support::wire_client::Client;
 use support::{psql, signal, wait_until};
@@ -208,44 +208,12 @@ fn t47_a_catalog_that_has_lost_moves_is_not_believed(served: &mut Served, tenant
     }
 }
 
-/// A small disk of its own, until this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// At a place that belongs to the same user as `beside`; `None` where nobody lets us mount.
-    fn mount(beside: &Path) -> Option<Self> {
-        let path = beside.with_file_name("small-disk");
-        let owner = std::fs::metadata(beside).expect("it is there");
-        std::fs::create_dir(&path).expect("the folder can be written");
-        let options = format!("size=2m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
-        let mount = ["mount", "-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().expect("a plain name")];
-        let mounts = |words: &[&str]| {
-            let status = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
-            status.is_ok_and(|status| status.success())
-        };
-        let disk = Self(path.clone());
-        (mounts(&mount) || mounts(&[&["sudo", "-n"], &mount[..]].concat())).then_some(disk)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        for words in [&["umount", "-l"][..], &["sudo", "-n", "umount", "-l"]] {
-            let unmounted = Command::new(words[0]).args(&words[1..]).arg(&self.0).stderr(Stdio::null()).status();
-            if unmounted.is_ok_and(|status| status.success()) {
-                break;
-            }
-        }
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 /// One tenant's shard lies on a disk of 2 MB, and so does what a trigger of it fills at PREPARE.
 fn t46_a_disk_that_is_full_is_told_of(served: &Served, tenants: &[String]) {
     let port = psql_of(served, &tenants[1], "nodeport");
     let worker = (0..2).find(|worker| served.worker_port(*worker).to_string() == port).expect("one of both");
     let dsn = served.worker_dsn(worker);
-    let Some(disk) = Disk::mount(Path::new(&psql(&dsn, "SHOW data_directory"))) else {
+    let Some(disk) = Disk::mount(Path::new(&psql(&dsn, "SHOW data_directory")), "small-disk", 2) else {
         eprintln!("skipped: nobody lets us mount a disk, so T46 of a server's disk is not shown here");
         return;
     };
@@ -256,7 +224,7 @@ fn t46_a_disk_that_is_full_is_told_of(served: &Served, tenants: &[String]) {
         tenants[1]
     ));
     let shard = format!("public_{}.notes", psql_of(served, &tenants[1], "shardid"));
-    psql(&dsn, &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));
+    psql(&dsn, &format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display()));
     psql(&dsn, &format!("ALTER TABLE {shard} SET TABLESPACE small"));
     psql(
         &dsn,

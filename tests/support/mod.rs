@@ -12,6 +12,7 @@
 
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
+pub mod disk;
 pub mod ledger;
 pub mod line;
 pub mod ports;

@@ -534,7 +534,10 @@ async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgErro
         .await?;
     lock::acquire_group(environment, &catalog, mv.group, environment.settings.lock_patience).await?;
     let mv = mv.reload(&catalog).await?;
-    mv.note_error(&catalog, error).await?;
+    if let Err(unnoted) = mv.note_error(&catalog, error).await {
+        // A catalog that takes no writes is no reason to keep the source waiting.
+        tracing::warn!(move_id = mv.id, error = %unnoted, "could not note why a shard move failed");
+    }
     repair(environment, &catalog, mv).await
 }
 
@@ -573,8 +576,11 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
                 }
                 let map = environment.catalog.refresh().await?;
                 part::leave_rest(&source, &mv, &map).await?;
-                cutover::flip(catalog, &mut mv).await?;
-                environment.catalog.refresh().await?;
+                if let Err(refused) = cutover::flip(catalog, &mut mv).await {
+                    go_back(catalog, &source, &mv, refused).await?;
+                } else {
+                    environment.catalog.refresh().await?;
+                }
             } else {
                 cutover::unfence(&source, &mv).await?;
             }
@@ -582,6 +588,20 @@ async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> 
         MoveState::Planned | MoveState::TargetCreated | MoveState::Copied => {}
     }
     cleanup::clean_up(environment, catalog, &mut mv).await
+}
+
+/// The catalog does not take the flip, because its disk is full for one: the source serves again, if that is still possible.
+///
+/// Errors: `refused` when it is not, or when the row is not as it was.
+async fn go_back(catalog: &Session, source: &Session, mv: &Move, refused: PgError) -> Result<()> {
+    // Asked of the session that got the error: what it was refused has not happened.
+    let is_as_it_was = mv.reload(catalog).await?.state == MoveState::CaughtUp;
+    // What stays of the source has no longer the tenant's rows.
+    if !is_as_it_was || !mv.can_go_back() || mv.part.is_some() {
+        return Err(refused);
+    }
+    tracing::warn!(move_id = mv.id, error = %refused, "could not switch a shard to its target, going back to its source");
+    cutover::unfence(source, mv).await
 }
 
 /// The group's colocation group, and whether it is on the target already.
