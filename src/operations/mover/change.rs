@@ -5,6 +5,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 
+use super::row_index;
 use crate::error::{PgError, Result, SqlState};
 use crate::wire::pgoutput::{OldTuple, Tuple, Value};
 
@@ -24,6 +25,8 @@ pub struct Column {
     pub name: String,
     /// As SQL spells it, schema included.
     pub type_name: String,
+    /// Has a part in the hash by which rows without a key are found.
+    pub is_hashed: bool,
     pub is_key: bool,
     /// GENERATED ALWAYS AS IDENTITY: can be inserted (overriding), never set by UPDATE.
     pub is_always_identity: bool,
@@ -93,10 +96,19 @@ impl Table {
                 numbers.push(format!("${}::{}", values.len(), column.type_name));
             }
             let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+            let hashed = || self.columns.iter().zip(&numbers).filter(|(column, _)| column.is_hashed);
+            let near = match hashed().count() {
+                0 => String::new(),
+                _ => format!(
+                    "{} = {} AND ",
+                    row_index::hash(&hashed().map(|(column, _)| column.name.clone()).collect::<Vec<_>>()),
+                    row_index::hash(&hashed().map(|(_, number)| number.clone()).collect::<Vec<_>>())
+                ),
+            };
             // Compares bytes: works for types without equality, and finds the row itself, not one that is merely equal.
             // Of several identical rows any will do.
             return Ok(format!(
-                "ctid = (SELECT ctid FROM ONLY {into} WHERE ROW({})::record *= ROW({})::record LIMIT 1)",
+                "ctid = (SELECT ctid FROM ONLY {into} WHERE {near}ROW({})::record *= ROW({})::record LIMIT 1)",
                 names.join(", "),
                 numbers.join(", ")
             ));

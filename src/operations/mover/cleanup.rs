@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
 use super::state::{LocalTable, Move, MoveState, REHEARSED};
-use super::{MoverEnvironment, undo};
+use super::{MoverEnvironment, row_index, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
@@ -68,7 +68,8 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
             }
             (None, _) => {}
         }
-        for (target, _, schema) in &created {
+        for (target, node, schema) in &created {
+            row_index::drop_all(environment, (target, *node), mv, schema).await?;
             if is_marked(target, mv, schema).await? {
                 let sql = format!("COMMENT ON SCHEMA {} IS NULL", identifier(schema));
                 target.batch_execute(&sql).await.map_err(pg_error)?;

@@ -154,7 +154,8 @@ UNION ALL
 UNION ALL
     SELECT 'key', 9, x.indexrelid::bigint - t.depth, replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON '), NULL
     FROM pg_index x JOIN t ON t.oid = x.indrelid
-    WHERE x.indisvalid AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
+    WHERE x.indisvalid AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.indexrelid AND starts_with(c.relname, 'tenantry_rows_'))
+    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
     SELECT 'key', 10, t.oid::bigint, format('ALTER TABLE %s REPLICA IDENTITY %s', t.name,
         CASE t.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE (

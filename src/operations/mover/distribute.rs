@@ -31,7 +31,7 @@ use super::target::{self, Target};
 use super::throttle::{CopyThrottle, Pace};
 use super::{
     MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched,
-    further_places, session, snapshot, verify,
+    further_places, row_index, session, snapshot, verify,
 };
 use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
@@ -263,6 +263,7 @@ pub async fn run(
 
     let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &family, &map));
     watch.during(try_join_all(on_each)).await?;
+    watch.during(row_index::build(&targets, mv, &tables)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;

@@ -61,18 +61,35 @@ impl Marker {
             let id = inserted.unwrap_or_else(|_| Err(not_answering("source")))?;
             let sent = Instant::now();
             // A cancelled Apply is of no more use; neither is one that is stuck.
-            timeout(left, apply.run_until_marker(id)).await.unwrap_or_else(|_| Err(stuck()))?;
+            let answered = apply.progress().count();
+            if let Ok(arrived) = timeout(left, apply.run_until_marker(id)).await {
+                arrived?;
+            } else {
+                return Err(if apply.progress().count() > answered { behind(apply) } else { stuck() });
+            }
             if sent.elapsed() <= near + start.elapsed() / 50 {
                 return Ok(());
             }
             if start.elapsed() > patience {
-                return Err(PgError::new(
-                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    "the target node does not catch up with the writes on the source node",
-                )
-                .hint("Try again when less is written to this shard."));
+                return Err(behind(apply));
             }
         }
+    }
+}
+
+/// The stream gets on, but not as fast as clients write.
+fn behind(apply: &Apply) -> PgError {
+    let error = PgError::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the target node does not catch up with the writes on the source node",
+    );
+    match apply.slow_table() {
+        None => error.hint("Try again when less is written to this shard."),
+        Some(table) => error
+            .detail(format!(
+                "Table {table} has no primary key, and no column to find rows by: each change reads all of it."
+            ))
+            .hint("Add a primary key, or move the shard with shard_transfer_mode => 'block_writes'."),
     }
 }
 

@@ -31,6 +31,7 @@ pub mod orphans;
 mod part;
 mod pieces;
 pub mod rehearse;
+mod row_index;
 mod session;
 mod sink;
 mod snapshot;
@@ -54,6 +55,8 @@ mod distribute_tests;
 mod guard_tests;
 #[cfg(test)]
 mod isolate_tests;
+#[cfg(test)]
+mod keyless_tests;
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
@@ -455,6 +458,7 @@ async fn run(
     environment.stop_at(StopPoint::Copied)?;
 
     watch.during(target::build_keys_and_indexes(&targets, mv, &definition)).await?;
+    watch.during(row_index::build(&targets, mv, &tables)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Catching Up", 0).await?;
     let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;

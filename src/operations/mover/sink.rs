@@ -91,8 +91,10 @@ impl Sink {
             return Ok(());
         }
         self.is_open = true;
-        // Deferrable unique keys may be violated for a moment, as they were on the source.
-        self.send_text("BEGIN; SET CONSTRAINTS ALL DEFERRED".to_owned()).await
+        // Deferrable unique keys may be violated for a moment, as they were on the source. Where there is an index that finds the
+        // row it is the way, whatever statistics say of a table that was filled just now.
+        let begin = "BEGIN; SET CONSTRAINTS ALL DEFERRED; SET LOCAL enable_seqscan TO off; SET LOCAL jit TO off";
+        self.send_text(begin.to_owned()).await
     }
 
     async fn send_text(&mut self, sql: String) -> Result<()> {

@@ -33,6 +33,8 @@ pub struct SourceTable {
     /// Every type has the same oid on every server, so the binary form means the same everywhere.
     pub is_binary: bool,
     has_replica_identity: bool,
+    /// A change of it comes with the whole old row.
+    pub has_full_identity: bool,
     pub bytes: i64,
     /// Its schema on the source, unquoted.
     schema_name: String,
@@ -85,7 +87,8 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
             pg_table_size(c.oid),
             ARRAY(SELECT p.relname::text
                   FROM pg_partition_ancestors(c.oid) WITH ORDINALITY u (relid, n) JOIN pg_class p ON p.oid = u.relid
-                  WHERE p.oid <> c.oid AND p.relnamespace = c.relnamespace ORDER BY u.n DESC)
+                  WHERE p.oid <> c.oid AND p.relnamespace = c.relnamespace ORDER BY u.n DESC),
+            c.relreplident = 'f'
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = ANY ($1) AND c.relkind = 'r'
         AND ($2::oid IS NULL OR c.oid = $2 OR c.oid IN (SELECT relid FROM pg_partition_tree($2))) ORDER BY c.oid";
@@ -122,6 +125,7 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
             stored: quote(row.get(4)),
             is_binary: row.get(5),
             has_replica_identity: row.get(6),
+            has_full_identity: !row.get::<_, bool>(6) || row.get::<_, bool>(9),
             bytes: row.get(7),
             schema_name: schema.to_owned(),
             ancestors: row.get(8),

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::change::{Column, Table, TextValue};
 use super::pieces::Routes;
+use super::row_index::IS_HASHED;
 use super::sink::{Progress, Sink};
 use super::state::Move;
 use super::target::Target;
@@ -153,6 +154,12 @@ impl Apply {
     /// For those who wait for a marker while somebody else runs this.
     pub fn arrivals(&self) -> Arrivals {
         Arrivals(self.applied_to.subscribe())
+    }
+
+    /// A table with changes whose rows are found by reading all of it, as the source calls it.
+    pub fn slow_table(&self) -> Option<&str> {
+        let is_slow = |table: &Table| table.has_full_identity && !table.columns.iter().any(|column| column.is_hashed);
+        self.tables.values().find(|known| is_slow(&known.table)).map(|known| known.table.name.as_str())
     }
 
     /// Grows while changes are applied.
@@ -382,10 +389,12 @@ impl Apply {
             None => return Err(not_described()),
         };
         // The places are alike.
-        let sql = "SELECT attname::text, format_type(atttypid, atttypmod), attidentity = 'a' FROM pg_attribute
-                   WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+        let sql = format!(
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attidentity = 'a', {IS_HASHED} FROM pg_attribute a
+             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped"
+        );
         let first = self.places.first().map_or(0, |(_, sink)| *sink);
-        let rows = self.sinks[first].session.query(sql, &[&names[0]]).await.map_err(pg_error)?;
+        let rows = self.sinks[first].session.query(&sql, &[&names[0]]).await.map_err(pg_error)?;
         let columns = relation
             .columns
             .iter()
@@ -399,6 +408,7 @@ impl Apply {
                 Ok(Column {
                     name: identifier(&column.name),
                     type_name: row.get(1),
+                    is_hashed: row.get(3),
                     is_key: column.is_key,
                     is_always_identity: row.get(2),
                 })
