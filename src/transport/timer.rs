@@ -38,11 +38,8 @@ pub fn timeout_at<F: IntoFuture>(deadline: Instant, work: F) -> Timeout<F::IntoF
 
 /// Does `work` as a part of the runtime that timers are lent by: for crates that make timers themselves, as those for control connections do. What it
 /// opens and spawns lives there.
-pub async fn with_lender<T>(work: impl Future<Output = T>) -> T {
-    match LENDER.with_borrow(Clone::clone) {
-        Some(lender) => TokioContext::new(work, lender).await,
-        None => work.await,
-    }
+pub fn with_lender<F: Future>(work: F) -> TokioContext<F> {
+    TokioContext::new(work, LENDER.with_borrow(Clone::clone).unwrap_or_else(Handle::current))
 }
 
 /// A timer belongs to the runtime that it is made in, wherever it is awaited.
