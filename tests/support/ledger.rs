@@ -1,4 +1,4 @@
-//! Clients that work without a pause and write down what they were told and when: what a fault has cost them.
+//! Clients that work all the time and write down what they were told and when: what a fault has cost them.
 //!
 //! ```text
 //!   Load::start(port, tenants) ── one thread for each client ──> Done { began, ended, said } for each piece of work
@@ -135,8 +135,11 @@ fn work(port: u16, tenant: &str, first_id: u64, progress: &AtomicU64, stop: &Ato
         assert!(said.ends_with("Z(I)"), "the session goes on: {said}");
         done.push(Done { tenant: tenant.to_owned(), began, ended: Instant::now(), said, id });
         progress.fetch_add(1, Ordering::SeqCst);
+        // What they wait for needs the processors too.
+        std::thread::sleep(PAUSE);
     }
     done
 }
 
+const PAUSE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(60);
