@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
-use crate::catalog::Catalog;
 use crate::catalog::proxies::Endpoints;
+use crate::catalog::{Catalog, Recurring};
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
 use crate::console::Console;
@@ -248,19 +248,20 @@ impl Reload {
 
 /// Accepts clients for ever and gives them to the data threads in turn. Cancel safe.
 async fn deal(listener: tokio::net::TcpListener, queues: Vec<Queue>) {
+    let mut trouble = Recurring::default();
     for queue in queues.iter().cycle() {
-        let stream = accept(&listener).await;
+        let stream = accept(&listener, &mut trouble).await;
         // Refused only by a thread that has ended, which the caller notices by itself.
         let _ = queue.send(stream).await;
     }
 }
 
-async fn accept(listener: &tokio::net::TcpListener) -> std::net::TcpStream {
+async fn accept(listener: &tokio::net::TcpListener, trouble: &mut Recurring) -> std::net::TcpStream {
     loop {
         match listener.accept().await.and_then(|(stream, _)| ready(&stream).and_then(|()| stream.into_std())) {
             Ok(stream) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "could not accept a client");
+                trouble.failed(&error, "could not accept a client");
                 // Out of file descriptors, mostly: asking again at once would only spin.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

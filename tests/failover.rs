@@ -227,3 +227,49 @@ fn only_what_was_under_way_failed(ledger: &Ledger, tenants: &[String], down: Ins
         assert!(failed.began < down, "it began when nothing was under way any more: {failed:?}");
     }
 }
+
+/// Goal: a server that is away is told of in the log when it goes and when it is back, not at every attempt to reach it.
+/// Method: coordinator and worker are away until some loop has tried ten times; then WARN lines are counted.
+#[test]
+fn an_outage_is_told_when_it_begins_and_when_it_is_over() {
+    let config = "[log]\nformat = \"json\"\nfilter = \"info,tenantry::catalog::recurring=debug\"\n";
+    let mut served = Served::start_with(1, 2, config);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let messages = |served: &Served, level: &str| -> Vec<String> {
+        let lines = served.logged(0);
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines
+            .filter(|line| line["level"] == level)
+            // The library of control connections tells of each that has ended.
+            .filter(|line| line["target"].as_str().is_some_and(|target| target.starts_with("tenantry")))
+            .filter_map(|line| Some(line["message"].as_str()?.to_owned()))
+            .collect()
+    };
+    let began = Instant::now();
+    served.servers().kill_coordinator().expect("it ends");
+    served.servers().kill_worker(0).expect("it ends");
+    let waiting = std::thread::spawn(move || client.query("SELECT count(*) FROM items WHERE tenant = 1"));
+    let rebalances = "could not work on rebalances";
+    let tries = || messages(&served, "DEBUG").iter().filter(|said| said.starts_with(rebalances)).count();
+    assert!(wait_until(PATIENCE, || tries() >= 10), "it is tried again and again");
+    let told = messages(&served, "WARN");
+    for message in [rebalances, "a node cannot be reached"] {
+        assert!(told.iter().any(|said| said.starts_with(message)), "{message} in {told:?}");
+    }
+    let most = 1 + began.elapsed().as_secs() as usize / 60;
+    for message in &told {
+        let times = told.iter().filter(|said| *said == message).count();
+        // One for each of the two nodes.
+        let nodes = if message.starts_with("a node") { 2 } else { 1 };
+        assert!(times <= most * nodes, "{message}: {times} times");
+    }
+
+    served.servers().restart_coordinator().expect("it starts");
+    served.servers().restart_worker(0).expect("it starts");
+    assert_eq!(waiting.join().expect("it waits"), "T D(0) C(SELECT 1) Z(I)");
+    for message in [format!("no longer: {rebalances}"), "a node can be reached again".to_owned()] {
+        assert!(wait_until(PATIENCE, || messages(&served, "INFO").contains(&message)), "{message}");
+    }
+}

@@ -401,6 +401,9 @@ impl Node {
             Some(outage) => (outage.since, outage.failures.saturating_add(1)),
             None => (Instant::now(), 0),
         };
+        if state.outage.is_none() && !self.is_gone.load(Ordering::Acquire) {
+            tracing::warn!(node = %self.address, why, "{} cannot be reached, it is tried again all the time", self.kind());
+        }
         let longest = self.settings.load().reconnect_max;
         let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures.min(10))).min(longest);
         // Never all proxies at the same moment.
@@ -419,6 +422,20 @@ impl Node {
         }
         for waiter in waiters {
             let _ = waiter.sender.send(Err(self.unreachable(why)));
+        }
+    }
+
+    fn end_outage(&self, state: &mut State) {
+        if let Some(outage) = state.outage.take() {
+            let seconds = outage.since.elapsed().as_secs();
+            tracing::info!(node = %self.address, seconds, "{} can be reached again", self.kind());
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Writes => "a node",
+            Purpose::Reads => "a standby",
         }
     }
 
@@ -463,7 +480,7 @@ impl Place {
         let mut state = node.lock();
         state.logging_in -= usize::from(std::mem::take(&mut self.is_logging_in));
         self.is_trial = false;
-        state.outage = None;
+        node.end_outage(&mut state);
         state.links.insert(self.number, (self.pool, link));
         node.settle(state);
     }
@@ -475,7 +492,7 @@ impl Place {
             node.begin_outage(error.message(), std::mem::take(&mut self.is_trial));
         } else {
             self.is_trial = false;
-            node.lock().outage = None;
+            node.end_outage(&mut node.lock());
         }
     }
 }

@@ -14,6 +14,7 @@ mod connection;
 mod gate;
 mod load;
 mod migrate;
+mod recurring;
 mod watch;
 
 pub mod cancel_requests;
@@ -33,4 +34,5 @@ pub use connection::{Address, Settings, checkout, connect, connect_to_coordinato
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
+pub use recurring::Recurring;
 pub use watch::Catalog;

@@ -23,7 +23,7 @@ use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Address, Settings, checkout};
-use super::{LOAD, connect_to_coordinator, migrate, parse, pg_error};
+use super::{LOAD, Recurring, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId, ShardMap};
 use crate::transport::timer;
@@ -200,12 +200,13 @@ impl Catalog {
     /// every reconnect, because what rang meanwhile was not heard.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut pause = BACK_OFF_MIN;
+        let mut trouble = Recurring::default();
         while !stop.is_cancelled() {
             let started = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return,
-                result = self.listen() => if let Err(error) = result {
-                    tracing::warn!(%error, "lost the catalog's change notifications, will reconnect");
+                result = self.listen(&mut trouble) => if let Err(error) = result {
+                    trouble.failed(&error, UNHEARD);
                 },
             }
             pause = if started.elapsed() > BACK_OFF_MAX { BACK_OFF_MIN } else { (pause * 2).min(BACK_OFF_MAX) };
@@ -214,7 +215,7 @@ impl Catalog {
     }
 
     /// Listens until the connection is lost.
-    async fn listen(&self) -> Result<()> {
+    async fn listen(&self, trouble: &mut Recurring) -> Result<()> {
         let (client, mut connection) = self
             .settings
             .login(&self.settings.coordinator_hosts())
@@ -242,6 +243,7 @@ impl Catalog {
             client.batch_execute("LISTEN tenantry_catalog; LISTEN tenantry_cancel").await.map_err(pg_error)?;
             loop {
                 self.refresh().await?;
+                trouble.works(UNHEARD);
                 // Read again now and then even if nothing rings: a notification lost somewhere costs that long at most.
                 if let Ok(None) = tokio::time::timeout(REREAD_AFTER, rung.recv()).await {
                     return Ok(());
@@ -272,6 +274,7 @@ fn hosts_of(node: &Node) -> Vec<Address> {
         .collect()
 }
 
+const UNHEARD: &str = "could not listen for changes of the catalog";
 const CANCEL_CHANNEL: &str = "tenantry_cancel";
 const CANCELS_MAX: usize = 10_000;
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);

@@ -21,6 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::Recurring;
 use crate::operations::mover::{self, MoverEnvironment};
 
 #[derive(Debug, Clone)]
@@ -46,6 +47,7 @@ pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>
 async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     let mut transactions = two_phase_recovery::Recovery::default();
+    let (mut no_transactions, mut no_moves) = (Recurring::default(), Recurring::default());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -54,16 +56,26 @@ async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>
         }
         let patience = settings.load().recovery_patience;
         match transactions.recover(&environment.catalog, patience).await {
-            Ok(0) => {}
-            Ok(resolved) => tracing::info!(resolved, "resolved prepared transactions that nobody was going to end"),
-            Err(error) => tracing::warn!(%error, "could not look for prepared transactions, will retry"),
+            Ok(resolved) => {
+                no_transactions.works(NO_TRANSACTIONS);
+                if resolved > 0 {
+                    tracing::info!(resolved, "resolved prepared transactions that nobody was going to end");
+                }
+            }
+            Err(error) => no_transactions.failed(&error, NO_TRANSACTIONS),
         }
         match mover::recover(&environment).await {
-            Ok(0) => {}
-            Ok(repaired) => tracing::info!(repaired, "repaired moves that nobody was going to end"),
-            Err(error) => tracing::warn!(%error, "could not look for unfinished moves, will retry"),
+            Ok(repaired) => {
+                no_moves.works(NO_MOVES);
+                if repaired > 0 {
+                    tracing::info!(repaired, "repaired moves that nobody was going to end");
+                }
+            }
+            Err(error) => no_moves.failed(&error, NO_MOVES),
         }
     }
 }
 
+const NO_TRANSACTIONS: &str = "could not look for prepared transactions";
+const NO_MOVES: &str = "could not look for unfinished moves";
 const EVERY: Duration = Duration::from_secs(5);

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Nodes, ServerAddress};
-use crate::catalog::{Catalog, nodes, pg_error};
+use crate::catalog::{Catalog, Recurring, nodes, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
 
 /// Never ends. `coordinator` is what sessions know it by; its other servers are in the configuration.
 pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: ServerAddress) {
     let mut versions = catalog.versions();
+    let (mut unnamed, mut unnoted) = (Recurring::default(), Recurring::default());
     loop {
         versions.borrow_and_update();
         let map = catalog.map();
@@ -28,14 +29,18 @@ pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: Serve
         let others = others.map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect();
         let hosts: Vec<_> = workers.chain([(coordinator.clone(), others)]).collect();
         pools.set_hosts(&hosts);
-        if let Err(error) = name_coordinator(&catalog, &pools, &coordinator).await {
-            tracing::warn!(%error, "could not note down where the coordinator is, will retry");
+        match name_coordinator(&catalog, &pools, &coordinator).await {
+            Ok(()) => unnamed.works(UNNAMED),
+            Err(error) => unnamed.failed(&error, UNNAMED),
         }
         for (old, new) in pools.promoted().into_iter().filter(|(old, _)| *old != coordinator) {
             if hosts.iter().any(|(primary, standbys)| *primary == old && standbys.contains(&new)) {
                 match note(&catalog, &old, &new).await {
-                    Ok(()) => tracing::info!(%old, %new, "pg_dist_node follows a failover"),
-                    Err(error) => tracing::warn!(%old, %new, %error, "could not note a failover down, will retry"),
+                    Ok(()) => {
+                        unnoted.works(UNNOTED);
+                        tracing::info!(%old, %new, "pg_dist_node follows a failover");
+                    }
+                    Err(error) => unnoted.failed(&error, UNNOTED),
                 }
             }
         }
@@ -70,4 +75,6 @@ async fn change(catalog: &Catalog, sql: &str) -> Result<()> {
     catalog.refresh().await.map(|_| ())
 }
 
+const UNNAMED: &str = "could not note down where the coordinator is";
+const UNNOTED: &str = "could not note a failover down";
 const AGAIN_AFTER: Duration = Duration::from_secs(5);

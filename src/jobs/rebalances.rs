@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{connect_to_coordinator, jobs, pg_error};
+use crate::catalog::{Recurring, connect_to_coordinator, jobs, pg_error};
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notice};
 use crate::operations::rebalance::job::{KIND, run_rebalance_job};
@@ -18,9 +18,12 @@ use crate::shard_map::NodeId;
 
 /// Looks for work until `stop`. A move under way at the stop is repaired by the next proxy.
 pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {
+    let mut trouble = Recurring::default();
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-        if let Some(Err(error)) = stop.run_until_cancelled(work(&environment)).await {
-            tracing::warn!(%error, "could not work on rebalances, will retry");
+        match stop.run_until_cancelled(work(&environment)).await {
+            Some(Err(error)) => trouble.failed(&error, IDLE),
+            Some(Ok(())) => trouble.works(IDLE),
+            None => {}
         }
     }
 }
@@ -46,6 +49,7 @@ async fn work(environment: &MoverEnvironment) -> Result<()> {
     Ok(())
 }
 
+const IDLE: &str = "could not work on rebalances";
 const EVERY: Duration = Duration::from_millis(500);
 /// Key of the advisory lock: "rebalanc" in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"rebalanc");

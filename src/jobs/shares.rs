@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::proxies::{Endpoints, Membership, Wish};
-use crate::catalog::{Catalog, pg_error};
+use crate::catalog::{Catalog, Recurring, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
 
@@ -34,10 +34,11 @@ pub async fn share_connections(
         since: Instant::now(),
         fewer_since: None,
         limits: HashMap::new(),
+        trouble: Recurring::default(),
     };
     loop {
         if let Err(error) = sharer.run().await {
-            tracing::warn!(%error, "could not ask for a share of the nodes' connections, will retry");
+            sharer.trouble.failed(&error, UNASKED);
         }
         tokio::time::sleep(EVERY).await;
     }
@@ -57,6 +58,7 @@ struct Sharer {
     fewer_since: Option<Instant>,
     /// What nodes take, and when they were asked.
     limits: HashMap<NodeId, (usize, Instant)>,
+    trouble: Recurring,
 }
 
 impl Sharer {
@@ -66,6 +68,7 @@ impl Sharer {
         let membership = Membership::join(self.catalog.settings(), instance, *endpoints, self.part).await?;
         loop {
             self.ask(&membership).await?;
+            self.trouble.works(UNASKED);
             self.set_shares().await;
             tokio::time::sleep(EVERY).await;
         }
@@ -142,6 +145,7 @@ async fn ask_limit(catalog: &Catalog, node: NodeId) -> Result<usize> {
     Ok(usize::try_from(limit).unwrap_or_default())
 }
 
+const UNASKED: &str = "could not ask for a share of the nodes' connections";
 const EVERY: Duration = Duration::from_secs(1);
 /// A proxy that has lost its session for a moment comes back before the others have taken its part.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -14,10 +14,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::catalog::two_phase::{self, Decision};
-use crate::catalog::{Catalog, pg_error};
+use crate::catalog::{Catalog, Recurring, pg_error};
 use crate::error::Result;
 use crate::executor::transaction_of_gid;
-use crate::shard_map::NodeId;
+use crate::shard_map::{Node, NodeId};
 
 /// What was seen before.
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub struct Recovery {
     prepared: HashMap<String, Instant>,
     /// Decisions that are carried out, and since when.
     carried_out: HashMap<String, Instant>,
+    /// By node.
+    troubles: HashMap<NodeId, Recurring>,
 }
 
 impl Recovery {
@@ -37,13 +39,19 @@ impl Recovery {
         let mut left = Left::default();
         for node in map.active_workers() {
             match self.recover_node(catalog, node.id, patience, &mut left).await {
-                Ok(count) => resolved += count,
+                Ok(count) => {
+                    resolved += count;
+                    if let Some(mut trouble) = self.troubles.remove(&node.id) {
+                        trouble.works(&unseen(node));
+                    }
+                }
                 Err(error) => {
                     all_seen = false;
-                    tracing::warn!(node = %node.id, %error, "could not look for prepared transactions on a node");
+                    self.troubles.entry(node.id).or_default().failed(&error, &unseen(node));
                 }
             }
         }
+        self.troubles.retain(|id, _| map.node(*id).is_some());
         self.prepared.retain(|gid, _| left.gids.contains(gid));
         if all_seen {
             self.forget_carried_out(catalog, &left).await?;
@@ -104,6 +112,10 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+fn unseen(node: &Node) -> String {
+    format!("could not look for prepared transactions on node {}:{}", node.host, node.port)
 }
 
 /// Those of `over` that have been over for long enough at `now`. The others are kept in mind.

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::Recurring;
 use crate::operations::mover::MoverEnvironment;
 use crate::operations::mover::undo::{look_after, open_ways_back};
 
@@ -18,9 +19,11 @@ pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {
 async fn work(environment: &MoverEnvironment) {
     // Their time goes on while the catalog cannot be reached.
     let (mut windows, mut ours, mut under_way) = (HashMap::new(), HashSet::new(), FuturesUnordered::new());
+    let mut trouble = Recurring::default();
     loop {
         match open_ways_back(environment).await {
             Ok(open) => {
+                trouble.works(UNSEEN);
                 windows.retain(|id, _| open.contains(id));
                 for id in open {
                     if ours.insert(id) {
@@ -29,7 +32,7 @@ async fn work(environment: &MoverEnvironment) {
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "could not look for moves that can be undone, will retry"),
+            Err(error) => trouble.failed(&error, UNSEEN),
         }
         let look_again = tokio::time::sleep(EVERY);
         tokio::pin!(look_again);
@@ -48,4 +51,5 @@ async fn work(environment: &MoverEnvironment) {
     }
 }
 
+const UNSEEN: &str = "could not look for moves that can be undone";
 const EVERY: Duration = Duration::from_secs(2);

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog;
 use crate::catalog::Address;
+use crate::catalog::Recurring;
 use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
 
@@ -35,10 +36,11 @@ pub trait Provisioner {
 ///
 /// A request's own failure is written in its row. Not cancel safe: stop it by `stop`.
 pub async fn run(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config, stop: &CancellationToken) {
+    let mut trouble = Recurring::default();
     while !stop.is_cancelled() {
-        let worked = stop.run_until_cancelled(serve(provisioner, proxy)).await;
+        let worked = stop.run_until_cancelled(serve(provisioner, proxy, &mut trouble)).await;
         if let Some(Err(error)) = worked {
-            tracing::warn!(%error, "lost the connection for cluster requests, will reconnect");
+            trouble.failed(&error, UNSEEN);
         }
         stop.run_until_cancelled(tokio::time::sleep(RECONNECT_PAUSE)).await;
     }
@@ -54,7 +56,11 @@ pub fn request_workers(workers: impl Into<i64>) -> String {
 }
 
 /// Works until the connection is lost.
-async fn serve(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config) -> Result<()> {
+async fn serve(
+    provisioner: &mut impl Provisioner,
+    proxy: &tokio_postgres::Config,
+    trouble: &mut Recurring,
+) -> Result<()> {
     let (client, connection) = proxy.connect(NoTls).await.map_err(catalog::pg_error)?;
     let connection = tokio::spawn(connection);
     let sql = Sql { client };
@@ -70,6 +76,7 @@ async fn serve(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Confi
                 sql.finish(&request, State::Failed, &explain(&error)).await?;
             }
         }
+        trouble.works(UNSEEN);
         tokio::time::sleep(POLL).await;
     }
 }
@@ -345,5 +352,6 @@ fn explain(error: &PgError) -> String {
         .join(" / ")
 }
 
+const UNSEEN: &str = "could not look for requests for another size of the cluster";
 const POLL: Duration = Duration::from_millis(200);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
