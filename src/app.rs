@@ -126,6 +126,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     tokio::spawn(shares);
     tokio::spawn(jobs::lend_values(catalog.clone(), nodes.clone()));
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
+    control.spawn(jobs::watch_replicas(catalog.clone(), nodes.clone(), stop.clone()));
     control.spawn(jobs::publish_loads(catalog.clone(), loads, stop.clone()));
     control.spawn(session::watch_clients(shared.cancel_keys.clone(), stop.clone()));
     control.spawn(session::serve_others(shared.cancel_keys.clone(), catalog.clone(), stop.clone()));

@@ -131,6 +131,45 @@ fn any_standby_that_is_there_is_read_from_by_who_asks() {
     assert!(refused.contains("Available values: primary, replica, prefer_replica."), "{refused}");
 }
 
+/// Goal: a standby that is further behind than `pool.replica_lag` is not read from; one that has all that an idle primary
+/// wrote long ago is.
+/// Method: a standby whose replay is paused and resumed around a write.
+#[test]
+fn a_standby_that_is_too_far_behind_is_not_read_from() {
+    let bound = Duration::from_secs(2);
+    let mut served = Served::start_with(1, 2, "[pool]\nreplica_lag = \"2s\"\n");
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("INSERT INTO items VALUES (1, 1)");
+    let [primary, standby] = [0, 1].map(|at| served.worker_port(at));
+    served.servers().add_standby_of(primary, standby).expect("it copies the worker");
+    add_standby(&served, standby, primary);
+    let at = |port: u16| BTreeSet::from([port]);
+    let mut reader = Reader::new(&served, "1", "replica");
+    let mut quiet = Reader::new(&served, "1", "prefer_replica");
+    // Nobody writes: the time since the last write is not the standby's lag.
+    std::thread::sleep(2 * bound);
+    assert!(wait_until(PATIENCE, || reader.ports(12) == at(standby)), "it has everything");
+
+    psql(&dsn(standby), "SELECT pg_wal_replay_pause()");
+    let is_paused = || psql(&dsn(standby), "SELECT pg_get_wal_replay_pause_state()") == "paused";
+    assert!(wait_until(PATIENCE, is_paused), "it stands still");
+    served.psql("INSERT INTO items VALUES (1, 2)");
+    assert!(wait_until(PATIENCE, || reader.ports(12) == at(primary)), "it is too far behind");
+    assert_eq!(quiet.ports(12), at(primary));
+    let count = "SELECT count(*) FROM items WHERE tenant = 1";
+    let told = told_by_psql(&served.dsn(0), "replica", count);
+    assert!(told.contains(&format!("WARNING:  node 127.0.0.1:{primary} is read at its primary")), "{told}");
+    assert!(told.contains("no more than 2s behind (pool.replica_lag)"), "{told}");
+    assert_eq!(told_by_psql(&served.dsn(0), "prefer_replica", count), "");
+    let lag = format!("tenantry_pool_replica_lag_seconds{{node=\"127.0.0.1:{standby} (standby)\"}}");
+    assert!(Served::metric(&served.metrics(0), &lag).is_some_and(|lag| lag > bound.as_secs_f64()), "it is told");
+
+    psql(&dsn(standby), "SELECT pg_wal_replay_resume()");
+    assert!(wait_until(PATIENCE, || reader.ports(12) == at(standby)), "it has caught up");
+    assert_eq!(quiet.ports(12), at(standby));
+}
+
 /// Goal: `citus_update_node` under load costs a pause, and only what was under way fails.
 /// Method: the second worker has a standby that nobody was told of; it dies, clients wait for it, the standby is promoted, and
 /// the node's address becomes its. The same as with a standby by name, whose own address changes too.
@@ -267,6 +306,67 @@ fn the_coordinators_standby_takes_its_place() {
     let coordinator = "SELECT nodeport FROM pg_dist_node WHERE groupid = 0";
     assert!(wait_until(PATIENCE, || served.psql(coordinator) == new.to_string()), "{}", served.psql(coordinator));
     assert_eq!(psql(&dsn(new), "SELECT count(*) FROM tenantry.node WHERE groupid > 0"), "3", "it is the catalog");
+}
+
+/// Goal: a coordinator that was replaced takes its place again, and who listens is never silently deaf: the session ends.
+/// Method: the coordinator is stopped and its standby promoted; it comes back as a standby of that one, which is killed.
+#[test]
+fn the_coordinator_fails_back_and_listeners_are_told() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE notes (id int)");
+    let (old, new) = (served.coordinator_port, served.worker_port(5));
+    served.psql(&format!("SELECT citus_set_coordinator_host('127.0.0.1', {old})"));
+    psql(&dsn(old), "ALTER SYSTEM SET wal_keep_size = '1GB'");
+    served.servers().add_standby_of(old, new).expect("it copies the coordinator");
+    wait_for_copies(old, 1);
+    served.coordinator_standby = Some(new);
+    served.kill_proxy(0);
+    served.start_proxy(0);
+    let listen = |served: &Served| {
+        let mut listener = Client::connect(served.proxy_port(0), &[]);
+        assert_eq!(listener.query("LISTEN news"), "C(LISTEN) Z(I)");
+        served.psql("NOTIFY news");
+        // What it has heard comes with the next answer, or alone before it.
+        assert!(wait_until(PATIENCE, || listener.query("SELECT 1").contains('A')), "it hears");
+        listener
+    };
+    let is_told = |mut listener: Client| {
+        let said = listener.answer();
+        let codes = ["E(57P01) closed", "E(57P02) closed", "E(08006) closed"];
+        assert!(codes.contains(&said.as_str()), "{said}");
+    };
+    let is_primary = |served: &Served, port: u16| {
+        let named = || served.psql("SELECT nodeport FROM pg_dist_node WHERE groupid = 0") == port.to_string();
+        assert!(wait_until(PATIENCE, named), "{port} is the coordinator");
+    };
+    let serves = |served: &Served| {
+        let answers = || std::process::Command::new("psql").args(["-XqAt", &served.dsn(0), "-c", "SELECT 1"]).output();
+        assert!(wait_until(PATIENCE, || answers().is_ok_and(|output| output.status.success())), "logins are taken");
+    };
+
+    let listener = listen(&served);
+    served.psql("INSERT INTO notes VALUES (1)");
+    served.servers().stop_at(old).expect("it stops");
+    is_told(listener);
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+    serves(&served);
+    is_primary(&served, new);
+
+    served.servers().restart_at(old, Some(new)).expect("it starts");
+    wait_for_copies(new, 1);
+    let listener = listen(&served);
+    served.psql("INSERT INTO notes VALUES (2)");
+    served.servers().kill_at(new).expect("it ends");
+    is_told(listener);
+    // It waits for a standby no more.
+    psql(&dsn(old), "ALTER SYSTEM RESET synchronous_standby_names");
+    psql(&dsn(old), "SELECT pg_reload_conf()");
+    assert_eq!(psql(&dsn(old), "SELECT pg_promote()"), "t");
+    serves(&served);
+    is_primary(&served, old);
+    served.psql("INSERT INTO notes VALUES (3)");
+    assert_eq!(psql(&dsn(old), "SELECT count(*) FROM notes"), "3", "nothing acknowledged is lost");
+    drop(listen(&served));
 }
 
 /// What psql wrote beside the answer.

@@ -24,6 +24,8 @@ pub struct NodeFigures {
     pub address: ServerAddress,
     /// A standby, for reads.
     pub is_replica: bool,
+    /// For how long at most it may lack what its primary has written; zero for a primary. `None`: nobody knows.
+    pub lag: Option<Duration>,
     /// Most connections that may be open: the share of this process.
     pub limit: usize,
     /// Connections that are open or being opened.
@@ -137,6 +139,7 @@ fn figures(node: &Node) -> NodeFigures {
     NodeFigures {
         address: node.address.clone(),
         is_replica: node.purpose == Purpose::Reads,
+        lag: if node.purpose == Purpose::Reads { node.lag() } else { Some(Duration::ZERO) },
         limit: node.limit(&state),
         open: state.open,
         logging_in: state.logging_in,

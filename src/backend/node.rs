@@ -67,6 +67,7 @@ impl Nodes {
             purpose,
             hosts: Mutex::new(Hosts::only(address.clone())),
             is_gone: AtomicBool::new(false),
+            as_of: Mutex::default(),
             nodes: Arc::downgrade(self),
             settings: self.settings.clone(),
             waiting: AtomicUsize::new(0),
@@ -108,6 +109,11 @@ impl Nodes {
     /// Which server takes writes for the node of this name, if that was found out.
     pub fn primary_of(self: &Arc<Self>, name: &ServerAddress) -> Option<ServerAddress> {
         lock(&self.node(name, Purpose::Writes).hosts).primary().cloned()
+    }
+
+    /// The standby there has all that its primary had written at that moment.
+    pub fn note_replayed(self: &Arc<Self>, standby: &ServerAddress, as_of: Instant) {
+        *lock(&self.node(standby, Purpose::Reads).as_of) = Some(as_of);
     }
 
     /// Waits until `promoted` has something new. Cancel safe.
@@ -161,6 +167,8 @@ pub struct Node {
     hosts: Mutex<Hosts>,
     /// The catalog does not have it any more.
     is_gone: AtomicBool,
+    /// Of a standby, see `Nodes::note_replayed`.
+    as_of: Mutex<Option<Instant>>,
     nodes: Weak<Nodes>,
     settings: Arc<ArcSwap<PoolSettings>>,
     /// Length of the queue, to be read without the lock.
@@ -259,6 +267,17 @@ impl Node {
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.promoted.notify_one();
         }
+    }
+
+    /// For how long at most a standby may lack what its primary has written; `None`: nobody knows.
+    pub(super) fn lag(&self) -> Option<Duration> {
+        lock(&self.as_of).map(|as_of| as_of.elapsed())
+    }
+
+    /// May a standby be read from, so far as that goes?
+    pub(super) fn is_near(&self) -> bool {
+        let most = self.settings.load().replica_lag;
+        most.is_zero() || self.lag().is_some_and(|lag| lag <= most)
     }
 
     pub(super) fn limit(&self, state: &State) -> usize {

@@ -100,11 +100,16 @@ impl Pools {
         }
     }
 
-    /// A connection to the standby at `address`, for reads; none when it does not let us in, whatever the reason.
+    /// A connection to the standby at `address`, for reads; none when it is too far behind or does not let us in, whatever
+    /// the reason.
     ///
     /// Errors: 53300 after `checkout_timeout`.
     pub async fn checkout_reader(&self, address: &ServerAddress, identity: &Identity) -> Result<Option<PooledServer>> {
-        match self.pool(address, identity, Purpose::Reads).checkout(identity).await {
+        let pool = self.pool(address, identity, Purpose::Reads);
+        if !pool.node.is_near() {
+            return Ok(None);
+        }
+        match pool.checkout(identity).await {
             Ok(server) => Ok(Some(server)),
             Err(error) if error.code() == SqlState::TOO_MANY_CONNECTIONS => Err(error),
             Err(error) => {
@@ -112,6 +117,11 @@ impl Pools {
                 Ok(None)
             }
         }
+    }
+
+    /// How far a standby that is read from may be behind; zero: as far as it likes.
+    pub fn replica_lag(&self) -> Duration {
+        self.inner.nodes.settings().load().replica_lag
     }
 
     fn is_late(&self, began: Instant) -> bool {

@@ -29,6 +29,8 @@ pub struct PoolSettings {
     pub reconnect_max: Duration,
     /// Statements wait for a node that is down until it has been so for this time.
     pub outage_timeout: Duration,
+    /// Standbys that may lack more than the last so much time of their primary's writes are not read from; zero: any are.
+    pub replica_lag: Duration,
     /// A node whose statements say nothing for this long is asked for a sign of life.
     pub silence_max: Duration,
     /// A connection whose peer acknowledges nothing for this long is lost.
@@ -63,6 +65,7 @@ impl Default for PoolSettings {
             check_timeout: Duration::from_secs(4),
             reconnect_max: Duration::from_secs(1),
             outage_timeout: Duration::from_secs(30),
+            replica_lag: Duration::ZERO,
             silence_max: Duration::from_secs(4),
             dead_peer_after: Duration::from_secs(12),
             prepared_statements: 500,

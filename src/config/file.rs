@@ -167,6 +167,8 @@ pub struct Pool {
     /// Statements wait for a node that is down until it has been so for this time, then SQLSTATE 08006. Unit: time.
     /// Default: 30s. Reload: yes.
     pub outage_timeout: Time,
+    /// A standby that is further behind its primary is not read from; 0ms: any is. Unit: time. Default: 0ms. Reload: yes.
+    pub replica_lag: Time,
     /// A node whose statements say nothing for so long is asked for a sign of life. Unit: time. Default: 4s. Reload: yes.
     pub silence_max: Time,
     /// A connection is lost when its peer acknowledges nothing for so long. Unit: time. Default: 12s. Reload: yes.
@@ -305,6 +307,7 @@ impl Default for Pool {
             check_timeout: Time(of.check_timeout),
             reconnect_max: Time(of.reconnect_max),
             outage_timeout: Time(of.outage_timeout),
+            replica_lag: Time(of.replica_lag),
             silence_max: Time(of.silence_max),
             dead_peer_after: Time(of.dead_peer_after),
             prepared_statements: of.prepared_statements,

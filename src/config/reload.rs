@@ -268,6 +268,7 @@ const RELOADS: &[&str] = &[
     "pool.outage_timeout",
     "pool.prepared_statements",
     "pool.reconnect_max",
+    "pool.replica_lag",
     "pool.silence_max",
     "pool.size",
     "tls.certificate",

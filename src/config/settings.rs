@@ -131,6 +131,7 @@ impl Settings {
                 check_timeout: pool.check_timeout.0,
                 reconnect_max: pool.reconnect_max.0,
                 outage_timeout: pool.outage_timeout.0,
+                replica_lag: pool.replica_lag.0,
                 silence_max: pool.silence_max.0,
                 dead_peer_after: pool.dead_peer_after.0,
                 prepared_statements: pool.prepared_statements,

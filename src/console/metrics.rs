@@ -95,6 +95,8 @@ fn tell_nodes(nodes: &[(String, NodeFigures)], page: &mut Exposition) {
     gauge("tenantry_pool_waiting", |node| node.waiting as f64);
     gauge("tenantry_pool_longest_waiting_seconds", |node| node.longest_waiting.as_secs_f64());
     gauge("tenantry_pool_node_is_up", |node| f64::from(u8::from(node.outage.is_none())));
+    let lags = each().filter_map(|(labels, node)| Some((labels, node.lag?.as_secs_f64())));
+    page.gauge("tenantry_pool_replica_lag_seconds", lags);
     let timeouts = each().map(|(labels, node)| (labels, sum(node, |pool| pool.timeouts)));
     page.counter("tenantry_pool_timeouts_total", timeouts);
     let waits = each().map(|(labels, node)| (labels, all(node, |pool| pool.waits)));

@@ -5,6 +5,7 @@
 mod loads;
 mod primaries;
 mod rebalances;
+mod replicas;
 mod sequences;
 mod shares;
 mod two_phase_recovery;
@@ -12,6 +13,7 @@ mod ways_back;
 
 pub use loads::publish_loads;
 pub use primaries::follow as follow_primaries;
+pub use replicas::watch as watch_replicas;
 pub use sequences::lend_values;
 pub use shares::share_connections;
 

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Kind, Pin, Transaction};
 use crate::backend::{FoundPool, Identity, PooledServer, ServerAddress};
@@ -117,7 +117,7 @@ impl Transaction {
                 self.pinned = other;
                 let (server, is_replica) = self.checkout(node).await?;
                 if self.read_from == ReadFrom::Replica && !is_replica && !node.is_coordinator() {
-                    self.warning(is_read_at_primary(&self.address(node)?));
+                    self.warning(is_read_at_primary(&self.address(node)?, self.executor.pools.replica_lag()));
                 }
                 (server, false, is_replica)
             }
@@ -331,9 +331,13 @@ impl Executor {
     }
 }
 
-fn is_read_at_primary(node: &ServerAddress) -> PgError {
+fn is_read_at_primary(node: &ServerAddress, lag: Duration) -> PgError {
+    let near = match lag.is_zero() {
+        true => String::new(),
+        false => format!(" and is known to be no more than {lag:?} behind (pool.replica_lag)"),
+    };
     PgError::new(SqlState::WARNING, format!("node {node} is read at its primary"))
-        .detail("It has no standby that can be read from.")
+        .detail(format!("It has no standby that can be read from{near}."))
         .hint("SET tenantry.read_from = 'prefer_replica' if the primary may answer as well.")
 }
 
