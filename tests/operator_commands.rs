@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use support::serve::Serve;
+use support::served::Served;
 use support::{Cluster, wait_until};
 
 #[test]
@@ -40,10 +41,48 @@ fn the_number_of_workers_follows_the_wish() {
     tenantry(&cluster, "cluster resume");
     comes("Successful");
     assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
-    tenantry(&cluster, "cluster edit --workers 2");
-    tenantry(&cluster, "cluster edit --workers 1");
+    // Two at once are carried out one after the other.
+    cluster.psql("BEGIN; SELECT tenantry_cluster_edit(2); SELECT tenantry_cluster_edit(1); COMMIT");
+    let states = "SELECT string_agg(workers || ' ' || state, ', ' ORDER BY id) FROM \
+                  (SELECT * FROM tenantry.cluster_request ORDER BY id DESC LIMIT 2) newest";
+    let are_done = || cluster.psql(states) == "2 Successful, 1 Successful";
+    assert!(wait_until(Duration::from_secs(60), are_done), "{}", cluster.psql(states));
+    let order = "SELECT array_agg(id ORDER BY finished_at) = array_agg(id ORDER BY id) FROM tenantry.cluster_request";
+    assert_eq!(cluster.psql(order), "t");
     assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");
+}
+
+/// Goal: where nobody starts servers a request is told to be waiting, and can be taken back.
+#[test]
+fn a_request_that_nobody_carries_out_is_told_and_cancelled() {
+    let served = Served::start(1);
+    let port = served.proxy_port(0).to_string();
+    let command = |command: &str| run(&command.split(' ').chain(["--port", &port]).collect::<Vec<_>>());
+    let list =
+        || -> serde_json::Value { serde_json::from_slice(&command("cluster list --json").stdout).expect("JSON") };
+    served.psql("SELECT tenantry_cluster_edit(3)");
+    served.psql("SELECT tenantry_cluster_edit(1)");
+    let listed = list();
+    let of_first = ("Pending 2/4".into(), 1.into(), 2);
+    let shown = |listed: &serde_json::Value| {
+        (
+            listed[0]["status"].clone(),
+            listed[0]["waiting"].clone(),
+            listed[0]["requests"].as_array().map_or(0, Vec::len),
+        )
+    };
+    assert_eq!(shown(&listed), of_first, "the one that comes first");
+    let told = || String::from_utf8_lossy(&command("cluster list").stdout).into_owned();
+    assert!(wait_until(Duration::from_secs(60), || told().contains("nobody has taken it")), "{}", told());
+    assert!(told().contains("1 more wait"), "{}", told());
+    for _ in 0..2 {
+        assert!(command("cluster cancel").status.success());
+    }
+    assert_eq!(shown(&list()), ("Cancelled".into(), 0.into(), 2));
+    let refused = command("cluster cancel");
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("no change of the cluster's size is under way"), "{why}");
 }
 
 /// `tenantry dev` carries out what is asked for at another proxy of the cluster, over HTTP.

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 use super::http::State;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::cluster_size::request_workers;
+use crate::operations::cluster_size::{DETAIL, request_workers};
 use crate::shard_map::NodeId;
 
 type Answer = (StatusCode, Json<Value>);
@@ -30,7 +30,7 @@ pub fn pages() -> Router<State> {
 }
 
 async fn show(Extract(state): Extract<State>) -> Answer {
-    answer(StatusCode::OK, ask(&state, SHOW).await)
+    answer(StatusCode::OK, ask(&state, &show_all()).await)
 }
 
 async fn edit(Extract(state): Extract<State>, headers: HeaderMap, body: String) -> Answer {
@@ -93,9 +93,12 @@ fn answer(status: StatusCode, asked: Result<Value>) -> Answer {
     }
 }
 
-const SHOW: &str = "
-    SELECT json_build_object(
-        'workers', (SELECT count(*) FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary'),
-        'requests', (SELECT coalesce(json_agg(r ORDER BY id DESC), '[]') FROM (
-            SELECT id, workers, state, detail, ready, wanted, created_at, started_at, finished_at
-            FROM tenantry.cluster_request ORDER BY id DESC LIMIT 20) r))::text";
+fn show_all() -> String {
+    format!(
+        "SELECT json_build_object(
+            'workers', (SELECT count(*) FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary'),
+            'requests', (SELECT coalesce(json_agg(q ORDER BY id DESC), '[]') FROM (
+                SELECT id, workers, state, {DETAIL} AS detail, ready, wanted, created_at, started_at, finished_at
+                FROM tenantry.cluster_request r ORDER BY id DESC LIMIT 20) q))::text"
+    )
+}

@@ -45,6 +45,8 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (222, "time_partitions", include_str!("schema/222_time_partitions.sql")),
     (223, "drawing_functions", include_str!("schema/223_drawing_functions.sql")),
     (240, "clocks", include_str!("schema/240_clocks.sql")),
+    (250, "cancelled_requests", include_str!("schema/250_cancelled_requests.sql")),
+    (251, "primary_node", include_str!("schema/251_primary_node.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

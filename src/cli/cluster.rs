@@ -8,7 +8,7 @@ use super::connection::{Connection, ProxyAddress};
 use super::show;
 use super::table::Table;
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::cluster_size::request_workers;
+use crate::operations::cluster_size::{DETAIL, request_workers};
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -98,28 +98,35 @@ async fn wish(proxy: &ProxyAddress, wish: &str, what: &str) -> Result<()> {
 
 async fn list(proxy: &ProxyAddress, json: bool) -> Result<()> {
     let connection = proxy.connect().await?;
-    let requests = connection.ask(HISTORY).await?;
+    let requests = connection.ask(&history()).await?;
     let nodes =
         connection.ask("SELECT count(*) FROM tenantry.node WHERE groupid <> 0 AND noderole = 'primary'").await?;
     let workers = nodes.number().ok_or_else(|| unreadable("count"))?;
-    let newest = match requests.rows.is_empty() {
-        true => None,
-        false => Some(Request::from_row(&requests, 0)?),
+    // Newest first; shown is the one that is carried out or comes next, if there is one.
+    let unfinished: Vec<_> = (0..requests.rows.len()).filter(|row| requests.at(*row, 8).is_none()).collect();
+    let shown = match unfinished.last().or((!requests.rows.is_empty()).then_some(&0)) {
+        Some(row) => Some(Request::from_row(&requests, *row)?),
+        None => None,
     };
     if json {
-        let (state, status) = newest
+        let (state, status) = shown
             .as_ref()
-            .map_or(("Successful", "Successful".to_owned()), |newest| (newest.state.as_str(), newest.status()));
+            .map_or(("Successful", "Successful".to_owned()), |shown| (shown.state.as_str(), shown.status()));
         let cluster = serde_json::json!({
             "connection": proxy.connection_string(), "workers": workers, "state": state, "status": status,
-            "ready": newest.as_ref().and_then(|n| n.servers).map_or(workers + 1, |(ready, _)| ready),
-            "wanted": newest.as_ref().and_then(|n| n.servers).map_or(workers + 1, |(_, wanted)| wanted),
+            "ready": shown.as_ref().and_then(|s| s.servers).map_or(workers + 1, |(ready, _)| ready),
+            "wanted": shown.as_ref().and_then(|s| s.servers).map_or(workers + 1, |(_, wanted)| wanted),
+            "waiting": unfinished.len().saturating_sub(1),
             "requests": requests.to_json(),
         });
         println!("{:#}", serde_json::Value::from(vec![cluster]));
         return Ok(());
     }
-    let (status, detail) = newest.map_or(("Successful".to_owned(), String::new()), |n| (n.status(), n.detail));
+    let (status, mut detail) = shown.map_or(("Successful".to_owned(), String::new()), |s| (s.status(), s.detail));
+    if unfinished.len() > 1 {
+        let separator = if detail.is_empty() { "" } else { ", " };
+        detail = format!("{detail}{separator}{} more wait", unfinished.len() - 1);
+    }
     let row = [proxy.connection_string(), workers.to_string(), status, detail];
     let columns = ["cluster", "workers", "status", "detail"].map(str::to_owned).to_vec();
     show::print(&Table { columns, rows: vec![row.map(Some).to_vec()] }, false);
@@ -196,9 +203,13 @@ fn unreadable(what: &str) -> PgError {
 
 const POLL: Duration = Duration::from_millis(100);
 const NOBODY_AFTER: Duration = Duration::from_secs(10);
-const HISTORY: &str = "
-    SELECT id, workers, state, detail, ready, wanted, started_at, created_at, finished_at
-    FROM tenantry.cluster_request ORDER BY id DESC LIMIT 20";
+
+fn history() -> String {
+    format!(
+        "SELECT id, workers, state, {DETAIL} AS detail, ready, wanted, started_at, created_at, finished_at \
+         FROM tenantry.cluster_request r ORDER BY id DESC LIMIT 20"
+    )
+}
 
 #[cfg(test)]
 mod tests {

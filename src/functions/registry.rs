@@ -176,6 +176,7 @@ pub fn provided() -> Provided {
             "tenantry_cluster_resume",
             "tenantry_cluster_cancel",
             "citus_is_coordinator",
+            "citus_is_primary_node",
             "citus_coordinator_nodeid",
             "citus_get_active_worker_nodes",
             "master_get_active_worker_nodes",

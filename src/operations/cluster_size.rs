@@ -55,6 +55,11 @@ pub fn request_workers(workers: impl Into<i64>) -> String {
     )
 }
 
+/// SQL for what is told of a request `r` beside its state. Where nobody starts servers that is said after a while.
+pub const DETAIL: &str = "CASE WHEN r.finished_at IS NULL AND r.started_at IS NULL AND r.created_at < now() - interval '10 s' \
+    AND NOT EXISTS (SELECT FROM tenantry.cluster_request o WHERE o.finished_at IS NULL AND o.started_at IS NOT NULL) \
+    THEN 'nobody has taken it: only tenantry dev starts and ends servers' ELSE r.detail END";
+
 /// Works until the connection is lost.
 async fn serve(
     provisioner: &mut impl Provisioner,
@@ -305,7 +310,7 @@ impl Sql {
         let (id, detail, Servers { ready, wanted }) = (request.id, literal(detail), servers);
         self.run(&format!(
             "UPDATE tenantry.cluster_request SET state = '{state:?}', detail = {detail}, ready = {ready}, \
-             wanted = {wanted}, started_at = coalesce(started_at, now()) WHERE id = {id}"
+             wanted = {wanted}, started_at = coalesce(started_at, now()) WHERE id = {id} AND finished_at IS NULL"
         ))
         .await
     }
