@@ -22,7 +22,9 @@ pub struct NewNode {
 
 /// Answers one row: the new `nodeid`.
 pub fn insert(node: &NewNode) -> String {
-    let group = node.group_id.map_or("pg_catalog.nextval('tenantry.node_group_id')".to_owned(), |g| g.to_string());
+    // Groups whose numbers users have chosen do not come from the sequence.
+    let next = "greatest(pg_catalog.nextval('tenantry.node_group_id'), (SELECT max(groupid) + 1 FROM tenantry.node))";
+    let group = node.group_id.map_or(next.to_owned(), |g| g.to_string());
     format!(
         "INSERT INTO tenantry.node (groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards, isactive) \
          VALUES ({group}, {}, {}, {}, {}, {}, {}) RETURNING nodeid",

@@ -6,6 +6,7 @@ pub mod create_distributed_table;
 pub mod ddl;
 pub mod mover;
 mod node_check;
+mod node_definitions;
 mod node_objects;
 pub mod node_state;
 pub mod nodes;

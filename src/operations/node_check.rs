@@ -7,8 +7,42 @@ use crate::shard_map::ShardMap;
 /// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
 pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
     let settings = catalog.settings();
-    let candidate = facts(&connect(settings, address).await?).await?;
-    let coordinator = facts(&connect_to_coordinator(settings).await?).await?;
+    let (new, old) = (connect(settings, address).await?, connect_to_coordinator(settings).await?);
+    let (candidate, coordinator) = (facts(&new).await?, facts(&old).await?);
+    let mut complaints = unfit(&candidate, &coordinator, &settings.dbname);
+    if let Some(free) = free_disk(&new).await {
+        let needed = reference_tables(&old, map).await? + ROOM_TO_SPARE;
+        if free < needed {
+            let mib = |bytes: i64| bytes >> 20;
+            complaints.push(format!(
+                "The disk of its data directory has {} MB free; {} MB are needed for the reference tables and to begin with.",
+                mib(free),
+                mib(needed)
+            ));
+        }
+    }
+    for worker in map.active_workers() {
+        let at = Address { host: worker.host.clone(), port: worker.port };
+        // A worker that is down cannot be the server that has just answered.
+        if let Ok(client) = connect(settings, &at).await
+            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
+        {
+            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
+        }
+    }
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(PgError::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("cannot add node {}:{}", address.host, address.port),
+    )
+    .detail(complaints.join(" "))
+    .hint("Change the server's settings, restart it and call citus_add_node again."))
+}
+
+/// What a server's facts have against it. `database`: the name of the one that clients see.
+fn unfit(candidate: &Facts, coordinator: &Facts, database: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     if candidate.version < VERSION_MIN {
         complaints.push(format!("It runs PostgreSQL {}; 15 or later is needed.", candidate.version / 10000));
@@ -46,33 +80,39 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
     if candidate.encoding != coordinator.encoding {
         complaints.push(format!(
             "Its database \"{}\" has encoding {}, the coordinator's has {}.",
-            settings.dbname, candidate.encoding, coordinator.encoding
+            database, candidate.encoding, coordinator.encoding
         ));
     }
     if candidate.identity == coordinator.identity {
         complaints.push("It is the coordinator itself.".to_owned());
     }
-    for worker in map.active_workers() {
-        let at = Address { host: worker.host.clone(), port: worker.port };
-        // A worker that is down cannot be the server that has just answered.
-        if let Ok(client) = connect(settings, &at).await
-            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
-        {
-            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
-        }
+    complaints
+}
+
+/// Bytes that the data directory has room for. `None` where the server has no `df`, or lets us run nothing.
+async fn free_disk(client: &tokio_postgres::Client) -> Option<i64> {
+    let ask = "CREATE TEMP TABLE free_disk (line text); COPY pg_temp.free_disk FROM PROGRAM 'LC_ALL=C df -Pk .'";
+    if let Err(error) = client.batch_execute(ask).await {
+        tracing::debug!(%error, "a new node's disk cannot be asked how much room it has");
+        return None;
     }
-    if complaints.is_empty() {
-        return Ok(());
-    }
-    Err(PgError::new(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("cannot add node {}:{}", address.host, address.port),
-    )
-    .detail(complaints.join(" "))
-    .hint("Change the server's settings, restart it and call citus_add_node again."))
+    // Source of the columns: POSIX, df -P.
+    let rows = client.query("SELECT line FROM pg_temp.free_disk", &[]).await.ok()?;
+    let line: String = rows.last()?.try_get(0).ok()?;
+    let kilobytes: i64 = line.split_whitespace().nth(3)?.parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Bytes of the reference tables, which a node gets before anything else.
+async fn reference_tables(coordinator: &tokio_postgres::Client, map: &ShardMap) -> Result<i64> {
+    let tables: Vec<u32> = map.tables().filter(|table| table.is_reference()).map(|table| table.oid.0).collect();
+    let sql = "SELECT coalesce(sum(pg_catalog.pg_total_relation_size(t)), 0)::pg_catalog.int8 \
+               FROM pg_catalog.unnest($1::pg_catalog.oid[]) t";
+    coordinator.query_one(sql, &[&tables]).await.and_then(|row| row.try_get(0)).map_err(pg_error)
 }
 
 /// What a server says of itself.
+#[derive(Clone)]
 pub struct Facts {
     version: i32,
     pub in_recovery: bool,
@@ -124,3 +164,57 @@ pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
 }
 
 const VERSION_MIN: i32 = 150000;
+/// Of the new server's disk, for what it writes itself.
+const ROOM_TO_SPARE: i64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_wrong_is_told() {
+        let coordinator = Facts {
+            version: 150004,
+            in_recovery: false,
+            wal_level: "logical".into(),
+            max_prepared_transactions: 200,
+            max_replication_slots: 10,
+            max_wal_senders: 10,
+            encoding: "UTF8".into(),
+            locale: "libc C C".into(),
+            extensions: vec!["plpgsql".into(), "postgis".into(), "citext".into()],
+            available_extensions: vec!["plpgsql".into()],
+            identity: "1/a".into(),
+        };
+        let fit = Facts {
+            available_extensions: coordinator.extensions.clone(),
+            identity: "2/b".into(),
+            ..coordinator.clone()
+        };
+        assert_eq!(unfit(&fit, &coordinator, "app"), Vec::<String>::new());
+        let candidate = Facts {
+            version: 140009,
+            in_recovery: true,
+            wal_level: "replica".into(),
+            max_prepared_transactions: 0,
+            max_replication_slots: 0,
+            max_wal_senders: 0,
+            encoding: "LATIN1".into(),
+            locale: "libc en_US en_US".into(),
+            ..coordinator.clone()
+        };
+        let expected = [
+            "It runs PostgreSQL 14; 15 or later is needed.",
+            "It is in recovery (a standby).",
+            "Its wal_level is replica; logical is needed to move shards.",
+            "Its max_prepared_transactions is 0; two-phase commit needs more.",
+            "Its max_replication_slots is 0; moving shards needs more.",
+            "Its max_wal_senders is 0; moving shards needs more.",
+            "Its database sorts text by libc en_US en_US, the coordinator's by libc C C.",
+            "It lacks extensions that the coordinator has: postgis, citext.",
+            "Its database \"app\" has encoding LATIN1, the coordinator's has UTF8.",
+            "It is the coordinator itself.",
+        ];
+        assert_eq!(unfit(&candidate, &coordinator, "app"), expected);
+    }
+}

@@ -1,10 +1,11 @@
-//! What a new worker gets before it gets shards: roles with their secrets, schemas, extensions, types, functions, and
-//! the reference tables with their rows. Safe to repeat: what is there already stays.
+//! What a new worker gets before it gets shards: roles, types, functions and more (`node_definitions`), and the reference
+//! tables with their rows. Safe to repeat: what is there already stays.
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::{Client, Transaction as Target};
 
+use super::node_definitions;
 use super::reference_table::remember_copy;
 use super::table_definition::TableDefinition;
 use crate::catalog::pg_error;
@@ -71,7 +72,7 @@ pub async fn copy_reference_table(coordinator: &Client, target: &Target<'_>, ref
     target.batch_execute(&reference.after_rows).await.map_err(pg_error)
 }
 
-/// Roles, schemas, extensions, types and functions of the coordinator that the new worker does not have.
+/// What `node_definitions` knows of the coordinator and the new worker does not have.
 pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Result<()> {
     target
         .batch_execute(
@@ -83,18 +84,7 @@ pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Resu
         )
         .await
         .map_err(pg_error)?;
-    for (wanted, present) in OBJECTS {
-        let present: Vec<String> = names(target.query(*present, &[]).await.map_err(pg_error)?)?;
-        for row in coordinator.query(*wanted, &[]).await.map_err(pg_error)? {
-            let name: &str = row.try_get(0).map_err(pg_error)?;
-            let statement: Option<&str> = row.try_get(1).map_err(pg_error)?;
-            if let Some(statement) = statement
-                && (name.is_empty() || !present.iter().any(|p| p == name))
-            {
-                target.batch_execute(statement).await.map_err(pg_error)?;
-            }
-        }
-    }
+    node_definitions::copy(coordinator, target).await?;
     // Members of tenantry_admin make shard schemas and reference copies as themselves.
     target
         .batch_execute(
@@ -105,94 +95,3 @@ pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Resu
         .await
         .map_err(pg_error)
 }
-
-fn names(rows: Vec<tokio_postgres::Row>) -> Result<Vec<String>> {
-    rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect()
-}
-
-/// For each kind of object: (name, statement) on the coordinator, and the names that a server has already.
-/// An empty name: run always. The user that we are has a password of its own on each server and is left alone.
-const OBJECTS: &[(&str, &str)] = &[
-    (
-        "SELECT rolname::text, format('CREATE ROLE %I', rolname) FROM pg_roles WHERE rolname NOT LIKE 'pg\\_%' ORDER BY 1",
-        "SELECT rolname::text FROM pg_roles",
-    ),
-    (
-        "SELECT '', format('ALTER ROLE %I %s %s %s %s %s %s %s CONNECTION LIMIT %s %s %s', rolname, \
-             CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, \
-             CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END, \
-             CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, \
-             CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END, \
-             CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, \
-             CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END, \
-             CASE WHEN rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, rolconnlimit, \
-             CASE WHEN rolpassword IS NULL THEN 'PASSWORD NULL' ELSE 'PASSWORD ' || quote_literal(rolpassword) END, \
-             CASE WHEN rolvaliduntil IS NULL THEN '' ELSE 'VALID UNTIL ' || quote_literal(rolvaliduntil::text) END) \
-         FROM pg_authid WHERE rolname NOT LIKE 'pg\\_%' AND rolname <> current_user ORDER BY rolname",
-        "SELECT ''::text WHERE false",
-    ),
-    (
-        "SELECT DISTINCT ON (1) r.rolname || ' ' || m.rolname, format('GRANT %I TO %I%s', r.rolname, m.rolname, \
-             CASE WHEN a.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END) \
-         FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member \
-         WHERE m.rolname NOT LIKE 'pg\\_%' ORDER BY 1, a.admin_option DESC",
-        "SELECT r.rolname || ' ' || m.rolname FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid \
-         JOIN pg_roles m ON m.oid = a.member",
-    ),
-    (
-        "SELECT '', format('ALTER ROLE %I SET %I TO %s', r.rolname, split_part(setting, '=', 1), \
-             CASE WHEN split_part(setting, '=', 1) IN ('search_path', 'temp_tablespaces', 'session_preload_libraries') \
-             THEN substr(setting, strpos(setting, '=') + 1) ELSE quote_literal(substr(setting, strpos(setting, '=') + 1)) END) \
-         FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting \
-         WHERE s.setdatabase = 0 ORDER BY 2",
-        "SELECT ''::text WHERE false",
-    ),
-    (
-        "SELECT nspname::text, format('CREATE SCHEMA %I AUTHORIZATION %I', nspname, pg_get_userbyid(nspowner)) \
-         FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' \
-           AND nspname NOT IN ('tenantry', 'tenantry_arguments', 'tenantry_result', 'tenantry_describe') \
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = pg_namespace.oid \
-                           AND d.deptype = 'e') ORDER BY 1",
-        "SELECT nspname::text FROM pg_namespace",
-    ),
-    (
-        "SELECT '', format('GRANT %s ON SCHEMA %I TO %s', a.privilege_type, n.nspname, \
-             CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) \
-         FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname NOT LIKE 'pg\\_%' \
-           AND n.nspname NOT LIKE 'tenantry%' AND n.nspname <> 'information_schema' AND a.grantee <> n.nspowner ORDER BY 2",
-        "SELECT ''::text WHERE false",
-    ),
-    (
-        "SELECT extname::text, format('CREATE EXTENSION %I SCHEMA %I CASCADE', extname, n.nspname) \
-         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace ORDER BY e.oid",
-        "SELECT extname::text FROM pg_extension",
-    ),
-    (
-        "SELECT n.nspname || '.' || t.typname, CASE t.typtype WHEN 'e' \
-             THEN format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, \
-                 (SELECT coalesce(string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder), '') FROM pg_enum WHERE enumtypid = t.oid)) \
-             WHEN 'c' THEN format('CREATE TYPE %I.%I AS (%s)', n.nspname, t.typname, \
-                 (SELECT coalesce(string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum), '') \
-                  FROM pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped)) \
-             ELSE format('CREATE DOMAIN %I.%I AS %s%s%s%s', n.nspname, t.typname, format_type(t.typbasetype, t.typtypmod), \
-                 CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || t.typdefault, ''), \
-                 (SELECT coalesce(string_agg(format(' CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '') \
-                  FROM pg_constraint WHERE contypid = t.oid)) END \
-         FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
-         WHERE (t.typtype IN ('e', 'd') OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT LIKE 'tenantry%' \
-           AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d \
-                WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e') ORDER BY t.oid",
-        "SELECT n.nspname || '.' || t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace",
-    ),
-    // A function over types or tables that the worker doesn't have is of no use there.
-    (
-        "SELECT '', format('DO $tenantry$ BEGIN EXECUTE %L; EXCEPTION WHEN undefined_object OR undefined_table THEN NULL; \
-             END $tenantry$', pg_get_functiondef(p.oid)) \
-         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
-         WHERE p.prokind IN ('f', 'p', 'w') AND l.lanname NOT IN ('c', 'internal') AND p.prosqlbody IS NULL \
-           AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT LIKE 'tenantry%' AND n.nspname <> 'information_schema' \
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') \
-         ORDER BY p.oid",
-        "SELECT ''::text WHERE false",
-    ),
-];

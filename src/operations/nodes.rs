@@ -56,10 +56,23 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
     if request.role != "primary" {
         return Err(PgError::unsupported(format!("nodes with role {} are not supported", request.role)));
     }
+    if request.cluster != "default" {
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "primaries must be added to the default cluster"));
+    }
+    if request.group_id < -1 {
+        let message = format!("group {} is not valid", request.group_id);
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message)
+            .hint("Leave groupid out, or give a number that no other node has; 0 is the coordinator's."));
+    }
     if request.group_id == 0 {
         txn.query(NodeId::COORDINATOR, &nodes::set_coordinator(&address.host, address.port)).await?;
         txn.reload_map().await?;
         return Ok(number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default());
+    }
+    if map.nodes().iter().any(|node| i64::from(node.group_id) == i64::from(request.group_id)) {
+        let message = format!("group {} already has a primary node", request.group_id);
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message)
+            .hint("A standby of that node is added with citus_add_secondary_node."));
     }
     if request.is_active {
         check_server(catalog, &map, &address).await?;

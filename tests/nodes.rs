@@ -1,0 +1,123 @@
+//! Servers come into the cluster and leave it, by every function for that and under its old name too.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use support::psql_error;
+use support::served::Served;
+
+/// Goal: a server that is not fit is told all that is wrong at once; one that is joins with every argument, stays the same when
+/// it is added again, and leaves.
+/// Method: a server that is a node already, and one without room on its disk, which gets it between the attempts. The servers'
+/// `df` is ours.
+#[test]
+fn a_server_is_checked_joins_and_leaves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut served = Served::start_under(1, 1, "", with_own_df(folder.path()));
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    let [first, port] = [0, 1].map(|at| served.worker_port(at));
+    assert_eq!(served.servers().add_worker().expect("it starts").port(), port);
+    set_free(folder.path(), Some(1024));
+    let refused = psql_error(&served.dsn(0), &format!("SELECT citus_add_node('localhost', {first})"));
+    for complaint in [
+        "55000",
+        &format!("cannot add node localhost:{first}"),
+        &format!("It is the same server as node 127.0.0.1:{first}."),
+        "The disk of its data directory has 1 MB free; 256 MB are needed",
+    ] {
+        assert!(refused.contains(complaint), "{complaint} in {refused}");
+    }
+    let add = format!("SELECT citus_add_node('127.0.0.1', {port})");
+    let refused = psql_error(&served.dsn(0), &add);
+    assert!(refused.contains("1 MB free") && !refused.contains("same server"), "{refused}");
+    set_free(folder.path(), None);
+
+    let with = |more: &str| format!("SELECT citus_add_node('127.0.0.1', {port}, {more})");
+    let group = served.psql(&format!("SELECT groupid FROM pg_dist_node WHERE nodeport = {first}"));
+    for (arguments, code, why) in [
+        ("noderole => 'unavailable'", "0A000", "nodes with role unavailable are not supported"),
+        ("nodecluster => 'olap'", "22023", "primaries must be added to the default cluster"),
+        (&format!("groupid => {group}"), "22023", &format!("group {group} already has a primary node")),
+        ("groupid => -7", "22023", "group -7 is not valid"),
+        ("groupid => NULL", "22004", "argument \"groupid\" must not be null"),
+    ] {
+        let refused = psql_error(&served.dsn(0), &with(arguments));
+        assert!(refused.contains(code) && refused.contains(why), "{arguments}: {refused}");
+    }
+    let id = served.psql(&with("groupid => 42, noderole => 'primary', nodecluster => 'default'"));
+    assert_eq!(served.psql(&add), id, "it is there already");
+    let row = format!(
+        "SELECT groupid, noderole, nodecluster, isactive, shouldhaveshards FROM pg_dist_node WHERE nodeid = {id}"
+    );
+    assert_eq!(served.psql(&row), "42|primary|default|t|t");
+    assert_eq!(served.psql(&format!("SELECT role, active FROM citus_nodes WHERE nodeport = {port}")), "worker|t");
+    let health = "SELECT count(*), bool_and(result) FROM citus_check_cluster_node_health()";
+    assert_eq!(served.psql(health), "3|t");
+    served.servers().stop_at(port).expect("it stops");
+    assert_eq!(served.psql(health), "3|f");
+    let sick = "SELECT to_nodeport FROM citus_check_cluster_node_health() WHERE NOT result";
+    assert_eq!(served.psql(sick), port.to_string());
+    served.servers().restart_at(port, None).expect("it starts");
+
+    let refused = psql_error(&served.dsn(0), &format!("SELECT citus_remove_node('127.0.0.1', {first})"));
+    assert!(refused.contains("because because it contains the only shard placement for shard"), "{refused}");
+    let property = |name: &str| format!("SELECT citus_set_node_property('127.0.0.1', {port}, '{name}', false)");
+    let refused = psql_error(&served.dsn(0), &property("isactive"));
+    assert!(refused.contains("only the 'shouldhaveshards' property can be set using this function"), "{refused}");
+    served.psql(&property("shouldhaveshards"));
+    assert_eq!(served.psql(&row), "42|primary|default|t|f");
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    assert_eq!(served.psql(&row), "");
+    let refused = psql_error(&served.dsn(0), &format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    assert!(refused.contains(&format!("node at \"127.0.0.1:{port}\" does not exist")), "{refused}");
+
+    // Scripts that are older than the names of today.
+    let call = |name: &str, more: &str| served.psql(&format!("SELECT master_{name}('127.0.0.1', {port}{more})"));
+    let id = call("add_inactive_node", "");
+    let state = format!("SELECT isactive, shouldhaveshards FROM pg_dist_node WHERE nodeid = {id}");
+    assert_eq!(served.psql(&state), "f|t");
+    assert_eq!(call("activate_node", ""), id);
+    assert_eq!(call("add_node", ""), id);
+    call("set_node_property", ", 'shouldhaveshards', false");
+    assert_eq!(served.psql(&state), "t|f");
+    call("set_node_property", ", 'shouldhaveshards', true");
+    served.psql("SELECT rebalance_table_shards()");
+    let placed = format!("SELECT count(*) > 0 FROM pg_dist_shard_placement WHERE nodeport = {port}");
+    assert_eq!(served.psql(&placed), "t");
+    call("drain_node", "");
+    assert_eq!(served.psql(&placed), "f");
+    call("disable_node", "");
+    assert_eq!(served.psql(&state), "f|f");
+    served.psql(&format!("SELECT master_update_node({id}, 'localhost', {port})"));
+    assert_eq!(served.psql(&format!("SELECT nodename FROM pg_dist_node WHERE nodeid = {id}")), "localhost");
+    served.psql(&format!("SELECT master_remove_node('localhost', {port})"));
+    assert_eq!(served.psql("SELECT node_port FROM master_get_active_worker_nodes()"), first.to_string());
+    assert_eq!(served.psql("SELECT citus_is_coordinator(), citus_is_primary_node()"), "t|t");
+}
+
+/// Environment of servers that ask this folder's `df`.
+fn with_own_df(folder: &Path) -> Vec<(String, String)> {
+    // The servers may belong to another user.
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let df = folder.join("df");
+    let script = "#!/bin/sh\nif [ -r \"${0%/*}/free\" ]; then cat \"${0%/*}/free\"; else PATH=/usr/bin:/bin exec df \"$@\"; fi\n";
+    std::fs::write(&df, script).expect("it can be written");
+    std::fs::set_permissions(&df, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let path = std::env::var("PATH").unwrap_or_default();
+    vec![("PATH".to_owned(), format!("{}:{path}", folder.display()))]
+}
+
+/// So many kilobytes are free from now on; none: as many as there are.
+fn set_free(folder: &Path, kilobytes: Option<u64>) {
+    let file = folder.join("free");
+    match kilobytes {
+        Some(free) => {
+            let text = format!("Filesystem 1024-blocks Used Available Capacity Mounted on\ntmpfs 9999 9 {free} 1% /\n");
+            std::fs::write(file, text).expect("it can be written");
+        }
+        None => std::fs::remove_file(file).expect("it was written"),
+    }
+}
