@@ -21,7 +21,9 @@ use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
 use super::target::{self, Target};
 use super::throttle::CopyThrottle;
-use super::{MoveReport, MoverEnvironment, StopPoint, copy, definition, finish_switched, part, snapshot, undo, verify};
+use super::{
+    MoveReport, MoverEnvironment, Notify, StopPoint, copy, definition, finish_switched, part, snapshot, undo, verify,
+};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
@@ -33,6 +35,7 @@ pub async fn run(
     catalog: &Session,
     mv: &mut Move,
     guard: &mut Option<HoldGuard>,
+    notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
     undo::close(environment, catalog, mv).await?;
@@ -54,6 +57,7 @@ pub async fn run(
     let locks = LockWatch::of(environment, &locker, mv.source).await?;
     let blocked_at = lock_writes(environment, (&locker, &locks), &tables).await?;
     let definition = definition::read(&source, mv).await?;
+    definition::tell_of_indexes_left_behind(&source, mv, notify).await?;
     for target in &targets {
         target::create_shards(target, mv, &definition).await?;
     }

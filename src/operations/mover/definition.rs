@@ -1,13 +1,15 @@
 //! The definition of a shard group, read off the source itself.
 //!
 //! The shard's schemas have the same names on the target, so what Postgres prints (with everything qualified) is right
-//! there as it stands, and the target gets what the source has, whatever the shells say.
+//! there as it stands, and the target gets what the source has, whatever the shells say. Indexes that are not valid stay behind,
+//! but for those of partitioned tables that still wait for their partitions'.
 //!
 //! Limits: no inheritance other than partitions, no rules, no types or operators of the shard schema's own.
 
 use super::part::replace_word;
 use super::session::Session;
 use super::state::Move;
+use super::{Notice, Notify};
 use crate::catalog::pg_error;
 use crate::error::Result;
 use crate::shard_map::ShardGroupId;
@@ -20,7 +22,7 @@ pub struct Definition {
     /// Primary and unique keys, exclusions, indexes, replica identities, statistics: after the copy.
     pub keys_and_indexes: Vec<String>,
     pub foreign_keys: Vec<ForeignKey>,
-    /// Triggers, views, policies, owners, privileges, checks that do not hold for old rows.
+    /// Triggers, views, policies, owners, privileges, comments, checks that do not hold for old rows.
     pub rest: Vec<String>,
 }
 
@@ -66,6 +68,20 @@ pub async fn read(source: &Session, mv: &Move) -> Result<Definition> {
         }
     }
     Ok(definition)
+}
+
+/// Says which indexes the move does not carry along: those that CREATE INDEX CONCURRENTLY has not finished.
+pub async fn tell_of_indexes_left_behind(source: &Session, mv: &Move, notify: &Notify<'_>) -> Result<()> {
+    let sql = "SELECT format('%I.%I', n.nspname, i.relname), format('%I.%I', n.nspname, c.relname)
+               FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+               JOIN pg_class c ON c.oid = x.indrelid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = ANY ($1) AND NOT x.indisvalid ORDER BY 1";
+    for row in source.query(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)? {
+        let (index, table): (&str, &str) = (row.get(0), row.get(1));
+        let what = format!("index {index} of table {table} is not valid and stays behind");
+        notify(Notice::new(what).hint("Create it again once the shard has moved, or REINDEX it before."));
+    }
+    Ok(())
 }
 
 /// (stage, statement, validation), in order.
@@ -152,9 +168,17 @@ UNION ALL
     LATERAL (VALUES (k.contype = 'f' AND t.relkind = 'r' AND f.relkind = 'r' AND k.convalidated)) l (is_late)
     WHERE k.contype IN ('p', 'u', 'x') OR k.contype IN ('c', 'f') AND k.conparentid = 0 AND k.conislocal
 UNION ALL
-    SELECT 'key', 9, x.indexrelid::bigint - t.depth, replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON '), NULL
+    SELECT 'key', 9, x.indexrelid::bigint - t.depth, CASE WHEN x.indisvalid
+        THEN replace(pg_get_indexdef(x.indexrelid), ' ON ONLY ', ' ON ') ELSE pg_get_indexdef(x.indexrelid) END, NULL
     FROM pg_index x JOIN t ON t.oid = x.indrelid
-    WHERE x.indisvalid AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.indexrelid AND starts_with(c.relname, 'tenantry_rows_'))
+    -- That of a partitioned table is not valid until all partitions have theirs.
+    WHERE (x.indisvalid OR t.relkind = 'p')
+    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.indexrelid AND starts_with(c.relname, 'tenantry_rows_'))
+    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
+UNION ALL
+    SELECT 'key', 10, i.inhrelid::bigint, format('ALTER INDEX %s ATTACH PARTITION %s', x.indexrelid::regclass, i.inhrelid::regclass), NULL
+    FROM pg_index x JOIN t ON t.oid = x.indrelid AND t.relkind = 'p' JOIN pg_inherits i ON i.inhparent = x.indexrelid
+    WHERE NOT x.indisvalid
     AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
     SELECT 'key', 10, t.oid::bigint, format('ALTER TABLE %s REPLICA IDENTITY %s', t.name,
@@ -241,6 +265,32 @@ UNION ALL
 UNION ALL
     SELECT 'rest', 20, n.oid::bigint, format('ALTER SCHEMA %I OWNER TO %s', n.nspname, n.nspowner::regrole), NULL
     FROM pg_namespace n JOIN s ON s.oid = n.oid WHERE n.nspowner::regrole::text <> quote_ident(current_user)
+UNION ALL
+    -- All in one: some like to comment on each column.
+    SELECT 'rest', 21, 0, string_agg(format('COMMENT ON %s IS %L', o.named, d.description), '; ' ORDER BY o.named), NULL
+    FROM (
+        SELECT 'pg_class'::regclass, c.oid, 0, format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE'
+            WHEN 'i' THEN 'INDEX' WHEN 'I' THEN 'INDEX' ELSE 'TABLE' END, c.oid::regclass)
+        FROM pg_class c JOIN s ON s.oid = c.relnamespace LEFT JOIN pg_index x ON x.indexrelid = c.oid
+        WHERE c.relkind IN ('r', 'p', 'v', 'S', 'I') OR c.relkind = 'i' AND x.indisvalid
+        UNION ALL
+        SELECT 'pg_class'::regclass, c.oid, a.attnum, format('COLUMN %s.%I', c.oid::regclass, a.attname)
+        FROM pg_class c JOIN s ON s.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relkind IN ('r', 'p', 'v') AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        -- Those that have the same name there whatever Postgres calls what partitions inherit.
+        SELECT 'pg_constraint'::regclass, k.oid, 0, format('CONSTRAINT %I ON %s', k.conname, t.name)
+        FROM pg_constraint k JOIN t ON t.oid = k.conrelid
+        WHERE k.contype IN ('p', 'u', 'x') OR k.contype IN ('c', 'f') AND k.conparentid = 0 AND k.conislocal
+        UNION ALL
+        SELECT 'pg_policy'::regclass, p.oid, 0, format('POLICY %I ON %s', p.polname, t.name)
+        FROM pg_policy p JOIN t ON t.oid = p.polrelid
+        UNION ALL
+        SELECT 'pg_statistic_ext'::regclass, e.oid, 0, format('STATISTICS %I.%I', n.nspname, e.stxname)
+        FROM pg_statistic_ext e JOIN t ON t.oid = e.stxrelid JOIN pg_namespace n ON n.oid = e.stxnamespace
+    ) o (class, id, part, named)
+    JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.id AND d.objsubid = o.part
+    HAVING count(*) > 0
 )
 SELECT stage, statement, validate FROM statements ORDER BY rank, id
 "#;

@@ -1,6 +1,6 @@
 //! What a shard's tables are made of is the same on the new node: read off the system catalogs before and after.
 
-use super::tests::{SOURCE, Stage, TARGET};
+use super::tests::{GROUP, SOURCE, Stage, TARGET};
 use super::*;
 
 /// As much as a table can have, and nobody would notice at once when it is gone.
@@ -26,9 +26,19 @@ const RICH: &str = "
     GRANT SELECT ON orders TO PUBLIC; GRANT UPDATE ON orders TO clerk WITH GRANT OPTION;
     GRANT SELECT (note), INSERT (n) ON orders TO boss; GRANT UPDATE (big) ON orders TO clerk WITH GRANT OPTION;
     GRANT USAGE ON SEQUENCE ticket TO clerk;
+    COMMENT ON TABLE orders IS 'what''s ordered; a \\ too'; COMMENT ON COLUMN orders.n IS 'pieces';
+    COMMENT ON CONSTRAINT orders_key ON orders IS 'of both'; COMMENT ON CONSTRAINT late ON orders IS 'an unlucky one';
+    COMMENT ON INDEX by_note IS 'for the search'; COMMENT ON POLICY own ON orders IS 'nobody else''s';
+    COMMENT ON STATISTICS together IS 'they go together'; COMMENT ON SEQUENCE ticket IS 'one each';
+    CREATE VIEW few AS SELECT n FROM orders; COMMENT ON VIEW few IS 'not many'; COMMENT ON COLUMN few.n IS 'as there';
     ALTER TABLE orders OWNER TO boss; REVOKE TRUNCATE ON orders FROM boss; ALTER STATISTICS together OWNER TO boss;
     INSERT INTO orders (tenant, id, n, note, big) SELECT t, i, i, 'note ' || i, repeat(md5(i::text), 400) FROM generate_series(1, 2) t, generate_series(1, 9) i;
-    CREATE TABLE items (tenant bigint, id bigint, line int, FOREIGN KEY (tenant, id) REFERENCES plain (tenant, id) ON DELETE CASCADE NOT VALID)";
+    CREATE TABLE items (tenant bigint, id bigint, line int, FOREIGN KEY (tenant, id) REFERENCES plain (tenant, id) ON DELETE CASCADE NOT VALID);
+    CREATE TABLE parts (tenant bigint, at date, PRIMARY KEY (tenant, at)) PARTITION BY RANGE (at);
+    CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM ('2025-01-01') TO ('2026-01-01'); CREATE TABLE parts_b PARTITION OF parts DEFAULT;
+    CREATE INDEX parts_tenant ON ONLY parts (tenant); CREATE INDEX parts_a_tenant ON parts_a (tenant); CREATE INDEX parts_at ON parts (at);
+    ALTER INDEX parts_tenant ATTACH PARTITION parts_a_tenant; COMMENT ON INDEX parts_tenant IS 'half of it';
+    COMMENT ON CONSTRAINT parts_a_pkey ON parts_a IS 'a part of it'; COMMENT ON COLUMN parts_b.at IS 'other years'";
 
 /// One line for each fact, with nothing of OIDs in it.
 const FACTS: &str = "
@@ -44,7 +54,8 @@ const FACTS: &str = "
             (SELECT array_agg(x::text ORDER BY x::text) FROM aclexplode(a.attacl) x))
             FROM t JOIN pg_attribute a ON a.attrelid = t.oid LEFT JOIN pg_attrdef d ON d.adrelid = t.oid AND d.adnum = a.attnum
             WHERE a.attnum > 0 AND t.relkind = 'r'
-        UNION ALL SELECT format('index %s clustered %s identity %s', pg_get_indexdef(x.indexrelid), x.indisclustered, x.indisreplident)
+        UNION ALL SELECT format('index %s valid %s clustered %s identity %s part of %s', pg_get_indexdef(x.indexrelid), x.indisvalid, x.indisclustered,
+            x.indisreplident, (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = x.indexrelid))
             FROM t JOIN pg_index x ON x.indrelid = t.oid
         UNION ALL SELECT format('constraint %s %s valid %s', k.conname, pg_get_constraintdef(k.oid), k.convalidated)
             FROM t JOIN pg_constraint k ON k.conrelid = t.oid
@@ -52,6 +63,8 @@ const FACTS: &str = "
             pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) FROM t JOIN pg_policy p ON p.polrelid = t.oid
         UNION ALL SELECT format('statistics %s target %s owner %s', pg_get_statisticsobjdef(e.oid), e.stxstattarget, e.stxowner::regrole)
             FROM t JOIN pg_statistic_ext e ON e.stxrelid = t.oid
+        UNION ALL SELECT format('comment %s %s %s %s', o.type, o.identity, o.name, d.description) FROM pg_description d,
+            LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) o WHERE o.schema = 'public_102008' OR o.identity ~ 'public_102008\\.'
         UNION ALL SELECT format('sequence %s %s', q.seqrelid::regclass, (q.seqincrement, q.seqmin, q.seqmax, q.seqcycle))
             FROM t JOIN pg_sequence q ON q.seqrelid = t.oid
     ) facts (fact) ORDER BY 1";
@@ -85,12 +98,25 @@ async fn a_moved_shard_is_made_of_the_same() {
         .await
         .unwrap();
     stage.environment.catalog.refresh().await.unwrap();
-    let before = facts(&stage, SOURCE).await;
-    assert!(before.len() > 25, "{before:#?}");
-    stage.move_to(SOURCE, TARGET).await.unwrap().unwrap();
-    let after = facts(&stage, TARGET).await;
-    let lost: Vec<_> = before.iter().filter(|fact| !after.contains(fact)).collect();
-    let new: Vec<_> = after.iter().filter(|fact| !before.contains(fact)).collect();
-    assert!(lost.is_empty() && new.is_empty(), "lost {lost:#?}\nnew {new:#?}");
+    let broken = "CREATE UNIQUE INDEX CONCURRENTLY broken ON public_102008.orders ((tenant % 1))";
+    assert!(stage.workers[0].batch_execute(broken).await.is_err(), "two tenants");
+    let mut before = facts(&stage, SOURCE).await;
+    let of_kind = |kind: &str| before.iter().filter(|fact| fact.starts_with(kind)).count();
+    assert_eq!((of_kind("comment"), of_kind("index")), (13, 16), "{before:#?}");
+    let notices = std::sync::Mutex::new(Vec::new());
+    let notify = |notice: Notice| notices.lock().unwrap().push(notice.message);
+    for (source, target, mode) in [(SOURCE, TARGET, TransferMode::Online), (TARGET, SOURCE, TransferMode::BlockWrites)]
+    {
+        let request = MoveRequest { group: GROUP, source, target, mode };
+        move_shard_group(&stage.environment, request, &notify).await.unwrap().unwrap();
+        let after = facts(&stage, target).await;
+        before.retain(|fact| !fact.contains(" INDEX broken "));
+        let lost: Vec<_> = before.iter().filter(|fact| !after.contains(fact)).collect();
+        let new: Vec<_> = after.iter().filter(|fact| !before.contains(fact)).collect();
+        assert!(lost.is_empty() && new.is_empty(), "lost {lost:#?}\nnew {new:#?}");
+    }
+    let left_behind = "index public_102008.broken of table public_102008.orders is not valid and stays behind";
+    let notices = notices.into_inner().unwrap();
+    assert_eq!(notices.iter().filter(|said| *said == left_behind).count(), 1, "{notices:?}");
     stage.strike().await;
 }

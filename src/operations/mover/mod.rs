@@ -372,7 +372,7 @@ async fn carry_out(
     let ran = match mode {
         _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut guard).await,
         TransferMode::Online => run(environment, &catalog, &mut mv, &mut guard, notify).await,
-        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guard).await,
+        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guard, notify).await,
     };
     match ran {
         Ok(report) => Ok(report),
@@ -440,6 +440,7 @@ async fn run(
     let routes = Routes::new(mv, &map)?;
     let tables = snapshot::tables(&source, mv, &map, &routes).await?;
     let definition = definition::read(&source, mv).await?;
+    definition::tell_of_indexes_left_behind(&source, mv, notify).await?;
     for target in &targets {
         target::create_shards(target, mv, &definition).await?;
     }
