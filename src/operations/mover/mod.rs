@@ -64,6 +64,8 @@ mod parallel_tests;
 #[cfg(test)]
 mod places_tests;
 #[cfg(test)]
+mod reference_key_tests;
+#[cfg(test)]
 mod rehearse_tests;
 #[cfg(test)]
 mod return_tests;

@@ -99,9 +99,13 @@ pub async fn finish(
 ) -> Result<()> {
     for group in &target.groups {
         let definition = on_source.clone().on_target(mv, *group);
-        for statement in definition.foreign_keys.iter().map(|key| &key.add).chain(&definition.rest) {
-            // Reference tables are in use here already.
-            with_short_locks(environment, (&target.session, target.node), statement).await?;
+        // Reference tables are in use here already.
+        let with_short_locks = |statement| with_short_locks(environment, (&target.session, target.node), statement);
+        for key in &definition.foreign_keys {
+            once_referenced(|| with_short_locks(&key.add)).await?;
+        }
+        for statement in &definition.rest {
+            with_short_locks(statement).await?;
         }
         for statement in definition.foreign_keys.iter().filter_map(|key| key.validate.as_ref()) {
             beside(apply, validate(&target.session, statement)).await?;
@@ -128,11 +132,16 @@ async fn beside<T>(apply: &mut Option<&mut Apply>, work: impl Future<Output = Re
     done
 }
 
-/// A row that two transactions on two nodes made together may refer to a reference row that is not here yet.
 pub async fn validate(target: &Session, statement: &str) -> Result<()> {
+    once_referenced(|| async { target.batch_execute(statement).await.map_err(pg_error) }).await
+}
+
+/// Awaits what checks a foreign key. A row that one transaction made together with a reference row may be here before that is:
+/// each node commits its part of a transaction by itself.
+async fn once_referenced<C: Future<Output = Result<()>>>(check: impl Fn() -> C) -> Result<()> {
     let mut last = None;
     for _ in 0..VALIDATE_ATTEMPTS {
-        match target.batch_execute(statement).await.map_err(pg_error) {
+        match check().await {
             Err(error) if error.code() == SqlState::FOREIGN_KEY_VIOLATION => last = Some(error),
             done => return done,
         }
