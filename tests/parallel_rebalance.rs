@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::ledger::Load;
 use support::served::Served;
-use support::{psql, psql_error};
+use support::{psql, psql_error, wait_until};
 
 /// Goal: a rebalance spreads one colocation group from two workers to four with several moves at once, never more on one node
 /// than it may, and clients notice nothing. Method: copies are slowed down so that moves overlap; when each began and ended is
@@ -30,6 +32,7 @@ fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
 
     let start = "SELECT citus_rebalance_start(parallel_transfer_colocated_shards => true)";
     let job = served.psql(start);
+    how_far_it_is_is_told(&served);
     served.psql("SELECT citus_rebalance_wait()");
     assert_eq!(served.psql(PLACEMENTS), "2|2|2|2");
     let finished = served.psql(&format!("SELECT state FROM citus_job_status({job})"));
@@ -63,6 +66,30 @@ fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
     assert_eq!(served.psql(PLACEMENTS), "2|2|2|2");
     assert_eq!(most_at_once(&served, seen), (1, 1));
 
+    // In all no more than may be, though nodes and colocation groups would allow it.
+    served.psql("CREATE TABLE others (tenant int, ballast text)");
+    served.psql("SELECT create_distributed_table('others', 'tenant', shard_count => 8, colocate_with => 'none')");
+    served.psql("INSERT INTO others SELECT t, repeat(md5(t::text), 100) FROM generate_series(1, 400) t");
+    let file = served.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, text.replace("per_node = 2", "per_node = 2\nat_once = 1"))
+        .expect("the folder can be written");
+    served.signal_proxy(0, "HUP");
+    let is_read = || served.logged(0).contains("moves.at_once");
+    assert!(wait_until(Duration::from_secs(20), is_read), "{}", served.logged(0));
+    for (may, rebalance) in [
+        (false, "SELECT citus_rebalance_start(drain_only => true, parallel_transfer_colocated_shards => true)"),
+        (true, "SELECT rebalance_table_shards()"),
+    ] {
+        let seen = number(&served, "SELECT max(moveid) FROM tenantry.shard_move");
+        holds_shards(3, may);
+        served.psql(rebalance);
+        served.psql("SELECT citus_rebalance_wait()");
+        let concerned = format!("SELECT count(DISTINCT colocationid) FROM tenantry.shard_move WHERE moveid > {seen}");
+        assert_eq!(number(&served, &concerned), 2, "{rebalance}");
+        assert_eq!(most_at_once(&served, seen), (1, 1), "{rebalance}");
+    }
+
     let ledger = load.end();
     let errors: Vec<_> = ledger.errors().take(3).collect();
     assert!(errors.is_empty(), "clients saw {errors:?}\n{}", served.logged(0));
@@ -70,6 +97,31 @@ fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
     let loaded =
         served.psql(&format!("SELECT count(*), count(DISTINCT (tenant, id)) FROM items WHERE id < {FIRST_ID}"));
     assert_eq!(loaded, "800|800");
+}
+
+/// In Citus's words and places.
+fn how_far_it_is_is_told(served: &Served) {
+    let of_tasks = |arguments: &str, all: &str| {
+        format!(
+            "SELECT bool_or({all}) FROM citus_rebalance_status({arguments}) s, jsonb_array_elements(s.details -> 'tasks') t \
+             WHERE (t ->> 'bytes_copied')::bigint > 0"
+        )
+    };
+    for asked in [
+        of_tasks(
+            "",
+            "t -> 'LSN' ->> 'source' ~ '^[0-9A-F]+/[0-9A-F]+$' AND t -> 'LSN' ->> 'target' ~ '^[0-9A-F]+/[0-9A-F]+$' \
+             AND t -> 'LSN' ->> 'lag' ~ ' (bytes|kB|MB)$' AND t -> 'size' ->> 'source' ~ ' (bytes|kB)$'",
+        ),
+        of_tasks(
+            "raw => true",
+            "(t -> 'LSN' -> 'lag')::bigint >= 0 AND (t -> 'size' -> 'source')::bigint > 0 AND (t -> 'size' -> 'target')::bigint > 0 \
+             AND (t ->> 'bytes_per_second')::float8 > 0 AND (t ->> 'estimated_seconds_left')::float8 >= 0 AND t ? 'move_id'",
+        ),
+        "SELECT bool_or(target_lsn <= source_lsn) FROM get_rebalance_progress() WHERE progress = 1".to_owned(),
+    ] {
+        assert!(wait_until(Duration::from_secs(20), || served.psql(&asked) == "t"), "{asked}");
+    }
 }
 
 /// Of the moves behind this one: the most that went on at the same moment, in all and with one node taking part.

@@ -66,7 +66,7 @@ pub async fn call_by_itself(
         "tenantry_rebalance_preview" => preview::tenantry_rebalance_preview(environment, &arguments, &notify).await,
         "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, &notify).await,
         "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, &notify).await,
-        "citus_rebalance_status" => job::citus_rebalance_status(environment).await,
+        "citus_rebalance_status" => job::citus_rebalance_status(environment, &arguments).await,
         "citus_rebalance_wait" => job::citus_rebalance_wait(environment).await,
         "citus_rebalance_stop" => job::citus_rebalance_stop(environment).await,
         "citus_job_status" => job::citus_job_status(environment, &arguments).await,

@@ -34,7 +34,8 @@ pub struct Copied {
     pub took: Duration,
 }
 
-/// Copies every table out of the exported snapshot, or, where nobody writes, as it is. The move's row has the totals after each table.
+/// Copies every table out of the exported snapshot, or, where nobody writes, as it is. The move's row tells of
+/// it meanwhile.
 pub async fn copy(
     environment: &MoverEnvironment,
     catalog: &Session,
@@ -42,7 +43,7 @@ pub async fn copy(
     tables: &[SourceTable],
     routes: &Routes,
     snapshot: Option<&str>,
-    mut throttle: CopyThrottle<'_>,
+    throttle: CopyThrottle<'_>,
 ) -> Result<Copied> {
     let source = session::connect(environment, mv.source).await?;
     let mut targets = Vec::new();
@@ -55,49 +56,76 @@ pub async fn copy(
         let sql = format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot));
         source.batch_execute(&sql).await.map_err(pg_error)?;
     }
-    let (began, mut done) = (Instant::now(), Copied::default());
+    let mut meter =
+        Meter { throttle, catalog, mv, began: Instant::now(), done: Copied::default(), noted: Instant::now() };
     for table in tables {
-        let copied = match &targets[..] {
-            [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group), &mut throttle).await?,
-            _ => copy_in_pieces(&source, &targets, table, (mv, routes), &mut throttle).await?,
+        let rows = match &targets[..] {
+            [(group, target)] => copy_whole(&source, target, table, &table.name_in(mv, *group), &mut meter).await?,
+            _ => copy_in_pieces(&source, &targets, table, (mv, routes), &mut meter).await?,
         };
-        done = Copied { rows: done.rows + copied.0, bytes: done.bytes + copied.1, took: began.elapsed() };
-        mv.note_copied(catalog, done).await?;
+        meter.done.rows += rows;
+        meter.note().await?;
     }
     source.batch_execute("COMMIT").await.map_err(pg_error)?;
-    Ok(done)
+    Ok(meter.done)
 }
 
-/// Rows and bytes.
+/// Counts what is copied, tells those who watch, and keeps to the limits.
+struct Meter<'a> {
+    throttle: CopyThrottle<'a>,
+    catalog: &'a Session,
+    mv: &'a Move,
+    began: Instant,
+    /// Rows of whole tables only.
+    done: Copied,
+    /// When the move's row was told last.
+    noted: Instant,
+}
+
+impl Meter<'_> {
+    /// Returns when so many bytes may go.
+    ///
+    /// Errors: those of the throttle and of the catalog.
+    async fn admit(&mut self, bytes: usize) -> Result<()> {
+        self.throttle.admit(bytes).await?;
+        self.done.bytes += bytes as u64;
+        if self.noted.elapsed() < NOTE_EVERY { Ok(()) } else { self.note().await }
+    }
+
+    async fn note(&mut self) -> Result<()> {
+        self.done.took = self.began.elapsed();
+        self.noted = Instant::now();
+        self.mv.note_copied(self.catalog, self.done).await
+    }
+}
+
+/// Answers how many rows there were.
 async fn copy_whole(
     source: &Session,
     target: &Session,
     table: &SourceTable,
     into: &str,
-    throttle: &mut CopyThrottle<'_>,
-) -> Result<(u64, u64)> {
+    meter: &mut Meter<'_>,
+) -> Result<u64> {
     let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
     let sink = target.copy_in::<_, Bytes>(&copy_in(table, into)).await.map_err(pg_error)?;
     pin_mut!(rows, sink);
-    let mut bytes = 0;
     while let Some(frame) = rows.next().await {
         let frame = frame.map_err(pg_error)?;
-        throttle.admit(frame.len()).await?;
-        bytes += frame.len() as u64;
+        meter.admit(frame.len()).await?;
         sink.feed(frame).await.map_err(pg_error)?;
     }
-    let rows = sink.finish().await.map_err(pg_error)?;
-    Ok((rows, bytes))
+    sink.finish().await.map_err(pg_error)
 }
 
-/// A node has one connection, so its pieces take turns: each full buffer is a COPY of its own.
+/// Answers how many rows there were. A node has one connection, so its pieces take turns: each full buffer is a COPY of its own.
 async fn copy_in_pieces(
     source: &Session,
     targets: &[(ShardGroupId, Session)],
     table: &SourceTable,
     (mv, routes): (&Move, &Routes),
-    throttle: &mut CopyThrottle<'_>,
-) -> Result<(u64, u64)> {
+    meter: &mut Meter<'_>,
+) -> Result<u64> {
     let places: HashMap<ShardGroupId, (&Session, String)> =
         targets.iter().map(|(group, target)| (*group, (target, copy_in(table, &table.name_in(mv, *group))))).collect();
     let is_key = |column: &String| table.key.as_deref().is_some_and(|key| *column == identifier(key));
@@ -108,7 +136,7 @@ async fn copy_in_pieces(
     let format = if table.is_binary { CopyFormat::Binary } else { CopyFormat::text() };
     let mut splitter = RowSplitter::new(format, target, ROW_BYTES_MAX);
     let mut buffers: HashMap<ShardGroupId, BytesMut> = HashMap::new();
-    let (mut row_count, mut byte_count) = (0, 0);
+    let mut row_count = 0;
     let rows = source.copy_out(&copy_out(table)).await.map_err(pg_error)?;
     pin_mut!(rows);
     let mut is_open = true;
@@ -116,7 +144,7 @@ async fn copy_in_pieces(
         match rows.next().await {
             Some(frame) => {
                 let frame = frame.map_err(pg_error)?;
-                throttle.admit(frame.len()).await?;
+                meter.admit(frame.len()).await?;
                 splitter.push(&frame);
             }
             None => {
@@ -134,7 +162,6 @@ async fn copy_in_pieces(
                 }
             };
             row_count += 1;
-            byte_count += row.bytes.len() as u64;
             let buffer = buffers.entry(group).or_default();
             buffer.extend_from_slice(row.bytes);
             if buffer.len() >= CHUNK_BYTES {
@@ -146,7 +173,7 @@ async fn copy_in_pieces(
     for (group, rows) in buffers.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         send(&places[&group], table, rows.freeze()).await?;
     }
-    Ok((row_count, byte_count))
+    Ok(row_count)
 }
 
 async fn send((target, copy): &(&Session, String), table: &SourceTable, rows: Bytes) -> Result<()> {
@@ -182,6 +209,8 @@ fn format_of(table: &SourceTable) -> &'static str {
     if table.is_binary { "binary" } else { "text" }
 }
 
+/// How often the move's row is told how far the copy is.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// A piece's rows go out when this much has come together.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// As large as Postgres can make one, and a little.

@@ -68,10 +68,16 @@ async fn a_move_takes_no_more_of_its_servers_than_it_may() {
     let told = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'failed' AND error LIKE '%too much WAL%'";
     assert_eq!(stage.coordinator.query_one(told, &[]).await.unwrap().get::<_, i64>(0), 1);
 
-    // A move that is slow is let go by a reload, half-way.
+    // A move that is slow tells how far it is in the middle of its first table, and is let go by a reload.
     limits.store(Arc::new(slow(0)));
     let moving = begin_move(&stage);
     while_copying(&stage, &moving).await;
+    let told = "SELECT count(*) FROM tenantry.shard_move WHERE finished_at IS NULL AND phase = 'Copying Data'
+                AND bytes_copied BETWEEN 1 AND bytes_total AND copy_microseconds > 900000 AND rows_copied = 0";
+    while stage.coordinator.query_one(told, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(!moving.is_finished(), "nobody is told how far it is");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     limits.store(Arc::new(MoveLimits { change_rate_bytes: 8 << 20, ..MoveLimits::default() }));
     moving.await.unwrap().unwrap().unwrap();
     assert_eq!(stage.node_of_group().await, TARGET);

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use super::call::{Planned, integer, planned};
 use super::plan::ShardMove;
+use super::positions::{Position, positions};
 use super::run::{Limits, carry_out};
 use crate::catalog::job_tasks::{self, Task, TaskEnd};
 use crate::catalog::jobs::{self, Job, JobState};
@@ -201,27 +203,48 @@ async fn finish(environment: &MoverEnvironment, job: &Job, failed: Option<PgErro
 }
 
 /// `citus_rebalance_status`: the newest rebalance, with its moves.
-pub async fn citus_rebalance_status(environment: &MoverEnvironment) -> Result<Value> {
-    status(environment, None).await
+pub async fn citus_rebalance_status(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
+    status(environment, None, is_raw(arguments)).await
 }
 
 /// `citus_job_status`: the same of any job. Errors: 42704 when there is no such job.
 pub async fn citus_job_status(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
     let id = integer(arguments, "jobid")?;
-    match status(environment, Some(id)).await? {
+    match status(environment, Some(id), is_raw(arguments)).await? {
         Value::Array(rows) if rows.is_empty() => Err(no_such_job(id)),
         rows => Ok(rows),
     }
 }
 
-async fn status(environment: &MoverEnvironment, job: Option<i64>) -> Result<Value> {
+/// Are sizes wanted as numbers of bytes?
+fn is_raw(arguments: &Value) -> bool {
+    arguments.get("raw").and_then(Value::as_bool).unwrap_or(false)
+}
+
+async fn status(environment: &MoverEnvironment, job: Option<i64>, is_raw: bool) -> Result<Value> {
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
-    let row = client.query_opt(STATUS, &[&KIND, &job]).await.map_err(pg_error)?;
+    let row = client.query_opt(STATUS, &[&KIND, &job, &is_raw]).await.map_err(pg_error)?;
     let Some(row) = row else { return Ok(json!([])) };
     let text: String = row.try_get(0).map_err(pg_error)?;
-    let status: Value = serde_json::from_str(&text)
+    let mut status: Value = serde_json::from_str(&text)
         .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not read a job's status: {e}")))?;
+    let tasks = status.pointer_mut("/details/tasks").and_then(Value::as_array_mut).filter(|tasks| !tasks.is_empty());
+    if let Some(tasks) = tasks {
+        let positions = positions(environment).await?;
+        for task in tasks {
+            let move_id = task.get("move_id").and_then(Value::as_i64);
+            let Some(Position { source, target, lag }) = move_id.and_then(|id| positions.get(&id)) else { continue };
+            let lag = if is_raw { json!(lag) } else { json!(in_words(&client, *lag).await?) };
+            task["LSN"] = json!({ "lag": lag, "source": source, "target": target });
+        }
+    }
     Ok(json!([status]))
+}
+
+/// As Postgres prints a number of bytes for people.
+async fn in_words(client: &Client, bytes: i64) -> Result<String> {
+    let row = client.query_one("SELECT pg_catalog.pg_size_pretty($1::pg_catalog.int8)", &[&bytes]).await;
+    row.map_err(pg_error)?.try_get(0).map_err(pg_error)
 }
 
 /// `citus_rebalance_wait`: returns when no rebalance is running.
@@ -332,14 +355,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RETRIES_MAX: u32 = 5;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// One row, as JSON. A task's move is known by its group, its ends, and that it began after the task did.
+/// One row, as JSON; $3: sizes in bytes. A task's move is known by its group, its ends, and that it began after the task did.
 const STATUS: &str = r#"
 WITH j AS (SELECT * FROM tenantry.job WHERE CASE WHEN $2::bigint IS NULL THEN kind = $1 ELSE id = $2 END ORDER BY id DESC LIMIT 1),
 tasks AS (
-    SELECT t.id, t.state, t.retries, t.message, t.shard_group_id, coalesce(j.arguments ->> 'shard_transfer_mode', 'auto') AS mode, t.source_node, t.target_node,
+    SELECT t.id, t.state, t.retries, t.message, m.moveid,
+        (SELECT min(s.shardid) FROM tenantry.shard s WHERE s.shard_group_id = t.shard_group_id) AS shard, coalesce(j.arguments ->> 'shard_transfer_mode', 'auto') AS mode, t.source_node, t.target_node,
         s.nodename || ':' || s.nodeport AS source, d.nodename || ':' || d.nodeport AS target,
         m.phase, m.bytes_total, m.bytes_copied, m.hold_microseconds, m.attempts, m.error,
-        extract(epoch FROM coalesce(m.finished_at, clock_timestamp()) - m.started_at) AS seconds
+        m.copy_microseconds / 1e6 AS seconds
     FROM j JOIN tenantry.job_task t ON t.job_id = j.id
     LEFT JOIN LATERAL (
         SELECT * FROM tenantry.shard_move m
@@ -352,8 +376,10 @@ SELECT jsonb_build_object('job_id', j.id, 'state', j.state, 'job_type', j.kind, 
     'started_at', j.started_at, 'finished_at', j.finished_at, 'details', jsonb_build_object(
         'tasks', (SELECT coalesce(jsonb_agg(jsonb_build_object('task_id', id, 'state', state, 'phase', phase,
             'hosts', jsonb_build_object('source', source, 'target', target),
-            'size', jsonb_build_object('source', pg_size_pretty(bytes_total), 'target', pg_size_pretty(bytes_copied)),
-            'command', format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,%L)', shard_group_id, source_node, target_node, mode),
+            'move_id', moveid, 'size', jsonb_build_object(
+                'source', CASE WHEN $3 THEN to_jsonb(bytes_total) ELSE to_jsonb(pg_size_pretty(bytes_total)) END,
+                'target', CASE WHEN $3 THEN to_jsonb(bytes_copied) ELSE to_jsonb(pg_size_pretty(bytes_copied)) END),
+            'command', format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,%L)', shard, source_node, target_node, mode),
             'message', coalesce(message, error, ''), 'retried', retries,
             'bytes', bytes_total, 'bytes_copied', bytes_copied,
             'bytes_per_second', CASE WHEN seconds > 0 THEN round(bytes_copied / seconds) END,

@@ -9,6 +9,7 @@
 pub mod call;
 pub mod job;
 mod plan;
+mod positions;
 pub mod preview;
 pub mod progress;
 mod run;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::call::shards_of;
 use super::plan::ShardMove;
+use super::positions::positions;
 use super::run::{address, shard_sizes};
 use crate::catalog::pg_error;
 use crate::error::Result;
@@ -16,6 +17,7 @@ use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
     let sizes = shard_sizes(environment, &map).await?;
+    let positions = positions(environment).await?;
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
     let mut found = Vec::new();
     for row in client.query(UNDER_WAY, &[]).await.map_err(pg_error)? {
@@ -31,6 +33,8 @@ pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Va
         let (total, copied) = (large(6)?, large(7)?);
         let part = if total > 0 { (copied as f64 / total as f64).min(1.0) } else { 0.0 };
         let (source, target) = (map.node(step.source), map.node(step.target));
+        let move_id: Option<i64> = row.try_get(8).map_err(pg_error)?;
+        let position = move_id.and_then(|id| positions.get(&id));
         for (table, shard) in shards_of(&map, &step) {
             let size = sizes.get(&shard).copied().unwrap_or(0);
             let there = if progress == 2 { size } else { (size as f64 * part) as u64 };
@@ -47,8 +51,8 @@ pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Va
                 "source_shard_size": if progress == 2 { 0 } else { size },
                 "target_shard_size": there,
                 "operation_type": "move",
-                "source_lsn": null,
-                "target_lsn": null,
+                "source_lsn": position.map(|at| at.source.as_str()),
+                "target_lsn": position.map(|at| at.target.as_str()),
                 "status": status,
             }));
         }
@@ -58,12 +62,12 @@ pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Va
 
 /// Moves under way, whoever asked for them, and what a running job has not begun or has done.
 const UNDER_WAY: &str = "
-SELECT m.colocationid, m.shard_group_id, m.source_node, m.target_node, 1::bigint, m.phase, m.bytes_total, m.bytes_copied
+SELECT m.colocationid, m.shard_group_id, m.source_node, m.target_node, 1::bigint, m.phase, m.bytes_total, m.bytes_copied, m.moveid
 FROM tenantry.shard_move m WHERE m.state NOT IN ('done', 'failed', 'undoable')
 UNION ALL
 SELECT t.colocationid, t.shard_group_id, t.source_node, t.target_node,
     CASE t.state WHEN 'done' THEN 2 ELSE 0 END::bigint, CASE t.state WHEN 'done' THEN 'Completed' ELSE 'Not Started Yet' END,
-    0::bigint, 0::bigint
+    0::bigint, 0::bigint, NULL::bigint
 FROM tenantry.job_task t JOIN tenantry.job j ON j.id = t.job_id AND j.finished_at IS NULL
 WHERE t.state IN ('runnable', 'blocked', 'done')
 ORDER BY 1, 2";

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::call::shards_of;
 use super::plan::{Bytes, ShardMove};
 use crate::catalog::pg_error;
 use crate::catalog::shards::{Measure, sizes};
@@ -79,9 +80,10 @@ pub async fn carry_out(
     notify: &Notify<'_>,
 ) -> Result<Option<MoveReport>> {
     let map = environment.catalog.map();
+    let shard = shards_of(&map, step).into_iter().map(|(_, shard)| shard.0).min();
     notify(Notice::new(format!(
         "Moving shard {} from {} to {} ...",
-        step.group,
+        shard.unwrap_or(step.group.0),
         address(&map, step.source),
         address(&map, step.target)
     )));
