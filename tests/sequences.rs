@@ -338,6 +338,32 @@ fn what_was_lent_goes_with_the_last_table(served: &Served) {
     assert_eq!(served.everywhere(&orders), ["0", "13", "13"]);
     served.psql("INSERT INTO orders VALUES (1), (2), (3)");
     expect_unique(served, "orders");
+    // And with the last default, whether it is dropped, goes with its column or becomes another.
+    served.psql("CREATE SEQUENCE first; CREATE SEQUENCE second; CREATE SEQUENCE third");
+    served.psql(
+        "CREATE TABLE defaults (tenant int, a bigint DEFAULT nextval('first'), b bigint DEFAULT nextval('first'),
+             c bigint DEFAULT nextval('second'))",
+    );
+    served.psql("SELECT create_distributed_table('defaults', 'tenant')");
+    let (first, second, third) = (lent("first"), lent("second"), lent("third"));
+    served.psql("ALTER TABLE defaults ALTER a DROP DEFAULT");
+    assert_eq!(served.everywhere(&first), ["0", "13", "13"], "the other column draws from it too");
+    served.psql("ALTER TABLE defaults DROP COLUMN b");
+    assert_eq!(served.everywhere(&first), ["0", "0", "0"]);
+    served.psql("ALTER TABLE defaults ALTER c SET DEFAULT nextval('third')");
+    assert_eq!([served.everywhere(&second), served.everywhere(&third)], [["0", "0", "0"], ["0", "13", "13"]]);
+    served.psql("ALTER TABLE defaults ALTER c SET DEFAULT 5");
+    assert_eq!(served.everywhere(&third), ["0", "0", "0"]);
+    // What stays for another reason is found.
+    for worker in [0, 1] {
+        psql(&served.worker_dsn(worker), "SELECT tenantry.prepare_lending(4000000000, 'gone')");
+    }
+    served.psql("CALL citus_cleanup_orphaned_resources()");
+    let of_gone = "SELECT count(*) FROM pg_class WHERE relname LIKE 'lent\\_4000000000\\_%'";
+    assert_eq!(served.everywhere(of_gone), ["0", "0", "0"]);
+    assert_eq!(served.everywhere(&orders), ["0", "13", "13"]);
+    served.psql("INSERT INTO orders VALUES (1), (2), (3)");
+    expect_unique(served, "orders");
 }
 
 fn a_killed_worker_goes_on_behind_what_it_gave(served: &mut Served) {

@@ -46,8 +46,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             let drawn = drawn_sequences(txn, &ddl.tables).await?;
             txn.query_for_client(ddl.query.text()).await?;
             sweep(txn).await?;
-            let drawn = drawn.iter().filter_map(|row| row.get(2)?.as_ref()?.parse().ok()).collect();
-            sequences::forget(txn, &drawn).await
+            sequences::forget(txn, &drawn.iter().filter_map(drawn_from).collect()).await
         }
         DdlAction::Truncate { cascade, restart_identity } => truncate(txn, ddl, *cascade, *restart_identity).await,
         DdlAction::SchemaPrivileges { schemas, names_at } => {
@@ -270,7 +269,8 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         return Err(if error.code() == SqlState::DATA_CORRUPTED { touches_partition_column() } else { error });
     }
     let after = txn.map();
-    if drawn_sequences(txn, changed).await?.iter().any(|drawn| !drawn_before.contains(drawn)) {
+    let drawn_after = drawn_sequences(txn, changed).await?;
+    if drawn_after.iter().any(|drawn| !drawn_before.contains(drawn)) {
         return Err(refuse_drawing());
     }
     for table in &ddl.tables {
@@ -282,7 +282,9 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             keep_guard_on(txn, table).await?;
         }
     }
-    send_to_shards(txn, &after, changed, &ddl.query).await
+    send_to_shards(txn, &after, changed, &ddl.query).await?;
+    let gone = drawn_before.iter().filter(|drawn| !drawn_after.contains(drawn));
+    sequences::forget(txn, &gone.filter_map(drawn_from).collect()).await
 }
 
 fn refuse_drawing() -> PgError {
@@ -336,7 +338,10 @@ async fn draw_from_sequence(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         work.entry(group.node).or_default().push_str(&statements);
     }
     work.retain(|_, statements| !statements.is_empty());
-    txn.query_each(work.into_iter().collect()).await
+    txn.query_each(work.into_iter().collect()).await?;
+    // It may have drawn from another before.
+    let drawn_before = old.columns.iter().filter_map(|column| Some(column.sequence.as_ref()?.oid)).collect();
+    sequences::forget(txn, &drawn_before).await
 }
 
 /// Which columns of the tables draw from which sequences.
@@ -348,6 +353,11 @@ async fn drawn_sequences(txn: &mut Transaction, tables: &[Arc<Table>]) -> Result
         oids.join(",")
     );
     txn.query(NodeId::COORDINATOR, &sql).await
+}
+
+/// The sequence of such a row.
+fn drawn_from(row: &Row) -> Option<u32> {
+    row.get(2)?.as_ref()?.parse().ok()
 }
 
 /// The partitioned table that a statement about a partition is for.

@@ -10,11 +10,11 @@
 
 use std::collections::BTreeSet;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, GenericClient};
 
 use super::table_definition::{Sequence, TableDefinition};
 use crate::catalog::quote::literal;
-use crate::catalog::{Address, Catalog, checkout, connect, pg_error};
+use crate::catalog::{Address, Catalog, checkout, connect, pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::planner::Renumbered;
@@ -76,14 +76,14 @@ pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Resu
     // Before the transaction that distributes a table commits, the worker alone knows that shards draw.
     let is_there = format!("SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL");
     let is_there: bool = worker.query_one(&is_there, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)?;
-    if !is_there && !drawn(&coordinator).await?.iter().any(|(drawn, _)| *drawn == oid) {
+    if !is_there && !drawn(&**coordinator).await?.iter().any(|(drawn, _)| *drawn == oid) {
         return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("no shard draws from sequence {oid}")));
     }
     lend_to(&coordinator, &mut worker, oid, ahead).await
 }
 
 /// Sequences that distributed tables draw from, with their names.
-async fn drawn(coordinator: &Client) -> Result<Vec<(u32, String)>> {
+async fn drawn(coordinator: &impl GenericClient) -> Result<Vec<(u32, String)>> {
     let sql = "SELECT DISTINCT d.sequence, c.relname::text FROM tenantry.distributed_table t \
                CROSS JOIN LATERAL tenantry.drawn_sequences(t.logicalrelid) d JOIN pg_class c ON c.oid = d.sequence \
                WHERE t.partmethod = 'h' ORDER BY d.sequence";
@@ -95,7 +95,7 @@ async fn drawn(coordinator: &Client) -> Result<Vec<(u32, String)>> {
 /// them is lent.
 pub async fn discard(catalog: &Catalog, which: &Renumbered) -> Result<()> {
     let coordinator = checkout(catalog.pool()).await?;
-    let mut lent = drawn(&coordinator).await?;
+    let mut lent = drawn(&**coordinator).await?;
     lent.retain(|(_, name)| match which {
         Renumbered::Named(names) => names.contains(name),
         Renumbered::Any => true,
@@ -142,6 +142,42 @@ pub async fn forget(txn: &mut Transaction, oids: &BTreeSet<u32>) -> Result<()> {
     }
     let workers: Vec<NodeId> = txn.map().active_workers().map(|node| node.id).collect();
     txn.query_each(workers.into_iter().map(|node| (node, text.clone())).collect()).await
+}
+
+/// Has workers forget what they were lent of sequences that no distributed table draws from any more; answers how many there
+/// were. What shards could still draw from stays.
+pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
+    let mut pooled = checkout(catalog.pool()).await?;
+    let coordinator: &mut Client = &mut pooled;
+    let transaction = coordinator.transaction().await.map_err(pg_error)?;
+    // Nobody distributes a table meanwhile, after its sequences were lent and before it is known that it draws.
+    transaction.batch_execute(tables::lock()).await.map_err(pg_error)?;
+    let sql = "SELECT EXISTS (SELECT FROM tenantry.shard_move WHERE relation IS NOT NULL AND state NOT IN ('done', 'failed'))";
+    if transaction.query_one(sql, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)? {
+        return Ok(0);
+    }
+    let drawn: Vec<u32> = drawn(&transaction).await?.into_iter().map(|(oid, _)| oid).collect();
+    let mut forgotten = 0;
+    for node in catalog.map().active_workers() {
+        let mut worker = catalog.client(node.id).await?;
+        let sql = "SELECT (regexp_match(relname, '^lent_([0-9]{1,10})_counter$'))[1]::oid FROM pg_class
+                   WHERE relnamespace = to_regnamespace('tenantry') AND relkind = 'S' AND relname ~ '^lent_[0-9]{1,10}_counter$'";
+        for row in worker.query(sql, &[]).await.map_err(pg_error)? {
+            let oid: u32 = row.try_get(0).map_err(pg_error)?;
+            if drawn.contains(&oid) {
+                continue;
+            }
+            let loan = begin(&mut worker, oid, None).await?;
+            // What an older Tenantry has lent, it may not have known how to forget.
+            let forget = format!(
+                "SELECT pg_catalog.pg_advisory_xact_lock({LOCK}, 0);\n{FUNCTIONS}\nSELECT tenantry.forget_lending({oid})"
+            );
+            loan.batch_execute(&forget).await.map_err(pg_error)?;
+            forgotten += usize::from(!State::read(&loan, oid).await?.is_there);
+            loan.commit().await.map_err(pg_error)?;
+        }
+    }
+    Ok(forgotten)
 }
 
 /// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.

@@ -10,9 +10,11 @@ use super::{MoverEnvironment, Notice, Notify, recover};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::Result;
+use crate::operations::sequences;
 use crate::shard_map::NodeId;
 
-/// Repairs abandoned moves, then drops slots, publications and the moves' own schemas that belong to no move at work.
+/// Repairs abandoned moves, then drops slots, publications and the moves' own schemas that belong to no move at work, and what
+/// workers were lent of sequences that no table draws from any more.
 ///
 /// Rows of users are never touched: fenced source schemas stay. Errors: those of the nodes; nodes before are clean then.
 pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, notify: &Notify<'_>) -> Result<Value> {
@@ -31,6 +33,7 @@ pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, no
             cleaned += 1;
         }
     }
+    cleaned += sequences::forget_unused(&environment.catalog).await?;
     if cleaned > 0 {
         notify(Notice::new(format!("cleaned up {cleaned} orphaned resources")));
     }
