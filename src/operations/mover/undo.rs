@@ -259,7 +259,7 @@ async fn resume(environment: &MoverEnvironment, back: &Move, targets: &[Target])
 
 /// `tenantry_undo_move`: the shard group goes back to where it was, with everything that was written since.
 ///
-/// Errors: 42704 for an unknown move, 55000 when it cannot be undone (any more); the move stands then.
+/// Errors: 42704 for an unknown move, 55000 when it cannot be undone (any more), 0A000 for what never can; the move stands then.
 pub async fn tenantry_undo_move(
     environment: &MoverEnvironment,
     arguments: &Value,
@@ -300,11 +300,12 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
     };
     environment.catalog.refresh().await?;
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;
-    if Move::find(&probe, id).await?.is_none() {
-        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("shard move {id} does not exist"))
-            .hint("See tenantry.shard_move."));
-    }
-    let back = Move::way_back(&probe, id).await?.ok_or_else(|| cannot("cannot be undone"))?;
+    let done = Move::find(&probe, id).await?.ok_or_else(|| {
+        PgError::new(SqlState::UNDEFINED_OBJECT, format!("shard move {id} does not exist"))
+            .hint("See tenantry.shard_move.")
+    })?;
+    let back = Move::way_back(&probe, id).await?;
+    let back = back.ok_or_else(|| refuse_other_kinds(&done).unwrap_or_else(|| cannot("cannot be undone")))?;
     let nodes = match to {
         Use::Undo => BTreeSet::from([back.source, back.target]),
         Use::Keep => BTreeSet::new(),
@@ -317,6 +318,28 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
     }
     environment.catalog.refresh().await?;
     Ok((catalog, back))
+}
+
+/// Only whole shards that went from one node to another have ways back. None for such a move.
+fn refuse_other_kinds(mv: &Move) -> Option<PgError> {
+    let (what, hint) = if mv.table.is_some() {
+        (
+            "create_distributed_table_concurrently",
+            "INSERT INTO a local table SELECT ..., then drop this one.".to_owned(),
+        )
+    } else if let Some(part) = &mv.part {
+        let tenant = literal(&part.tenant.text);
+        ("isolating a tenant", format!("Put the tenant back with tenantry_return_tenant(table_name, {tenant})."))
+    } else if !mv.pieces.is_empty() {
+        ("a split", "Pieces can be moved with citus_move_shard_placement; they cannot be put together.".to_owned())
+    } else if mv.join.is_some() {
+        ("returning a tenant", "Isolate the tenant again with tenantry_isolate_tenant.".to_owned())
+    } else if mv.back_of.is_some() {
+        ("an undo", "Move the shard again with citus_move_shard_placement.".to_owned())
+    } else {
+        return None;
+    };
+    Some(PgError::unsupported(format!("{what} cannot be undone")).hint(hint))
 }
 
 /// Ends the ways back of shard groups that are about to be moved, split, taken apart or put together. `catalog` has the colocation group's lock.
