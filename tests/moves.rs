@@ -187,11 +187,49 @@ async fn clients_of_two_proxies_notice_no_distributing_no_splitting_and_no_isola
     sql("SELECT create_distributed_table_concurrently('notes', 'tenant', shard_count => 4)".into()).await;
     let groups = served.psql("SELECT count(DISTINCT colocation_id) FROM citus_tables");
     assert_eq!(groups, "1");
+    let more = "SELECT alter_distributed_table('ledger', shard_count => 8";
+    for (rest, code) in [
+        (")", "22023"),
+        (", cascade_to_colocated => false)", "0A000"),
+        (", distribution_column => 'id')", "0A000"),
+        (", colocate_with => 'notes')", "0A000"),
+    ] {
+        let error = client.batch_execute(&format!("{more}{rest}")).await.unwrap_err();
+        assert_eq!(error.code().map(|c| c.code()), Some(code), "{rest}: {error:?}");
+    }
+    for _ in ["done", "done already"] {
+        sql(format!("{more}, cascade_to_colocated => true)")).await;
+        let counts = "SELECT DISTINCT shard_count FROM citus_tables UNION SELECT shardcount FROM pg_dist_colocation";
+        assert_eq!(served.psql(counts), "8");
+    }
+    let as_of_new =
+        "SELECT string_agg(shardminvalue || '..' || shardmaxvalue, ' ' ORDER BY shardminvalue::int) FROM pg_dist_shard
+        WHERE logicalrelid =";
+    served.psql("CREATE TABLE fresh (tenant bigint)");
+    served.psql("SELECT create_distributed_table('fresh', 'tenant', shard_count => 8, colocate_with => 'none')");
+    let [altered, fresh] = ["ledger", "fresh"].map(|table| served.psql(&format!("{as_of_new} '{table}'::regclass")));
+    assert_eq!(altered, fresh);
+    let fewer = client.batch_execute("SELECT alter_distributed_table('fresh', shard_count => 4)").await.unwrap_err();
+    assert_eq!(
+        fewer.as_db_error().map(|error| error.message()),
+        Some("cannot change the number of shards of fresh from 8 to 4")
+    );
+    served.psql("DROP TABLE fresh");
     for node in [1, 2] {
         let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
         sql(format!("SELECT tenantry_split_shard({shard}, 3, ARRAY[{node}, 3 - {node}])")).await;
     }
     sql(format!("SELECT isolate_tenant_to_new_shard('ledger', {TENANT}, 'CASCADE')")).await;
+    let kinds = "SELECT max(moveid) FROM tenantry.shard_move GROUP BY relation IS NULL, tenant IS NULL ORDER BY 1";
+    let kinds = psql(&served.coordinator_dsn(), kinds);
+    for (kind, id) in
+        ["create_distributed_table_concurrently", "a split", "isolating a tenant"].iter().zip(kinds.lines())
+    {
+        let refused = client.batch_execute(&format!("SELECT tenantry_undo_move({id})")).await.unwrap_err();
+        let refused = refused.as_db_error().expect("an answer");
+        assert_eq!((refused.code().code(), refused.message()), ("0A000", &*format!("{kind} cannot be undone")));
+        assert!(refused.hint().is_some());
+    }
     stop.set();
     let mut written = Vec::new();
     for (w, writer) in (0i64..).zip(writers) {

@@ -457,6 +457,9 @@ async fn every_kind_of_move(served: &Served) {
     let explained = served.psql(&format!("SELECT * FROM tenantry_explain_move({}, {other})", shard(1)));
     assert!(explained.contains("marks_a"), "{explained}");
     run(format!("SELECT tenantry_split_shard({}, 3, ARRAY[1, 2])", shard(1))).await;
+    let middle = "SELECT (shardminvalue::bigint + shardmaxvalue::bigint) / 2 FROM pg_dist_shard WHERE shardid =";
+    let middle = served.psql(&format!("{middle} {}", shard(0)));
+    run(format!("SELECT citus_split_shard_by_split_points({}, ARRAY['{middle}'], ARRAY[2, 1])", shard(0))).await;
     expect_shards_like_shells(served, "split");
     run("SELECT isolate_tenant_to_new_shard('events', 2, 'CASCADE')".to_owned()).await;
     run("SELECT tenantry_isolate_tenant('marks', 3, 1)".to_owned()).await;

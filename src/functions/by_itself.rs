@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{
-    MoverEnvironment, Notice, distribute, explain, isolate, join, orphans, rehearse, split, undo,
+    MoverEnvironment, Notice, distribute, explain, isolate, join, orphans, rehearse, shard_count, split, undo,
 };
 use crate::operations::rebalance::{call, job, preview, progress};
 
@@ -35,6 +35,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_isolate_tenant"
             | "split_shard_by_split_points"
             | "tenantry_split_shard"
+            | "alter_distributed_table"
             | "create_distributed_table_concurrently"
             | "cleanup_orphaned_resources"
             | "tenantry_return_tenant"
@@ -79,6 +80,7 @@ pub async fn call_by_itself(
             split::citus_split_shard_by_split_points(environment, &arguments, &notify).await
         }
         "tenantry_split_shard" => split::tenantry_split_shard(environment, &arguments, &notify).await,
+        "alter_distributed_table" => shard_count::alter_distributed_table(environment, &arguments, &notify).await,
         "create_distributed_table_concurrently" => {
             distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
         }

@@ -50,6 +50,8 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             time_partitions::drop_old(txn, TableOid(table), &moment).await.map(|()| Value::Null)
         }
         "truncate_local_data_after_distributing_table" => Ok(Value::Null),
+        // A worker has them before it is active.
+        "replicate_reference_tables" => Ok(Value::Null),
         "citus_add_node" | "master_add_node" => add_node(name, arguments, txn, env, true).await,
         "citus_add_inactive_node" | "master_add_inactive_node" => add_node(name, arguments, txn, env, false).await,
         "citus_activate_node" | "master_activate_node" => {
@@ -107,6 +109,7 @@ pub fn provided() -> Provided {
             "create_time_partitions",
             "drop_old_time_partitions",
             "truncate_local_data_after_distributing_table",
+            "replicate_reference_tables",
             "citus_add_node",
             "master_add_node",
             "citus_remove_node",
@@ -151,6 +154,7 @@ pub fn provided() -> Provided {
             "tenantry_isolate_tenant",
             "citus_split_shard_by_split_points",
             "tenantry_split_shard",
+            "alter_distributed_table",
             "tenantry_return_tenant",
             "tenantry_undo_move",
             "tenantry_keep_move",
@@ -196,6 +200,7 @@ pub fn provided() -> Provided {
             ("pg_dist_rebalance_strategy", None),
             ("pg_dist_background_job", None),
             ("pg_dist_background_task", None),
+            ("pg_dist_background_task_depend", None),
             ("citus_nodes", None),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),

@@ -393,5 +393,5 @@ pub(super) fn notice(message: &str) -> PgError {
     PgError::new(SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE"), message)
 }
 
-const SHARD_COUNT_MAX: i32 = 64000;
+pub(super) const SHARD_COUNT_MAX: i32 = 64000;
 const NAME_BYTES_MAX: usize = 63;

@@ -33,6 +33,7 @@ mod pieces;
 pub mod rehearse;
 mod row_index;
 mod session;
+pub mod shard_count;
 mod sink;
 mod snapshot;
 pub mod split;

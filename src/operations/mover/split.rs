@@ -69,6 +69,24 @@ pub async fn tenantry_split_shard(
     .await
 }
 
+/// A shard into pieces on the node where it is; each point is the last hash of a piece, and all are the shard's. Of too many
+/// points the first are taken.
+///
+/// Errors: as above; 42704 when the shard has been split meanwhile.
+pub(super) async fn cut_where_it_is(
+    environment: &MoverEnvironment,
+    shard: ShardId,
+    mut points: Vec<i32>,
+    notify: &Notify<'_>,
+) -> Result<()> {
+    points.truncate(PARTS_MAX as usize - 1);
+    let on_its_node = |shard: ShardId, group: &ShardGroup| {
+        check_points(shard, group, &points)?;
+        Ok((points.clone(), vec![group.node; points.len() + 1]))
+    };
+    split(environment, shard, TransferMode::Online, notify, on_its_node).await.map(drop)
+}
+
 /// `cut` answers the last hashes of all pieces but the last, and the nodes of all.
 async fn split(
     environment: &MoverEnvironment,
