@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::error::Error;
 use std::time::{Duration, SystemTime};
 
+use bytes::BytesMut;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use sqlx::{Connection, Row};
 use support::Cluster;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 use tokio_postgres::{NoTls, error::SqlState};
 
 #[tokio::test]
@@ -23,6 +25,7 @@ async fn rust_drivers_work_unchanged() {
     client.query_one("SELECT create_distributed_table('orders', 'tenant')", &[]).await.unwrap();
     statements(&mut client).await;
     dates_and_json(&client).await;
+    arrays_of_enums(&client).await;
     copies(&client).await;
     transactions(&mut client).await;
     cancels(&client).await;
@@ -70,6 +73,48 @@ async fn dates_and_json(client: &tokio_postgres::Client) {
     let found = client.query(find, &[&at]).await.unwrap();
     assert_eq!(found.len(), 4);
     assert!(found.iter().all(|row| row.get::<_, &str>(0) == doc && row.get::<_, &str>(1) == "ü"));
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Mood(String);
+
+impl ToSql for Mood {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(ty.kind(), Kind::Enum(_))
+    }
+
+    to_sql_checked!();
+}
+
+impl FromSql<'_> for Mood {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(ty.kind(), Kind::Enum(_))
+    }
+}
+
+/// Their binary values name the enum by an OID, which is another one on each server.
+async fn arrays_of_enums(client: &tokio_postgres::Client) {
+    let made = "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE felt (tenant int PRIMARY KEY, moods mood[])";
+    client.batch_execute(made).await.unwrap();
+    client.query_one("SELECT create_distributed_table('felt', 'tenant')", &[]).await.unwrap();
+    let moods: Vec<Mood> = ["bad", "good"].map(|mood| Mood(mood.to_owned())).into();
+    for tenant in 0..8i32 {
+        client.execute("INSERT INTO felt VALUES ($1, $2)", &[&tenant, &moods]).await.unwrap();
+    }
+    for found in ["moods = $1 AND tenant = 3", "moods = $1"] {
+        let rows = client.query(&format!("SELECT moods FROM felt WHERE {found}"), &[&moods]).await.unwrap();
+        assert_eq!(rows.len(), if found.contains("tenant") { 1 } else { 8 });
+        assert!(rows.iter().all(|row| row.get::<_, Vec<Mood>>(0) == moods));
+    }
 }
 
 async fn copies(client: &tokio_postgres::Client) {

@@ -15,9 +15,16 @@ pub struct Description {
     pub parameters: Vec<u32>,
     /// A RowDescription's payload with all formats text.
     pub fields: Option<Bytes>,
+    /// Binary values of parameters, of columns, name types that users have made.
+    pub parameters_nest: bool,
+    pub fields_nest: bool,
 }
 
 impl Description {
+    pub fn new(parameters: Vec<u32>, fields: Option<Bytes>) -> Self {
+        Self { parameters, fields, parameters_nest: false, fields_nest: false }
+    }
+
     /// Of the rows that the statement returns.
     pub fn columns(&self) -> usize {
         self.fields.as_ref().and_then(|f| f.first_chunk::<2>()).map_or(0, |count| u16::from_be_bytes(*count).into())
@@ -33,7 +40,7 @@ impl Server {
         self.queue_describe(Target::Statement(b""), To::Nobody);
         self.queue_sync();
         self.flush().await?;
-        let mut description = Description { parameters: Vec::new(), fields: None };
+        let mut description = Description::new(Vec::new(), None);
         let mut failure = None;
         while self.owes() {
             let (frame, verdict) = self.next_reply().await?;

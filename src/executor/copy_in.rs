@@ -7,12 +7,14 @@
 //! A node has one connection, so its shards take turns: each full buffer is a COPY of its own, all in one transaction.
 //! Memory is bounded by `Bounds`, whatever the client sends: while a node takes nothing, nothing is taken from the client.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use super::combine::{COPY_HEADER, COPY_TRAILER};
+use super::object_ids::{Forms, Way};
 use super::reference::{self, set_writing};
 use super::scatter::null_tenant;
 use super::{Client, Settings, Transaction, Use, Values};
@@ -24,6 +26,7 @@ use crate::shard_map::{ColocationGroup, HashType, NodeId, ShardGroupId, Table, T
 use crate::sql::Operand;
 use crate::wire::copy_rows::{self, CopyTarget, CsvOptions, FieldValue, Header, RowSplitter};
 use crate::wire::frontend::Bind;
+use crate::wire::nested_oids::replace_in_tuples;
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{answer, frontend};
@@ -58,6 +61,8 @@ pub struct CopyRouter {
     /// The data's, without a header.
     format: copy_rows::CopyFormat,
     copy_target: CopyTarget,
+    /// What binary values of the columns name types in; `None`: in nothing.
+    forms: Option<Forms>,
     splitter: RowSplitter,
     target: Where,
     buffers: HashMap<Option<ShardGroupId>, BytesMut>,
@@ -126,6 +131,15 @@ impl CopyRouter {
                 (Where::Shards { colocation, hash, used: Use::stored_in(table) }, at)
             }
         };
+        let forms = match options.format {
+            CopyFormat::Binary => {
+                let type_of = |name: &String| table.columns.iter().find(|c| c.name == *name).map_or(0, |c| c.type_oid);
+                let types: Vec<u32> = columns.iter().map(type_of).collect();
+                let executor = &txn.executor;
+                Box::pin(executor.object_ids.forms(&executor.catalog, &types)).await
+            }
+            _ => None,
+        };
         let header = if options.header { Header::Skip } else { Header::Absent };
         let copy_target = CopyTarget { table: table.name.clone(), columns: columns.to_vec(), column };
         Ok(Self {
@@ -135,6 +149,7 @@ impl CopyRouter {
             format: split_format(options, Header::Absent),
             splitter: RowSplitter::new(split_format(options, header), copy_target.clone(), bounds.row),
             copy_target,
+            forms,
             target,
             buffers: HashMap::new(),
             buffered: 0,
@@ -266,6 +281,7 @@ impl CopyRouter {
         };
         let sql = format!("COPY {place} ({}) FROM STDIN {}", columns.join(", "), self.options);
         for node in nodes {
+            let data = self.data_for(txn, node, &data).await;
             let participant = txn.join(node).await?;
             participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
             let server = &mut participant.server;
@@ -295,6 +311,20 @@ impl CopyRouter {
             server.flush().await?;
         }
         Ok(())
+    }
+}
+
+impl CopyRouter {
+    /// The rows as `node` knows the types in them.
+    async fn data_for<'d>(&self, txn: &Transaction, node: NodeId, data: &'d [u8]) -> Cow<'d, [u8]> {
+        let Some(forms) = self.forms.as_ref().filter(|_| !node.is_coordinator()) else { return Cow::Borrowed(data) };
+        let executor = &txn.executor;
+        let mut theirs = data.to_vec();
+        let replace = executor
+            .object_ids
+            .replace(&executor.catalog, Way::To(node), |look| replace_in_tuples(&mut theirs, forms, look));
+        Box::pin(replace).await;
+        Cow::Owned(theirs)
     }
 }
 

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use bytes::BufMut;
 
 use super::combine::COPY_TRAILER;
+use super::object_ids::{Forms, Way};
 use super::relay::{Routed, STREAM_LEN, in_the_users_terms, stream_rest};
-use super::{Client, Transaction};
+use super::{Client, Executor, Transaction};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result};
 use crate::planner::{CopyFormat, CopyOptions};
-use crate::shard_map::{ShardGroupId, Table};
+use crate::shard_map::{NodeId, ShardGroupId, Table};
+use crate::wire::nested_oids::replace_in_tuples;
 use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::{answer, frame, frontend, rows};
 
@@ -25,6 +27,13 @@ pub async fn copy_table(
     let map = txn.map();
     let mut colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
     let binary = options.format == CopyFormat::Binary;
+    let executor = txn.executor.clone();
+    let type_of = |name: &String| table.columns.iter().find(|c| c.name == *name).map_or(0, |c| c.type_oid);
+    let types: Vec<u32> = columns.iter().map(type_of).collect();
+    let forms = match binary {
+        true => Box::pin(executor.object_ids.forms(&executor.catalog, &types)).await,
+        false => None,
+    };
     let quoted: Vec<_> = columns.iter().map(|c| quote_ident(c)).collect();
     let mut count = 0;
     let mut waiting: VecDeque<ShardGroupId> = colocation.shard_groups.iter().map(|g| g.id).collect();
@@ -57,7 +66,8 @@ pub async fn copy_table(
         let server = &mut participant.server;
         server.queue_query(&sql, To::Nobody);
         server.flush().await?;
-        let stream = Stream { first: at == 0, binary, columns: columns.len() };
+        let forms = forms.as_ref().map(|forms| (&*executor, group.node, forms));
+        let stream = Stream { first: at == 0, binary, columns: columns.len(), forms };
         let copied = one_shard(server, client, stream, group.id).await?;
         participant.statements += 1;
         match copied {
@@ -79,16 +89,29 @@ pub async fn copy_table(
 }
 
 #[derive(Clone, Copy)]
-struct Stream {
+struct Stream<'s> {
     first: bool,
     binary: bool,
     columns: usize,
+    /// Where binary values name types: the node's, which become the coordinator's.
+    forms: Option<(&'s Executor, NodeId, &'s Forms)>,
 }
 
-impl Stream {
+impl Stream<'_> {
     /// How much of a shard's message is a header that the client has already.
     fn header_len(self, is_first_message: bool) -> usize {
         if self.binary && !self.first && is_first_message { BINARY_HEADER_LEN } else { 0 }
+    }
+
+    /// A message's data, `begin` bytes of which are a header.
+    async fn translate(self, data: &[u8], begin: usize) -> Option<Vec<u8>> {
+        let (executor, node, forms) = self.forms?;
+        let mut own = data.to_vec();
+        let replace = executor.object_ids.replace(&executor.catalog, Way::From(node), |look| {
+            replace_in_tuples(own.get_mut(begin..).unwrap_or_default(), forms, look);
+        });
+        Box::pin(replace).await;
+        Some(own)
     }
 }
 
@@ -96,13 +119,13 @@ impl Stream {
 async fn one_shard(
     server: &mut Server,
     client: &mut Client,
-    stream: Stream,
+    stream: Stream<'_>,
     group: ShardGroupId,
 ) -> Result<Result<u64>> {
     let (mut count, mut failure, mut first_message) = (0, None, true);
     while server.owes() {
         let header = server.next_header().await?;
-        if header.tag == b'd' && header.len > STREAM_LEN {
+        if header.tag == b'd' && header.len > STREAM_LEN && stream.forms.is_none() {
             pass_long_row(server, client, header, stream.header_len(first_message)).await?;
             first_message = false;
             continue;
@@ -117,6 +140,9 @@ async fn one_shard(
             (_, b'd') => {
                 let data = frame.payload();
                 let data = data.get(stream.header_len(first_message)..).unwrap_or(&[]);
+                let begin = if first_message && stream.first { BINARY_HEADER_LEN } else { 0 };
+                let own = stream.translate(data, begin).await;
+                let data = own.as_deref().unwrap_or(data);
                 first_message = false;
                 let data = if stream.binary {
                     data.strip_suffix(COPY_TRAILER).filter(|_| is_trailer(data)).unwrap_or(data)

@@ -67,8 +67,10 @@ pub async fn write(
 }
 
 async fn write_copy(txn: &mut Transaction, node: NodeId, sql: &str, request: Request<'_>) -> Result<()> {
+    let executor = txn.executor.clone();
+    let bind = executor.object_ids.bind_for(&executor.catalog, node, request.bind, request.types).await;
     let participant = txn.join(node).await?;
-    combine::run_bound(participant, sql, &request.bind.with_results(false), request.types).await
+    combine::run_bound(participant, sql, &bind.with_results(false), request.types).await
 }
 
 async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWrite) -> Result<()> {

@@ -8,8 +8,11 @@
 //! Frames that nobody asked for (a hidden Parse, BEGIN, settings) are swallowed; ReadyForQuery always is: the session
 //! says when the client's turn has come.
 
+use bytes::BytesMut;
+
 use super::Executor;
 use super::client::{Client, Mark};
+use super::object_ids::Forms;
 use super::transaction::moved;
 use crate::backend::Server;
 use crate::error::{PgError, Result, Severity, SqlState};
@@ -83,6 +86,8 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
     server.flush().await?;
     let mut relayed = Relayed::default();
     let mut was_clients = false;
+    // Of the rows behind the last RowDescription, where their values name types.
+    let mut forms: Option<Forms> = None;
     loop {
         while server.owes() {
             if let Some(answer) = server.pop_simulated() {
@@ -97,6 +102,7 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
                 was_clients = to == To::Client;
                 if was_clients && relayed.retry.is_none() {
                     client.out().extend_from_slice(&server.received()[..rows]);
+                    translate_rows(client, rows, &forms, routed).await;
                 }
                 server.consume(rows);
                 client.flush_if_full().await?;
@@ -104,7 +110,7 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
             }
             let Some(header) = server.received_header()? else { break };
             let whole = server.received().len() >= header.len;
-            let streams = matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN;
+            let streams = matches!(header.tag, b'D' | b'd') && header.len > STREAM_LEN && forms.is_none();
             if !whole && !streams {
                 break;
             }
@@ -148,8 +154,15 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
                 client.out().extend_from_slice(&server.received()[..take]);
                 if let (b'T', Some((node, executor))) = (header.tag, routed.worker) {
                     let start = client.out().len() - take;
-                    executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
+                    forms = executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
                 }
+            } else if let (b'T', Some((node, executor))) = (header.tag, routed.worker) {
+                // Asked for to know what the rows are.
+                let mut described = BytesMut::from(&server.received()[..take]);
+                forms = executor.object_ids.translate(&executor.catalog, node, &mut described, 0).await;
+            }
+            if matches!(header.tag, b'C' | b's' | b'I') {
+                forms = None;
             }
             server.consume(take);
             stream_rest(server, client, header.len - take, forward).await?;
@@ -172,11 +185,21 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
             server.consume(server.received().len());
             if let (Some(description), Some((node, executor))) = (whole.description, routed.worker) {
                 let start = start + description - whole.for_client.start;
-                executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
+                forms = executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;
+                let len = client.out().len() - start;
+                translate_rows(client, len, &forms, routed).await;
             }
             relayed.parsed += whole.parsed;
             return Ok(relayed);
         }
+    }
+}
+
+/// Gives the last `len` bytes of what goes to the client, which are whole frames, the coordinator's OIDs.
+async fn translate_rows(client: &mut Client, len: usize, forms: &Option<Forms>, routed: Routed<'_>) {
+    if let (Some(forms), Some((node, executor))) = (forms, routed.worker) {
+        let start = client.out().len() - len;
+        executor.object_ids.translate_rows(&executor.catalog, node, forms, &mut client.out()[start..]).await;
     }
 }
 

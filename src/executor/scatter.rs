@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
+use super::object_ids::Forms;
 use super::relay::{Routed, in_the_users_terms, names_moved_shard};
 use super::{Client, Executor, Participant, Transaction, Use};
 use crate::backend::Server;
@@ -270,8 +271,13 @@ pub async fn run_tasks(
     }
     let nodes: Vec<_> = by_node.keys().copied().collect();
     let taken = txn.take(&nodes).await?.into_iter().zip(by_node.into_values());
-    let mut at_work: Vec<_> = taken.map(|(participant, tasks)| Worker { participant, tasks, queued: 0 }).collect();
     let executor = txn.executor.clone();
+    let mut at_work = Vec::new();
+    for (participant, tasks) in taken {
+        let ids = &executor.object_ids;
+        let bind = ids.bind_for(&executor.catalog, participant.node, request.bind, request.types).await;
+        at_work.push(Worker { participant, tasks, bind, queued: 0 });
+    }
     let result = work(&executor, &mut at_work, request, &mut sink).await;
     for mut worker in at_work {
         worker.participant.groups.extend(worker.tasks.iter().map(|t| t.group));
@@ -281,8 +287,18 @@ pub async fn run_tasks(
     result
 }
 
-async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>, sink: &mut Sink<'_>) -> Result<Count> {
-    let mut describe = request.describe;
+async fn work(
+    executor: &Executor,
+    at_work: &mut [Worker<'_>],
+    request: Request<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<Count> {
+    // Of the first answer, for all. Binary rows may name types.
+    let mut describe = match request.describe {
+        true => Some(To::Client),
+        false => request.bind.result_formats().contains(&1).then_some(To::Nobody),
+    };
+    let mut forms = None;
     for worker in at_work.iter_mut() {
         worker.queue_more(request, &mut describe);
         worker.participant.server.flush().await?;
@@ -298,7 +314,7 @@ async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>,
                 worker.participant.server.flush().await?;
             }
             sink.begin_task();
-            match read_answer(executor, &mut worker.participant, sink, failure.is_some()).await? {
+            match read_answer(executor, &mut worker.participant, sink, &mut forms, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
@@ -318,23 +334,26 @@ async fn work(executor: &Executor, at_work: &mut [Worker], request: Request<'_>,
     failure.map_or(Ok(count), Err)
 }
 
-struct Worker {
+struct Worker<'b> {
     participant: Participant,
     tasks: Vec<Task>,
+    /// The parameters as this node knows their types.
+    bind: Cow<'b, Bind>,
     queued: usize,
 }
 
-impl Worker {
+impl Worker<'_> {
     /// Queues statements as long as the write stays short: a server that cannot send its answer does not read either.
-    fn queue_more(&mut self, request: Request<'_>, describe: &mut bool) {
+    fn queue_more(&mut self, request: Request<'_>, describe: &mut Option<To>) {
+        let request = Request { bind: &self.bind, ..request };
         let server = &mut self.participant.server;
         while self.queued < self.tasks.len() && (server.queue().len() < PIPELINE_LEN || !server.has_unsent()) {
             let sql = &self.tasks[self.queued].sql;
             let (bind, types) = request.only_for(sql);
             server.queue_parse("", sql, &types, To::Nobody);
             server.queue_bind(&bind, b"", "", To::Nobody);
-            if std::mem::take(describe) {
-                server.queue_describe(Target::Portal(b""), To::Client);
+            if let Some(to) = describe.take() {
+                server.queue_describe(Target::Portal(b""), to);
             }
             server.queue_execute(b"", 0, To::Client);
             server.queue_sync();
@@ -348,6 +367,7 @@ async fn read_answer(
     executor: &Executor,
     participant: &mut Participant,
     sink: &mut Sink<'_>,
+    forms: &mut Option<Forms>,
     discard: bool,
 ) -> Result<Result<Count>> {
     let (mut count, mut error) = (Count::default(), None);
@@ -363,11 +383,20 @@ async fn read_answer(
                 error.get_or_insert(server_error);
             }
             (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
-                b'D' if !discard => sink.row(&frame.bytes).await?,
-                b'T' if due.to == To::Client => {
+                b'D' if !discard => match forms {
+                    None => sink.row(&frame.bytes).await?,
+                    Some(forms) => {
+                        let mut row = BytesMut::from(frame.bytes);
+                        executor.object_ids.translate_rows(&executor.catalog, node, forms, &mut row).await;
+                        sink.row(&row.freeze()).await?;
+                    }
+                },
+                b'T' => {
                     let mut description = BytesMut::from(frame.bytes);
-                    executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
-                    sink.description(&description.freeze());
+                    *forms = executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
+                    if due.to == To::Client {
+                        sink.description(&description.freeze());
+                    }
                 }
                 b'n' if due.to == To::Client => sink.description(&frame.bytes),
                 b'C' => {

@@ -60,9 +60,10 @@ pub async fn copy_reference_table(coordinator: &Client, target: &Target<'_>, ref
     let Reference { name, columns, .. } = reference;
     target.batch_execute(&reference.replace).await.map_err(pg_error)?;
     target.batch_execute(&reference.create).await.map_err(pg_error)?;
-    let out = format!("COPY (SELECT {columns} FROM ONLY {name}) TO STDOUT (FORMAT binary)");
+    let format = copy_format(coordinator, reference).await?;
+    let out = format!("COPY (SELECT {columns} FROM ONLY {name}) TO STDOUT (FORMAT {format})");
     let rows = coordinator.copy_out(&out).await.map_err(pg_error)?;
-    let into = format!("COPY {name} ({columns}) FROM STDIN (FORMAT binary)");
+    let into = format!("COPY {name} ({columns}) FROM STDIN (FORMAT {format})");
     let sink = target.copy_in::<_, Bytes>(&into).await.map_err(pg_error)?;
     let (mut rows, mut sink) = (std::pin::pin!(rows), std::pin::pin!(sink));
     while let Some(chunk) = rows.next().await {
@@ -70,6 +71,14 @@ pub async fn copy_reference_table(coordinator: &Client, target: &Target<'_>, ref
     }
     sink.as_mut().finish().await.map_err(pg_error)?;
     target.batch_execute(&reference.after_rows).await.map_err(pg_error)
+}
+
+/// Types that users have made have another OID on each server, and some name others in their binary values.
+async fn copy_format(coordinator: &Client, reference: &Reference) -> Result<&'static str> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = $1::text::regclass \
+               AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384)";
+    let row = coordinator.query_one(sql, &[&reference.name]).await.map_err(pg_error)?;
+    Ok(if row.get(0) { "text" } else { "binary" })
 }
 
 /// What `node_definitions` knows of the coordinator and the new worker does not have.

@@ -31,6 +31,8 @@ pub enum Portal {
         node: NodeId,
     },
     Virtual {
+        /// Its rows are binary and name types in their values: a description before them says where.
+        nests: bool,
         plan: Rc<Plan>,
         statement: Rc<Statement>,
         bind: Rc<Bind>,
@@ -289,6 +291,8 @@ impl Session {
                 if let Some(group) = group.filter(|group| self.txn().may_be_older(node, *group)) {
                     self.pause().await?;
                     Box::pin(self.txn().check_sees(node, group)).await?;
+                let bind = self.bind_for(node, &statement, bind).await;
+                let nests = !node.is_coordinator() && statement.rows_nest(&bind);
                 }
                 let parsed = self.batch.unanswered_parse.take();
                 let is_prepared = shared && !name.is_empty();
@@ -314,7 +318,7 @@ impl Session {
                 self.batch.unconfirmed.extend(parsed);
                 self.batch.routed = Some((group, query));
                 self.batch.bound.push(bind.portal.clone());
-                self.portals.insert(bind.portal.clone(), Portal::OnServer { node });
+                self.portals.insert(bind.portal.clone(), Portal::OnServer { node, nests });
             }
             Place::Virtual(plan) => {
                 if bind.parameter_count() > 0 && takes_no_parameters(&plan) {
@@ -379,7 +383,7 @@ impl Session {
     /// Where a portal lives. A name that is not the protocol's own may be a cursor's, and these are the coordinator's.
     fn server_of_portal(&mut self, name: &[u8]) -> Option<NodeId> {
         match self.portals.get(name) {
-            Some(Portal::OnServer { node }) => Some(*node),
+            Some(Portal::OnServer { node, .. }) => Some(*node),
             Some(Portal::Virtual { .. }) => None,
             None => {
                 let txn = self.transaction.as_mut().filter(|t| t.kind == Kind::Explicit && !name.is_empty())?;
@@ -430,6 +434,9 @@ impl Session {
         }
         match self.portals.get_mut(name) {
             None | Some(Portal::OnServer { .. }) => Err(no_portal(name)),
+            if matches!(self.portals.get(name), Some(Portal::OnServer { nests: true, .. })) {
+                participant.server.queue_describe(Target::Portal(name), To::Nobody);
+            }
             Some(Portal::Virtual { done: true, .. }) => {
                 self.answer(|out| answer::command_complete("SELECT 0", out));
                 Ok(())
@@ -491,7 +498,7 @@ impl Session {
         participant.server.queue_parse("", &query.render(None), &types, To::Nobody);
         participant.server.queue_bind(bind, name, "", To::Nobody);
         participant.server.queue_execute(name, limit, To::Client);
-        self.portals.insert(Bytes::copy_from_slice(name), Portal::OnServer { node: NodeId::COORDINATOR });
+        self.portals.insert(Bytes::copy_from_slice(name), Portal::OnServer { node: NodeId::COORDINATOR, nests: false });
         Ok(())
     }
 

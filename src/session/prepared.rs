@@ -14,9 +14,10 @@ use crate::executor::scatter::Request;
 use crate::planner::{FunctionCall, Plan, SessionCommand};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::{Splice, Spliced, With};
-use crate::wire::answer;
 use crate::wire::frontend::{Bind, Target};
+use crate::wire::nested_oids::may_nest;
 use crate::wire::reply_queue::To;
+use crate::wire::{answer, rows};
 
 /// What parsing gives: the same for every client that sends the text with these types.
 #[derive(Clone)]
@@ -63,6 +64,29 @@ impl Statement {
     /// Is its plan one for this map?
     pub fn is_for(&self, map_version: u64) -> bool {
         self.map_version == map_version
+    }
+
+    /// Do rows of a portal with this Bind name types that users have made? `false` where nobody has asked what it returns.
+    pub fn rows_nest(&self, bind: &Bind) -> bool {
+        let nest = self.description.borrow().as_ref().is_some_and(|description| description.fields_nest);
+        nest && bind.result_formats().contains(&1)
+    }
+
+    /// May the Bind's parameters?
+    pub fn parameters_nest(&self, bind: &Bind) -> bool {
+        let nest = match &*self.description.borrow() {
+            Some(description) => description.parameters_nest,
+            None => self.types.iter().any(|oid| may_nest(*oid)),
+        };
+        nest && !bind.formats_are_text()
+    }
+
+    /// Types of its parameters, as far as they are known.
+    fn known_types(&self) -> Rc<[u32]> {
+        match &*self.description.borrow() {
+            Some(description) => description.parameters.as_slice().into(),
+            None => self.types.clone(),
+        }
     }
 
     /// What `look` says of its text; looked at once, because with another map it is another statement.
@@ -148,7 +172,19 @@ impl Session {
     }
 
     async fn ask_description(&mut self, statement: &Statement) -> Result<Description> {
-        let nothing = Description { parameters: Vec::new(), fields: None };
+        let mut description = self.ask_servers_description(statement).await?;
+        let columns = description.fields.as_deref().map_or(Vec::new(), rows::column_types);
+        if columns.iter().chain(&description.parameters).any(|oid| may_nest(*oid)) {
+            let executor = &self.thread.executor;
+            let forms = |types| executor.object_ids.forms(&executor.catalog, types);
+            description.fields_nest = Box::pin(forms(&columns)).await.is_some();
+            description.parameters_nest = Box::pin(forms(&description.parameters)).await.is_some();
+        }
+        Ok(description)
+    }
+
+    async fn ask_servers_description(&mut self, statement: &Statement) -> Result<Description> {
+        let nothing = Description::new(Vec::new(), None);
         let text = match &*statement.plan {
             Plan::Empty | Plan::Transaction(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Ddl(_) => {
                 return Ok(nothing);
@@ -175,6 +211,16 @@ impl Session {
         }
         let mut server = self.coordinator_for_a_moment().await?;
         server.describe(&text, &statement.types).await
+    }
+
+    /// The client's Bind as `node` understands it.
+    pub async fn bind_for(&self, node: NodeId, statement: &Statement, bind: Bind) -> Bind {
+        if node.is_coordinator() || !statement.parameters_nest(&bind) {
+            return bind;
+        }
+        let executor = &self.thread.executor;
+        let types = statement.known_types();
+        Box::pin(executor.object_ids.bind_for(&executor.catalog, node, &bind, &types)).await.into_owned()
     }
 
     async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {

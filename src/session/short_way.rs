@@ -151,6 +151,9 @@ impl Session {
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
             return None;
         }
+        if statement.parameters_nest(&bind) || !messages.describes && statement.rows_nest(&bind) {
+            return None;
+        }
         let request = Request { bind: &bind, types: &statement.types, describe: false };
         let (group, node, version) = self.find_at_once(router, request)?;
         if !statement.is_for(version) {
@@ -170,7 +173,8 @@ impl Session {
         let parses = messages.parse.is_some();
         self.queue_messages(&mut under_way, &statement, &bind, messages, unit);
         if self.transaction.is_some() {
-            self.portals.insert(Bytes::new(), Portal::OnServer { node });
+            let nests = statement.rows_nest(&bind);
+            self.portals.insert(Bytes::new(), Portal::OnServer { node, nests });
         }
         if parses {
             self.statements.insert(Bytes::new(), statement);

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{HEADER_LEN, begin_frame, end_frame};
+use super::nested_oids::{Form, Look, replace_in_values};
 use super::reader::Reader;
 use crate::error::{PgError, Result, SqlState};
 
@@ -170,6 +171,20 @@ impl Bind {
         let codes = r.u16().and_then(|n| r.bytes(2 * n as usize)).unwrap_or(&[]);
         debug_assert_eq!(codes.len(), 2 * self.formats as usize);
         codes.chunks(2).all(|c| c == [0, 0])
+    }
+
+    /// The same with other OIDs in the values of binary parameters, whose types have these forms.
+    pub fn with_nested_oids(&self, forms: &[Form], look: &mut Look<'_>) -> Self {
+        let codes = 2 + 2 * usize::from(self.formats);
+        let is_binary = |n: usize| {
+            let at = if self.formats == 1 { 2 } else { 2 + 2 * n };
+            self.tail[..codes].get(at + 1) == Some(&1)
+        };
+        let form = |n: usize| forms.get(n).copied().filter(|_| is_binary(n)).unwrap_or_default();
+        let forms: Vec<_> = (0..usize::from(self.parameters)).map(form).collect();
+        let mut tail = BytesMut::from(&self.tail[..]);
+        replace_in_values(&mut tail[codes + 2..], &forms, look);
+        Self { tail: tail.freeze(), ..self.clone() }
     }
 
     /// Writes the Bind with the server's names for portal and statement.
@@ -359,6 +374,7 @@ mod tests {
         b.put_slice(b"portal\0stmt\0");
         b.put_u16(formats.len() as u16);
         formats.iter().for_each(|f| b.put_u16(*f));
+    use super::super::nested_oids::Meaning;
         b.put_u16(values.len() as u16);
         for v in values {
             match v {
@@ -424,6 +440,23 @@ mod tests {
         let values: Vec<_> = (0..3).map(|n| only.parameter(n).unwrap()).collect();
         assert_eq!(values, [(false, None), (true, Some(&b"\0\0"[..])), (false, None)]);
         assert_eq!(only.result_formats(), bind.result_formats());
+    #[test]
+    fn types_are_replaced_in_binary_parameters_only() {
+        let array = |of: u32| [1, 0, of, 0, 1].iter().flat_map(|word: &u32| word.to_be_bytes()).collect::<Vec<_>>();
+        let (here, there) = (array(20_000), array(30_000));
+        let forms = [Form::Array, Form::Plain, Form::Array];
+        for (formats, changed) in
+            [(&[][..], [false; 3]), (&[1], [true, false, true]), (&[0, 1, 1], [false, false, true])]
+        {
+            let bind = Bind::read(&bind_payload(formats, &[Some(&here), Some(&here), Some(&here)])).unwrap();
+            let other = bind.with_nested_oids(&forms, &mut |oid| Meaning { oid: oid + 10_000, form: Form::Plain });
+            for (n, changed) in changed.into_iter().enumerate() {
+                assert_eq!(other.parameter(n as u16).unwrap().1, Some(if changed { &there[..] } else { &here }));
+            }
+            assert_eq!(other.result_formats(), bind.result_formats());
+        }
+    }
+
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod answer;
 pub mod copy_rows;
 pub mod frame;
 pub mod frontend;
+pub mod nested_oids;
 pub mod pgoutput;
 pub mod reader;
 pub mod reply_queue;

@@ -1,5 +1,6 @@
 //! Reading what servers answer: column descriptions, rows, command tags.
 
+use super::nested_oids::may_nest;
 use super::reader::Reader;
 use crate::error::Result;
 
@@ -38,21 +39,47 @@ pub enum Named {
 }
 
 /// Shows every OID of an object that users have made in a RowDescription's payload, with its place, and puts there what
-/// `replace` says. Ends quietly where the payload does.
-pub fn replace_user_oids(payload: &mut [u8], mut replace: impl FnMut(Named, u32, usize) -> u32) {
-    let mut column = 2;
+/// `replace` says. Ends quietly where the payload does. True when `nesting_columns` has any.
+pub fn replace_user_oids(payload: &mut [u8], mut replace: impl FnMut(Named, u32, usize) -> u32) -> bool {
+    let (mut column, mut may_any_nest) = (2, false);
     while let Some(name_len) = payload.get(column..).and_then(|rest| memchr::memchr(0, rest)) {
         let described = column + name_len + 1;
         for (named, at) in [(Named::Table, described), (Named::Type, described + 6)] {
-            let Some(bytes) = payload.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) else { return };
+            let Some(bytes) = payload.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) else { break };
             let oid = u32::from_be_bytes(*bytes);
             if oid >= FIRST_USER_OID {
                 *bytes = replace(named, oid, at).to_be_bytes();
             }
+            if named == Named::Type && may_nest(oid) {
+                may_any_nest |= payload.get(described + 16..described + 18) == Some(&BINARY);
+            }
         }
         column = described + 18;
     }
+    may_any_nest
 }
+
+/// The type of each column of a RowDescription's payload whose values come in binary and may name types that users have
+/// made (`nested_oids`); of the others 0.
+pub fn nesting_columns(payload: &[u8]) -> Vec<u32> {
+    let (mut column, mut types) = (2, Vec::new());
+    while let Some(name_len) = payload.get(column..).and_then(|rest| memchr::memchr(0, rest)) {
+        let described = column + name_len + 1;
+        let oid = payload.get(described + 6..).and_then(|rest| rest.first_chunk()).map(|oid| u32::from_be_bytes(*oid));
+        let is_binary = payload.get(described + 16..described + 18) == Some(&BINARY);
+        types.push(oid.filter(|oid| is_binary && may_nest(*oid)).unwrap_or(0));
+        column = described + 18;
+    }
+    types
+}
+
+/// The types of all columns of a RowDescription's payload.
+pub fn column_types(payload: &[u8]) -> Vec<u32> {
+    read_row_description(payload).map_or(Vec::new(), |fields| fields.iter().map(|field| field.type_oid).collect())
+}
+
+/// As a format code.
+const BINARY: [u8; 2] = [0, 1];
 
 /// Objects that users make have OIDs from here on; those below are the same on every server.
 /// Source: PostgreSQL src/include/access/transam.h, FirstNormalObjectId.
@@ -113,7 +140,15 @@ mod tests {
         // Whatever is cut off, nothing panics.
         for len in 0..payload.len() {
             replace_user_oids(&mut payload[..len], |_, oid, _| oid);
+            nesting_columns(&payload[..len]);
         }
+        assert!(!replace_user_oids(&mut payload, |_, oid, _| oid), "in text nothing is named");
+        assert_eq!(nesting_columns(&payload), [0, 0]);
+        let end = payload.len();
+        payload[end - 1] = 1;
+        assert!(replace_user_oids(&mut payload, |_, oid, _| oid));
+        assert_eq!(nesting_columns(&payload), [0, 16601]);
+        assert_eq!(column_types(&payload), [23, 16601]);
     }
 
     #[test]

@@ -49,6 +49,79 @@ async def statements_and_types(c):
     await c.execute("DELETE FROM a_orders WHERE tenant >= 100")
 
 
+async def types_of_users_own(c):
+    """Arrays and composites name types in their binary values, and a type has another OID on each server."""
+    await c.execute("""CREATE TYPE a_mood AS ENUM ('good', 'bad');
+        CREATE TYPE a_point AS (x int, mood a_mood);
+        CREATE DOMAIN a_moods AS a_mood[];
+        CREATE TABLE a_felt (tenant int, id int, moods a_mood[], point a_point, points a_point[], also a_moods,
+            PRIMARY KEY (tenant, id));
+        INSERT INTO a_felt SELECT t, 0, '{bad,good}', (7, 'bad')::a_point, ARRAY[(1, 'good')::a_point, NULL], '{bad}'
+            FROM generate_series(1, 40) t;
+        CREATE TABLE a_copies (id int PRIMARY KEY, moods a_mood[], point a_point)""")
+    await c.execute("SELECT create_distributed_table('a_felt', 'tenant')")
+    await c.execute("SELECT create_reference_table('a_copies')")
+    felt = (["bad", "good"], (7, "bad"), [(1, "good"), None], ["bad"])
+    insert = "INSERT INTO a_felt VALUES ($1, $2, $3, $4, $5, $6)"
+    for tenant in range(1, 41):
+        await c.execute(insert, tenant, 1, *felt)
+    await c.executemany(insert, [(tenant, 2, *felt) for tenant in range(1, 41)])
+    rows = ", ".join(f"({tenant}, 3, $1::a_mood[], $2::a_point, $3::a_point[], $4::a_moods)" for tenant in range(1, 41))
+    assert await c.execute(f"INSERT INTO a_felt VALUES {rows}", *felt) == "INSERT 0 40"
+    columns = "moods, point, points, also"
+    for of in ("WHERE tenant = 7", "WHERE tenant = 8 ORDER BY id", "WHERE id < 9", "ORDER BY tenant, id"):
+        got = await c.fetch(f"SELECT {columns} FROM a_felt {of}")
+        assert len(got) in (4, 160) and all(tuple(row) == felt for row in got), (of, got[:1])
+    # Rows go by the coordinator where no shard can answer for itself.
+    pulled = f"SELECT a.moods, a.point, a.points, b.also FROM a_felt a JOIN a_felt b ON a.id = b.tenant WHERE b.id = 0"
+    got = await c.fetch(pulled)
+    assert len(got) == 120 and all(tuple(row) == felt for row in got), got[:1]
+    for condition in ("tenant = 7 AND", ""):
+        where = f"WHERE {condition} moods = $1 AND point = $2::a_point AND points = $3 AND also = $4"
+        many = await c.fetchval(f"SELECT count(*) FROM a_felt {where}", *felt)
+        assert many == (4 if condition else 160), many
+        assert await c.execute(f"UPDATE a_felt SET moods = $1, point = $2 {where}", *felt) == f"UPDATE {many}"
+    got = await c.execute(f"INSERT INTO a_felt SELECT tenant + 100, id, {columns} FROM a_felt")
+    assert got == "INSERT 0 160", got
+    await c.execute("INSERT INTO a_copies VALUES ($1, $2, $3)", 1, *felt[:2])
+    returned = await c.fetch("UPDATE a_copies SET moods = $1 RETURNING moods, point", felt[0])
+    assert [tuple(row) for row in returned] == [felt[:2]], returned
+    assert tuple(await c.fetchrow("SELECT c.moods, c.point FROM a_copies c JOIN a_felt f ON f.id = c.id "
+                                  "WHERE f.tenant = $1", 9)) == felt[:2]
+    # A row that does not fit into a buffer, and a portal that is fetched in parts.
+    long = ["bad", "good"] * 50_000
+    await c.execute(insert, 7, 4, long, *felt[1:])
+    assert await c.fetchval("SELECT moods FROM a_felt WHERE tenant = 7 AND id = $1", 4) == long
+    await c.execute("DELETE FROM a_felt WHERE id = 4")
+    async with c.transaction():
+        got = [tuple(row) async for row in c.cursor(f"SELECT {columns} FROM a_felt WHERE tenant = 7", prefetch=3)]
+        assert got == [felt] * 4, got
+    # COPY in binary, both ways.
+    records = [(tenant, 5, *felt) for tenant in range(1, 41)]
+    assert await c.copy_records_to_table("a_felt", records=records) == "COPY 40"
+    assert await c.copy_records_to_table("a_copies", records=[(2, *felt[:2])]) == "COPY 1"
+    out = bytearray()
+
+    async def take(data):
+        out.extend(data)
+    assert await c.copy_from_table("a_felt", output=take, format="binary") == "COPY 360"
+    await c.execute("TRUNCATE a_felt")
+
+    async def back():
+        yield bytes(out)
+    assert await c.copy_to_table("a_felt", source=back(), format="binary") == "COPY 360"
+    got = await c.fetch(f"SELECT {columns} FROM a_felt")
+    assert len(got) == 360 and all(tuple(row) == felt for row in got)
+    # A type that changes gets another type into it.
+    await c.execute("CREATE TYPE a_more AS ENUM ('much')")
+    await c.execute("ALTER TYPE a_point ADD ATTRIBUTE more a_more")
+    await c.reload_schema_state()
+    point = (7, "bad", "much")
+    await c.execute("UPDATE a_felt SET point = $1 WHERE tenant = 7", point)
+    for of in ("tenant = 7", "tenant BETWEEN 6 AND 8 AND (point).more = 'much'"):
+        assert tuple(await c.fetchval(f"SELECT point FROM a_felt WHERE {of} LIMIT 1")) == point, of
+
+
 async def cursors(c):
     async with c.transaction():
         got = []
@@ -143,7 +216,7 @@ async def main():
     c = await asyncpg.connect(DSN)
     await prepare(c)
     failed = []
-    for part in (statements_and_types, cursors, cursors_of_concatenated_rows, copies, transactions, cancel_by_timeout,
+    for part in (statements_and_types, types_of_users_own, cursors, cursors_of_concatenated_rows, copies, transactions, cancel_by_timeout,
                  a_statement_survives_alter_table, without_kept_statements, a_pool):
         try:
             await asyncio.wait_for(part(c), 60)

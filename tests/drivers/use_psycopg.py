@@ -93,8 +93,14 @@ def types_of_users_own():
         for condition in ("tenant = 2", "tenant > 2", "tenant < 1 ORDER BY id"):
             row = c.execute(f"SELECT mood, moods, point, pairs FROM p_moods WHERE {condition}").fetchone()
             assert (row[0], row[1], tuple(row[2]), row[3]) == (Mood.bad, [Mood.bad, Mood.good], (7, "x y"), {"a": "b", "c": None}), row
-            row = c.cursor(binary=True).execute(f"SELECT mood, pairs->'a' FROM p_moods WHERE {condition}").fetchone()
-            assert row == (Mood.bad, "b"), row
+            binary = c.cursor(binary=True)
+            row = binary.execute(f"SELECT mood, pairs->'a', moods, point FROM p_moods WHERE {condition}").fetchone()
+            assert row[:3] == (Mood.bad, "b", [Mood.bad, Mood.good]) and tuple(row[3]) == (7, "x y"), row
+            row = binary.execute(f"SELECT ROW(mood, moods) FROM p_moods WHERE {condition}").fetchone()
+            assert row == ((Mood.bad, [Mood.bad, Mood.good]),), row
+        for tenants in ("= 2", "< 9"):
+            found = c.execute(f"SELECT count(*) FROM p_moods WHERE tenant {tenants} AND moods = %b", ([Mood.bad, Mood.good],))
+            assert found.fetchone()[0] == (1 if tenants == "= 2" else 4)
         assert c.execute("UPDATE p_moods SET mood = %s WHERE tenant = 1 RETURNING mood", (Mood.good,)).fetchone() == (Mood.good,)
 
 
