@@ -211,6 +211,11 @@ fn transactions_end_before_the_fence(stage: &Stage) {
 fn blocks_begun_by_a_sleeper_run_where_the_tenant_is(stage: &Stage) {
     let from = stage.home();
     let mut simple = stage.client(1);
+    let mut executing = [stage.client(1), stage.client(1)];
+    for client in &mut executing {
+        client.query(&format!("PREPARE t(bigint) AS INSERT INTO ledger VALUES ({TENANT}, $1, '')"));
+    }
+    let execute = |id: i64| [frame("Q BEGIN"), frame(&format!("Q EXECUTE t({id})")), frame("Q COMMIT")].concat();
     let mut prepared = stage.client(1);
     prepared.send(&[frame("P b : BEGIN"), frame("P s : INSERT INTO ledger VALUES ($1, $2, '')"), frame("S")].concat());
     prepared.answers_until("Z");
@@ -225,6 +230,11 @@ fn blocks_begun_by_a_sleeper_run_where_the_tenant_is(stage: &Stage) {
         for end in ["Z T", "Z T", "Z I"] {
             assert_eq!(simple.answers_until("Z").last().map(String::as_str), Some(end));
         }
+        executing[0].send(&execute(20 + id));
+        for end in ["Z T", "Z T", "Z I"] {
+            assert_eq!(executing[0].answers_until("Z").last().map(String::as_str), Some(end));
+        }
+        assert_eq!(executing[1].query(&format!("EXECUTE t({})", 30 + id)), ["C INSERT 0 1", "Z I"]);
         prepared.send(&block(10 + id));
         assert_eq!([prepared.answers_until("Z"), prepared.answers_until("Z")].concat(), answer);
         assert_eq!(prepared.query("COMMIT"), ["C COMMIT", "Z I"]);
@@ -233,13 +243,19 @@ fn blocks_begun_by_a_sleeper_run_where_the_tenant_is(stage: &Stage) {
     psql(&stage.served.dsn(0), &stage.move_away());
     simple.send(&[frame("Q BEGIN"), frame(&format!("Q {}", insert(3))), frame("Q COMMIT")].concat());
     prepared.send(&block(13));
+    executing[0].send(&execute(23));
+    executing[1].send(&frame("Q EXECUTE t(33)"));
     stage.served.signal_proxy(1, "CONT");
     assert_eq!(simple.answers_until("Z"), ["C BEGIN", "Z T"]);
     assert_eq!(simple.answers_until("Z"), ["C INSERT 0 1", "Z T"]);
     assert_eq!(simple.answers_until("Z"), ["C COMMIT", "Z I"]);
     assert_eq!([prepared.answers_until("Z"), prepared.answers_until("Z")].concat(), answer);
     assert_eq!(prepared.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
-    stage.ends_with("blocks of a sleeper", Some(from), &[1, 2, 3, 11, 12]);
+    assert_eq!(executing[0].answers_until("Z"), ["C BEGIN", "Z T"]);
+    assert_eq!(executing[0].answers_until("Z"), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(executing[0].answers_until("Z"), ["C COMMIT", "Z I"]);
+    assert_eq!(executing[1].answers_until("Z"), ["C INSERT 0 1", "Z I"]);
+    stage.ends_with("blocks of a sleeper", Some(from), &[1, 2, 3, 11, 12, 21, 22, 23, 31, 32, 33]);
 }
 
 /// C02, C18: a transaction that has used the worker for another tenant, and comes to this one when it is gone. Its proxy has

@@ -748,7 +748,10 @@ fn a_changed_table_is_noticed_by_prepared_statements(stage: &Stage) {
         }
         stage.served.psql(&format!("ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'"));
         // Outside a transaction: parsed anew, the client sees the new columns. It has not described them before.
-        for client in [&mut one, &mut two] {
+        for (client, executes_first) in [(&mut one, n == 0), (&mut two, n != 0)] {
+            if executes_first {
+                assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
+            }
             client.send(&frame(&format!("B - e{n} : 1")));
             client.send(&frame("E - 0"));
             client.send(&frame("S"));

@@ -9,8 +9,8 @@ use super::place::Place;
 use super::run::Session;
 use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Routed;
 use crate::executor::scatter::Request;
+use crate::executor::{Retry, Routed};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::{Splice, Spliced, With};
@@ -257,8 +257,15 @@ impl Session {
         Ok(())
     }
 
-    /// EXECUTE name (arguments): the same path as Bind and Execute, with text values.
-    pub async fn execute_prepared(&mut self, name: &str, arguments: &[String], describe: bool) -> Result<()> {
+    /// EXECUTE name (arguments): the same path as Bind and Execute, with text values, and rows as they were `asked` for.
+    /// Nothing of it went to the client when it may be run again, which is so in the simple protocol (`describe`) only.
+    pub async fn execute_prepared(
+        &mut self,
+        name: &str,
+        arguments: &[String],
+        asked: Request<'_>,
+    ) -> Result<Option<Retry>> {
+        let describe = asked.describe;
         let statement = self.statement(name.as_bytes())?;
         let statement = self.current(statement)?;
         if arguments.len() != statement.types.len() {
@@ -270,17 +277,20 @@ impl Session {
         }
         let values = self.evaluate(arguments, &statement.types).await?;
         let values: Vec<_> = values.iter().map(Option::as_deref).collect();
-        let bind = Bind::text(&values);
+        let bind = Bind::text(&values).with_results_of(asked.bind);
         self.note_opaque_code(&statement.text);
         let request = Request { bind: &bind, types: &statement.types, describe };
         let (node, group, query, shared) =
             match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
                 Place::Server { node, group, query, shared } => (node, group, query, shared),
-                Place::Virtual(plan) => return Box::pin(self.run_virtual(&plan, &statement.text, request)).await,
+                Place::Virtual(plan) => {
+                    return Box::pin(self.run_virtual(&plan, &statement.text, request)).await.map(|()| None);
+                }
             };
         let returns_rows = self.describe(&statement).await?.fields.is_some();
         self.join_for_group(node, group).await?;
         let key = self.key_of(&statement, &query, group);
+        let repeat_from = self.repeat_from(node).filter(|_| describe);
         let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
         participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
         let server = &mut participant.server;
@@ -292,12 +302,13 @@ impl Session {
             String::new()
         };
         server.queue_bind(&bind, b"", &server_name, To::Nobody);
-        if describe && returns_rows {
-            server.queue_describe(Target::Portal(b""), To::Client);
+        if returns_rows && (describe || bind.result_formats().contains(&1)) {
+            // Binary rows may name types, which the description says.
+            server.queue_describe(Target::Portal(b""), if describe { To::Client } else { To::Nobody });
         }
         server.queue_execute(b"", 0, To::Client);
         server.queue_sync();
-        let routed = Routed { group, query: Some(&query), ..Routed::default() };
+        let routed = Routed { group, query: Some(&query), repeat_from, ..Routed::default() };
         let relayed = self.relay_with_copy(node, routed).await?;
         if relayed.error == Some(SqlState::FEATURE_NOT_SUPPORTED)
             && let Some(participant) = self.transaction.as_mut().and_then(|t| t.participant(node))
@@ -306,7 +317,7 @@ impl Session {
             participant.server.retire();
         }
         self.note_relayed(node, &relayed);
-        Ok(())
+        Ok(relayed.retry)
     }
 
     /// Argument expressions as text values of the parameter types. Plain constants need no server.

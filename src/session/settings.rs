@@ -3,6 +3,7 @@
 use super::run::Session;
 use crate::backend::{config_statement, quote_literal};
 use crate::error::{PgError, Result, SqlState};
+use crate::executor::scatter::Request;
 use crate::executor::{Kind, Routed, changed_parameters, relay};
 use crate::planner::{ReadFrom, SessionCommand, SetConfig};
 use crate::shard_map::NodeId;
@@ -12,7 +13,7 @@ use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
 
 impl Session {
-    pub async fn session_command(&mut self, command: &SessionCommand, text: &str, describe: bool) -> Result<()> {
+    pub async fn session_command(&mut self, command: &SessionCommand, text: &str, request: Request<'_>) -> Result<()> {
         match command {
             SessionCommand::Set { name, local, text } => self.set(name, *local, text).await,
             SessionCommand::Reset { name, text } => {
@@ -37,7 +38,9 @@ impl Session {
                 let body = text[body.start as usize..body.end as usize].to_owned();
                 self.prepare(name, types, &body).await
             }
-            SessionCommand::Execute { name, arguments } => self.execute_prepared(name, arguments, describe).await,
+            SessionCommand::Execute { name, arguments } => {
+                self.execute_prepared(name, arguments, request).await.map(|_| ())
+            }
             SessionCommand::Deallocate { name } => self.deallocate(name.as_deref()),
         }
     }

@@ -8,6 +8,7 @@ use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Relayed, Retry, Routed, moved, relay};
+use crate::planner::{Plan, SessionCommand};
 use crate::sql::{lexer, statements};
 use crate::transport::timer;
 use crate::wire::answer;
@@ -91,6 +92,9 @@ impl Session {
             let Some(retry) = again else {
                 return outcome.map(|_| ()).map_err(|error| self.as_told(error));
             };
+            if retry == Retry::StalePlan {
+                Box::pin(self.forget_prepared()).await;
+            }
             if !self.prepare_retry(retry, undo, version).await? {
                 return match outcome {
                     Err(error) => Err(error),
@@ -138,7 +142,12 @@ impl Session {
                 self.note_relayed(node, &relayed);
                 Ok(relayed.retry)
             }
-            Place::Virtual(plan) => self.run_virtual(&plan, text, request).await.map(|()| None),
+            Place::Virtual(plan) => match &*plan {
+                Plan::Session(SessionCommand::Execute { name, arguments }) => {
+                    Box::pin(self.execute_prepared(name, arguments, request)).await
+                }
+                plan => self.run_virtual(plan, text, request).await.map(|()| None),
+            },
         }
     }
 

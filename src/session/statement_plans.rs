@@ -64,7 +64,7 @@ impl Session {
             Plan::Ddl(plan) => Box::pin(self.ddl(plan)).await?,
             Plan::FunctionCall(call) => Box::pin(self.function_call(call, request)).await?,
             Plan::Transaction(command) => self.transaction_command(command).await?,
-            Plan::Session(command) => Box::pin(self.session_command(command, text, request.describe)).await?,
+            Plan::Session(command) => Box::pin(self.session_command(command, text, request)).await?,
             Plan::Coordinator(plan) if !plan.sets.is_empty() => Box::pin(self.set_config(plan, request)).await?,
             Plan::Coordinator(plan) => Box::pin(self.coordinator_statement(plan)).await?,
             Plan::Explain(plan) => self.explain(plan, request),

@@ -230,6 +230,13 @@ impl Bind {
         Self { tail: tail.freeze(), ..self.clone() }
     }
 
+    /// The same parameters with results as another Bind asks for them.
+    pub fn with_results_of(&self, other: &Self) -> Self {
+        let mut tail = BytesMut::from(&self.tail[..self.results_at()]);
+        tail.put_slice(&other.tail[other.results_at()..]);
+        Self { tail: tail.freeze(), ..self.clone() }
+    }
+
     /// Result format codes as sent: none (all text), one for all, or one per column.
     pub fn result_formats(&self) -> Vec<u16> {
         self.tail[self.results_at() + 2..].chunks(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect()
@@ -367,6 +374,7 @@ const MARK_EVERY: u16 = 64;
 
 #[cfg(test)]
 mod tests {
+    use super::super::nested_oids::Meaning;
     use super::*;
 
     fn bind_payload(formats: &[u16], values: &[Option<&[u8]>]) -> Bytes {
@@ -374,7 +382,6 @@ mod tests {
         b.put_slice(b"portal\0stmt\0");
         b.put_u16(formats.len() as u16);
         formats.iter().for_each(|f| b.put_u16(*f));
-    use super::super::nested_oids::Meaning;
         b.put_u16(values.len() as u16);
         for v in values {
             match v {
@@ -434,13 +441,6 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_a_text_does_not_name_become_null() {
-        let bind = Bind::read(&bind_payload(&[0, 1, 0], &[Some(b"7"), Some(b"\0\0"), Some(b"x")])).unwrap();
-        let only = bind.only(&[false, true, false]);
-        let values: Vec<_> = (0..3).map(|n| only.parameter(n).unwrap()).collect();
-        assert_eq!(values, [(false, None), (true, Some(&b"\0\0"[..])), (false, None)]);
-        assert_eq!(only.result_formats(), bind.result_formats());
-    #[test]
     fn types_are_replaced_in_binary_parameters_only() {
         let array = |of: u32| [1, 0, of, 0, 1].iter().flat_map(|word: &u32| word.to_be_bytes()).collect::<Vec<_>>();
         let (here, there) = (array(20_000), array(30_000));
@@ -457,6 +457,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parameters_that_a_text_does_not_name_become_null() {
+        let bind = Bind::read(&bind_payload(&[0, 1, 0], &[Some(b"7"), Some(b"\0\0"), Some(b"x")])).unwrap();
+        let only = bind.only(&[false, true, false]);
+        let values: Vec<_> = (0..3).map(|n| only.parameter(n).unwrap()).collect();
+        assert_eq!(values, [(false, None), (true, Some(&b"\0\0"[..])), (false, None)]);
+        assert_eq!(only.result_formats(), bind.result_formats());
+        assert_eq!(Bind::text(&[Some("1")]).with_results_of(&bind).result_formats(), [1]);
     }
 
     #[test]
