@@ -71,6 +71,8 @@ pub struct Client {
     hurry: CancellationToken,
     /// Where its bytes are counted.
     traffic: Arc<Traffic>,
+    /// Nothing leaves: a part of the answer is yet to be taken out of it.
+    holds: bool,
     /// A statement of it was brought to where its shard is not any more, and could not be repeated.
     pub has_met_old_map: bool,
 }
@@ -105,6 +107,7 @@ impl Client {
             began: None,
             hurry,
             traffic,
+            holds: false,
             has_met_old_map: false,
         }
     }
@@ -140,6 +143,17 @@ impl Client {
             self.out.truncate(mark.len);
         }
         possible
+    }
+
+    /// From here on what is answered stays here, within the session's memory, until `release`.
+    pub fn hold(&mut self) {
+        self.holds = true;
+    }
+
+    /// What was answered since `mark`, when it was held from there on.
+    pub fn release(&mut self, mark: Mark) -> Bytes {
+        self.holds = false;
+        self.out.split_off(mark.len.min(self.out.len())).freeze()
     }
 
     /// Nothing more can be said to this client: `flush` fails from here on, which ends the session.
@@ -194,12 +208,25 @@ impl Client {
 
     /// Sends the answer when it has grown to where waiting costs more than a system call.
     pub async fn flush_if_long(&mut self) -> Result<()> {
-        if self.out.len() >= LONG_LEN { self.flush().await } else { Ok(()) }
+        if self.out.len() >= LONG_LEN { self.flush_unless_held().await } else { Ok(()) }
     }
 
     /// The same where more of the answer is at hand: sends when holding more would cost memory.
     pub async fn flush_if_full(&mut self) -> Result<()> {
-        if self.out.len() >= FULL_LEN { self.flush().await } else { Ok(()) }
+        if self.out.len() >= FULL_LEN { self.flush_unless_held().await } else { Ok(()) }
+    }
+
+    /// Errors: 53200 when more is held than the session may keep.
+    async fn flush_unless_held(&mut self) -> Result<()> {
+        if !self.holds {
+            return self.flush().await;
+        }
+        if self.kept + self.out.len() <= self.limits.memory_bytes {
+            return Ok(());
+        }
+        Err(PgError::new(SqlState::OUT_OF_MEMORY, "out of memory")
+            .detail("The rows of a statement that are fetched in parts take more than limits.memory.")
+            .hint("Fetch them without a row limit."))
     }
 
     /// As `buffered_frame`, for a session that keeps so many bytes by now: they count until it is told anew.

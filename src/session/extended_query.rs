@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::batch::Start;
 use super::place::Place;
 use super::prepared::Statement;
+use super::row_limit::{self, Rest};
 use super::run::Session;
 use super::simple_query::Undo;
 use crate::backend::Frame;
@@ -19,6 +20,7 @@ use crate::executor::scatter::Request;
 use crate::executor::{self, Kind, Relayed, Retry, Routed, Use};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
+use crate::sql::Access;
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reader::Reader;
@@ -29,14 +31,16 @@ pub enum Portal {
     /// It exists on a server, under the client's name.
     OnServer {
         node: NodeId,
-    },
-    Virtual {
         /// Its rows are binary and name types in their values: a description before them says where.
         nests: bool,
+    },
+    Virtual {
         plan: Rc<Plan>,
         statement: Rc<Statement>,
         bind: Rc<Bind>,
         done: bool,
+        /// Rows past the limit of what it was executed with.
+        rest: Option<Rest>,
     },
 }
 
@@ -45,7 +49,7 @@ impl Portal {
     pub fn bytes(&self) -> usize {
         match self {
             Self::OnServer { .. } => 0,
-            Self::Virtual { bind, .. } => bind.bytes(),
+            Self::Virtual { bind, rest, .. } => bind.bytes() + rest.as_ref().map_or(0, Rest::bytes),
         }
     }
 }
@@ -287,12 +291,12 @@ impl Session {
                     false if types.len() >= bind.parameter_count() as usize => types,
                     false => Box::pin(self.describe(&statement)).await?.parameters.as_slice().into(),
                 };
+                let bind = self.bind_for(node, &statement, bind).await;
+                let nests = !node.is_coordinator() && statement.rows_nest(&bind);
                 self.turn_to(node).await?;
                 if let Some(group) = group.filter(|group| self.txn().may_be_older(node, *group)) {
                     self.pause().await?;
                     Box::pin(self.txn().check_sees(node, group)).await?;
-                let bind = self.bind_for(node, &statement, bind).await;
-                let nests = !node.is_coordinator() && statement.rows_nest(&bind);
                 }
                 let parsed = self.batch.unanswered_parse.take();
                 let is_prepared = shared && !name.is_empty();
@@ -328,7 +332,8 @@ impl Session {
                 self.answer(answer::bind_complete);
                 let portal = bind.portal.clone();
                 self.batch.bound.push(portal.clone());
-                self.portals.insert(portal, Portal::Virtual { plan, statement, bind: Rc::new(bind), done: false });
+                let (bind, done, rest) = (Rc::new(bind), false, None);
+                self.portals.insert(portal, Portal::Virtual { plan, statement, bind, done, rest });
             }
         }
         Ok(())
@@ -429,28 +434,29 @@ impl Session {
             self.turn_to(node).await?;
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
             participant.is_unsynced = true;
+            if matches!(self.portals.get(name), Some(Portal::OnServer { nests: true, .. })) {
+                participant.server.queue_describe(Target::Portal(name), To::Nobody);
+            }
             participant.server.queue_execute(name, limit, To::Client);
             return Ok(());
         }
         match self.portals.get_mut(name) {
             None | Some(Portal::OnServer { .. }) => Err(no_portal(name)),
-            if matches!(self.portals.get(name), Some(Portal::OnServer { nests: true, .. })) {
-                participant.server.queue_describe(Target::Portal(name), To::Nobody);
-            }
             Some(Portal::Virtual { done: true, .. }) => {
-                self.answer(|out| answer::command_complete("SELECT 0", out));
+                let mut rows = BytesMut::new();
+                if !self.portals.give_rest(name, limit, &mut rows) {
+                    answer::command_complete("SELECT 0", &mut rows);
+                }
+                self.answer(|out| out.extend_from_slice(&rows));
                 Ok(())
             }
-            Some(Portal::Virtual { plan, statement, bind, done }) => {
+            Some(Portal::Virtual { plan, statement, bind, done, .. }) => {
                 *done = true;
                 let (plan, statement, bind) = (plan.clone(), statement.clone(), bind.clone());
                 // JDBC gives a limit to statements without rows as well.
-                if limit > 0 && statement.returns_rows() && matches!(&*plan, Plan::Scatter(_)) {
+                let has_limit = limit > 0 && statement.returns_rows();
+                if has_limit && matches!(&*plan, Plan::Scatter(scatter) if scatter.access == Access::Read) {
                     return Box::pin(self.open_gathered(name, limit, &plan, &statement, &bind)).await;
-                }
-                if limit > 0 && statement.returns_rows() {
-                    return Err(PgError::unsupported("cannot fetch this statement's rows in parts")
-                        .hint("Execute it without a row limit, or restrict it to one tenant."));
                 }
                 match &*plan {
                     // They look at what has run since the last Sync themselves.
@@ -467,7 +473,14 @@ impl Session {
                 if !plan.may_follow_failure() {
                     self.refuse_if_failed()?;
                 }
-                self.run_virtual(&plan, &statement.text, request).await?;
+                match has_limit {
+                    false => self.run_virtual(&plan, &statement.text, request).await?,
+                    true => {
+                        let rest = Box::pin(self.run_limited(&plan, &statement.text, request, limit)).await?;
+                        let portal = Portal::Virtual { plan: plan.clone(), statement, bind, done: true, rest };
+                        self.portals.insert(Bytes::copy_from_slice(name), portal);
+                    }
+                }
                 self.put_notices();
                 let is_undoable = self.is_undoable() && self.transaction.as_ref().is_none_or(|t| t.is_single);
                 if !is_undoable || matches!(&*plan, Plan::Transaction(_) | Plan::FunctionCall(_)) {
@@ -476,6 +489,16 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// As `run_virtual`, and answers with so many rows. The others.
+    async fn run_limited(&mut self, plan: &Plan, text: &str, request: Request<'_>, limit: u32) -> Result<Option<Rest>> {
+        let mark = self.client.mark();
+        self.client.hold();
+        let ran = self.run_virtual(plan, text, request).await;
+        let answer = self.client.release(mark);
+        let rest = row_limit::cut(&answer, limit, self.client.out());
+        ran.map(|()| rest)
     }
 
     /// A portal over the rows of many shards that is fetched in parts: the coordinator keeps the rows meanwhile.

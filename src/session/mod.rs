@@ -28,6 +28,7 @@ mod prepared;
 mod presence;
 mod replica_reads;
 mod requests;
+mod row_limit;
 mod run;
 mod settings;
 mod shapes;

@@ -1,9 +1,10 @@
 //! A client's portals by name, and what they keep.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 
 use super::extended_query::Portal;
+use super::row_limit::Rest;
 
 #[derive(Default)]
 pub struct Portals {
@@ -42,6 +43,18 @@ impl Portals {
         if let Some(old) = self.by_name.remove(name) {
             self.bytes -= name.len() + ENTRY_BYTES + old.bytes();
         }
+    }
+
+    /// The next rows of a portal that keeps some; false where it does not.
+    pub fn give_rest(&mut self, name: &[u8], limit: u32, out: &mut BytesMut) -> bool {
+        let Some(Portal::Virtual { rest, .. }) = self.by_name.get_mut(name) else { return false };
+        let Some(mut kept) = rest.take() else { return false };
+        let before = kept.bytes();
+        if !kept.give(limit, out) {
+            *rest = Some(kept);
+        }
+        self.bytes -= before - rest.as_ref().map_or(0, Rest::bytes);
+        true
     }
 
     pub fn clear(&mut self) {

@@ -84,8 +84,7 @@ async def types_of_users_own(c):
     got = await c.execute(f"INSERT INTO a_felt SELECT tenant + 100, id, {columns} FROM a_felt")
     assert got == "INSERT 0 160", got
     await c.execute("INSERT INTO a_copies VALUES ($1, $2, $3)", 1, *felt[:2])
-    returned = await c.fetch("UPDATE a_copies SET moods = $1 RETURNING moods, point", felt[0])
-    assert [tuple(row) for row in returned] == [felt[:2]], returned
+    assert tuple(await c.fetchrow("UPDATE a_copies SET moods = $1 RETURNING moods, point", felt[0])) == felt[:2]
     assert tuple(await c.fetchrow("SELECT c.moods, c.point FROM a_copies c JOIN a_felt f ON f.id = c.id "
                                   "WHERE f.tenant = $1", 9)) == felt[:2]
     # A row that does not fit into a buffer, and a portal that is fetched in parts.
@@ -120,6 +119,34 @@ async def types_of_users_own(c):
     await c.execute("UPDATE a_felt SET point = $1 WHERE tenant = 7", point)
     for of in ("tenant = 7", "tenant BETWEEN 6 AND 8 AND (point).more = 'much'"):
         assert tuple(await c.fetchval(f"SELECT point FROM a_felt WHERE {of} LIMIT 1")) == point, of
+
+
+async def one_row_of_what_the_proxy_runs_itself(c):
+    """fetchval and fetchrow ask for one row and take no more."""
+    await c.execute("CREATE TABLE a_made (tenant int, id int, PRIMARY KEY (tenant, id)); CREATE TABLE a_known (id int)")
+    assert await c.fetchval("SELECT create_distributed_table('a_made', 'tenant')") is None
+    assert await c.fetchval("SELECT create_reference_table('a_known')") is None
+    assert await c.fetchval("SELECT set_config('app.user', $1, false)", "someone") == "someone"
+    assert await c.fetchval("SELECT current_setting('app.user')") == "someone"
+    rows = ", ".join(f"({tenant}, 1)" for tenant in range(20))
+    assert await c.fetchval(f"INSERT INTO a_made VALUES {rows} RETURNING tenant") == 0
+    assert tuple(await c.fetchrow("INSERT INTO a_known VALUES (5), (6), (7) RETURNING id")) == (5,)
+    assert await c.fetchval("UPDATE a_made SET id = 2 RETURNING id") == 2
+    assert await c.fetchval("EXPLAIN SELECT count(*) FROM a_made") is not None
+    await c.execute("PREPARE of_all AS SELECT id FROM a_made")
+    assert await c.fetchval("EXECUTE of_all") == 2
+    async with c.transaction():
+        cursor = await c.cursor("DELETE FROM a_made RETURNING tenant")
+        got = [row["tenant"] for row in await cursor.fetch(7)]
+        assert len(got) == 7 and await c.fetchval("SELECT count(*) FROM a_made") == 0
+        got += [row["tenant"] for row in await cursor.fetch(50)]
+        assert sorted(got) == list(range(20)) and await cursor.fetch(5) == []
+    for wrong in ("INSERT INTO a_made VALUES (1, 1), (1, 1), (2, 1) RETURNING id", "UPDATE a_known SET id = 1 / 0 RETURNING id"):
+        try:
+            await c.fetchval(wrong)
+            raise AssertionError("this must fail")
+        except (asyncpg.UniqueViolationError, asyncpg.DivisionByZeroError):
+            assert await c.fetchval("SELECT count(*) FROM a_made") == 0
 
 
 async def cursors(c):
@@ -216,7 +243,8 @@ async def main():
     c = await asyncpg.connect(DSN)
     await prepare(c)
     failed = []
-    for part in (statements_and_types, types_of_users_own, cursors, cursors_of_concatenated_rows, copies, transactions, cancel_by_timeout,
+    for part in (statements_and_types, types_of_users_own,
+                 one_row_of_what_the_proxy_runs_itself, cursors, cursors_of_concatenated_rows, copies, transactions, cancel_by_timeout,
                  a_statement_survives_alter_table, without_kept_statements, a_pool):
         try:
             await asyncio.wait_for(part(c), 60)
