@@ -23,7 +23,7 @@ use crate::catalog::proxies::Endpoints;
 use crate::catalog::{Catalog, Recurring};
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
-use crate::console::Console;
+use crate::console::{Averages, Console};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::loads::Loads;
 use crate::executor::{Holds, TransactionIds};
@@ -94,6 +94,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
             let reload = reload.clone();
             move || reload.now()
         }),
+        averages: Averages::default(),
     });
     let mover = MoverEnvironment::new(catalog.clone(), holds.clone(), live.moves.clone());
     let shared = Arc::new(Shared {
@@ -124,6 +125,10 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let shares =
         jobs::share_connections(catalog.clone(), nodes.clone(), shared.coordinator.clone(), (instance, endpoints));
     tokio::spawn(shares);
+    tokio::spawn({
+        let console = console.clone();
+        async move { console.note_averages().await }
+    });
     tokio::spawn(jobs::lend_values(catalog.clone(), nodes.clone()));
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(jobs::watch_replicas(catalog.clone(), nodes.clone(), stop.clone()));

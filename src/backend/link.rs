@@ -3,7 +3,7 @@
 //! The connection's own thread writes a few atomics that nobody else writes; the guard (`guard.rs`) and the figures
 //! (`figures.rs`) read them.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ pub struct Link {
     waits: AtomicBool,
     /// Counts receptions: two looks at it tell whether anything came.
     progress: AtomicU32,
-    is_lost: AtomicBool,
+    state: AtomicU8,
     waker: AtomicWaker,
 }
 
@@ -32,7 +32,7 @@ impl Default for Link {
             is_used: AtomicBool::new(true),
             waits: AtomicBool::new(false),
             progress: AtomicU32::new(0),
-            is_lost: AtomicBool::new(false),
+            state: AtomicU8::new(GOOD),
             waker: AtomicWaker::new(),
         }
     }
@@ -74,12 +74,26 @@ impl Link {
     }
 
     pub fn is_lost(&self) -> bool {
-        self.is_lost.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) == LOST
+    }
+
+    /// May somebody else have the connection next?
+    pub fn may_be_reused(&self) -> bool {
+        self.state.load(Ordering::Acquire) == GOOD
     }
 
     /// From any thread: whoever waits for this connection waits no longer.
     pub fn give_up(&self) {
-        self.is_lost.store(true, Ordering::Release);
+        self.state.store(LOST, Ordering::Release);
         self.waker.wake();
     }
+
+    /// From any thread: whoever has this connection now is the last.
+    pub fn retire(&self) {
+        self.state.fetch_max(RETIRED, Ordering::AcqRel);
+    }
 }
+
+const GOOD: u8 = 0;
+const RETIRED: u8 = 1;
+const LOST: u8 = 2;

@@ -20,6 +20,7 @@ mod link;
 mod login;
 mod node;
 mod pace;
+mod pause;
 mod pool;
 mod pool_settings;
 mod pool_tally;

@@ -38,13 +38,22 @@ pub struct Nodes {
     /// Rings when a standby was found to have taken a primary's place.
     promoted: Notify,
     demands: Arc<Demands>,
+    /// No connection is given out.
+    pub(super) paused: Arc<AtomicBool>,
 }
 
 impl Nodes {
     /// The settings may change at any time.
     pub fn new(settings: Arc<ArcSwap<PoolSettings>>) -> Arc<Self> {
         let promoted = Notify::new();
-        Arc::new(Self { settings, nodes: Mutex::default(), bells: Mutex::default(), promoted, demands: Arc::default() })
+        Arc::new(Self {
+            settings,
+            nodes: Mutex::default(),
+            bells: Mutex::default(),
+            promoted,
+            demands: Arc::default(),
+            paused: Arc::default(),
+        })
     }
 
     pub fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
@@ -70,6 +79,7 @@ impl Nodes {
             as_of: Mutex::default(),
             nodes: Arc::downgrade(self),
             settings: self.settings.clone(),
+            paused: self.paused.clone(),
             waiting: AtomicUsize::new(0),
             is_pressed: AtomicBool::new(false),
             next: AtomicU64::new(0),
@@ -171,6 +181,8 @@ pub struct Node {
     as_of: Mutex<Option<Instant>>,
     nodes: Weak<Nodes>,
     settings: Arc<ArcSwap<PoolSettings>>,
+    /// Of all nodes.
+    paused: Arc<AtomicBool>,
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
     is_pressed: AtomicBool,
@@ -281,6 +293,9 @@ impl Node {
     }
 
     pub(super) fn limit(&self, state: &State) -> usize {
+        if self.is_paused() {
+            return 0;
+        }
         if self.is_gone.load(Ordering::Acquire) {
             // For who still looks for it there.
             return 1;
@@ -390,6 +405,11 @@ impl Node {
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {
             nodes.ring();
         }
+    }
+
+    /// Is no connection to be given out?
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
     }
 
     /// Is it down?

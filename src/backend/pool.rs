@@ -173,7 +173,7 @@ impl Pools {
     fn close_idle(&self) {
         let timeout = self.inner.nodes.settings().load().idle_timeout;
         let is_over = |(connection, since): &(Box<Connection>, Instant)| {
-            since.elapsed() >= timeout || connection.is_spent() || connection.server.link().is_lost()
+            since.elapsed() >= timeout || connection.is_spent() || !connection.server.link().may_be_reused()
         };
         for pool in self.all() {
             let (closed, kept) = std::mem::take(&mut pool.state.borrow_mut().idle).into_iter().partition(is_over);
@@ -247,7 +247,7 @@ impl Pool {
                 Ok(server) = &mut returned => return Ok(server),
                 Ok(place) = &mut place => break place?,
                 // It is not short of connections: that wait begins when it is back.
-                () = timer::sleep_until(deadline) => match self.node.is_out() {
+                () = timer::sleep_until(deadline) => match self.node.is_out() || self.node.is_paused() {
                     true => deadline = tokio::time::Instant::now() + settings.checkout_timeout,
                     false => {
                         ticket.is_timeout = true;
@@ -322,7 +322,7 @@ impl Pool {
     fn take_idle(&self, now: Instant) -> Option<(Box<Connection>, Instant)> {
         loop {
             let (mut connection, since) = self.state.borrow_mut().idle.pop()?;
-            if now < connection.retires && !connection.server.link().is_lost() && connection.server.looks_alive() {
+            if now < connection.retires && connection.server.link().may_be_reused() && connection.server.looks_alive() {
                 return Some((connection, since));
             }
         }

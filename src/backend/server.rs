@@ -152,7 +152,7 @@ impl Server {
     pub fn is_reusable(&self) -> bool {
         !self.broken
             && !self.retired
-            && !self.link.is_lost()
+            && self.link.may_be_reused()
             && self.cancel_target.as_ref().is_none_or(|target| !target.is_doubtful())
             && self.replies.is_empty()
             && !self.replies.awaits_sync()

@@ -11,6 +11,10 @@ use crate::sql::lexer::{Token, TokenKind, fold};
 pub enum Command {
     Show(Table),
     Reload,
+    /// All pools, or those of the database with this name, which is all.
+    Pause(Option<String>),
+    Resume(Option<String>),
+    Reconnect(Option<String>),
     /// Drivers send these unasked. There is nothing to be undone, but they want to be told that they are in a block.
     Begin,
     Commit,
@@ -39,6 +43,17 @@ impl Command {
                 .hint(HINT)),
             },
             ["reload"] => Ok(Self::Reload),
+            ["pause"] => Ok(Self::Pause(None)),
+            ["resume"] => Ok(Self::Resume(None)),
+            ["reconnect"] => Ok(Self::Reconnect(None)),
+            ["pause" | "resume" | "reconnect", _] if tokens[1].is_identifier() => {
+                let database = Some(fold(text, &tokens[1]).to_string());
+                Ok(match words[0] {
+                    "pause" => Self::Pause(database),
+                    "resume" => Self::Resume(database),
+                    _ => Self::Reconnect(database),
+                })
+            }
             ["begin" | "start", ..] => Ok(Self::Begin),
             ["commit" | "end", ..] => Ok(Self::Commit),
             ["rollback" | "abort"] | ["rollback", "work" | "transaction"] => Ok(Self::RollBack),
@@ -49,7 +64,12 @@ impl Command {
                 Ok(Self::Deallocate(Some(Bytes::copy_from_slice(name.as_bytes()))))
             }
             [first, ..] if POOLER_COMMANDS.contains(first) => {
-                Err(PgError::unsupported(format!("{} is not supported", first.to_ascii_uppercase())).hint(HINT))
+                let hint = match *first {
+                    "shutdown" | "suspend" => "Send the process SIGTERM, or start another with --take-over.",
+                    "wait_close" => "RECONNECT, then look at SHOW SERVERS.",
+                    _ => HINT,
+                };
+                Err(PgError::unsupported(format!("{} is not supported", first.to_ascii_uppercase())).hint(hint))
             }
             [first, ..] if tokens[0].kind == TokenKind::Word && is_sql(first) => {
                 Err(PgError::unsupported("the admin database has commands of its own only").hint(HINT))
@@ -67,6 +87,9 @@ impl Command {
         match self {
             Self::Show(_) => "SHOW",
             Self::Reload => "RELOAD",
+            Self::Pause(_) => "PAUSE",
+            Self::Resume(_) => "RESUME",
+            Self::Reconnect(_) => "RECONNECT",
             Self::Begin => "BEGIN",
             Self::Commit => "COMMIT",
             Self::RollBack => "ROLLBACK",
@@ -110,8 +133,7 @@ pub fn read_all(text: &str) -> Result<Vec<Command>> {
 pub const HINT: &str = "SHOW HELP lists the commands.";
 
 /// Source: PgBouncer manual, "Admin console", "Process controlling commands".
-const POOLER_COMMANDS: &[&str] =
-    &["pause", "resume", "disable", "enable", "kill", "kill_client", "reconnect", "suspend", "shutdown", "wait_close"];
+const POOLER_COMMANDS: &[&str] = &["disable", "enable", "kill", "kill_client", "suspend", "shutdown", "wait_close"];
 const SQL_COMMANDS: &[&str] = &[
     "select",
     "insert",
@@ -172,6 +194,8 @@ mod tests {
         assert_eq!(read("SHOW POOLS"), [Command::Show(Table::Pools)]);
         assert_eq!(read(" show /* all */ clients ; -- now\n"), [Command::Show(Table::Clients)]);
         assert_eq!(read("SHOW STATS; RELOAD;"), [Command::Show(Table::Stats), Command::Reload]);
+        assert_eq!(read("pause; RESUME \"Shop\""), [Command::Pause(None), Command::Resume(Some("Shop".to_owned()))]);
+        assert_eq!(read("Reconnect Shop"), [Command::Reconnect(Some("shop".to_owned()))]);
         assert_eq!(read("BEGIN ISOLATION LEVEL SERIALIZABLE"), [Command::Begin]);
         assert_eq!(read("set extra_float_digits = 3"), [Command::Set]);
         let named = Bytes::from_static(b"_Pg3_0");
@@ -184,7 +208,9 @@ mod tests {
         for (text, code, message) in [
             ("SHOW TENANTS", "42704", "there is nothing to show under the name \"tenants\""),
             ("SHOW POOLS ALL", "42601", "syntax error at or near \"show\""),
-            ("PAUSE", "0A000", "PAUSE is not supported"),
+            ("KILL shop", "0A000", "KILL is not supported"),
+            ("SHUTDOWN", "0A000", "SHUTDOWN is not supported"),
+            ("PAUSE 'shop'", "42601", "syntax error at or near \"pause\""),
             ("SELECT 1", "0A000", "the admin database has commands of its own only"),
             ("SET pool.size = 3", "0A000", "settings cannot be set from here"),
             ("frobnicate", "42601", "syntax error at or near \"frobnicate\""),
@@ -194,6 +220,6 @@ mod tests {
             let error = read_all(text).expect_err(text);
             assert_eq!((error.code().to_string().as_str(), error.message()), (code, message), "{text}");
         }
-        assert!(read_all("PAUSE").expect_err("refused").hint_text().is_some_and(|hint| hint.contains("SHOW HELP")));
+        assert!(read_all("KILL").expect_err("refused").hint_text().is_some_and(|hint| hint.contains("SHOW HELP")));
     }
 }

@@ -1,7 +1,7 @@
-//! A session with the admin database: both query protocols, text and binary results, nothing that waits.
+//! A session with the admin database: both query protocols, text and binary results. Only PAUSE waits.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -12,6 +12,7 @@ use super::value::{Value, field};
 use crate::backend::Frame;
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::session::Visitor;
+use crate::transport::timer;
 use crate::wire::answer::{self, Status};
 use crate::wire::frame::{HEADER_LEN, begin_frame, end_frame};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -82,7 +83,7 @@ impl Conversation<'_> {
             self.visitor.presence.note_request(Instant::now());
             match frame.tag {
                 b'X' => return self.visitor.client.flush().await,
-                b'Q' if !self.skips => self.query(&frame)?,
+                b'Q' if !self.skips => self.query(&frame).await?,
                 b'S' => self.sync(),
                 // Left over from a COPY that there never was; or skipped.
                 b'Q' | b'd' | b'c' | b'f' => {}
@@ -105,27 +106,30 @@ impl Conversation<'_> {
     }
 
     /// All commands of a text, up to the first that fails.
-    fn query(&mut self, frame: &Frame) -> Result<()> {
-        let commands = command::read_all(frontend::read_query(frame.payload())?);
-        let ran = commands.and_then(|commands| {
-            if commands.is_empty() {
-                answer::empty_query(self.visitor.client.out());
-            }
-            commands.into_iter().try_for_each(|command| {
-                let rows = self.begin(&command)?;
-                if let Command::Show(table) = command {
-                    let fields: Vec<_> = table.columns().iter().map(field).collect();
-                    answer::row_description(&fields, self.visitor.client.out());
-                }
-                self.put_rows(rows, &[]);
-                answer::command_complete(command.tag(), self.visitor.client.out());
-                Ok(())
-            })
-        });
-        if let Err(error) = ran {
-            self.fail(&error);
+    async fn query(&mut self, frame: &Frame) -> Result<()> {
+        match self.run_all(frontend::read_query(frame.payload())?).await {
+            Ok(()) => {}
+            Err(error) if error.severity() == Severity::Fatal => return Err(error),
+            Err(error) => self.fail(&error),
         }
         self.ready();
+        Ok(())
+    }
+
+    async fn run_all(&mut self, text: &str) -> Result<()> {
+        let commands = command::read_all(text)?;
+        if commands.is_empty() {
+            answer::empty_query(self.visitor.client.out());
+        }
+        for command in commands {
+            let rows = self.begin(&command).await?;
+            if let Command::Show(table) = command {
+                let fields: Vec<_> = table.columns().iter().map(field).collect();
+                answer::row_description(&fields, self.visitor.client.out());
+            }
+            self.put_rows(rows, &[]);
+            answer::command_complete(command.tag(), self.visitor.client.out());
+        }
         Ok(())
     }
 
@@ -134,7 +138,7 @@ impl Conversation<'_> {
             b'P' => self.parse(frame),
             b'B' => self.bind(frame),
             b'D' => self.describe(frame),
-            b'E' => self.execute(frame),
+            b'E' => self.execute(frame).await,
             b'C' => self.close(frame),
             b'H' => self.visitor.client.flush().await,
             tag => {
@@ -209,7 +213,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn execute(&mut self, frame: &Frame) -> Result<()> {
+    async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
         let mut portal = self.portals.remove(name).ok_or_else(|| no_portal(name))?;
         let Some(command) = portal.command.clone() else {
@@ -219,7 +223,7 @@ impl Conversation<'_> {
         let mut rows = match portal.rows.take() {
             Some(rows) => rows,
             None => {
-                let mut rows = self.begin(&command)?;
+                let mut rows = self.begin(&command).await?;
                 rows.reverse();
                 rows
             }
@@ -263,7 +267,7 @@ impl Conversation<'_> {
     /// Does what the command asks for. The rows of a SHOW.
     ///
     /// Errors: 25P02 in a failed transaction, 26000, 42501, what a reload says.
-    fn begin(&mut self, command: &Command) -> Result<Vec<Vec<Value>>> {
+    async fn begin(&mut self, command: &Command) -> Result<Vec<Vec<Value>>> {
         if self.status == Status::Failed && !matches!(command, Command::Commit | Command::RollBack) {
             return Err(PgError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,
@@ -273,6 +277,20 @@ impl Conversation<'_> {
         match command {
             Command::Show(table) => return Ok(tables::rows(*table, self.console)),
             Command::Reload => self.reload()?,
+            Command::Pause(database) => {
+                self.check_may_change("pause the pools", database.as_deref())?;
+                self.pause().await?;
+            }
+            Command::Resume(database) => {
+                self.check_may_change("resume the pools", database.as_deref())?;
+                if !self.console.nodes.resume() {
+                    return Err(not_in_state("the pools are not paused"));
+                }
+            }
+            Command::Reconnect(database) => {
+                self.check_may_change("replace connections", database.as_deref())?;
+                self.console.nodes.reconnect();
+            }
             Command::Begin => self.status = Status::InTransaction,
             Command::Commit | Command::RollBack => self.status = Status::Idle,
             Command::Set => {}
@@ -285,14 +303,56 @@ impl Conversation<'_> {
         Ok(Vec::new())
     }
 
-    fn reload(&mut self) -> Result<()> {
+    /// Errors: 42501 for who may only look, 3D000 for the name of another database.
+    fn check_may_change(&self, what: &str, database: Option<&str>) -> Result<()> {
         if !self.visitor.may_change {
-            return Err(PgError::new(
-                SqlState::INSUFFICIENT_PRIVILEGE,
-                "permission denied to reload the configuration",
-            )
-            .detail("It is for the roles that are listed in admin.users."));
+            return Err(PgError::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied to {what}"))
+                .detail("It is for the roles that are listed in admin.users."));
         }
+        let served = &self.console.catalog.settings().dbname;
+        match database.filter(|name| name != served) {
+            None => Ok(()),
+            Some(name) => Err(PgError::new(
+                SqlState::from_bytes(b"3D000").expect("a valid SQLSTATE"),
+                format!("database \"{name}\" does not exist"),
+            )
+            .hint(format!("One database is served: \"{served}\"."))),
+        }
+    }
+
+    /// Pauses all pools and waits until nobody has a connection.
+    ///
+    /// Errors: 55000 when they are paused; 57014 when it is cancelled, what ends this session: then all goes on.
+    async fn pause(&mut self) -> Result<()> {
+        let nodes = &self.console.nodes;
+        if !nodes.pause() {
+            return Err(not_in_state("the pools are paused already"));
+        }
+        let Visitor { client, key, stop, .. } = &mut self.visitor;
+        key.handle.begin().await;
+        let drained = async {
+            while nodes.open() > 0 {
+                // One look is cheap, and whoever waits here has time.
+                tokio::select! {
+                    () = timer::sleep(LOOK_EVERY) => {}
+                    is_there = client.receive() => if !is_there? {
+                        return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "the client has gone"));
+                    },
+                    () = stop.cancelled() => return Err(PgError::shut_down()),
+                }
+            }
+            Ok(())
+        };
+        let paused = key.handle.unless_cancelled(drained).await;
+        key.handle.end();
+        if paused.is_err() {
+            nodes.resume();
+        }
+        paused
+    }
+
+    fn reload(&mut self) -> Result<()> {
+        self.check_may_change("reload the configuration", None)?;
         let reloaded = (self.console.reload)()?;
         let out = self.visitor.client.out();
         for (what, names) in [("in force now", reloaded.changed), ("in force after a restart", reloaded.need_restart)] {
@@ -333,6 +393,10 @@ impl Conversation<'_> {
     }
 }
 
+fn not_in_state(message: &str) -> PgError {
+    PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
 fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
@@ -349,3 +413,4 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("standard_conforming_strings", "on"),
 ];
 const STATEMENTS_MAX: usize = 1000;
+const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -9,6 +9,7 @@
 //!
 //! `/metrics` tells the same figures (`metrics`). Columns have PgBouncer's names where they mean the same. No row shows anything of a tenant or of a statement.
 
+mod averages;
 mod command;
 mod conversation;
 mod metrics;
@@ -17,8 +18,12 @@ mod time;
 mod value;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::LocalBoxFuture;
+
+pub use averages::Averages;
+use averages::{PERIOD, Sums};
 
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::Catalog;
@@ -37,8 +42,39 @@ pub struct Console {
     pub holds: Arc<Holds>,
     pub transaction_ids: Arc<TransactionIds>,
     pub settings: Arc<Reloader>,
+    pub averages: Averages,
     /// Puts the configuration file in force.
     pub reload: Box<dyn Fn() -> Result<Reloaded> + Send + Sync>,
+}
+
+impl Console {
+    /// Notes what averages are made of, period by period. Never ends. Cancel safe.
+    pub async fn note_averages(&self) {
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            self.averages.note(Instant::now(), self.sums());
+        }
+    }
+
+    /// Everything that has happened since the start.
+    fn sums(&self) -> Sums {
+        let totals = self.tallies.totals();
+        let mut sums = Sums {
+            transactions: totals.transactions,
+            statements: totals.statements.iter().sum(),
+            requests: totals.requests.count(),
+            received_bytes: totals.received_bytes,
+            sent_bytes: totals.sent_bytes,
+            transaction_micros: totals.transaction_micros,
+            request_micros: totals.requests.micros,
+            ..Sums::default()
+        };
+        for pool in self.nodes.figures().iter().flat_map(|node| &node.pools) {
+            sums.waits += pool.waits.count();
+            sums.wait_micros += pool.waits.micros;
+        }
+        sums
+    }
 }
 
 impl AdminDatabase for Console {

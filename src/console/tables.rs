@@ -2,8 +2,8 @@
 //!
 //! Source of the columns that PgBouncer has too: its manual, "Admin console", "Show commands".
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime};
 
 use super::Console;
 use super::time::shown;
@@ -20,7 +20,11 @@ pub enum Table {
     Lists,
     Pools,
     Servers,
+    State,
     Stats,
+    StatsAverages,
+    StatsTotals,
+    Users,
     Version,
 }
 
@@ -35,7 +39,11 @@ const TABLES: &[(&str, Table, &str)] = &[
     ("lists", Table::Lists, "how many there are of everything"),
     ("pools", Table::Pools, "connections to each node, by role"),
     ("servers", Table::Servers, "every connection to a node"),
-    ("stats", Table::Stats, "what was done since the start"),
+    ("state", Table::State, "whether the pools are paused"),
+    ("stats", Table::Stats, "what was done since the start, and in the last minute on the average"),
+    ("stats_averages", Table::StatsAverages, "the second half of it"),
+    ("stats_totals", Table::StatsTotals, "the first half of it"),
+    ("users", Table::Users, "roles that have sessions or connections"),
     ("version", Table::Version, "which program this is"),
 ];
 
@@ -54,7 +62,10 @@ impl Table {
             Self::Lists => LISTS,
             Self::Pools => POOLS,
             Self::Servers => SERVERS,
+            Self::State => STATE,
             Self::Stats => STATS,
+            Self::StatsAverages | Self::StatsTotals => STATS_HALF,
+            Self::Users => USERS,
             Self::Version => VERSION,
         }
     }
@@ -70,7 +81,11 @@ pub fn rows(table: Table, console: &Console) -> Vec<Row> {
         Table::Lists => lists(console),
         Table::Pools => pools(console),
         Table::Servers => servers(console),
+        Table::State => state(console),
         Table::Stats => vec![stats(console)],
+        Table::StatsAverages => vec![of_database(console, averages(console))],
+        Table::StatsTotals => vec![of_database(console, totals(console))],
+        Table::Users => users(console),
         Table::Version => vec![vec![Value::text(concat!("Tenantry ", env!("CARGO_PKG_VERSION")))]],
     }
 }
@@ -123,6 +138,17 @@ fn config(console: &Console) -> Vec<Row> {
     console.settings.shown().into_iter().map(row).collect()
 }
 
+/// The database as it lies on one server: no two rows of a table have the same. Tools that know PgBouncer tell rows apart by
+/// it alone.
+fn name_of(console: &Console, address: &ServerAddress, is_replica: bool) -> String {
+    let name = &console.catalog.settings().dbname;
+    match (is_replica, *address == console.coordinator) {
+        (false, true) => name.clone(),
+        (false, false) => format!("{name}@{address}"),
+        (true, _) => format!("{name}@{address} (standby)"),
+    }
+}
+
 const DATABASES: &[Column] = &[
     ("name", Text),
     ("host", Text),
@@ -135,6 +161,8 @@ const DATABASES: &[Column] = &[
     ("max_connections", Number),
     ("current_connections", Number),
     ("current_client_connections", Number),
+    ("paused", Number),
+    ("disabled", Number),
     ("role", Text),
     ("node_id", Number),
     ("shard_groups", Number),
@@ -148,10 +176,10 @@ fn databases(console: &Console) -> Vec<Row> {
     let settings = console.nodes.settings().load();
     let name = &console.catalog.settings().dbname;
     let clients = console.presences.all().iter().filter(|presence| &*presence.database == name).count();
-    let row = |address: ServerAddress, role, id, shard_groups: usize, is_active| {
+    let row = |address: ServerAddress, role, id, shard_groups: usize, is_active: bool| {
         let of_node = figures.iter().find(|node| node.address == address && !node.is_replica);
         vec![
-            Value::text(name),
+            Value::Text(name_of(console, &address, false)),
             Value::text(&address.host),
             Value::number(address.port),
             Value::text(name),
@@ -162,6 +190,8 @@ fn databases(console: &Console) -> Vec<Row> {
             of_node.map_or(Value::Null, |node| Value::number(node.limit)),
             Value::number(of_node.map_or(0, |node| node.open)),
             Value::number(clients),
+            Value::number(i64::from(console.nodes.is_paused())),
+            Value::number(i64::from(!is_active)),
             Value::text(role),
             Value::number(id),
             Value::number(shard_groups),
@@ -183,8 +213,16 @@ const HELP: &[Column] = &[("command", Text), ("meaning", Text)];
 fn help() -> Vec<Row> {
     let row = |command: String, meaning: &str| vec![Value::Text(command), Value::text(meaning)];
     let shows = TABLES.iter().map(|(name, _, meaning)| row(format!("SHOW {}", name.to_uppercase()), meaning));
-    shows.chain([row("RELOAD".to_owned(), "reads the configuration file again, as SIGHUP does")]).collect()
+    shows.chain(COMMANDS.iter().map(|(command, meaning)| row((*command).to_owned(), meaning))).collect()
 }
+
+/// Those that change something.
+const COMMANDS: &[(&str, &str)] = &[
+    ("PAUSE", "no connection to a server is given to a session; done when all are closed"),
+    ("RESUME", "ends a PAUSE: sessions that wait go on"),
+    ("RECONNECT", "every connection to a server is replaced once no session has it"),
+    ("RELOAD", "reads the configuration file again, as SIGHUP does"),
+];
 
 const LISTS: &[Column] = &[("list", Text), ("items", Number)];
 
@@ -228,10 +266,11 @@ const POOLS: &[Column] = &[
 fn pools(console: &Console) -> Vec<Row> {
     let mode = mode(console.nodes.settings().load().mode);
     let figures = console.nodes.figures();
-    let all = figures.iter().flat_map(|node| node.pools.iter().map(move |pool| (&node.address, pool)));
-    all.map(|(address, pool)| {
+    let all = figures.iter().flat_map(|node| node.pools.iter().map(move |pool| (node, pool)));
+    all.map(|(node, pool)| {
+        let address = &node.address;
         vec![
-            Value::text(&pool.database),
+            Value::Text(name_of(console, address, node.is_replica)),
             Value::text(&pool.user),
             // A session that has a connection, and a connection that a session has, are the same number.
             Value::number(pool.in_use),
@@ -290,6 +329,14 @@ fn servers(console: &Console) -> Vec<Row> {
     .collect()
 }
 
+const STATE: &[Column] = &[("key", Text), ("value", Text)];
+
+fn state(console: &Console) -> Vec<Row> {
+    let is_paused = console.nodes.is_paused();
+    let row = |key, is_so| vec![Value::text(key), Value::text(if is_so { "yes" } else { "no" })];
+    vec![row("active", !is_paused), row("paused", is_paused), row("suspended", false)]
+}
+
 const STATS: &[Column] = &[
     ("database", Text),
     ("total_xact_count", Number),
@@ -299,23 +346,79 @@ const STATS: &[Column] = &[
     ("total_xact_time", Number),
     ("total_query_time", Number),
     ("total_wait_time", Number),
+    ("avg_xact_count", Number),
+    ("avg_query_count", Number),
+    ("avg_recv", Number),
+    ("avg_sent", Number),
+    ("avg_xact_time", Number),
+    ("avg_query_time", Number),
+    ("avg_wait_time", Number),
 ];
 
-/// Times are in microseconds, as PgBouncer's.
+const STATS_HALF: &[Column] = &[
+    ("database", Text),
+    ("xact_count", Number),
+    ("query_count", Number),
+    ("bytes_received", Number),
+    ("bytes_sent", Number),
+    ("xact_time", Number),
+    ("query_time", Number),
+    ("wait_time", Number),
+];
+
 fn stats(console: &Console) -> Row {
-    let totals = console.tallies.totals();
-    let pools = console.nodes.figures().into_iter().flat_map(|node| node.pools);
-    let waited: u64 = pools.map(|pool| pool.waits.micros).sum();
-    vec![
-        Value::text(&console.catalog.settings().dbname),
-        Value::number(totals.transactions),
-        Value::number(totals.statements.iter().sum::<u64>()),
-        Value::number(totals.received_bytes),
-        Value::number(totals.sent_bytes),
-        Value::number(totals.transaction_micros),
-        Value::number(totals.requests.micros),
-        Value::number(waited),
-    ]
+    of_database(console, [totals(console), averages(console)].concat())
+}
+
+fn of_database(console: &Console, numbers: Vec<u64>) -> Row {
+    let name = Value::text(&console.catalog.settings().dbname);
+    std::iter::once(name).chain(numbers.into_iter().map(Value::number)).collect()
+}
+
+/// Times are in microseconds, as PgBouncer's.
+fn totals(console: &Console) -> Vec<u64> {
+    let sums = console.sums();
+    let counts = [sums.transactions, sums.statements, sums.received_bytes, sums.sent_bytes];
+    [&counts[..], &[sums.transaction_micros, sums.request_micros, sums.wait_micros]].concat()
+}
+
+fn averages(console: &Console) -> Vec<u64> {
+    let average = console.averages.tell(Instant::now(), console.sums());
+    let counts = [average.transactions, average.statements, average.received_bytes, average.sent_bytes];
+    [&counts[..], &[average.transaction_micros, average.request_micros, average.wait_micros]].concat()
+}
+
+const USERS: &[Column] = &[
+    ("name", Text),
+    ("pool_size", Number),
+    ("pool_mode", Text),
+    ("max_user_client_connections", Number),
+    ("current_connections", Number),
+    ("current_client_connections", Number),
+];
+
+fn users(console: &Console) -> Vec<Row> {
+    let settings = console.nodes.settings().load();
+    let mut users: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for presence in console.presences.all() {
+        users.entry(presence.user.to_string()).or_default().1 += 1;
+    }
+    let figures = console.nodes.figures();
+    for pool in figures.iter().flat_map(|node| &node.pools) {
+        users.entry(pool.user.clone()).or_default().0 += pool.in_use + pool.idle + pool.logging_in;
+    }
+    let most = console.settings.live().login.load().sessions.of_role;
+    let row = |(name, (servers, clients))| {
+        vec![
+            Value::Text(name),
+            Value::number(settings.size),
+            Value::text(mode(settings.mode)),
+            most.map_or(Value::Null, Value::number),
+            Value::number(servers),
+            Value::number(clients),
+        ]
+    };
+    users.into_iter().map(row).collect()
 }
 
 const VERSION: &[Column] = &[("version", Text)];
@@ -340,7 +443,7 @@ mod tests {
             let columns: BTreeSet<&str> = table.columns().iter().map(|(column, _)| *column).collect();
             assert_eq!(columns.len(), table.columns().len(), "{name}");
         }
-        assert!(help().len() > TABLES.len());
+        assert_eq!(help().len(), TABLES.len() + COMMANDS.len());
         assert_eq!(Table::named("tenants"), None);
     }
 }
