@@ -29,6 +29,8 @@ fn connections_are_shared_and_never_leaked() {
     let tenants = served.tenants();
     proxies_share_what_the_servers_take(&mut served, &tenants);
     a_full_server_is_queued_for_in_order(&served, &tenants);
+    connections_are_looked_after_while_nobody_has_them(&served, &tenants);
+    a_server_that_is_down_is_not_asked_all_the_time(&served, &tenants);
     statements_of_vanished_clients_end(&served, &tenants);
     t24_clients_that_go_at_any_moment_harm_nobody(&served, &tenants);
     t49_a_flood_of_connections_is_survived(&mut served, &tenants);
@@ -160,24 +162,26 @@ fn proxies_share_what_the_servers_take(served: &mut Served, tenants: &[String]) 
     await_rest(served);
 }
 
+/// Has the first proxy read another configuration.
+fn set(served: &Served, text: &str) {
+    let read = || served.logged(0).matches("configuration was read again").count();
+    let before = read();
+    std::fs::write(served.config_file(0), text).expect("the folder can be written");
+    served.signal_proxy(0, "HUP");
+    assert!(wait_until(PATIENCE, || read() > before), "{}", served.logged(0));
+}
+
 fn a_full_server_is_queued_for_in_order(served: &Served, tenants: &[String]) {
-    let file = served.config_file(0);
-    let before = std::fs::read_to_string(&file).expect("it was written");
-    let set = |text: &str, said: usize| {
-        std::fs::write(&file, text).expect("the folder can be written");
-        served.signal_proxy(0, "HUP");
-        let is_read = || served.logged(0).matches("configuration was read again").count() == said;
-        assert!(wait_until(PATIENCE, is_read), "{}", served.logged(0));
-    };
+    let before = std::fs::read_to_string(served.config_file(0)).expect("it was written");
     let narrow = |timeout| {
         before.replace("size = 60", &format!("size = 60\nnode_connections = 1\ncheckout_timeout = \"{timeout}\""))
     };
-    set(&narrow("2s"), 1);
+    set(served, &narrow("2s"));
     assert!(wait_until(PATIENCE, || held(served, 0) <= 1), "what is too many is closed");
     let mut holders = open(served, 0, &tenants[0], 1);
     let mut late = Client::connect(served.proxy_port(0), &[]);
     assert_eq!(late.query(&read(&tenants[0])), "E(53300) Z(I)", "when the deadline has passed");
-    set(&narrow("2min"), 2);
+    set(served, &narrow("2min"));
     let sql = format!("BEGIN; {}", read(&tenants[0]));
     let mut waiters: Vec<_> = (0..3).map(|_| Client::connect(served.proxy_port(0), &[])).collect();
     for (number, waiter) in waiters.iter_mut().enumerate() {
@@ -193,7 +197,77 @@ fn a_full_server_is_queued_for_in_order(served: &Served, tenants: &[String]) {
         holders.push(waiter);
     }
     drop(holders);
-    set(&before, 3);
+    set(served, &before);
+    await_rest(served);
+}
+
+/// Too old, idle for too long, or ill: such a connection is given to nobody.
+fn connections_are_looked_after_while_nobody_has_them(served: &Served, tenants: &[String]) {
+    let before = std::fs::read_to_string(served.config_file(0)).expect("it was written");
+    let with = |setting: &str| set(served, &before.replace("size = 60", &format!("size = 60\n{setting}")));
+    // One thread's pool is enough: the client stays on it.
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let sql = format!("SELECT pg_backend_pid() FROM items WHERE tenant = {}", tenants[0]);
+    let pid = |client: &mut Client| {
+        let said = client.query(&sql);
+        said.strip_prefix("T D(").and_then(|said| said.split(')').next()?.parse::<u32>().ok())
+    };
+    let first = pid(&mut client).expect("a process id");
+    assert_eq!(pid(&mut client), Some(first), "it is used again");
+
+    with("age_max = \"1s\"");
+    // Its age was settled when it was opened: only what is opened from now on grows old.
+    signal(first, "TERM");
+    let mut young = None;
+    assert!(wait_until(PATIENCE, || {
+        young = pid(&mut client).filter(|pid| *pid != first);
+        young.is_some()
+    }));
+    assert!(wait_until(PATIENCE, || pid(&mut client) != young), "another one takes its place");
+
+    with("idle_timeout = \"1s\"");
+    assert!(pid(&mut client).is_some());
+    assert!(wait_until(PATIENCE, || idle(served, 0) == 0), "{} are idle", idle(served, 0));
+    assert!(wait_until(PATIENCE, || held(served, 0) == 0), "its server knows");
+
+    with("check_after = \"1ms\"");
+    let stuck = pid(&mut client).expect("a process id");
+    signal(stuck, "STOP");
+    std::thread::sleep(Duration::from_millis(10));
+    assert!(pid(&mut client).is_some_and(|pid| pid != stuck), "one that does not answer is not used");
+    signal(stuck, "CONT");
+    set(served, &before);
+    drop(client);
+    await_rest(served);
+}
+
+/// Many clients want a server that lets nobody in: few attempts are made, further and further apart.
+fn a_server_that_is_down_is_not_asked_all_the_time(served: &Served, tenants: &[String]) {
+    let meddler = Meddler::before(served.worker_port(1));
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
+    served.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {})", meddler.port));
+    meddler.refuses.store(true, Ordering::SeqCst);
+    let failed = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..20 {
+            threads.spawn(|| {
+                let mut client = Client::connect(served.proxy_port(0), &[]);
+                for _ in 0..20 {
+                    let said = client.query(&read(&tenants[1]));
+                    assert_eq!(said, "E(08006) Z(I)");
+                    failed.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    // The control connections, which ask by themselves, count too.
+    let (attempts, failed) = (meddler.refused.load(Ordering::SeqCst), failed.into_inner());
+    assert!(attempts > 0 && attempts * 5 < failed, "{attempts} attempts for {failed} statements");
+    meddler.refuses.store(false, Ordering::SeqCst);
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    assert!(wait_until(PATIENCE, || client.query(&read(&tenants[1])) == ONE_ROW), "it is reached again");
+    drop(client);
+    served.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {})", served.worker_port(1)));
     await_rest(served);
 }
 
@@ -371,6 +445,9 @@ struct Meddler {
     port: u16,
     /// The next COMMIT is answered by the end of the connection.
     swallows_commit: Arc<AtomicBool>,
+    /// New connections are closed at once, and counted.
+    refuses: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
 }
 
 /// What the server says instead, and what the client must hear.
@@ -400,8 +477,14 @@ impl Meddler {
         let port = listener.local_addr().expect("bound").port();
         let swallows_commit = Arc::new(AtomicBool::new(false));
         let swallows = swallows_commit.clone();
+        let (refuses, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (closes, closed) = (refuses.clone(), refused.clone());
         std::thread::spawn(move || {
             for proxy in listener.incoming().map_while(Result::ok) {
+                if closes.load(Ordering::SeqCst) {
+                    closed.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) else { continue };
                 let (mut from_server, mut to_proxy) = (server.try_clone().unwrap(), proxy.try_clone().unwrap());
                 std::thread::spawn(move || {
@@ -412,7 +495,7 @@ impl Meddler {
                 std::thread::spawn(move || meddle(proxy, server, &swallows));
             }
         });
-        Self { port, swallows_commit }
+        Self { port, swallows_commit, refuses, refused }
     }
 }
 
