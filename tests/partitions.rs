@@ -495,6 +495,11 @@ fn partitions_come_and_go(served: &Served) {
         "INSERT INTO joining SELECT i, i, '2033-03-03' FROM generate_series(1, 30) i",
         "ALTER TABLE events ATTACH PARTITION joining FOR VALUES FROM ('2033-01-01') TO ('2034-01-01')",
         "CREATE INDEX added_later ON events (n, tenant)",
+        "CREATE INDEX by_kind ON ONLY marks (kind)",
+        "CREATE INDEX by_kind_a ON marks_a (kind)",
+        "ALTER INDEX public.by_kind ATTACH PARTITION public.by_kind_a",
+        "CREATE INDEX by_kind_b ON marks_b (kind)",
+        "ALTER INDEX by_kind ATTACH PARTITION by_kind_b;",
         "ALTER TABLE marks ADD COLUMN body text",
         "ALTER TABLE events DETACH PARTITION events_2025",
     ] {

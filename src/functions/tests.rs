@@ -368,7 +368,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
     }
 
     let name = QualifiedName { schema: None, name: "t_v_idx".into(), at: 12, len: 7, name_at: 12 };
-    let rename = DdlAction::AlterIndex { name };
+    let rename = DdlAction::AlterIndex { name, part: None };
     cluster.ddl(rename, "t", "ALTER INDEX t_v_idx RENAME TO other").await.unwrap();
     let name = QualifiedName { schema: Some("public".into()), name: "other".into(), at: 0, len: 0, name_at: 0 };
     let drop = DdlAction::DropIndex { names: vec![name], concurrently: false, if_exists: false, cascade: false };

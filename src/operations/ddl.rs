@@ -41,7 +41,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             keep_moves_out(txn, &tables.map(|t| t.colocation).collect()).await?;
             drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
         }
-        DdlAction::AlterIndex { name } => alter_index(txn, ddl, name).await,
+        DdlAction::AlterIndex { name, part } => alter_index(txn, ddl, name, part.as_ref()).await,
         DdlAction::DropTable { .. } => {
             let drawn = drawn_sequences(txn, &ddl.tables).await?;
             txn.query_for_client(ddl.query.text()).await?;
@@ -510,21 +510,41 @@ async fn drop_indexes(
     txn.query_each(work.into_iter().collect()).await
 }
 
-async fn alter_index(txn: &mut Transaction, ddl: &Ddl, name: &QualifiedName) -> Result<()> {
+async fn alter_index(
+    txn: &mut Transaction,
+    ddl: &Ddl,
+    name: &QualifiedName,
+    part: Option<&QualifiedName>,
+) -> Result<()> {
     let owner = index_owner(txn, name).await?;
+    let part = match part {
+        Some(part) => index_owner(txn, part).await?.map(|owner| (part, owner)),
+        None => None,
+    };
     let table = owner.iter().map(|(table, _)| table).find(|t| !t.is_reference());
     keep_moves_out(txn, &table.map(|t| t.colocation).into_iter().collect()).await?;
     let text = ddl.query.text().clone();
     txn.query_for_client(&text).await?;
     let Some((table, index)) = owner else { return Ok(()) };
     let map = txn.reload_map().await?;
-    let (start, end) = (name.at as usize, (name.at + name.len) as usize);
-    let (Some(head), Some(tail)) = (text.get(..start), text.get(end..)) else {
-        return Err(PgError::new(SqlState::INTERNAL_ERROR, "an index's name lies outside its statement"));
+    let text = text.trim_end().trim_end_matches(';');
+    let piece = |range: std::ops::Range<usize>| {
+        let outside = || PgError::new(SqlState::INTERNAL_ERROR, "an index's name lies outside its statement");
+        text.get(range).ok_or_else(outside)
     };
-    let tail = tail.trim_end().trim_end_matches(';');
+    let (start, end) = (name.at as usize, (name.at + name.len) as usize);
+    let head = piece(0..start)?;
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    for (node, place) in places(&map, &table, &index) {
+    // A partition's places are in the same order.
+    let parts = part.as_ref().map(|(_, (table, index))| places(&map, table, index)).unwrap_or_default();
+    for (at, (node, place)) in places(&map, &table, &index).into_iter().enumerate() {
+        let tail = match (&part, parts.get(at)) {
+            (Some((part, _)), Some((_, part_place))) => {
+                let (from, to) = (part.at as usize, (part.at + part.len) as usize);
+                format!("{}{part_place}{}", piece(end..from)?, piece(to..text.len())?)
+            }
+            _ => piece(end..text.len())?.to_owned(),
+        };
         work.entry(node).or_default().push_str(&format!("{head}{place}{tail};\n"));
     }
     txn.query_each(work.into_iter().collect()).await

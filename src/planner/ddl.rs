@@ -34,10 +34,10 @@ pub(super) fn plan_table_statement(
             let action = DdlAction::DropIndex { names, concurrently, if_exists, cascade };
             Ok(ddl(text, action, Vec::new(), Vec::new()))
         }
-        TableStatement::AlterIndex { name, concurrently: false } => {
-            Ok(ddl(text, DdlAction::AlterIndex { name }, Vec::new(), Vec::new()))
+        TableStatement::AlterIndex { name, part, concurrently: false } => {
+            Ok(ddl(text, DdlAction::AlterIndex { name, part }, Vec::new(), Vec::new()))
         }
-        TableStatement::AlterIndex { name, concurrently: true } => {
+        TableStatement::AlterIndex { name, concurrently: true, .. } => {
             Err(PgError::unsupported("REINDEX INDEX CONCURRENTLY is not supported")
                 .detail(format!("Index \"{}\" may belong to a distributed table.", name.name))
                 .hint("Use REINDEX TABLE CONCURRENTLY."))

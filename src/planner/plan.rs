@@ -413,9 +413,10 @@ pub enum DdlAction {
         if_exists: bool,
         cascade: bool,
     },
-    /// ALTER INDEX, REINDEX INDEX: `name` as written.
+    /// ALTER INDEX, REINDEX INDEX: `name` as written, and the index that ATTACH PARTITION is about.
     AlterIndex {
         name: QualifiedName,
+        part: Option<QualifiedName>,
     },
     /// Also unmanaged tables may be named: `others` in the same statement.
     DropTable {

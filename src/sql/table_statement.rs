@@ -27,6 +27,8 @@ pub enum TableStatement {
     /// ALTER INDEX, REINDEX INDEX.
     AlterIndex {
         name: QualifiedName,
+        /// The index that ATTACH PARTITION is about.
+        part: Option<QualifiedName>,
         concurrently: bool,
     },
     DropTable {
@@ -135,7 +137,9 @@ fn read(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError
         "alter" if c.is("index") && !c.is_at(1, "all") => {
             c.take("index");
             c.take_all(&["if", "exists"]);
-            TableStatement::AlterIndex { name: c.qualified_name()?, concurrently: false }
+            let name = c.qualified_name()?;
+            let part = if c.take_all(&["attach", "partition"]) { Some(c.qualified_name()?) } else { None };
+            TableStatement::AlterIndex { name, part, concurrently: false }
         }
         "create" => return read_create(c),
         "drop" if c.take("table") => {
@@ -363,7 +367,7 @@ fn read_reindex(mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError> {
             names: vec![c.qualified_name()?],
             outside_transaction: concurrently,
         }),
-        Some(_) => Some(TableStatement::AlterIndex { name: c.qualified_name()?, concurrently }),
+        Some(_) => Some(TableStatement::AlterIndex { name: c.qualified_name()?, part: None, concurrently }),
         None => None,
     })
 }
