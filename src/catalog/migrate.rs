@@ -49,6 +49,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (251, "primary_node", include_str!("schema/251_primary_node.sql")),
     (260, "shard_count", include_str!("schema/260_shard_count.sql")),
     (261, "known_names", include_str!("schema/261_known_names.sql")),
+    (262, "table_details", include_str!("schema/262_table_details.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -147,7 +147,12 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
              INSERT INTO countries VALUES ('de', 'Germany');
              CREATE TABLE companies (id bigint PRIMARY KEY, name text NOT NULL DEFAULT 'x' CHECK (name <> ''),
                  country text REFERENCES countries, twice bigint GENERATED ALWAYS AS (id * 2) STORED) WITH (fillfactor = 80);
-             CREATE INDEX ON companies (name) WHERE id > 5;
+             CREATE INDEX ON companies (name) WHERE id > 5; CREATE INDEX by_lower ON companies (lower(name));
+             ALTER INDEX by_lower ALTER COLUMN 1 SET STATISTICS 22; COMMENT ON INDEX by_lower IS 'an index';
+             ALTER TABLE companies ALTER name SET STATISTICS 11, ALTER name SET (n_distinct = 5), ALTER name SET COMPRESSION pglz;
+             CREATE STATISTICS together ON id, name FROM companies; ALTER STATISTICS together SET STATISTICS 33;
+             COMMENT ON STATISTICS together IS 'both'; COMMENT ON CONSTRAINT companies_pkey ON companies IS 'a key';
+             CREATE POLICY all_of_them ON companies USING (true); COMMENT ON POLICY all_of_them ON companies IS 'all';
              COMMENT ON TABLE companies IS 'tenants';
              GRANT SELECT ON companies TO PUBLIC;
              INSERT INTO companies SELECT i, 'n' || i, 'de' FROM generate_series(1, 1000) i;
@@ -187,6 +192,21 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     let place = group.shard_groups.iter().find(|g| g.id.0.to_string() == shard[0]).unwrap();
     let found = format!("SELECT name FROM public_{}.companies WHERE id = 5", place.id);
     assert_eq!(cluster.ask(place.node, &found).await, ["n5"]);
+
+    let details = format!(
+        "SELECT concat_ws(' ', (SELECT string_agg(concat_ws(' ', attstattarget, attoptions, attcompression), ',') FROM pg_attribute
+                WHERE attrelid = c.oid AND attname = 'name'),
+            (SELECT attstattarget FROM pg_attribute WHERE attrelid = to_regclass(s || '.by_lower')),
+            (SELECT stxstattarget FROM pg_statistic_ext WHERE stxrelid = c.oid),
+            (SELECT string_agg(description, ', ' ORDER BY description) FROM pg_description
+             WHERE objsubid = 0 AND objoid IN (SELECT objid FROM pg_depend WHERE refobjid = c.oid UNION SELECT c.oid)))
+         FROM (VALUES ('public_{}')) v (s) JOIN pg_class c ON c.oid = to_regclass(s || '.companies')",
+        place.id
+    );
+    assert_eq!(
+        cluster.ask(place.node, &details).await,
+        ["11 {n_distinct=5} p 22 33 a key, all, an index, both, tenants"]
+    );
 
     let error = cluster.begin().query(NodeId::COORDINATOR, "INSERT INTO companies VALUES (1)").await.unwrap_err();
     assert_eq!(error.code(), SqlState::SERIALIZATION_FAILURE, "the shell is sealed: {error}");

@@ -72,7 +72,7 @@ pub async fn read(source: &Session, mv: &Move) -> Result<Definition> {
 
 /// Says which indexes the move does not carry along: those that CREATE INDEX CONCURRENTLY has not finished.
 pub async fn tell_of_indexes_left_behind(source: &Session, mv: &Move, notify: &Notify<'_>) -> Result<()> {
-    let sql = "SELECT format('%I.%I', n.nspname, i.relname), format('%I.%I', n.nspname, c.relname)
+    let sql = "SELECT quote_ident(i.relname), quote_ident(c.relname)
                FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
                JOIN pg_class c ON c.oid = x.indrelid AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = ANY ($1) AND NOT x.indisvalid ORDER BY 1";
@@ -191,6 +191,11 @@ UNION ALL
 UNION ALL
     SELECT 'key', 10, t.oid::bigint, format('ALTER TABLE %s CLUSTER ON %I', t.name, c.relname), NULL
     FROM t JOIN pg_index x ON x.indrelid = t.oid AND x.indisclustered JOIN pg_class c ON c.oid = x.indexrelid
+UNION ALL
+    SELECT 'key', 11, x.indexrelid::bigint, format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', x.indexrelid::regclass,
+        a.attnum, a.attstattarget), NULL
+    FROM t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_attribute a ON a.attrelid = x.indexrelid
+    WHERE (x.indisvalid OR t.relkind = 'p') AND a.attstattarget >= 0
 UNION ALL
     SELECT 'key', 11, e.oid::bigint, pg_get_statisticsobjdef(e.oid), NULL
     FROM pg_statistic_ext e JOIN t ON t.oid = e.stxrelid

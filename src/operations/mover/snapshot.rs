@@ -9,7 +9,7 @@ use super::state::Move;
 use super::{MoverEnvironment, Notice, Notify};
 use crate::backend::replication::{CreatedSlot, ReplicationConnection, ReplicationStream};
 use crate::catalog::pg_error;
-use crate::catalog::quote::{identifier, literal, qualified};
+use crate::catalog::quote::{identifier, literal, qualified, readable};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ShardGroupId, ShardMap};
 use crate::wire::pgoutput::Lsn;
@@ -148,10 +148,12 @@ pub async fn prepare(
     let without: Vec<String> = tables.iter().filter(|t| !t.has_replica_identity).map(|t| t.name.clone()).collect();
     if !without.is_empty() {
         mv.remember_full_identity(catalog, without.clone()).await?;
+        for table in tables.iter().filter(|table| !table.has_replica_identity) {
+            let name = readable(&table.bare_name);
+            let what = format!("table {name} has no replica identity, its whole rows are logged for the move");
+            notify(Notice::new(what));
+        }
         for table in &without {
-            notify(Notice::new(format!(
-                "table {table} has no replica identity, its whole rows are logged for the move"
-            )));
             let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
             with_short_locks(environment, (source, mv.source), &sql).await?;
         }
