@@ -405,6 +405,14 @@ fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
             assert_eq!(stage.seen(&mut Wire::login(stage.port(), "preset")), seen, "{sql}");
         }
     }
+    // What the proxy itself goes by does not stay what it was for those who logged in before.
+    for (sql, found) in [("SET search_path = nowhere", "42P01"), ("RESET search_path", "no error")] {
+        assert_eq!(code(&boss.query(&format!("ALTER ROLE preset {sql}"))), "no error");
+        for _ in 0..4 {
+            let mut client = Wire::login(stage.port(), "preset");
+            assert_eq!(code(&client.query("SELECT name FROM items WHERE tenant = 1")), found, "{sql}");
+        }
+    }
 }
 
 /// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.

@@ -1,21 +1,23 @@
 //! Who talks to us: clients.
 //!
 //! ```text
-//!   accepted socket ──> startup ──> login ──> Session: one frame after the other
-//!                                               ├─ simple_query      Query
-//!                                               ├─ extended_query    Parse Bind Describe Execute Close Flush Sync
-//!                                               └─ place, virtual_plan: where a plan runs
+//!   arrival ──> startup ──> login ──> run: one frame after the other
+//!                                      ├─ simple_query      Query
+//!                                      ├─ extended_query    Parse Bind Describe Execute Close Flush Sync
+//!                                      └─ place, virtual_plan: where a plan runs
 //! ```
 //!
 //! A session lives on one data thread and owns its client's socket, settings, prepared statements and transaction.
 
 mod admin_database;
+mod arrival;
 mod batch;
 mod cancel_keys;
 mod credentials;
 mod door;
 mod ending;
 mod extended_query;
+mod greeting;
 mod load;
 mod log;
 mod login;
@@ -135,6 +137,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
         metrics: metrics::Metrics::new(),
         tally,
         settings: SharedSettings::default(),
+        greetings: Default::default(),
     });
     let sessions = TaskTracker::new();
     let pools = executor.pools.clone();
@@ -163,7 +166,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
 async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, ending: Ending) {
     let prepared = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
     let served = match prepared {
-        Ok(socket) => run::serve(thread, socket, ending).await,
+        Ok(socket) => arrival::serve(thread, socket, ending).await,
         Err(error) => Err(error.into()),
     };
     if let Err(error) = served {

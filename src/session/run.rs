@@ -1,4 +1,4 @@
-//! One client's session: its state, and the loop over its frames.
+//! One client's session: its state, and the loop over its frames. It begins in arrival.rs.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -7,34 +7,28 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-
 use super::cancel_keys::CancelKey;
 use super::ending::End;
+use super::greeting::Greetings;
 use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
-use super::passed_cancels;
 use super::plan_cache::PlanCache;
 use super::portals::Portals;
-use super::presence::{Newcomer, Present};
+use super::presence::Present;
 use super::shapes::Shapes;
-use super::startup::{Opening, Wish};
 use super::statements::Statements;
 use super::tally::Tally;
-use super::{ADMIN_DATABASE, Ending, Shared, Visitor, admin_database, login};
-use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings, set_statement};
+use super::{Ending, Shared};
+use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
 use crate::planner::{ReadFrom, Renumbered};
-use crate::shard_map::{NodeId, ShardMap};
-use crate::transport::{Stream, timer};
+use crate::shard_map::ShardMap;
+use crate::transport::timer;
 use crate::wire::answer::{self, Status};
-use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
 
 /// What the sessions of one data thread share.
 pub struct Thread {
@@ -46,6 +40,7 @@ pub struct Thread {
     pub tally: Arc<Tally>,
     pub meter: Rc<Meter>,
     pub settings: SharedSettings,
+    pub greetings: Greetings,
 }
 
 pub struct Session {
@@ -97,204 +92,8 @@ pub struct Session {
     pub replay: VecDeque<Frame>,
 }
 
-/// Serves one connection from its first byte to its last.
-pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
-    socket.set_nodelay(true)?;
-    let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
-    let mut opening = Opening::new(socket);
-    let (timeout, strangers) = {
-        let login = thread.shared.login.load();
-        (login.timeout, login.strangers)
-    };
-    let deadline = tokio::time::Instant::now() + timeout;
-    let stranger = match thread.shared.door.knock(peer.ip(), strangers) {
-        Ok(stranger) => stranger,
-        Err(error) => return refuse(opening.stream, error).await,
-    };
-    let read = timer::timeout_at(deadline, Box::pin(opening.read(&thread.shared.acceptor)));
-    let wish = match ending.stop.run_until_cancelled(read).await {
-        Some(Ok(Ok(Some(wish)))) => wish,
-        Some(Ok(Err(error))) => return refuse(opening.stream, error).await,
-        Some(Ok(Ok(None)) | Err(_)) => return Ok(()),
-        None => return refuse(opening.stream, shutting_down()).await,
-    };
-    let startup = match wish {
-        Wish::Cancel { pid, key } => {
-            let others = passed_cancels::ask_others(&thread.shared, pid, &key);
-            thread.shared.cancel_keys.cancel(pid, &key, peer.ip(), others).await;
-            return Ok(());
-        }
-        Wish::Session(startup) => startup,
-    };
-    let Some(stream) = opening.stream else { return Ok(()) };
-    let limits = thread.shared.executor.load().client.clone();
-    let traffic = thread.tally.traffic.clone();
-    let mut client = Client::new(stream, opening.rest, limits, ending.hurry.clone(), traffic);
-    if startup.negotiate {
-        negotiate_protocol_version(2, &startup.unknown_extensions, client.out());
-    }
-    let identity = login::authenticate(&thread.shared, &mut client, &startup, peer.ip(), opening.handshake.as_ref());
-    let identity = Box::pin(identity);
-    let identity = ending.stop.run_until_cancelled(timer::timeout_at(deadline, identity)).await;
-    let (identity, _counted) = match identity.unwrap_or_else(|| Ok(Err(shutting_down()))) {
-        Ok(Ok(Some((identity, counted)))) => (Rc::new(identity), counted),
-        Ok(Ok(None)) | Err(_) => return Ok(()),
-        Ok(Err(error)) => {
-            thread.shared.log.load().refused(&startup, peer, &error);
-            answer::error(&as_fatal(error), client.out());
-            return client.flush().await;
-        }
-    };
-    drop(stranger);
-    let cancel = thread.shared.cancel_keys.register(startup.minor, client.descriptor());
-    let presence = thread.shared.presences.enter(&Newcomer {
-        id: cancel.pid,
-        user: &identity.user,
-        database: &identity.database,
-        application: startup.parameter("application_name").unwrap_or_default(),
-        peer,
-        local,
-        is_encrypted: client.is_encrypted(),
-    });
-    if startup.database == ADMIN_DATABASE {
-        let may_change = match admin_database::may_change(&thread.shared.login.load(), &startup.user) {
-            Ok(may_change) => may_change,
-            Err(error) => {
-                thread.shared.log.load().refused(&startup, peer, &error);
-                answer::error(&error, client.out());
-                return client.flush().await;
-            }
-        };
-        thread.shared.log.load().connected(&presence);
-        let seen = presence.seen();
-        let visitor = Visitor { client, may_change, key: cancel, presence, stop: ending.stop };
-        let ended = thread.shared.admin_database.serve(visitor).await;
-        thread.shared.log.load().disconnected(&seen, &ended);
-        return ended;
-    }
-    let load = RequestLoad::new(thread.meter.clone());
-    let mut session = Session {
-        thread,
-        load,
-        client,
-        identity,
-        pools: PoolsAtHand::default(),
-        cancel,
-        presence,
-        requested: None,
-        transaction_requested: Instant::now(),
-        answered: None,
-        slow_after: None,
-        asked: Asked::default(),
-        settings: SessionSettings::default(),
-        startup_settings: SessionSettings::default(),
-        search_path: Vec::new(),
-        search_path_is_local: false,
-        read_from: ReadFrom::default(),
-        avoids_replicas: false,
-        statements: Statements::default(),
-        portals: Portals::default(),
-        transaction: None,
-        pinned: None,
-        kept: None,
-        may_unpin: false,
-        renumbers: None,
-        has_lost_pin: false,
-        parameter_changes: Vec::new(),
-        skip_until_sync: false,
-        batch: Default::default(),
-        replay: VecDeque::new(),
-    };
-    if let Err(error) = Box::pin(session.open(&startup)).await {
-        session.thread.shared.log.load().refused(&startup, peer, &error);
-        answer::error(&as_fatal(error), session.client.out());
-        return session.client.flush().await;
-    }
-    // Not before: what the login has asked of the coordinator is no reason to keep a connection there.
-    session.kept = session.thread.executor.pools.are_for_sessions().then(Rc::default);
-    session.thread.metrics.logins.increment(1);
-    session.thread.shared.log.load().connected(&session.presence);
-    let ended = session.run(&ending).await;
-    session.thread.shared.log.load().disconnected(&session.presence, &ended);
-    if let Err(error) = &ended {
-        // Best effort: the client may be what was lost.
-        answer::error(&as_fatal(error.clone()), session.client.out());
-        let _ = timer::timeout(LAST_WORDS, session.client.flush_last()).await;
-    }
-    ended
-}
-
-/// Best effort: after a failed handshake there is nobody to tell.
-async fn refuse(stream: Option<Stream>, error: PgError) -> Result<()> {
-    let Some(mut stream) = stream else { return Err(error) };
-    let mut out = BytesMut::new();
-    answer::error(&error, &mut out);
-    stream.write_all(&out).await?;
-    Ok(stream.flush().await?)
-}
-
-fn shutting_down() -> PgError {
-    PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down")
-}
-
-fn as_fatal(error: PgError) -> PgError {
-    error.with_severity(Severity::Fatal)
-}
-
 impl Session {
-    /// Settings of the startup packet, and the greeting with the parameters that a server reports under them.
-    async fn open(&mut self, startup: &SessionStartup) -> Result<()> {
-        if startup.database != self.thread.shared.catalog.settings().dbname {
-            // Its tables may have the names of distributed ones and are others.
-            let name = &startup.database;
-            return Err(PgError::fatal(
-                SqlState::from_bytes(b"3D000").expect("a valid SQLSTATE"),
-                format!("database \"{name}\" does not exist"),
-            )
-            .detail("One database is served: the coordinator's.")
-            .hint("Connect to another database of a node directly."));
-        }
-        let mut wanted = Vec::new();
-        for (name, value) in &startup.parameters {
-            match name.as_str() {
-                "options" => wanted.extend(login::read_options(value)?),
-                "replication" if matches!(value.as_str(), "false" | "off" | "no" | "0") => {}
-                "replication" => {
-                    return Err(PgError::unsupported("replication connections are not supported")
-                        .hint("Connect to a node directly."));
-                }
-                _ => wanted.push((name.clone(), value.clone())),
-            }
-        }
-        for (name, value) in wanted {
-            let name = name.to_ascii_lowercase();
-            super::settings::refuse_unsafe(&name, &value)?;
-            if name == "client_encoding" {
-                // Connections speak UTF8 from the start; what else is asked for was checked to be safe.
-                if super::settings::is_utf8(&value) {
-                    continue;
-                }
-            }
-            self.settings.set(&name, set_statement(&name, &value));
-        }
-        self.settings = self.thread.settings.share(std::mem::take(&mut self.settings));
-        self.startup_settings = self.settings.clone();
-        let parameters = {
-            let txn = self.txn();
-            let coordinator = txn.join(NodeId::COORDINATOR).await?;
-            coordinator.server.parameters().to_vec()
-        };
-        self.read_search_path().await?;
-        self.end_auto();
-        for (name, value) in &parameters {
-            answer::parameter_status(name, value, self.client.out());
-        }
-        answer::backend_key_data(self.cancel.pid, &self.cancel.key, self.client.out());
-        answer::ready(Status::Idle, self.client.out());
-        self.client.flush().await
-    }
-
-    async fn run(&mut self, ending: &Ending) -> Result<()> {
+    pub(super) async fn run(&mut self, ending: &Ending) -> Result<()> {
         let (mut stop, mut hurry) = (End::new(&ending.stop), End::new(&ending.hurry));
         loop {
             if let Some(way) = self.take_short_way() {
@@ -587,22 +386,12 @@ impl Session {
     }
 }
 
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A coordinator that does not answer is not waited for.
 const NEWER_MAP_PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_session_at_rest_takes_little_room() {
-        const fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
-            size_of::<F>()
-        }
-        // Ten thousand idle clients are to take at most 15 KB each, of which 4 KB are for what they say next.
-        assert!(size(serve) <= 5 * 1024, "{} bytes", size(serve));
-    }
 
     /// It is moved to the heap with every message: what is rare and large is boxed where it is called.
     #[test]
