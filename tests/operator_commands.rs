@@ -108,9 +108,9 @@ fn the_number_of_workers_is_asked_for_over_http() {
         listed.as_array().and_then(|rows| rows.iter().find(|row| row["connection"] == string.as_str())).cloned()
     };
     let (first, second) = (of(cluster.port()).expect("a row"), of(port).expect("a row"));
-    assert_eq!((&first["metrics"], &first["admin"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!((&first["metrics"], &first["dashboard"]), (&serde_json::Value::Null, &serde_json::Value::Null));
     assert_eq!(second["metrics"], format!("http://127.0.0.1:{pages}/metrics").as_str());
-    assert_eq!(second["admin"], format!("http://127.0.0.1:{pages}/").as_str());
+    assert_eq!(second["dashboard"], format!("http://127.0.0.1:{pages}/").as_str());
     assert!(tenantry(&cluster, "endpoint list").contains(&format!("http://127.0.0.1:{pages}/metrics")));
 
     let two = r#"{"workers": 2}"#;
@@ -155,6 +155,19 @@ fn metrics_and_health_are_pages() {
     assert!(page(ports.first, "/metrics").starts_with("HTTP/1.1 200"));
     let nodes = page(ports.first, "/api/nodes");
     assert!(nodes.contains(&format!("\"port\":{}", cluster.worker_port(0))), "{nodes}");
+    let dashboard = page(ports.first, "/");
+    assert!(dashboard.starts_with("HTTP/1.1 200") && dashboard.contains("<title>Tenantry</title>"), "{dashboard}");
+    let script = page(ports.first, "/dashboard.js");
+    assert!(script.contains("content-security-policy: default-src 'none'"), "{script}");
+    // Whatever it names is there.
+    for text in [&dashboard, &script] {
+        let names = text.split('"').filter(|name| {
+            name.starts_with("api/") || ["readyz", "metrics", "dashboard.js", "dashboard.css"].contains(name)
+        });
+        for name in names {
+            assert!(page(ports.first, &format!("/{name}")).starts_with("HTTP/1.1 200"), "{name}");
+        }
+    }
 }
 
 #[test]

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exposition, cluster};
+use super::{Exposition, cluster, dashboard};
 use crate::catalog::Catalog;
-use crate::shard_map::{NodeId, ShardMap};
+use crate::shard_map::{Node, NodeId, ShardMap};
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -41,6 +41,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         .route("/api/nodes", get(async |state: extract::State<State>| Json(nodes(&state.catalog.map()))))
         .route("/api/shards", get(async |state: extract::State<State>| Json(shards(&state.catalog.map()))))
         .merge(cluster::pages())
+        .merge(dashboard::pages())
         .with_state(state);
     if let Err(error) = axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the admin HTTP server ended");
@@ -67,6 +68,9 @@ async fn readyz(extract::State(state): extract::State<State>) -> (StatusCode, St
 }
 
 fn nodes(map: &ShardMap) -> Value {
+    let standbys = |node: &Node| -> Vec<_> {
+        node.standbys.iter().map(|standby| json!({ "host": standby.host, "port": standby.port })).collect()
+    };
     let groups_on = |id: NodeId| map.colocations().flat_map(|c| &c.shard_groups).filter(|g| g.node == id).count();
     let nodes: Vec<_> = map
         .nodes()
@@ -75,7 +79,7 @@ fn nodes(map: &ShardMap) -> Value {
             json!({
                 "node_id": node.id.0, "group_id": node.group_id, "host": node.host, "port": node.port,
                 "is_active": node.is_active, "should_have_shards": node.should_have_shards,
-                "shard_groups": groups_on(node.id),
+                "shard_groups": groups_on(node.id), "standbys": standbys(node),
             })
         })
         .collect();
@@ -114,7 +118,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard_map::{ColocationGroup, ColocationId, Node, ShardGroup, ShardGroupId, ShardMapParts};
+    use crate::shard_map::{ColocationGroup, ColocationId, ShardGroup, ShardGroupId, ShardMapParts};
 
     #[test]
     fn the_cluster_is_told_as_json() {

@@ -1,7 +1,8 @@
-//! What operators ask over HTTP: metrics, health, and the cluster as JSON.
+//! What operators ask over HTTP: metrics, health, and the cluster as JSON and as a page.
 //!
 //! ```text
-//!   GET /metrics      Prometheus text
+//!   GET /             a page for people (dashboard.rs)
+//!       /metrics      Prometheus text
 //!       /healthz      200 while the process answers
 //!       /readyz       200 when the coordinator answers too, else 503 and why
 //!       /api/nodes    the shard map's nodes
@@ -12,6 +13,7 @@
 //! Nothing of tenants is shown. Looking needs no login: keep it on a trusted address.
 
 mod cluster;
+mod dashboard;
 mod exposition;
 mod http;
 pub mod metrics;

@@ -13,7 +13,7 @@ pub async fn nodes(proxy: &ProxyAddress, json: bool) -> Result<()> {
 pub async fn endpoints(proxy: &ProxyAddress, json: bool) -> Result<()> {
     // A connection string that does not work is none.
     let known = proxy.connect().await?.ask(PROXIES).await?;
-    let columns = ["endpoint", "connection", "metrics", "admin"].map(str::to_owned).to_vec();
+    let columns = ["endpoint", "connection", "metrics", "dashboard"].map(str::to_owned).to_vec();
     let mut rows = Vec::new();
     for row in 0..known.rows.len() {
         let port = known.at(row, 1).and_then(|port| port.parse().ok());
