@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use support::serve::Serve;
 use support::served::Served;
+use support::wire_client::Client;
 use support::{Cluster, wait_until};
 
 #[test]
@@ -51,6 +52,36 @@ fn the_number_of_workers_follows_the_wish() {
     assert_eq!(cluster.psql(order), "t");
     assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");
+}
+
+/// Goal: a change of size that meets a rebalance waits for it: it was started by a user here, or before a crash.
+/// Method: a rebalance that an open transaction keeps from ending, started before the request.
+#[test]
+fn a_change_of_size_waits_for_a_rebalance_under_way() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE TABLE items (tenant int, id bigint)");
+    cluster.psql("SELECT create_distributed_table('items', 'tenant')");
+    let leaving = cluster.worker_port(1);
+    let tenant = cluster.psql(&format!(
+        "SELECT t FROM generate_series(1, 100) t JOIN pg_dist_shard_placement p \
+         ON p.shardid = get_shard_id_for_distribution_column('items', t) WHERE p.nodeport = {leaving} LIMIT 1"
+    ));
+    let mut client = Client::connect(cluster.port(), &[]);
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.query(&format!("INSERT INTO items VALUES ({tenant}, 1)")), "C(INSERT 0 1) Z(T)");
+    cluster.psql(&format!("SELECT citus_set_node_property('127.0.0.1', {leaving}, 'shouldhaveshards', false)"));
+    let job = cluster.psql("SELECT citus_rebalance_start(drain_only := true)");
+    assert_ne!(job, "0");
+    cluster.psql("SELECT tenantry_cluster_edit(3)");
+    let newest =
+        || cluster.psql("SELECT state || ' ' || detail FROM tenantry.cluster_request ORDER BY id DESC LIMIT 1");
+    let waiting = format!("Progressing waiting for rebalance {job} ");
+    assert!(wait_until(Duration::from_secs(60), || newest().starts_with(&waiting)), "{}", newest());
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    assert!(wait_until(Duration::from_secs(60), || newest() == "Successful"), "{}", newest());
+    assert_eq!(cluster.psql(&format!("SELECT state FROM tenantry.job WHERE id = {job}")), "finished");
+    let placed = "SELECT count(DISTINCT nodeport) FROM pg_dist_shard_placement";
+    assert_eq!(cluster.psql(placed), "2", "the one that takes no shards, and the new one");
 }
 
 /// Goal: where nobody starts servers a request is told to be waiting, and can be taken back.

@@ -47,6 +47,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (240, "clocks", include_str!("schema/240_clocks.sql")),
     (250, "cancelled_requests", include_str!("schema/250_cancelled_requests.sql")),
     (251, "primary_node", include_str!("schema/251_primary_node.sql")),
+    (252, "request_job", include_str!("schema/252_request_job.sql")),
     (260, "shard_count", include_str!("schema/260_shard_count.sql")),
     (261, "known_names", include_str!("schema/261_known_names.sql")),
     (262, "table_details", include_str!("schema/262_table_details.sql")),

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
+use super::rebalance::job::KIND;
 use crate::catalog;
 use crate::catalog::Address;
 use crate::catalog::Recurring;
@@ -226,6 +227,7 @@ impl Sql {
 
     /// Has a rebalance done in the background and waits for it; while the request is paused it is stopped.
     ///
+    /// One that runs already comes to its end first: ours, started before we were cut off, or a user's.
     /// Errors: 55000 with the job's error when it failed.
     async fn rebalance(&self, request: &Request, detail: &str, servers: &Servers, options: &str) -> Result<Go> {
         loop {
@@ -233,29 +235,65 @@ impl Sql {
                 return Ok(Go::Back);
             }
             self.note(request, State::Progressing, detail, servers).await?;
+            if let Some((job, is_ours)) = self.running_rebalance(request).await? {
+                let what = if is_ours { detail.to_owned() } else { format!("waiting for rebalance {job}") };
+                self.watch(request, (job, is_ours), &what, servers).await?;
+                continue;
+            }
             let started = self.rows(&format!("SELECT citus_rebalance_start({options})")).await?;
             let job: i64 = number(started.first().and_then(|row| row.first()).map_or("", String::as_str))?;
             if job == 0 {
                 return Ok(Go::On);
             }
-            let mut stopped = false;
-            loop {
-                tokio::time::sleep(POLL).await;
-                let Progress { state, error, done, all } = self.progress(job).await?;
-                match state.as_str() {
-                    "finished" => return Ok(Go::On),
-                    // Stopped by us to pause or cancel the request, or by somebody else: look again what is wanted.
-                    "cancelled" => break,
-                    "failed" => return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, error)),
-                    _ => {}
-                }
-                self.note(request, State::Progressing, &format!("{detail} {done}/{all}"), servers).await?;
-                if !stopped && self.wish(request).await? != Wish::Run {
-                    self.run(&format!("SELECT citus_job_cancel({job})")).await?;
-                    stopped = true;
-                }
+            self.run(&format!("UPDATE tenantry.cluster_request SET job_id = {job} WHERE id = {}", request.id)).await?;
+            let Progress { state, error, .. } = self.watch(request, (job, true), detail, servers).await?;
+            match state.as_str() {
+                "finished" => return Ok(Go::On),
+                "failed" => return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, error)),
+                // Stopped by us to pause or cancel the request, or by somebody else: look again what is wanted.
+                _ => {}
             }
         }
+    }
+
+    /// Waits until the job has ended. When the request is to be paused or cancelled, a job of ours is stopped, and another's
+    /// left.
+    async fn watch(
+        &self,
+        request: &Request,
+        (job, is_ours): (i64, bool),
+        detail: &str,
+        servers: &Servers,
+    ) -> Result<Progress> {
+        let mut stopped = false;
+        loop {
+            tokio::time::sleep(POLL).await;
+            let progress = self.progress(job).await?;
+            if ["finished", "cancelled", "failed"].contains(&progress.state.as_str()) {
+                return Ok(progress);
+            }
+            let Progress { done, all, .. } = progress;
+            self.note(request, State::Progressing, &format!("{detail} {done}/{all}"), servers).await?;
+            if !stopped && self.wish(request).await? != Wish::Run {
+                if !is_ours {
+                    return Ok(progress);
+                }
+                self.run(&format!("SELECT citus_job_cancel({job})")).await?;
+                stopped = true;
+            }
+        }
+    }
+
+    /// The rebalance that is under way, and whether it was started for this request.
+    async fn running_rebalance(&self, request: &Request) -> Result<Option<(i64, bool)>> {
+        let sql = format!(
+            "SELECT j.id, (j.id IS NOT DISTINCT FROM r.job_id)::int FROM tenantry.job j, tenantry.cluster_request r \
+             WHERE r.id = {} AND j.kind = '{KIND}' AND j.finished_at IS NULL ORDER BY j.id LIMIT 1",
+            request.id
+        );
+        let rows = self.rows(&sql).await?;
+        let Some([job, is_ours]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+        Ok(Some((number(job)?, is_ours == "1")))
     }
 
     async fn progress(&self, job: i64) -> Result<Progress> {
