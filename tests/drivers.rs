@@ -12,11 +12,12 @@ use support::serve::Serve;
 use support::{Cluster, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
-const MATRIX: [&str; 7] = [
+const MATRIX: [&str; 8] = [
     "use_psycopg2.py",
     "use_sqlalchemy.py",
     "use_django.py",
     "use_node_postgres.mjs",
+    "use_postgres_js.mjs",
     "UseJdbc.java",
     "use_ruby_pg.rb",
     "use_dbd_pg.pl",
@@ -80,7 +81,10 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
     let is_there = answer.is_ok_and(|answer| {
         answer.status.success()
             && match program.rsplit('.').next() {
-                Some("mjs") => path.with_file_name("node_modules").exists(),
+                Some("mjs") => {
+                    let driver = if program.contains("postgres_js") { "postgres" } else { "pg" };
+                    path.with_file_name("node_modules").join(driver).exists()
+                }
                 // `java File.java` compiles it.
                 Some("java") => jar.exists() && String::from_utf8_lossy(&answer.stdout).contains("jdk.compiler"),
                 _ => true,

@@ -272,3 +272,24 @@ fn only_the_one_database_is_served() {
     stream.read_to_end(&mut said).unwrap();
     assert!(String::from_utf8_lossy(&said).contains("3D000"));
 }
+
+/// postgres.js gives a parameter the type 0 where it does not know better.
+#[test]
+fn types_that_are_left_open_are_found_out() {
+    let cluster = Cluster::start(2);
+    let (here, there) = tenants(&cluster);
+    cluster.psql(&format!("INSERT INTO items VALUES ({here}, 1), ({there}, 2)"));
+    let mut client = Client::connect(cluster.port(), &[]);
+    for (sql, answer) in [
+        ("SELECT id FROM items WHERE tenant IN ($1, $2) ORDER BY id", "1 2 D(1) D(2) C(SELECT 2) Z(I)"),
+        ("SELECT count(*) FROM items WHERE tenant IN ($1, $2)", "1 2 D(2) C(SELECT 1) Z(I)"),
+        ("SELECT max(id) FROM items WHERE tenant = $1 OR tenant = $2", "1 2 D(2) C(SELECT 1) Z(I)"),
+    ] {
+        for types in [&[][..], &[0], &[0, 0]] {
+            frontend::parse(b"", sql, types, &mut client.out);
+            client.bind_and_execute("", &[Some(&here), Some(&there)]);
+            frontend::sync(&mut client.out);
+            assert_eq!(client.answer(), answer, "{sql}, {types:?}");
+        }
+    }
+}

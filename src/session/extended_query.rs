@@ -288,7 +288,7 @@ impl Session {
             Place::Server { node, group, query, shared } => {
                 let types = match shared {
                     true => types,
-                    false if types.len() >= bind.parameter_count() as usize => types,
+                    false if types.len() >= bind.parameter_count() as usize && !types.contains(&0) => types,
                     false => Box::pin(self.describe(&statement)).await?.parameters.as_slice().into(),
                 };
                 let bind = self.bind_for(node, &statement, bind).await;

@@ -154,8 +154,9 @@ impl Session {
                                 .hint("Run it once for each tenant."));
                         }
                         // The last step over the shards' rows may not name every parameter: all types must be given.
+                        let count = request.bind.parameter_count() as usize;
                         let described = match statement {
-                            Some(statement) if request.types.len() < request.bind.parameter_count() as usize => {
+                            Some(statement) if request.types.len() < count || request.types.contains(&0) => {
                                 self.describe(statement).await?.parameters.clone()
                             }
                             _ => request.types.to_vec(),
