@@ -44,7 +44,8 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
     }
 }
 
-/// SET of the distribution column moves a row to another shard; `SET k = k` does not.
+/// SET of the distribution column moves a row to another shard; `SET k = k` does not. Nor does `SET k = excluded.k`: the row
+/// that was to be inserted was brought to this shard by that value.
 pub(super) fn refuse_tenant_change(statement: &Statement<'_>) -> Result<(), PgError> {
     let mut queries = vec![statement.tree];
     let mut targets = statement.relations.iter().filter(|r| r.is_target);
@@ -84,7 +85,9 @@ fn is_own(query: &Query, parts: &[crate::sql::tree::Name], column: &str) -> bool
         Body::Insert(i) => i.alias.as_ref().or(i.table.last()).map(|n| n.value.as_str()),
         _ => None,
     };
+    let is_upsert = matches!(&query.body, Body::Insert(_));
     match parts {
+        [qualifier, name] if is_upsert && qualifier.value == "excluded" => name.value == column,
         // An unqualified name may be another table's when there is a FROM; Postgres calls it ambiguous then.
         [name] => name.value == column,
         [qualifier, name] => name.value == column && target == Some(qualifier.value.as_str()),

@@ -11,6 +11,7 @@ SELECT create_reference_table('rates');
 INSERT INTO accounts VALUES ('ann', 1, 10), ('bob', 1, 20), ('eve', 1, 30), ('ann', 2, 40) RETURNING owner, balance;
 INSERT INTO accounts (id, owner) VALUES (3, 'ann') ON CONFLICT DO NOTHING;
 INSERT INTO accounts (id, owner, balance) VALUES (3, 'ann', 5), (1, 'zoe', 6) ON CONFLICT (owner, id) DO UPDATE SET balance = accounts.balance + excluded.balance RETURNING owner, id, balance;
+INSERT INTO accounts (id, owner, balance) VALUES (3, 'ann', 8), (9, 'zoe', 9) ON CONFLICT (owner, id) DO UPDATE SET id = excluded.id, owner = excluded.owner, balance = excluded.balance RETURNING owner, id, balance;
 INSERT INTO accounts VALUES ('ann', 1, 1);
 INSERT INTO accounts VALUES ('ann', 9, -1);
 INSERT INTO accounts VALUES ('max', 1, 1), ('ann', 1, 1), ('kim', 1, 1);
