@@ -273,6 +273,31 @@ fn only_the_one_database_is_served() {
     assert!(String::from_utf8_lossy(&said).contains("3D000"));
 }
 
+/// Tools make types so that they may be there already, and workers hear nothing of what a DO block does.
+#[test]
+fn types_made_inside_of_a_do_block_reach_the_shards() {
+    let cluster = Cluster::start(2);
+    let make = |statement: &str| {
+        cluster.psql(&format!("DO $$ BEGIN {statement}; EXCEPTION WHEN duplicate_object THEN null; END $$"))
+    };
+    make("CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('good', 'bad')");
+    make("CREATE TYPE point_with_mood AS (x int, moods kinds.mood[]); CREATE DOMAIN small AS int CHECK (value < 10)");
+    make("CREATE DOMAIN small AS int");
+    cluster.psql("CREATE TABLE felt (tenant int PRIMARY KEY, at point_with_mood, size small)");
+    cluster.psql("SELECT create_distributed_table('felt', 'tenant')");
+    cluster.psql("INSERT INTO felt SELECT t, (t, '{good,bad}')::point_with_mood, 7 FROM generate_series(1, 40) t");
+    assert_eq!(cluster.psql("SELECT count(*) FROM felt WHERE at IS NOT NULL AND size = 7"), "40");
+    assert!(support::psql_error(&cluster.dsn(), "INSERT INTO felt VALUES (50, NULL, 11)").contains("23514"));
+    make("CREATE TYPE later AS ENUM ('now', 'then')");
+    cluster.psql("ALTER TABLE felt ADD COLUMN \"when\" later DEFAULT 'now'");
+    assert_eq!(cluster.psql("SELECT DISTINCT \"when\" FROM felt"), "now");
+    make("CREATE TYPE copied AS ENUM ('once')");
+    cluster.psql("CREATE TABLE known (id int PRIMARY KEY, kind copied)");
+    cluster.psql("SELECT create_reference_table('known')");
+    cluster.psql("INSERT INTO known VALUES (1, 'once')");
+    assert_eq!(cluster.psql("SELECT kind FROM known JOIN felt ON id = tenant WHERE tenant = 1"), "once");
+}
+
 /// postgres.js gives a parameter the type 0 where it does not know better.
 #[test]
 fn types_that_are_left_open_are_found_out() {

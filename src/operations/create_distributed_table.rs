@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ddl::keep_moves_out;
+use super::missing_types;
 use super::partitions::{Family, refuse_partition_alone, register};
 use super::sequences;
 use super::table_checks::{self, Intent};
@@ -83,6 +84,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         PgError::new(SqlState::INTERNAL_ERROR, format!("table {} is not in the catalog", definition.printed))
     })?;
     debug_assert!(matches!(table.kind, TableKind::Distributed { hash: h, .. } if h == hash));
+    missing_types::make(txn, request.table).await?;
     create_shards(txn, &map, &family, &table, &groups, schema_exists).await?;
     for member in family.definitions() {
         seal_shell(txn, member).await?;

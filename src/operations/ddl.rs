@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::create_distributed_table::number;
+use super::missing_types;
 use super::mover;
 use super::partitions;
 use super::schema_privileges;
@@ -280,6 +281,7 @@ async fn change_tables(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     if ddl.action == DdlAction::AlterTable {
         for table in changed {
             keep_guard_on(txn, table).await?;
+            missing_types::make(txn, table.oid).await?;
         }
     }
     send_to_shards(txn, &after, changed, &ddl.query).await?;

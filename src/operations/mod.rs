@@ -4,6 +4,7 @@
 pub mod cluster_size;
 pub mod create_distributed_table;
 pub mod ddl;
+mod missing_types;
 pub mod mover;
 mod node_check;
 mod node_definitions;

@@ -93,9 +93,9 @@ fn lacks_something(error: &PgError) -> bool {
 }
 
 /// Objects of one kind.
-struct Kind {
+pub(super) struct Kind {
     /// On the coordinator: (name, statement).
-    wanted: &'static str,
+    pub(super) wanted: &'static str,
     /// Names that a server has; none: the statements may be run there again.
     present: Option<&'static str>,
 }
@@ -188,6 +188,39 @@ const BASIS: &[Kind] = &[
     },
 ];
 
+/// Enums, domains, ranges and composites.
+pub(super) const TYPES: Kind = Kind {
+    wanted: concat!(
+        "SELECT n.nspname || '.' || t.typname, CASE t.typtype WHEN 'e' \
+             THEN format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, \
+                 (SELECT coalesce(string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder), '') FROM pg_enum WHERE enumtypid = t.oid)) \
+             WHEN 'c' THEN format('CREATE TYPE %I.%I AS (%s)', n.nspname, t.typname, \
+                 (SELECT coalesce(string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod) \
+                      || CASE WHEN attcollation NOT IN (0, b.typcollation) THEN ' COLLATE ' || attcollation::regcollation ELSE '' END, \
+                      ', ' ORDER BY attnum), '') \
+                  FROM pg_attribute JOIN pg_type b ON b.oid = atttypid \
+                  WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped)) \
+             WHEN 'r' THEN (SELECT format('CREATE TYPE %I.%I AS RANGE (SUBTYPE = %s, SUBTYPE_OPCLASS = %s%s%s%s, MULTIRANGE_TYPE_NAME = %s)', \
+                 n.nspname, t.typname, r.rngsubtype::regtype, \
+                 (SELECT format('%I.%I', o.nspname, opcname) FROM pg_opclass c JOIN pg_namespace o ON o.oid = c.opcnamespace WHERE c.oid = r.rngsubopc), \
+                 CASE r.rngcollation WHEN 0 THEN '' ELSE ', COLLATION = ' || r.rngcollation::regcollation END, \
+                 CASE r.rngcanonical WHEN 0 THEN '' ELSE ', CANONICAL = ' || r.rngcanonical END, \
+                 CASE r.rngsubdiff WHEN 0 THEN '' ELSE ', SUBTYPE_DIFF = ' || r.rngsubdiff END, r.rngmultitypid::regtype) \
+                 FROM pg_range r WHERE r.rngtypid = t.oid) \
+             ELSE format('CREATE DOMAIN %I.%I AS %s%s%s%s%s', n.nspname, t.typname, format_type(t.typbasetype, t.typtypmod), \
+                 CASE WHEN t.typcollation NOT IN (0, (SELECT b.typcollation FROM pg_type b WHERE b.oid = t.typbasetype)) \
+                      THEN ' COLLATE ' || t.typcollation::regcollation ELSE '' END, \
+                 CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || t.typdefault, ''), \
+                 (SELECT coalesce(string_agg(format(' CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '') \
+                  FROM pg_constraint WHERE contypid = t.oid AND contype = 'c')) END \
+         FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+         WHERE (t.typtype IN ('e', 'd', 'r') OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND ",
+        own!("pg_type", "t.oid"),
+        " ORDER BY t.oid"
+    ),
+    present: Some("SELECT n.nspname || '.' || t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"),
+};
+
 const OBJECTS: &[Kind] = &[
     // Later versions of PostgreSQL call the locale of ICU otherwise, and have rules.
     Kind {
@@ -205,39 +238,7 @@ const OBJECTS: &[Kind] = &[
             "SELECT n.nspname || '.' || c.collname FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace",
         ),
     },
-    Kind {
-        wanted: concat!(
-            "SELECT n.nspname || '.' || t.typname, CASE t.typtype WHEN 'e' \
-                 THEN format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, \
-                     (SELECT coalesce(string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder), '') FROM pg_enum WHERE enumtypid = t.oid)) \
-                 WHEN 'c' THEN format('CREATE TYPE %I.%I AS (%s)', n.nspname, t.typname, \
-                     (SELECT coalesce(string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod) \
-                          || CASE WHEN attcollation NOT IN (0, b.typcollation) THEN ' COLLATE ' || attcollation::regcollation ELSE '' END, \
-                          ', ' ORDER BY attnum), '') \
-                      FROM pg_attribute JOIN pg_type b ON b.oid = atttypid \
-                      WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped)) \
-                 WHEN 'r' THEN (SELECT format('CREATE TYPE %I.%I AS RANGE (SUBTYPE = %s, SUBTYPE_OPCLASS = %s%s%s%s, MULTIRANGE_TYPE_NAME = %s)', \
-                     n.nspname, t.typname, r.rngsubtype::regtype, \
-                     (SELECT format('%I.%I', o.nspname, opcname) FROM pg_opclass c JOIN pg_namespace o ON o.oid = c.opcnamespace WHERE c.oid = r.rngsubopc), \
-                     CASE r.rngcollation WHEN 0 THEN '' ELSE ', COLLATION = ' || r.rngcollation::regcollation END, \
-                     CASE r.rngcanonical WHEN 0 THEN '' ELSE ', CANONICAL = ' || r.rngcanonical END, \
-                     CASE r.rngsubdiff WHEN 0 THEN '' ELSE ', SUBTYPE_DIFF = ' || r.rngsubdiff END, r.rngmultitypid::regtype) \
-                     FROM pg_range r WHERE r.rngtypid = t.oid) \
-                 ELSE format('CREATE DOMAIN %I.%I AS %s%s%s%s%s', n.nspname, t.typname, format_type(t.typbasetype, t.typtypmod), \
-                     CASE WHEN t.typcollation NOT IN (0, (SELECT b.typcollation FROM pg_type b WHERE b.oid = t.typbasetype)) \
-                          THEN ' COLLATE ' || t.typcollation::regcollation ELSE '' END, \
-                     CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END, coalesce(' DEFAULT ' || t.typdefault, ''), \
-                     (SELECT coalesce(string_agg(format(' CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ''), '') \
-                      FROM pg_constraint WHERE contypid = t.oid AND contype = 'c')) END \
-             FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
-             WHERE (t.typtype IN ('e', 'd', 'r') OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND ",
-            own!("pg_type", "t.oid"),
-            " ORDER BY t.oid"
-        ),
-        present: Some(
-            "SELECT n.nspname || '.' || t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace",
-        ),
-    },
+    TYPES,
     // Of a type that is there already, since before they were added.
     Kind {
         wanted: concat!(

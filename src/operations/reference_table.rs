@@ -5,6 +5,7 @@
 use super::create_distributed_table::{
     copy_all, has_rows, lock_and_read, next_ids, notice, number, refuse_distributed, rows_of,
 };
+use super::missing_types;
 use super::table_checks::{self, Intent};
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::catalog::{shards, tables};
@@ -38,6 +39,7 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
     let table = map.table_by_oid(oid).cloned().ok_or_else(|| {
         PgError::new(SqlState::INTERNAL_ERROR, format!("table {} is not in the catalog", definition.printed))
     })?;
+    missing_types::make(txn, oid).await?;
     let stages = definition.for_copy(&map)?;
     let workers: Vec<NodeId> = map.active_workers().map(|n| n.id).collect();
     let record = remember_copy(&definition.schema, &definition.name);
@@ -63,7 +65,7 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
 }
 
 /// A schema that was made before its node was added may be missing there; asking first avoids a notice.
-fn create_schema(schema: &str) -> String {
+pub(super) fn create_schema(schema: &str) -> String {
     format!(
         "DO $tenantry$ BEGIN IF pg_catalog.to_regnamespace({}) IS NULL THEN CREATE SCHEMA {}; END IF; END $tenantry$;\n",
         literal(&identifier(schema)),
