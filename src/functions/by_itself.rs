@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{
-    MoverEnvironment, Notice, distribute, explain, isolate, join, orphans, rehearse, shard_count, split, undo,
+    MoverEnvironment, Notice, cancel, distribute, explain, isolate, join, orphans, rehearse, shard_count, split, undo,
 };
 use crate::operations::rebalance::{call, job, preview, progress};
 
@@ -41,6 +41,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_return_tenant"
             | "tenantry_undo_move"
             | "tenantry_keep_move"
+            | "tenantry_cancel_move"
     )
 }
 
@@ -87,6 +88,7 @@ pub async fn call_by_itself(
         "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(environment, &notify).await,
         "tenantry_return_tenant" => join::tenantry_return_tenant(environment, &arguments, &notify).await,
         "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, &notify).await,
+        "tenantry_cancel_move" => cancel::tenantry_cancel_move(environment, &arguments, &notify).await,
         "tenantry_keep_move" => undo::tenantry_keep_move(environment, &arguments).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),

@@ -158,6 +158,7 @@ pub fn provided() -> Provided {
             "tenantry_return_tenant",
             "tenantry_undo_move",
             "tenantry_keep_move",
+            "tenantry_cancel_move",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
             "citus_stat_tenants_reset",

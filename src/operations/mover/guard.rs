@@ -1,9 +1,11 @@
-//! Watches what a move does to its servers: WAL that its slot keeps, standbys that cannot follow; and whether they answer at all.
+//! Watches what a move does to its servers: WAL that its slot keeps, standbys that cannot follow; whether they answer at all; and
+//! whether somebody wants it to end.
 //!
 //! ```text
 //!   every half second:  source: pg_replication_slots ──keeps too much──> the move ends, and its slot with it
 //!                       source, targets: pg_stat_replication ──too far behind──> copying pauses
 //!                                        no answer ──for silence_patience──> the move ends
+//!                       coordinator: tenantry.shard_move ──cancelled──> the move ends
 //! ```
 //!
 //! The guard has connections of its own: those of the move may be busy for hours. It never breaks into a fence or a
@@ -19,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::MoverEnvironment;
+use super::cancel::cancelled;
 use super::session::{self, Session};
 use super::state::Move;
 use super::throttle::MoveLimits;
@@ -36,7 +39,7 @@ pub struct Guard {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     has_looked: bool,
-    /// The slot keeps too much, or a node is silent: the move must end with this.
+    /// The slot keeps too much, a node is silent, or somebody wants it: the move must end with this.
     over: Option<PgError>,
     /// A standby that is too far behind.
     lagging: Option<String>,
@@ -48,15 +51,16 @@ impl Guard {
         let mut nodes: Vec<NodeId> = [mv.source].into_iter().chain(mv.targets().into_iter().map(|(n, _)| n)).collect();
         nodes.sort();
         nodes.dedup();
-        let watched = Watched { environment: environment.clone(), slot: mv.name(), source: mv.source, nodes };
+        let (slot, id, source) = (mv.name(), mv.id, mv.source);
+        let watched = Watched { environment: environment.clone(), id, slot, source, nodes };
         let looking = AbortOnDropHandle::new(tokio::spawn(watched.look(sender)));
         Self { seen, patience: environment.settings.standby_patience, _looking: looking }
     }
 
-    /// Awaits `work`; leaves it, dropped half-way, when the slot keeps too much or a node is silent. For work that a crash may
-    /// interrupt.
+    /// Awaits `work`; leaves it, dropped half-way, when the slot keeps too much, a node is silent or the move is cancelled. For work
+    /// that a crash may interrupt.
     ///
-    /// Errors: 53400, 08006 then; those of `work`.
+    /// Errors: 53400, 08006, 57000 then; those of `work`.
     pub async fn during<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut seen = self.seen.clone();
         let over = async {
@@ -72,7 +76,7 @@ impl Guard {
         }
     }
 
-    /// Errors: 53400 when the slot keeps too much, 08006 when a node is silent.
+    /// Errors: 53400 when the slot keeps too much, 08006 when a node is silent, 57000 when the move is cancelled.
     pub fn check(&self) -> Result<()> {
         self.seen.borrow().over.clone().map_or(Ok(()), Err)
     }
@@ -102,6 +106,7 @@ impl Guard {
 /// What is looked at.
 struct Watched {
     environment: MoverEnvironment,
+    id: i64,
     slot: String,
     source: NodeId,
     nodes: Vec<NodeId>,
@@ -112,14 +117,26 @@ impl Watched {
         let mut sessions: HashMap<NodeId, Session> = HashMap::new();
         let mut heard: HashMap<NodeId, Instant> = self.nodes.iter().map(|node| (*node, Instant::now())).collect();
         let patience = self.environment.settings.silence_patience;
+        let mut catalog = None;
         loop {
             let limits = self.environment.limits.load_full();
-            let (mut over, mut lagging) = (None, None);
+            let mut lagging = None;
             let looks = self.nodes.iter().map(|node| {
                 let session = sessions.get(node).cloned();
                 async { timeout(ANSWER_WITHIN.min(patience), self.look_at(*node, &limits, session)).await }
             });
-            for (node, look) in self.nodes.iter().zip(join_all(looks).await) {
+            let wishes = timeout(ANSWER_WITHIN.min(patience), self.is_cancelled(catalog.take()));
+            let (looks, wished) = tokio::join!(join_all(looks), wishes);
+            // Of a coordinator that is away nothing is heard; that ends no move.
+            let is_cancelled = match wished {
+                Ok(Ok((session, is_cancelled))) => {
+                    catalog = Some(session);
+                    is_cancelled
+                }
+                _ => false,
+            };
+            let mut over = is_cancelled.then(|| cancelled(self.id));
+            for (node, look) in self.nodes.iter().zip(looks) {
                 let error = match look.unwrap_or_else(|_| Err(silent(*node))) {
                     Ok(Look { session, kept, lag }) => {
                         (over, lagging) = (over.or(kept), lagging.or(lag));
@@ -139,6 +156,16 @@ impl Watched {
             sender.send_replace(Seen { has_looked: true, over, lagging });
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    async fn is_cancelled(&self, session: Option<Session>) -> Result<(Session, bool)> {
+        let session = match session {
+            Some(session) => session,
+            None => session::connect(&self.environment, NodeId::COORDINATOR).await?,
+        };
+        let sql = "SELECT cancelled FROM tenantry.shard_move WHERE moveid = $1";
+        let is_cancelled = session.query_opt(sql, &[&self.id]).await.map_err(pg_error)?.is_some_and(|row| row.get(0));
+        Ok((session, is_cancelled))
     }
 
     async fn look_at(&self, node: NodeId, limits: &MoveLimits, session: Option<Session>) -> Result<Look> {

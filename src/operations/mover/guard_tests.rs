@@ -3,8 +3,10 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use serde_json::json;
 use tokio::task::JoinHandle;
 
+use super::cancel::tenantry_cancel_move;
 use super::tests::{GROUP, SOURCE, Stage, TABLES, TARGET, write};
 use super::*;
 
@@ -81,6 +83,28 @@ async fn a_move_takes_no_more_of_its_servers_than_it_may() {
     limits.store(Arc::new(MoveLimits { change_rate_bytes: 8 << 20, ..MoveLimits::default() }));
     moving.await.unwrap().unwrap().unwrap();
     assert_eq!(stage.node_of_group().await, TARGET);
+
+    // One that somebody cancels is given up, whoever drives it, and nothing is left.
+    limits.store(Arc::new(slow(0)));
+    let moving = {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.move_to(TARGET, SOURCE).await })
+    };
+    while_copying(&stage, &moving).await;
+    let newest = "SELECT max(moveid) FROM tenantry.shard_move";
+    let id: i64 = stage.coordinator.query_one(newest, &[]).await.unwrap().get(0);
+    let cancel = async |id: i64| tenantry_cancel_move(&stage.environment, &json!({ "move_id": id }), &|_| {}).await;
+    cancel(id).await.unwrap();
+    assert_eq!((stage.node_of_group().await, stage.leftovers().await), (TARGET, Vec::new()));
+    let error = moving.await.unwrap().unwrap_err();
+    assert_eq!(
+        (error.code(), error.message()),
+        (SqlState::OPERATOR_INTERVENTION, &*format!("shard move {id} was cancelled"))
+    );
+    for (id, message) in [(id, "has failed already"), (id - 1, "is done already"), (4711, "does not exist")] {
+        let error = cancel(id).await.unwrap_err();
+        assert_eq!(error.message(), format!("shard move {id} {message}"));
+    }
 
     // A standby that does not follow makes copying wait.
     limits.store(Arc::new(MoveLimits { standby_lag_bytes: 1 << 20, ..MoveLimits::default() }));

@@ -14,6 +14,7 @@
 
 mod attempt;
 mod blocking;
+pub mod cancel;
 mod change;
 mod cleanup;
 mod copy;

@@ -186,7 +186,9 @@ async fn note_end(environment: &MoverEnvironment, task: &Task, ended: Result<()>
 
 /// A node that could not be reached, locks that were not to be had: next time it may work.
 fn may_pass(error: &PgError) -> bool {
-    matches!(error.code().class(), "08" | "40" | "53" | "57") || error.code() == SqlState::LOCK_NOT_AVAILABLE
+    // Who cancels a move does not want it again.
+    error.code() != SqlState::OPERATOR_INTERVENTION
+        && (matches!(error.code().class(), "08" | "40" | "53" | "57") || error.code() == SqlState::LOCK_NOT_AVAILABLE)
 }
 
 async fn finish(environment: &MoverEnvironment, job: &Job, failed: Option<PgError>) -> Result<()> {
@@ -420,6 +422,7 @@ mod tests {
         let error = |code| PgError::new(code, "x");
         assert!(may_pass(&error(SqlState::CONNECTION_FAILURE)));
         assert!(may_pass(&error(SqlState::LOCK_NOT_AVAILABLE)));
+        assert!(may_pass(&error(SqlState::QUERY_CANCELED)) && !may_pass(&error(SqlState::OPERATOR_INTERVENTION)));
         assert!(!may_pass(&error(SqlState::DATA_CORRUPTED)));
         assert!(!may_pass(&error(SqlState::FEATURE_NOT_SUPPORTED)));
     }
