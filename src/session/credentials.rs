@@ -18,9 +18,10 @@ use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::auth::RolePassword;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
+use crate::transport::timer;
 
 /// A row of pg_authid.
 #[derive(Debug)]
@@ -65,9 +66,17 @@ struct Sessions {
 }
 
 impl Credentials {
-    /// The role as it is now. Errors: 57P03 when the coordinator can't be asked.
-    pub async fn find(&self, catalog: &Catalog, name: &str) -> Result<Option<Arc<Role>>> {
-        self.questions.find(name, |names| read(catalog, names)).await
+    /// The role as it is now. Where the coordinator is away it is waited for, as by statements.
+    ///
+    /// Errors: 57P03 when it can't be asked for `patience`.
+    pub async fn find(&self, catalog: &Catalog, name: &str, patience: Duration) -> Result<Option<Arc<Role>>> {
+        let began = Instant::now();
+        loop {
+            match self.questions.find(name, |names| read(catalog, names)).await {
+                Err(error) if is_away(&error) && began.elapsed() < patience => timer::sleep(AGAIN_AFTER).await,
+                found => return found.map_err(unreadable),
+            }
+        }
     }
 
     /// Counts a session of the role. Errors: 53300 when there are as many as there may be, of all roles or of this one.
@@ -156,10 +165,8 @@ impl Questions {
 }
 
 async fn read(catalog: &Catalog, names: Vec<String>) -> Result<Roles> {
-    let unreadable =
-        |why: String| PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot read the coordinator's roles").detail(why);
-    let control = catalog.client(NodeId::COORDINATOR).await.map_err(|error| unreadable(error.to_string()))?;
-    let rows = control.query(ROLES, &[&names]).await.map_err(|error| unreadable(error.to_string()))?;
+    let control = catalog.client(NodeId::COORDINATOR).await?;
+    let rows = control.query(ROLES, &[&names]).await.map_err(pg_error)?;
     let role = |row: tokio_postgres::Row| -> std::result::Result<(String, Arc<Role>), tokio_postgres::Error> {
         let password: Option<String> = row.try_get(3)?;
         let seconds_left: Option<f64> = row.try_get(4)?;
@@ -173,8 +180,20 @@ async fn read(catalog: &Catalog, names: Vec<String>) -> Result<Roles> {
         };
         Ok((row.try_get(5)?, Arc::new(role)))
     };
-    rows.into_iter().map(role).collect::<std::result::Result<_, _>>().map_err(|error| unreadable(error.to_string()))
+    rows.into_iter().map(role).collect::<std::result::Result<_, _>>().map_err(pg_error)
 }
+
+fn unreadable(why: PgError) -> PgError {
+    PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot read the coordinator's roles").detail(why.to_string())
+}
+
+/// Is it gone, going or coming?
+fn is_away(error: &PgError) -> bool {
+    let codes = [SqlState::CONNECTION_FAILURE, SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN];
+    codes.contains(&error.code()) || Some(error.code()) == SqlState::from_bytes(b"57P02")
+}
+
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 const ROLES: &str = "
 SELECT rolcanlogin, rolsuper, rolconnlimit, rolpassword,
@@ -189,7 +208,6 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::transport::timer;
 
     fn role() -> Arc<Role> {
         Arc::new(Role { may_log_in: true, is_superuser: false, connection_limit: -1, password: None, expires: None })

@@ -48,7 +48,8 @@ pub async fn authenticate(
     let login = shared.login.load_full();
     let rule = rule(&login, startup, peer, handshake.is_some())?;
     check_certificate(rule, &startup.user, handshake)?;
-    let role = shared.credentials.find(&shared.catalog, &startup.user).await?;
+    let patience = shared.nodes.settings().load().outage_timeout;
+    let role = shared.credentials.find(&shared.catalog, &startup.user, patience).await?;
     let proved = match rule.method {
         Method::Trust | Method::Cert => Ok(Some(Secret::None)),
         Method::Reject => unreachable!("refused with the rule"),
