@@ -208,6 +208,24 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
         ["11 {n_distinct=5} p 22 33 a key, all, an index, both, tenants"]
     );
 
+    let name = |name: &str, text: &str| {
+        let at = text.find(name).unwrap() as u32;
+        let schema = name.starts_with("public.").then(|| "public".to_owned());
+        QualifiedName { schema, name: "together".into(), at, len: name.len() as u32, name_at: at }
+    };
+    let shards = "SELECT string_agg(DISTINCT stxstattarget::text, ',') FROM pg_statistic_ext";
+    for (text, written, drops, wanted) in [
+        ("ALTER STATISTICS together SET STATISTICS 44;", "together", false, "44"),
+        ("DROP STATISTICS IF EXISTS public.together", "public.together", true, ""),
+    ] {
+        let names = vec![name(written, text)];
+        let action = DdlAction::Statistics { names, drops, sets_schema: false };
+        cluster.ddl(action, "companies", text).await.unwrap();
+        for node in [NodeId::COORDINATOR, NodeId(1), NodeId(2)] {
+            assert_eq!(cluster.ask(node, &format!("SELECT coalesce(({shards}), '')")).await, [wanted], "{text}");
+        }
+    }
+
     let error = cluster.begin().query(NodeId::COORDINATOR, "INSERT INTO companies VALUES (1)").await.unwrap_err();
     assert_eq!(error.code(), SqlState::SERIALIZATION_FAILURE, "the shell is sealed: {error}");
 

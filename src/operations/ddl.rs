@@ -12,6 +12,7 @@ use super::mover;
 use super::partitions;
 use super::schema_privileges;
 use super::sequences;
+use super::statistics;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
@@ -41,6 +42,9 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             let tables = owners.iter().map(|(table, _)| table).filter(|t| !t.is_reference());
             keep_moves_out(txn, &tables.map(|t| t.colocation).collect()).await?;
             drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
+        }
+        DdlAction::Statistics { names, drops, sets_schema } => {
+            statistics::change(txn, ddl, names, (*drops, *sets_schema)).await
         }
         DdlAction::AlterIndex { name, part } => alter_index(txn, ddl, name, part.as_ref()).await,
         DdlAction::DropTable { .. } => {
@@ -483,7 +487,7 @@ async fn truncate(txn: &mut Transaction, ddl: &Ddl, cascade: bool, restart_ident
 }
 
 /// Every place of an object called `name` that stands beside a table, the coordinator left out.
-fn places(map: &ShardMap, table: &Table, name: &str) -> Vec<(NodeId, String)> {
+pub(super) fn places(map: &ShardMap, table: &Table, name: &str) -> Vec<(NodeId, String)> {
     if table.is_reference() {
         return map.active_workers().map(|node| (node.id, qualified(&table.schema, name))).collect();
     }

@@ -18,6 +18,7 @@ mod schema_privileges;
 pub mod sequences;
 pub mod sizes;
 pub mod standbys;
+mod statistics;
 pub mod table_checks;
 pub mod table_definition;
 pub mod time_partitions;

@@ -28,6 +28,10 @@ pub(super) fn plan_table_statement(
         {
             Ok(Coordinator { outside_transaction: concurrently, ..changes_schema() }.into())
         }
+        TableStatement::Statistics { .. } if !has_managed_tables => Ok(changes_schema().into()),
+        TableStatement::Statistics { names, drops, sets_schema } => {
+            Ok(ddl(text, DdlAction::Statistics { names, drops, sets_schema }, Vec::new(), Vec::new()))
+        }
         TableStatement::AlterTable(statement) => plan_alter_table(text, statement, ctx),
         TableStatement::CreateIndex(statement) => plan_create_index(text, statement, ctx),
         TableStatement::DropIndex { names, concurrently, if_exists, cascade } => {

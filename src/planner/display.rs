@@ -153,6 +153,7 @@ impl Display for DdlAction {
             DdlAction::DropIndex { concurrently, cascade, .. } => {
                 ("drop_index", &[(*concurrently, "concurrently"), (*cascade, "cascade")])
             }
+            DdlAction::Statistics { drops, .. } => ("statistics", &[(*drops, "drops")]),
             DdlAction::AlterIndex { .. } => ("alter_index", &[]),
             DdlAction::DropTable { others, cascade, .. } => {
                 ("drop_table", &[(*others, "others"), (*cascade, "cascade")])

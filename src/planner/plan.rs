@@ -413,6 +413,12 @@ pub enum DdlAction {
         if_exists: bool,
         cascade: bool,
     },
+    /// ALTER STATISTICS of one object (`sets_schema`: SET SCHEMA), or DROP STATISTICS; names as written.
+    Statistics {
+        names: Vec<QualifiedName>,
+        drops: bool,
+        sets_schema: bool,
+    },
     /// ALTER INDEX, REINDEX INDEX: `name` as written, and the index that ATTACH PARTITION is about.
     AlterIndex {
         name: QualifiedName,

@@ -31,6 +31,12 @@ pub enum TableStatement {
         part: Option<QualifiedName>,
         concurrently: bool,
     },
+    /// ALTER STATISTICS of one object, DROP STATISTICS.
+    Statistics {
+        names: Vec<QualifiedName>,
+        drops: bool,
+        sets_schema: bool,
+    },
     DropTable {
         names: Vec<QualifiedName>,
         if_exists: bool,
@@ -140,6 +146,17 @@ fn read(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError
             let name = c.qualified_name()?;
             let part = if c.take_all(&["attach", "partition"]) { Some(c.qualified_name()?) } else { None };
             TableStatement::AlterIndex { name, part, concurrently: false }
+        }
+        "alter" if c.take("statistics") => {
+            c.take_all(&["if", "exists"]);
+            let names = vec![c.qualified_name()?];
+            TableStatement::Statistics { names, drops: false, sets_schema: c.take_all(&["set", "schema"]) }
+        }
+        "drop" if c.take("statistics") => {
+            c.take_all(&["if", "exists"]);
+            let names = read_names(&mut c)?;
+            read_behavior(&mut c)?;
+            TableStatement::Statistics { names, drops: true, sets_schema: false }
         }
         "create" => return read_create(c),
         "drop" if c.take("table") => {
