@@ -499,6 +499,8 @@ fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
         ("SELECT pg_advisory_lock(7)", "SELECT pg_advisory_unlock(7)"),
         ("SELECT pg_try_advisory_lock(7, 8)", "SELECT pg_advisory_unlock_all()"),
         ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "CLOSE c"),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT id FROM items ORDER BY id", "CLOSE c"),
+        ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT id FROM items WHERE tenant = 1; COMMIT", "CLOSE ALL"),
         ("LISTEN one; CREATE TEMP TABLE mine (id int)", "UNLISTEN *; DROP TABLE mine"),
         ("DO 'BEGIN CREATE TEMP TABLE mine (id int);END'", "DISCARD ALL"),
     ] {
@@ -510,6 +512,7 @@ fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
             }
         }
     }
+    cursors_outlive_their_transaction(stage);
     // Nothing is seen by two.
     let (mut one, mut two) = (stage.app(), stage.app());
     one.query("CREATE TEMP TABLE mine (id int)");
@@ -532,6 +535,37 @@ fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
     support::psql(&stage.served.coordinator_dsn(), &format!("SELECT pg_terminate_backend({pid})"));
     assert_eq!(three.next(), "E 57P01");
     assert_eq!(three.next(), "closed");
+}
+
+/// Of one tenant and of all; what is written meanwhile is not seen, and a rollback takes the cursor along.
+fn cursors_outlive_their_transaction(stage: &Stage) {
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    for (of, rows) in
+        [("WHERE tenant = 1", 3), ("WHERE id > 0", 120), ("a JOIN items b USING (id) WHERE b.tenant = 2", 120)]
+    {
+        let select = format!("SELECT count(*) OVER (), id FROM items {of}");
+        for declare in [
+            "DECLARE c SCROLL CURSOR WITH HOLD FOR",
+            "BEGIN; DECLARE c CURSOR WITH HOLD FOR",
+            "BEGIN; DECLARE c NO SCROLL CURSOR WITH HOLD FOR",
+        ] {
+            let said = one.query(&format!("{declare} {select}"));
+            assert_eq!(code(&said), "no error", "{declare} {select}: {said:?}");
+            if declare.starts_with("BEGIN") {
+                assert_eq!(one.query("COMMIT"), ["C COMMIT", "Z I"]);
+            }
+            two.query("BEGIN; INSERT INTO items VALUES (1, 99), (2, 99)");
+            two.query("ROLLBACK");
+            assert!(row(&one.query("FETCH 1 FROM c")).starts_with(&format!("{rows},")), "{declare} {select}");
+            let rest = one.query("FETCH ALL FROM c");
+            assert_eq!(rest.iter().filter(|said| said.starts_with("D ")).count(), rows - 1, "{declare} {select}");
+            assert_eq!(code(&two.query("FETCH 1 FROM c")), "34000");
+            assert_eq!(code(&one.query("CLOSE c")), "no error");
+        }
+        one.query(&format!("BEGIN; DECLARE c CURSOR WITH HOLD FOR {select}"));
+        one.query("ROLLBACK");
+        assert_eq!(code(&one.query("FETCH 1 FROM c")), "34000");
+    }
 }
 
 fn sequences_values_are_the_transactions_own(stage: &Stage) {

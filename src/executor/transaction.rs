@@ -226,6 +226,11 @@ impl Transaction {
         self.kind == Kind::Auto && self.may_write
     }
 
+    /// Is there a connection to the coordinator that the session keeps, or will?
+    pub fn is_pinned(&self) -> bool {
+        self.pins.is_some() || self.pinned.is_some()
+    }
+
     /// Has a server messages of the client since the last Sync?
     pub fn is_unsynced(&self) -> bool {
         self.participants.iter().any(|p| p.is_unsynced)

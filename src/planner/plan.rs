@@ -143,6 +143,8 @@ pub struct Combine {
     pub rowsets: Vec<Rowset>,
     /// Names the rowsets as `pg_temp.<name>`; takes the statement's own parameters.
     pub query: Spliced,
+    /// A WITH HOLD cursor: the session keeps its coordinator connection.
+    pub pins: bool,
 }
 
 /// Rows gathered from shards.

@@ -119,17 +119,17 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
             ..coordinator("")
         }
         .into()),
-        _ if with_hold => Err(PgError::unsupported("WITH HOLD cursors over distributed tables are not supported")
-            .hint("Use the cursor within its transaction.")),
-        // The coordinator keeps the rows while the cursor is open.
+        // The coordinator keeps the rows while the cursor is open; one WITH HOLD takes them over when the transaction ends,
+        // before their table goes.
         Plan::Combine(inner) => {
-            Ok(Plan::Combine(Combine { query: rebased_under(text, c.rest_range().start, &inner.query), ..inner }))
+            let query = rebased_under(text, c.rest_range().start, &inner.query);
+            Ok(Plan::Combine(Combine { query, pins: with_hold, ..inner }))
         }
         Plan::Scatter(Scatter { access: Access::Read, colocation, shards, query, .. }) => {
-            Ok(cursor_over(&c, colocation, shards, query))
+            Ok(cursor_over(&c, with_hold, colocation, shards, query))
         }
         Plan::Router(Router { access: Access::Read, colocation, operands, query, .. }) => {
-            Ok(cursor_over(&c, colocation, Shards::Holding(operands), query))
+            Ok(cursor_over(&c, with_hold, colocation, Shards::Holding(operands), query))
         }
         _ => Err(PgError::unsupported("cursors for statements that write are not supported")
             .hint("Declare it for a SELECT.")),
@@ -142,12 +142,12 @@ fn rebased_under(text: &str, offset: usize, inner: &Spliced) -> Spliced {
 }
 
 /// A cursor whose rows are gathered first, into a table of its own: several may be open.
-fn cursor_over(c: &Cursor<'_>, colocation: ColocationId, shards: Shards, query: Spliced) -> Plan {
+fn cursor_over(c: &Cursor<'_>, pins: bool, colocation: ColocationId, shards: Shards, query: Spliced) -> Plan {
     let (text, rest) = (c.text(), c.rest_range());
     let name = format!("tenantry_cursor_{:x}", rows_name(&text[..rest.start]));
     let head = Spliced::verbatim(format!("{}SELECT * FROM pg_temp.{name}", &text[..rest.start]));
     let rowset = Rowset { name, colocation, shards, query, shell_query: Spliced::verbatim(&text[rest]) };
-    Plan::Combine(Combine { rowsets: vec![rowset], query: head })
+    Plan::Combine(Combine { rowsets: vec![rowset], query: head, pins })
 }
 
 /// A number for the words of a DECLARE, its name among them.

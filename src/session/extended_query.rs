@@ -390,10 +390,14 @@ impl Session {
         match self.portals.get(name) {
             Some(Portal::OnServer { node, .. }) => Some(*node),
             Some(Portal::Virtual { .. }) => None,
-            None => {
-                let txn = self.transaction.as_mut().filter(|t| t.kind == Kind::Explicit && !name.is_empty())?;
-                txn.participant(NodeId::COORDINATOR).map(|p| p.node)
-            }
+            None if name.is_empty() => None,
+            None => match &mut self.transaction {
+                // A cursor WITH HOLD outlives the transaction that declared it, on the connection that is kept for it.
+                Some(txn) if txn.is_pinned() => Some(NodeId::COORDINATOR),
+                Some(txn) if txn.kind == Kind::Explicit => txn.participant(NodeId::COORDINATOR).map(|p| p.node),
+                Some(_) => None,
+                None => self.pinned.as_ref().map(|_| NodeId::COORDINATOR),
+            },
         }
     }
 

@@ -200,6 +200,9 @@ impl Session {
             Plan::Combine(c) => {
                 let combine = c.clone();
                 combine::gather(self.txn(), &combine, request).await?;
+                if combine.pins {
+                    self.txn().pin(Pin::Visible);
+                }
                 Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query: combine.query, shared: false })
             }
             _ => Ok(Place::Virtual(plan.clone())),

@@ -354,10 +354,12 @@ impl Session {
             Plan::Scatter(s) if s.access == Access::Read => Combine {
                 rowsets: vec![rowset(s.colocation, s.shards.clone(), &s.query)],
                 query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
+                pins: false,
             },
             Plan::Router(r) if r.access == Access::Read => Combine {
                 rowsets: vec![rowset(r.colocation, Shards::Holding(r.operands.clone()), &r.query)],
                 query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
+                pins: false,
             },
             _ => {
                 return Err(PgError::unsupported("cannot use the rows of this statement in another one")

@@ -31,7 +31,7 @@ django.setup()
 
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import DataError, IntegrityError, NotSupportedError, OperationalError, ProgrammingError, connections, transaction
+from django.db import DataError, IntegrityError, OperationalError, ProgrammingError, connections, transaction
 from django.db.models import Avg, Count, Exists, F, OuterRef, Q, Sum
 from django.db.models.functions import TruncMonth
 from shop.models import Country, Line, Purchase
@@ -52,14 +52,6 @@ def sqlstate_of(run, kind):
         with transaction.atomic():
             run()
     except kind as error:
-        return error.__cause__.sqlstate
-    raise AssertionError("this must fail")
-
-
-def sqlstate_of_iteration(query):
-    try:
-        list(query.iterator(chunk_size=7))
-    except NotSupportedError as error:
         return error.__cause__.sqlstate
     raise AssertionError("this must fail")
 
@@ -143,11 +135,8 @@ def models_and_queries():
             assert cursor.fetchall() == [("fr",)] * 3
         assert "Scan" in purchases.filter(tenant_id=1).explain() or THROUGH_TENANTRY
         everywhere = purchases.order_by("tenant_id", "number")
-        if THROUGH_TENANTRY and alias == "default":
-            # A cursor of the server outside a transaction is WITH HOLD (docs/limits.md).
-            assert sqlstate_of_iteration(everywhere) == "0A000"
-        else:
-            assert len(list(everywhere.iterator(chunk_size=7))) == 61
+        # A cursor of the server outside a transaction is WITH HOLD.
+        assert len(list(everywhere.iterator(chunk_size=7))) == 61
         with transaction.atomic(using=alias):
             assert [p.number for p in purchases.filter(tenant_id=2).order_by("number").iterator(chunk_size=7)] == list(range(20))
             assert len(list(everywhere.iterator(chunk_size=7))) == 61
