@@ -5,13 +5,14 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Deep expressions are parsed by recursion; tests run on threads with this stack. Unit: bytes.
 export RUST_MIN_STACK := 16777216
 
-.PHONY: help setup build demo test fuzz bench lint fmt clean
+.PHONY: help setup build pgo demo test fuzz bench lint fmt clean
 
 help:
 	@echo "make demo    the scale-out story: a cluster, tenants, two more workers under load"
 	@echo "make test    format, lints and every test there is"
 	@echo "make fuzz    fuzz targets, guided by coverage, SECONDS=300 each"
 	@echo "make build   the release binary, target/release/tenantry"
+	@echo "make pgo     that binary once more, laid out for what it does most, target/pgo/tenantry"
 	@echo "make bench   planning, maps, pgbench through Tenantry and PgBouncer, a rebalance under clients"
 	@echo "make setup   installs what is missing (PostgreSQL, drivers); the others call it"
 	@echo "make lint | fmt | clean"
@@ -21,6 +22,9 @@ setup:
 
 build: setup
 	cargo build --release
+
+pgo: setup
+	scripts/build_pgo.sh
 
 demo: build
 	target/release/tenantry demo
