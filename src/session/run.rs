@@ -345,10 +345,7 @@ impl Session {
             Box::pin(self.unpin_if_free()).await?;
             self.forward_notifications();
         }
-        let of_transaction = self.transaction.iter_mut().flat_map(|t| std::mem::take(&mut t.parameter_changes));
-        for (name, value) in std::mem::take(&mut self.parameter_changes).into_iter().chain(of_transaction) {
-            answer::parameter_status(&name, &value, self.client.out());
-        }
+        self.put_parameter_changes();
         if std::mem::take(&mut self.client.has_met_old_map) {
             Box::pin(self.read_newer_map()).await;
         }
@@ -363,6 +360,18 @@ impl Session {
         let catalog = &self.thread.shared.catalog;
         if let Ok(Err(error)) = timer::timeout(NEWER_MAP_PATIENCE, catalog.refresh()).await {
             tracing::warn!(%error, "could not read the catalog after a shard was not where it was looked for");
+        }
+    }
+
+    fn put_parameter_changes(&mut self) {
+        if let Some(txn) = &mut self.transaction {
+            self.parameter_changes.append(&mut txn.parameter_changes);
+        }
+        if self.parameter_changes.is_empty() {
+            return;
+        }
+        for (name, value) in std::mem::take(&mut self.parameter_changes) {
+            answer::parameter_status(&name, &value, self.client.out());
         }
     }
 
