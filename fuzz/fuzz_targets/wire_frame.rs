@@ -1,4 +1,5 @@
-//! What a client or a server may send, frame by frame: nothing panics, and a Bind that is written again says the same.
+//! What a client or a server may send, frame by frame: nothing panics, a Bind that is written again says the same, and OIDs
+//! in values that are replaced twice are what they were.
 
 #![no_main]
 
@@ -6,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use tenantry_fuzz::error::PgError;
 use tenantry_fuzz::wire::frontend::{Bind, Parse, Target, read_execute, read_query};
+use tenantry_fuzz::wire::nested_oids::{Form, Meaning, replace_in_rows, replace_in_tuples, replace_in_value};
 use tenantry_fuzz::wire::pgoutput::Message;
 use tenantry_fuzz::wire::startup::{Startup, packet_len};
 use tenantry_fuzz::wire::{frame, rows};
@@ -46,14 +48,17 @@ fn read(tag: u8, payload: &Bytes) {
         b'T' => drop(rows::read_row_description(payload)),
         b't' => drop(rows::read_parameter_description(payload)),
         b'w' => drop(Message::decode(payload.clone())),
+        b'd' => nested_oids(payload),
         _ => {}
     }
 }
 
 fn bind(payload: &Bytes) {
     let Ok(bind) = Bind::read(payload) else { return };
+    let forms = vec![Form::Array; usize::from(bind.parameter_count())];
+    let twice = bind.with_nested_oids(&forms, &mut other_oid).with_nested_oids(&forms, &mut other_oid);
     let mut out = BytesMut::new();
-    bind.write(&bind.portal, &bind.statement, &mut out);
+    twice.write(&bind.portal, &bind.statement, &mut out);
     let header = frame::header(&out).expect("its own frame").expect("whole");
     assert_eq!((header.tag, header.len), (b'B', out.len()));
     let again = Bind::read(&out.freeze().slice(frame::HEADER_LEN..)).expect("what was read can be written and read");
@@ -66,4 +71,28 @@ fn bind(payload: &Bytes) {
             (one, other) => assert_eq!(one.is_err(), other.is_err()),
         }
     }
+}
+
+fn nested_oids(value: &[u8]) {
+    for form in [Form::Array, Form::Composite] {
+        let mut changed = value.to_vec();
+        for _ in 0..2 {
+            replace_in_value(&mut changed, form, &mut other_oid);
+            replace_in_rows(&mut changed, &[form, form], &mut other_oid);
+            replace_in_tuples(&mut changed, &[form, form], &mut other_oid);
+        }
+        assert_eq!(changed.len(), value.len());
+        replace_in_value(&mut changed, form, &mut other_oid);
+        let once = changed.clone();
+        for _ in 0..2 {
+            replace_in_value(&mut changed, form, &mut other_oid);
+        }
+        assert_eq!(changed, once);
+    }
+}
+
+/// Another one whose values have the same form, and the other way round.
+fn other_oid(oid: u32) -> Meaning {
+    let form = [Form::Plain, Form::Array, Form::Composite][(oid >> 1) as usize % 3];
+    Meaning { oid: oid ^ 1, form }
 }

@@ -14,6 +14,7 @@ pub mod wire {
     pub mod copy_rows;
     pub mod frame;
     pub mod frontend;
+    pub mod nested_oids;
     pub mod pgoutput;
     pub mod reader;
     pub mod rows;
