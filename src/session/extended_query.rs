@@ -1,23 +1,22 @@
-//! The extended query protocol.
+//! The extended query protocol: what each message means.
 //!
-//! Messages are queued for a server as they come and leave together, at Sync, Flush or when another server's turn
-//! comes; answers of the proxy's own take their place among the server's. A Sync is never made up: one goes to each
-//! server that got messages since the last.
+//! Messages are queued for a server as they come and leave together (pipeline.rs); answers of the proxy's own take their
+//! place among the server's. A Sync is never made up: one goes to each server that got messages since the last.
 
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Start;
+use super::pipeline::LONG_PIPELINE_LEN;
 use super::place::Place;
 use super::prepared::Statement;
 use super::row_limit::{self, Rest};
 use super::run::Session;
-use super::simple_query::Undo;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{self, Kind, Relayed, Retry, Routed, Use};
+use crate::executor::{self, Kind, Use};
 use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::sql::Access;
@@ -107,55 +106,6 @@ impl Session {
         }
     }
 
-    /// A long pipeline does not wait for its Sync: neither it nor its answers are kept whole.
-    async fn bound_pipeline(&mut self) -> Result<()> {
-        let node = self.batch.current;
-        let server = self.transaction.as_mut().and_then(|t| t.participant(node?)).map(|p| &p.server);
-        if server.is_some_and(|s| s.queued_bytes() > LONG_PIPELINE_LEN || s.due() > LONG_PIPELINE_REPLIES) {
-            self.settle().await?;
-        }
-        self.client.flush_if_long().await
-    }
-
-    /// An error of the proxy's own, or one that came as a value: after the answers before it.
-    pub(super) async fn batch_error(&mut self, error: PgError) -> Result<()> {
-        let fenced = self.is_fenced(&error);
-        self.settle().await?;
-        if self.is_interrupted() {
-            return Ok(());
-        }
-        if fenced && self.can_rewind() {
-            return Box::pin(self.repeat(Retry::Fenced, Undo::Everything)).await;
-        }
-        self.answer_unanswered_parse();
-        self.put_notices();
-        let error = self.as_told(error);
-        self.fail(error)?;
-        self.skip_until_sync = true;
-        Ok(())
-    }
-
-    /// The batch has failed, or starts again from its first frame: the current frame has no further effect.
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.skip_until_sync || !self.batch.is_open()
-    }
-
-    fn has_joined(&mut self) -> bool {
-        self.transaction.as_mut().is_some_and(|t| !t.participants().is_empty())
-    }
-
-    /// May everything since the batch's start, or its checkpoint, be undone on all servers?
-    pub(super) fn is_undoable(&self) -> bool {
-        let is_single = self.transaction.as_ref().is_none_or(|t| t.is_single);
-        is_single && !self.batch.has_checkpoint || !self.batch.was_joined
-    }
-
-    fn can_rewind(&mut self) -> bool {
-        !self.batch.is_too_long
-            && self.is_undoable()
-            && self.batch.start.is_some_and(|start| self.client.rewind(start.mark))
-    }
-
     async fn parse(&mut self, frame: &Frame) -> Result<()> {
         let parse = Parse::read(frame.payload())?;
         // A copy: a slice would keep the whole read buffer for as long as the statement is known.
@@ -215,7 +165,7 @@ impl Session {
         }
     }
 
-    fn answer_unanswered_parse(&mut self) {
+    pub(super) fn answer_unanswered_parse(&mut self) {
         if let Some(name) = self.batch.unanswered_parse.take() {
             self.answer_parse(name);
         }
@@ -349,24 +299,6 @@ impl Session {
             Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
             Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
             _ => false,
-        }
-    }
-
-    /// Before something of the proxy's own runs on servers that have the client's messages: their answers go to the
-    /// client, and what they did becomes part of a block, so that no Sync or Query of ours commits it.
-    ///
-    /// Errors: an internal one when the batch was interrupted by them; nobody sees it.
-    pub async fn pause(&mut self) -> Result<()> {
-        if !self.batch.is_open() {
-            return Ok(());
-        }
-        self.settle().await?;
-        if self.is_interrupted() {
-            return Err(interrupted());
-        }
-        match &mut self.transaction {
-            Some(txn) if txn.is_unsynced() => txn.require_atomic().await,
-            _ => Ok(()),
         }
     }
 
@@ -557,95 +489,6 @@ impl Session {
         }
         Ok(())
     }
-
-    async fn flush_message(&mut self) -> Result<()> {
-        self.confirm_unanswered_parse().await?;
-        self.settle().await?;
-        self.client.flush().await
-    }
-
-    /// COPY data without a Flush or Sync before it: the Execute that asks for it leaves now, and takes it.
-    pub(super) async fn copy_message(&mut self, frame: Frame) -> Result<()> {
-        self.replay.push_front(frame);
-        if let Err(error) = self.settle().await {
-            Box::pin(self.batch_error(error)).await?;
-        }
-        // No COPY wanted it. Source: PostgreSQL src/backend/tcop/postgres.c, PostgresMain().
-        if self.replay.front().is_some_and(|next| matches!(next.tag, b'd' | b'c' | b'f')) {
-            self.replay.pop_front();
-        }
-        Ok(())
-    }
-
-    /// From here on messages go to `node`; another server's answers come first.
-    async fn turn_to(&mut self, node: NodeId) -> Result<()> {
-        if self.batch.current.is_some_and(|current| current != node) {
-            self.settle().await?;
-            if self.is_interrupted() {
-                return Err(interrupted());
-            }
-        }
-        self.join_for(node).await?;
-        self.batch.current = Some(node);
-        Ok(())
-    }
-
-    /// Everything that the current server owes goes to the client.
-    pub async fn settle(&mut self) -> Result<()> {
-        let Some(node) = self.batch.current else { return Ok(()) };
-        let Some(participant) = self.transaction.as_mut().and_then(|t| t.participant(node)) else { return Ok(()) };
-        if !participant.server.owes() {
-            return Ok(());
-        }
-        participant.server.queue_flush();
-        let relayed = self.relay_current(node).await?;
-        self.after_relay(node, relayed).await
-    }
-
-    pub(super) async fn relay_current(&mut self, node: NodeId) -> Result<Relayed> {
-        let routed = self.batch.routed.take();
-        let is_fresh = self.transaction.as_mut().is_some_and(|t| {
-            // Every server that got messages of the batch has done nothing but these.
-            t.participants().iter().all(|p| !p.is_unsynced && p.node != node || p.statements == 0)
-        });
-        let repeatable = !self.batch.is_too_long && (self.is_undoable() || is_fresh);
-        let routed = Routed {
-            group: routed.as_ref().and_then(|(group, _)| *group),
-            query: routed.as_ref().map(|(_, query)| query),
-            repeat_from: self.batch.start.filter(|_| repeatable).map(|s| s.mark),
-            ..Routed::default()
-        };
-        self.relay_with_copy(node, routed).await
-    }
-
-    pub(super) async fn after_relay(&mut self, node: NodeId, relayed: Relayed) -> Result<()> {
-        if let Some(retry) = relayed.retry {
-            // The server skips until a Sync; then it can be used, or left, again.
-            let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("it takes part");
-            if participant.is_unsynced && !participant.server.owes() {
-                participant.server.queue_sync();
-            }
-            let finished = participant.server.finish().await;
-            participant.is_unsynced = false;
-            finished?;
-            let undo = if self.is_undoable() { Undo::Everything } else { Undo::Fresh };
-            return Box::pin(self.repeat(retry, undo)).await;
-        }
-        self.batch.unconfirmed.drain(..relayed.parsed.min(self.batch.unconfirmed.len()));
-        if let Some(code) = relayed.error {
-            self.thread.metrics.error(code);
-            self.skip_until_sync = true;
-            // The server did not get to see these.
-            let unseen = self.batch.unconfirmed.drain(..).chain(self.batch.unanswered_parse.take());
-            for name in unseen {
-                self.statements.remove(&name);
-            }
-        }
-        if let Some(txn) = &mut self.transaction {
-            txn.failed |= relayed.error.is_some();
-        }
-        Ok(())
-    }
 }
 
 /// Statements in which Postgres knows no parameters.
@@ -666,15 +509,6 @@ fn too_many_parameters(statement: &[u8], supplied: u16) -> PgError {
     )
 }
 
-/// Stands for an answer that the client has got already.
-pub(super) fn interrupted() -> PgError {
-    PgError::new(SqlState::IN_FAILED_SQL_TRANSACTION, "an earlier statement of the pipeline failed")
-}
-
 fn no_portal(name: &[u8]) -> PgError {
     PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{}\" does not exist", String::from_utf8_lossy(name)))
 }
-
-/// Bytes that wait for a server, and answers that it owes.
-const LONG_PIPELINE_LEN: usize = 64 * 1024;
-const LONG_PIPELINE_REPLIES: usize = 4096;

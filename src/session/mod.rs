@@ -23,6 +23,7 @@ mod log;
 mod login;
 mod metrics;
 mod passed_cancels;
+mod pipeline;
 mod place;
 mod plan_cache;
 mod portals;

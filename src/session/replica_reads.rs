@@ -3,7 +3,7 @@
 //! Before a statement joins servers it is known whether it only reads. Where it does, outside a transaction block, the
 //! workers that join for it are standbys. Those leave before a statement of the same message or pipeline that may write.
 
-use super::extended_query::interrupted;
+use super::pipeline::interrupted;
 use super::run::Session;
 use crate::error::Result;
 use crate::planner::{Plan, ReadFrom};
