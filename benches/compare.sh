@@ -13,6 +13,8 @@
 # system, from /proc/PID/stat), ratios of the same round, memory with idle clients, and which bars are reached.
 # Everything runs on loopback; servers and data are thrown away at the end.
 #
+# Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
+#
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
 # clients, "" for none), TARGETS, THREADS (1), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
@@ -20,6 +22,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 rounds=${ROUNDS:-5}
 duration=${DURATION:-2}
+warm_up=${WARM_UP:-4}
 scripts=${SCRIPTS:-select transaction}
 modes=${MODES:-simple extended prepared}
 clients=${CLIENTS:-8 64}
@@ -189,17 +192,22 @@ write_script() {
 # CPU time of a process so far, in clock ticks: fields 14 and 15, counted after the command's closing bracket.
 ticks() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 
+# Runs pgbench for so many seconds, with further options.
+run() {
+    local script=$1 mode=$2 count=$3 target=$4 seconds=$5 log=$work/pgbench.log
+    shift 5
+    pgbench -n -M "$mode" -c "$count" -j $((count < $(nproc) ? count : $(nproc))) -T "$seconds" -f "$work/$script.sql" \
+        -d "$(dsn "${port_of[$(process_of "$target" "$mode")]}")" "$@" >"$log" 2>&1 ||
+        fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
+}
+
 # One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us_per_statement.
 measure() {
-    local script=$1 mode=$2 count=$3 round=$4 target=$5 process pid threads before=0 after=0 log=$work/pgbench.log
-    process=$(process_of "$target" "$mode")
-    pid=${pid_of[$process]:-}
-    threads=$((count < $(nproc) ? count : $(nproc)))
+    local script=$1 mode=$2 count=$3 round=$4 target=$5 pid before=0 after=0 log=$work/pgbench.log
+    pid=${pid_of[$(process_of "$target" "$mode")]:-}
     rm -f "$work"/latency.*
     [ -z "$pid" ] || before=$(ticks "$pid")
-    pgbench -n -M "$mode" -c "$count" -j "$threads" -T "$duration" -f "$work/$script.sql" -d "$(dsn "${port_of[$process]}")" \
-        --log --log-prefix="$work/latency" --sampling-rate=0.2 >"$log" 2>&1 ||
-        fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
+    run "$script" "$mode" "$count" "$target" "$duration" --log --log-prefix="$work/latency" --sampling-rate=0.2
     [ -z "$pid" ] || after=$(ticks "$pid")
     ! grep -q 'number of failed transactions: [1-9]' "$log" || fail "pgbench had failed transactions: $(cat "$log")"
     local p99
@@ -214,8 +222,11 @@ measure() {
 
 # In turn, so that whatever else the machine does falls on all; every round begins with another one.
 compare() {
-    local script=$1 mode=$2 count=$3 round i order
+    local script=$1 mode=$2 count=$3 round i order target
     read -r -a order <<<"$targets"
+    for target in "${order[@]}"; do
+        run "$script" "$mode" "$count" "$target" "$warm_up"
+    done
     for ((round = 1; round <= rounds; round++)); do
         for ((i = 0; i < ${#order[@]}; i++)); do
             measure "$script" "$mode" "$count" "$round" "${order[(i + round) % ${#order[@]}]}"
