@@ -1,7 +1,13 @@
 //! Session state follows the client and reaches nobody else: two or more clients share pools of three connections in
 //! front of a coordinator and two workers.
 
+#[path = "session_state/cursors.rs"]
+mod cursors;
+#[path = "session_state/statements.rs"]
+mod statements;
 mod support;
+#[path = "session_state/texts.rs"]
+mod texts;
 #[path = "protocol/wire.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod wire;
@@ -26,16 +32,16 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     hidden_state_reaches_nobody(&stage);
     roles_follow_their_client(&stage);
     defaults_of_a_role_reach_its_next_login(&stage);
-    texts_mean_what_postgres_reads(&stage);
+    texts::texts_mean_what_postgres_reads(&stage);
     what_pins_is_let_go_of_when_it_is_gone(&stage);
     sequences_values_are_the_transactions_own(&stage);
     an_idle_listener_is_notified(&stage);
-    names_of_prepared_statements_are_the_clients_own(&stage);
-    servers_keep_a_bounded_number_of_statements(&stage);
-    a_changed_table_is_noticed_by_prepared_statements(&stage);
-    many_tenants_can_be_read_in_read_only_transactions(&stage);
-    cursors_stay_open_beside_other_queries(&stage);
-    nothing_of_a_text_is_too_deep_or_too_long(&stage);
+    statements::names_of_prepared_statements_are_the_clients_own(&stage);
+    statements::servers_keep_a_bounded_number_of_statements(&stage);
+    statements::a_changed_table_is_noticed_by_prepared_statements(&stage);
+    cursors::many_tenants_can_be_read_in_read_only_transactions(&stage);
+    cursors::cursors_stay_open_beside_other_queries(&stage);
+    texts::nothing_of_a_text_is_too_deep_or_too_long(&stage);
 }
 
 struct Stage {
@@ -415,79 +421,6 @@ fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
     }
 }
 
-/// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.
-fn texts_mean_what_postgres_reads(stage: &Stage) {
-    let mut one = stage.superuser();
-    let mut wrong = Vec::new();
-    for (sql, wanted) in [
-        ("SELECT count(*) FROM items WHERE tenant = 1 /* AND tenant = 2 /* */ ' */ AND id > 1", "2"),
-        ("SELECT count(*) FROM items -- WHERE tenant = 2\rWHERE tenant = 1", "3"),
-        ("SELECT/**/count(*)FROM/**/items\u{c}WHERE\u{c}tenant/**/=/*;*/1", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '/* '' -- '", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> '\\'' OR tenant = 2'", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> E'\\' OR tenant = 2'", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> $a$' OR $$ tenant = 2$a$", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'na'\n'me 1'", "1"),
-        ("SELECT count(*) FROM items WHERE \"tenant\" = 1 AND NAME = U&'name\\0020' '1'", "0A000"),
-        ("SELECT count(*) FROM items i WHERE i.TENANT = '1'::int", "3"),
-        ("SELECT count(*) FROM (SELECT tenant AS other, id AS tenant FROM items) x WHERE tenant = 1", "40"),
-        ("SELECT count(*) FROM (SELECT 1 AS tenant, id FROM items WHERE tenant = 2) x WHERE tenant = 1", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 OR tenant = 2", "6"),
-        ("SELECT count(*) FROM items WHERE NOT tenant = 1", "117"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND tenant = 2", "0"),
-        ("SELECT count(*) FROM items WHERE tenant = NULL", "0"),
-        ("SELECT count(*) FROM items WHERE tenant = 1.0", "3"),
-        ("SELECT count(*) FROM items WHERE tenant::text = '1'", "3"),
-        ("SELECT count(*) FROM items WHERE tenant IN (1, 2, 2, NULL)", "6"),
-        ("SELECT count(*) FROM items WHERE tenant = (SELECT 1)", "3"),
-        ("SELECT count(*) FROM items WHERE tenant = 0 - -1", "3"),
-        ("UPDATE items SET tenant = 2 WHERE tenant = 1", "0A000"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'a\\", "42601"),
-        ("SELECT count(*) FROM items WHERE tenant = 1 /* /* */", "42601"),
-    ] {
-        let said = one.query(sql);
-        let got = if wanted.len() == 5 { code(&said) } else { row(&said) };
-        if got != wanted {
-            wrong.push(format!("{sql}: {said:?}, not {wanted}"));
-        }
-    }
-    assert_eq!(wrong, Vec::<String>::new());
-    // Values are never written into a text.
-    for (sql, value, wanted) in [
-        ("SELECT 0-$1::int FROM items WHERE tenant = 1 AND id = 1", "-1", "1"),
-        ("SELECT $1::text || count(*) FROM items WHERE tenant = 1", "a'\\\"--", "a'\\\"--3"),
-        ("SELECT max(name || $1) FROM items", "'; DROP", "name 3'; DROP"),
-        ("SELECT count(*) FROM items WHERE tenant = $1", "1", "3"),
-    ] {
-        for message in [&format!("P - : {sql}"), &format!("B - - : {value}"), "E - 0", "S"] {
-            one.send(&frame(message));
-        }
-        let said = one.answers_until("Z");
-        assert_eq!(row(&said), wanted, "{sql}: {said:?}");
-    }
-    // Two statements in one Parse; several in one Query are one transaction.
-    one.send(&frame("P - : SELECT 1; SELECT 2"));
-    one.send(&frame("S"));
-    assert_eq!(code(&one.answers_until("Z")), "42601");
-    let many =
-        "INSERT INTO items VALUES (1, 9, ';'); INSERT INTO items VALUES (2, 9, ';'); SET app.x = '1'; SELECT 1/0";
-    assert_eq!(code(&one.query(many)), "22012");
-    assert_eq!(row(&one.query("SELECT count(*), current_setting('app.x', true) FROM items WHERE id = 9")), "0,");
-    let many = "INSERT INTO items VALUES (1, 9, ';'); BEGIN; INSERT INTO items VALUES (2, 9, ';')";
-    assert_eq!(code(&one.query(many)), "no error");
-    assert_eq!(one.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
-    assert_eq!(row(&one.query("SELECT count(*) FROM items WHERE id = 9")), "0");
-    // What is no UTF-8 is refused before it is read.
-    for sql in [&b"SELECT '\xff'"[..], b"SELECT count(*) FROM items WHERE tenant = 1 AND name = '\xc3'", b"\xa1\x27"] {
-        let mut message = vec![b'Q'];
-        message.extend((sql.len() as u32 + 5).to_be_bytes());
-        message.extend(sql);
-        message.push(0);
-        one.send(&message);
-        assert_eq!(code(&one.answers_until("Z")), "22021");
-    }
-}
-
 fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
     for (made, gone) in [
         ("LISTEN one; LISTEN two", "UNLISTEN one; UNLISTEN two"),
@@ -512,7 +445,7 @@ fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
             }
         }
     }
-    cursors_outlive_their_transaction(stage);
+    cursors::cursors_outlive_their_transaction(stage);
     // Nothing is seen by two.
     let (mut one, mut two) = (stage.app(), stage.app());
     one.query("CREATE TEMP TABLE mine (id int)");
@@ -535,37 +468,6 @@ fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
     support::psql(&stage.served.coordinator_dsn(), &format!("SELECT pg_terminate_backend({pid})"));
     assert_eq!(three.next(), "E 57P01");
     assert_eq!(three.next(), "closed");
-}
-
-/// Of one tenant and of all; what is written meanwhile is not seen, and a rollback takes the cursor along.
-fn cursors_outlive_their_transaction(stage: &Stage) {
-    let (mut one, mut two) = (stage.superuser(), stage.superuser());
-    for (of, rows) in
-        [("WHERE tenant = 1", 3), ("WHERE id > 0", 120), ("a JOIN items b USING (id) WHERE b.tenant = 2", 120)]
-    {
-        let select = format!("SELECT count(*) OVER (), id FROM items {of}");
-        for declare in [
-            "DECLARE c SCROLL CURSOR WITH HOLD FOR",
-            "BEGIN; DECLARE c CURSOR WITH HOLD FOR",
-            "BEGIN; DECLARE c NO SCROLL CURSOR WITH HOLD FOR",
-        ] {
-            let said = one.query(&format!("{declare} {select}"));
-            assert_eq!(code(&said), "no error", "{declare} {select}: {said:?}");
-            if declare.starts_with("BEGIN") {
-                assert_eq!(one.query("COMMIT"), ["C COMMIT", "Z I"]);
-            }
-            two.query("BEGIN; INSERT INTO items VALUES (1, 99), (2, 99)");
-            two.query("ROLLBACK");
-            assert!(row(&one.query("FETCH 1 FROM c")).starts_with(&format!("{rows},")), "{declare} {select}");
-            let rest = one.query("FETCH ALL FROM c");
-            assert_eq!(rest.iter().filter(|said| said.starts_with("D ")).count(), rows - 1, "{declare} {select}");
-            assert_eq!(code(&two.query("FETCH 1 FROM c")), "34000");
-            assert_eq!(code(&one.query("CLOSE c")), "no error");
-        }
-        one.query(&format!("BEGIN; DECLARE c CURSOR WITH HOLD FOR {select}"));
-        one.query("ROLLBACK");
-        assert_eq!(code(&one.query("FETCH 1 FROM c")), "34000");
-    }
 }
 
 fn sequences_values_are_the_transactions_own(stage: &Stage) {
@@ -650,361 +552,4 @@ fn an_idle_listener_is_notified(stage: &Stage) {
     teller.query("NOTIFY news, 'nobody hears'");
     assert!(listener.is_quiet_for(Duration::from_millis(300)));
     assert_eq!(row(&listener.query("SELECT 1")), "1");
-}
-
-fn names_of_prepared_statements_are_the_clients_own(stage: &Stage) {
-    let (mut one, mut two) = (stage.superuser(), stage.superuser());
-    let run = |client: &mut Wire, messages: &[&str]| {
-        messages.iter().for_each(|m| client.send(&frame(m)));
-        client.send(&frame("S"));
-        client.answers_until("Z")
-    };
-    assert_eq!(run(&mut one, &["P s : SELECT 'one' || $1"]), ["1", "Z I"]);
-    assert_eq!(run(&mut two, &["P s : SELECT 'two'"]), ["1", "Z I"]);
-    for _ in 0..3 {
-        assert_eq!(row(&run(&mut one, &["B - s : x", "E - 0"])), "onex");
-        assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
-    }
-    assert_eq!(run(&mut one, &["P s : SELECT 2"]), ["E 42P05", "Z I"]);
-    assert_eq!(row(&run(&mut one, &["B - s : y", "E - 0"])), "oney");
-    assert_eq!(code(&run(&mut two, &["B - t", "E - 0"])), "26000");
-    // A Parse that failed leaves the name free.
-    assert_eq!(code(&run(&mut one, &["P t : SELECT nothing FROM items WHERE tenant = 1", "B - t", "E - 0"])), "42703");
-    assert_eq!(code(&run(&mut one, &["P t : SELECT FROM WHERE"])), "42601");
-    assert_eq!(run(&mut one, &["P t : SELECT 5", "B - t", "E - 0"]), ["1", "2", "D 5", "C SELECT 1", "Z I"]);
-    // SQL's statements share the name space, and DEALLOCATE ALL empties it, on this side only.
-    one.query("PREPARE u (int) AS SELECT id FROM items WHERE tenant = $1 AND id = 2");
-    assert_eq!(row(&one.query("EXECUTE u(1)")), "2");
-    assert_eq!(row(&run(&mut one, &["B - u : 1", "E - 0"])), "2");
-    assert_eq!(code(&one.query("PREPARE u AS SELECT 1")), "42P05");
-    assert_eq!(code(&one.query("EXECUTE nothing")), "26000");
-    assert_eq!(code(&one.query("DEALLOCATE nothing")), "26000");
-    assert_eq!(code(&one.query("DEALLOCATE ALL")), "no error");
-    for name in ["s", "t", "u"] {
-        assert_eq!(code(&run(&mut one, &[&format!("B - {name}")])), "26000");
-    }
-    assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
-    // The same text, with other types and under another search_path.
-    let typed = |client: &mut Wire, oid: u32, value: &str| {
-        let mut parse = frame("P v : SELECT pg_typeof($1)");
-        parse.truncate(parse.len() - 2);
-        parse.extend(1u16.to_be_bytes());
-        parse.extend(oid.to_be_bytes());
-        let length = parse.len() as u32 - 1;
-        parse[1..5].copy_from_slice(&length.to_be_bytes());
-        client.send(&parse);
-        run(client, &[&format!("B - v : {value}"), "E - 0", "C S v"])
-    };
-    for _ in 0..2 {
-        assert_eq!(row(&typed(&mut one, 23, "1")), "integer");
-        assert_eq!(row(&typed(&mut two, 25, "1")), "text");
-        assert_eq!(row(&typed(&mut one, 1700, "1")), "numeric");
-    }
-    stage.served.psql("CREATE SCHEMA a CREATE TABLE things (id int, what int)");
-    stage.served.psql("CREATE SCHEMA b CREATE TABLE things (id text, other text)");
-    stage.served.psql("INSERT INTO a.things VALUES (1, 1); INSERT INTO b.things VALUES ('x', 'b')");
-    for _ in 0..3 {
-        for (client, path, value, wanted) in [(&mut one, "a", "1", "1,1"), (&mut two, "b", "x", "x,b")] {
-            client.query(&format!("SET search_path = {path}"));
-            let said = run(client, &["P - : SELECT * FROM things WHERE id = $1", &format!("B - - : {value}"), "E - 0"]);
-            assert_eq!(row(&said), wanted);
-            let said = run(
-                client,
-                &["P w : SELECT * FROM things WHERE id = $1", &format!("B - w : {value}"), "E - 0", "C S w"],
-            );
-            assert_eq!(row(&said), wanted);
-        }
-    }
-    for client in [&mut one, &mut two] {
-        client.query("DISCARD ALL");
-    }
-    // More than a client may have.
-    let mut refused = String::new();
-    for n in 0..60 {
-        let said = run(&mut one, &[&format!("P many{n} : SELECT {n}")]);
-        if said != ["1", "Z I"] {
-            refused = format!("{n} {}", code(&said));
-            break;
-        }
-    }
-    assert_eq!(refused, "40 53400");
-    assert_eq!(code(&one.query("PREPARE more AS SELECT 1")), "53400");
-    assert_eq!(row(&run(&mut one, &["B - many3", "E - 0"])), "3");
-    assert_eq!(row(&run(&mut one, &["C S many3", "P again : SELECT 'again'", "B - again", "E - 0"])), "again");
-    assert_eq!(row(&run(&mut two, &["P - : SELECT 1", "B - -", "E - 0"])), "1", "another client is not concerned");
-}
-
-/// 20 on each connection; one pipeline uses 35, each twice, and one of them fails.
-fn servers_keep_a_bounded_number_of_statements(stage: &Stage) {
-    let mut one = stage.superuser();
-    for round in 0..4 {
-        let mut wanted = Vec::new();
-        for n in 0..35 {
-            let sql = match n % 2 {
-                0 => format!("SELECT {n} + $1::int"),
-                _ => format!("SELECT {n} + max(id) + $1::int FROM items WHERE tenant = 1"),
-            };
-            one.send(&frame(&format!("P e{n} : {sql}")));
-            one.send(&frame(&format!("B - e{n} : 1000")));
-            one.send(&frame("E - 0"));
-            wanted.push(format!("D {}", 1000 + n + if n % 2 == 0 { 0 } else { 3 }));
-        }
-        for n in 0..35 {
-            one.send(&frame(&format!("B - e{n} : 2000")));
-            one.send(&frame("E - 0"));
-            wanted.push(format!("D {}", 2000 + n + if n % 2 == 0 { 0 } else { 3 }));
-        }
-        if round % 2 == 1 {
-            one.send(&frame("P - : SELECT 1/0"));
-            one.send(&frame("B - -"));
-            one.send(&frame("E - 0"));
-        }
-        one.send(&frame("S"));
-        let said = one.answers_until("Z");
-        let rows: Vec<_> = said.iter().filter(|a| a.starts_with("D ")).cloned().collect();
-        assert_eq!(rows, wanted, "round {round}: {said:?}");
-        assert_eq!(code(&said), if round % 2 == 1 { "22012" } else { "no error" });
-        one.query("DEALLOCATE ALL");
-    }
-    // What a server keeps is nobody's to read, but code that nobody looks into can count it.
-    let count = "DO $$ BEGIN IF (SELECT count(*) FROM pg_prepared_statements) NOT BETWEEN 10 AND 20
-                 THEN RAISE EXCEPTION 'too many'; END IF; END $$";
-    assert_eq!(code(&one.query(count)), "no error");
-}
-
-fn a_changed_table_is_noticed_by_prepared_statements(stage: &Stage) {
-    let (mut one, mut two) = (stage.superuser(), stage.superuser());
-    stage.served.psql("CREATE TABLE changing (tenant int, a int)");
-    stage.served.psql("SELECT create_distributed_table('changing', 'tenant')");
-    stage.served.psql("INSERT INTO changing VALUES (1, 1)");
-    stage.served.psql("CREATE TABLE changing_too AS SELECT 1 AS tenant, 1 AS a");
-    for (n, table) in ["changing", "changing_too"].iter().enumerate() {
-        for client in [&mut one, &mut two] {
-            client.query(&format!("PREPARE p{n} AS SELECT * FROM {table} WHERE tenant = 1"));
-            client.send(&frame(&format!("P e{n} : SELECT * FROM {table} WHERE tenant = $1")));
-            client.send(&frame(&format!("B - e{n} : 1")));
-            client.send(&frame("E - 0"));
-            client.send(&frame("S"));
-            assert_eq!(row(&client.answers_until("Z")), "1,1");
-            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1");
-        }
-        stage.served.psql(&format!("ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'"));
-        // Outside a transaction: parsed anew, the client sees the new columns. It has not described them before.
-        for (client, executes_first) in [(&mut one, n == 0), (&mut two, n != 0)] {
-            if executes_first {
-                assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
-            }
-            client.send(&frame(&format!("B - e{n} : 1")));
-            client.send(&frame("E - 0"));
-            client.send(&frame("S"));
-            let said = client.answers_until("Z");
-            assert_eq!(row(&said), "1,1,new", "{table}: {said:?}");
-            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
-        }
-        // Inside one it is passed on.
-        one.query("BEGIN");
-        one.query(&format!("EXECUTE p{n}"));
-        one.send(&frame(&format!("B - e{n} : 1")));
-        one.send(&frame("E - 0"));
-        one.send(&frame("S"));
-        assert_eq!(row(&one.answers_until("Z")), "1,1,new");
-        one.query("COMMIT");
-    }
-}
-
-fn many_tenants_can_be_read_in_read_only_transactions(stage: &Stage) {
-    let read = |client: &mut Wire, title: &str| {
-        assert_eq!(row(&client.query("SELECT count(*) FROM items")), "120", "{title}");
-        assert_eq!(
-            row(&client.query("SELECT max(a.id) FROM items a JOIN items b ON a.id = b.id AND a.name = b.name")),
-            "3",
-            "{title}"
-        );
-        assert_eq!(row(&client.query("SELECT name FROM items ORDER BY name DESC LIMIT 1")), "name 3", "{title}");
-        assert_eq!(
-            row(&client.query("SELECT count(*) FROM citus_tables WHERE citus_table_type = 'distributed'")),
-            "2",
-            "{title}"
-        );
-        assert_eq!(row(&client.query("SELECT id FROM items WHERE tenant = 1 AND id = 2")), "2", "{title}");
-        assert_eq!(row(&client.query("SHOW transaction_read_only")), "on", "{title}");
-    };
-    let refuse = |client: &mut Wire, title: &str, begin: &str, end: &str| {
-        for write in [
-            "INSERT INTO plain (said) VALUES ('no')",
-            "INSERT INTO items VALUES (1, 9, 'no')",
-            "UPDATE items SET name = 'no'",
-            "CREATE TABLE no (id int)",
-            "CREATE TEMP TABLE no (id int)",
-            "INSERT INTO items SELECT tenant, id + 10, name FROM items WHERE tenant = 2",
-            "INSERT INTO items SELECT id + 50 AS a, id + 60 AS b, name FROM items",
-            "SELECT nextval('plain_id_seq')",
-        ] {
-            client.query(begin);
-            read(client, title);
-            assert_eq!(code(&client.query(write)), "25006", "{title}: {write}");
-            client.query(end);
-        }
-        client.query(begin);
-        read(client, title);
-        client.query("SAVEPOINT s");
-        read(client, title);
-        client.query("SAVEPOINT s");
-        assert_eq!(code(&client.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{title}");
-        client.query("ROLLBACK TO s");
-        read(client, title);
-        client.query("SELECT 1/0");
-        client.query("ROLLBACK TO SAVEPOINT s");
-        client.query("RELEASE s");
-        read(client, title);
-        assert_eq!(code(&client.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{title}");
-        client.query("ROLLBACK TO s");
-        read(client, title);
-        client.query(end);
-    };
-    let mut one = stage.superuser();
-    for begin in [
-        "BEGIN READ ONLY",
-        "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-        "BEGIN TRANSACTION READ ONLY ISOLATION LEVEL SERIALIZABLE",
-        "BEGIN; SET TRANSACTION READ ONLY",
-        "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-        "BEGIN; SET LOCAL transaction_read_only = on",
-        "BEGIN; SELECT count(*) FROM items; SET TRANSACTION READ ONLY",
-    ] {
-        refuse(&mut one, begin, begin, "COMMIT");
-    }
-    one.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-    assert_eq!(row(&one.query("SHOW transaction_isolation")), "repeatable read");
-    one.query("COMMIT");
-    for way in [
-        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-        "SET default_transaction_read_only = on",
-        "SELECT set_config('default_transaction_read_only', 'on', false)",
-    ] {
-        let mut two = stage.superuser();
-        two.query(way);
-        refuse(&mut two, way, "BEGIN", "COMMIT");
-        // Without a transaction block too.
-        read(&mut two, way);
-        assert_eq!(code(&two.query("INSERT INTO plain (said) VALUES ('no')")), "25006", "{way}");
-        assert_eq!(code(&two.query("INSERT INTO items VALUES (1, 9, 'no'), (2, 9, 'no')")), "25006", "{way}");
-        two.query("BEGIN READ WRITE");
-        assert_eq!(code(&two.query("INSERT INTO plain (said) VALUES ('yes')")), "no error", "{way}");
-        assert_eq!(row(&two.query("SELECT count(*) FROM items")), "120");
-        two.query("ROLLBACK");
-    }
-    let mut three = Wire::login_with(stage.port(), "postgres", &[("options", "-c default_transaction_read_only=on")]);
-    read(&mut three, "startup");
-    assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
-}
-
-fn cursors_stay_open_beside_other_queries(stage: &Stage) {
-    let mut one = stage.superuser();
-    for begin in ["BEGIN", "BEGIN READ ONLY"] {
-        one.query(begin);
-        for (name, query) in [
-            ("a", "SELECT id FROM items WHERE tenant = 1 ORDER BY id"),
-            ("b", "SELECT count(*) FROM items GROUP BY tenant"),
-            ("c", "SELECT tenant FROM items WHERE id = 1 ORDER BY tenant"),
-            ("d", "SELECT tenant + 1 FROM items WHERE id = 1 ORDER BY tenant"),
-            ("e", "SELECT 1"),
-        ] {
-            assert_eq!(code(&one.query(&format!("DECLARE {name} SCROLL CURSOR FOR {query}"))), "no error", "{query}");
-        }
-        for wanted in ["1 3 1 2 1", "2 3 2 3 ", "3 3 3 4 "] {
-            let said: Vec<_> = ["a", "b", "c", "d", "e"]
-                .iter()
-                .map(|name| {
-                    let said = one.query(&format!("FETCH {name}"));
-                    said.iter().find_map(|a| a.strip_prefix("D ")).unwrap_or("").to_owned()
-                })
-                .collect();
-            assert_eq!(said.join(" "), wanted, "{begin}");
-            assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120", "{begin}");
-        }
-        assert_eq!(row(&one.query("FETCH BACKWARD 1 FROM c")), "2");
-        one.query("CLOSE ALL");
-        for _ in 0..20 {
-            assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
-        }
-        let tables = one.query("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()");
-        assert!(row(&tables).parse::<u32>().unwrap() < 8, "{tables:?}");
-        one.query("COMMIT");
-        // Portals of the protocol.
-        one.query(begin);
-        for message in ["P - : SELECT tenant FROM items WHERE id = 1 ORDER BY tenant", "B p -", "E p 2", "S"] {
-            one.send(&frame(message));
-        }
-        assert_eq!(one.answers_until("Z"), ["1", "2", "D 1", "D 2", "s", "Z T"], "{begin}");
-        assert_eq!(row(&one.query("SELECT count(*) FROM items")), "120");
-        for message in ["E p 1", "C P p", "S"] {
-            one.send(&frame(message));
-        }
-        assert_eq!(one.answers_until("Z"), ["D 3", "s", "3", "Z T"], "{begin}");
-        one.query("COMMIT");
-    }
-}
-
-/// The process lives, and what is refused is refused by its own code.
-fn nothing_of_a_text_is_too_deep_or_too_long(stage: &Stage) {
-    let n = 50_000;
-    let repeat = |before: &str, middle: &str, after: &str| format!("{}{middle}{}", before.repeat(n), after.repeat(n));
-    let shapes = [
-        repeat("(", "1", ")"),
-        repeat("NOT ", "true", ""),
-        repeat("- ", "1", ""),
-        repeat("(SELECT ", "1", ")"),
-        repeat("[", "1", "]"),
-        repeat("ARRAY[", "1", "]"),
-        repeat("CASE WHEN true THEN ", "1", " END"),
-        repeat("coalesce(", "1", ")"),
-        repeat("(1, ", "1", ")"),
-        repeat("1 + ", "1", ""),
-        repeat("true AND ", "true", ""),
-        repeat("1 = ", "1", ""),
-        repeat("'a' || ", "'b'", ""),
-        repeat("", "1", "::int"),
-        repeat("", "'{1}'::int[]", "[1]"),
-        repeat("", "1", " COLLATE \"C\""),
-        repeat("", "true", " IS TRUE"),
-        repeat("/*", "", "*/"),
-        repeat("EXISTS (SELECT 1 FROM items WHERE ", "true", ")"),
-        repeat("CAST(", "1", " AS int)"),
-    ];
-    for (number, shape) in shapes.iter().enumerate() {
-        for sql in [
-            format!("SELECT {shape}"),
-            format!("SELECT 1 FROM items WHERE tenant = 1 AND id = {shape}"),
-            format!("SELECT 1 {} SELECT {shape}", "UNION ".repeat(2)),
-            format!("EXPLAIN SELECT {shape} FROM items"),
-        ] {
-            let mut client = stage.superuser();
-            let said = client.query(&sql);
-            assert_ne!(
-                said.last().map(String::as_str),
-                Some("closed"),
-                "shape {number}: {:?}",
-                &said[..said.len().min(4)]
-            );
-            client.send(&frame(&format!("P - : {sql}")));
-            client.send(&frame("B - -"));
-            client.send(&frame("S"));
-            let said = client.answers_until("Z");
-            assert_ne!(said.last().map(String::as_str), Some("closed"), "shape {number}");
-            if sql.contains("items") && said.iter().any(|a| a.starts_with("E ")) {
-                assert!(
-                    ["54001", "42601", "0A000", "42804", "42P18", "42846", "42883", "42725"].contains(&&*code(&said)),
-                    "shape {number}: {}",
-                    code(&said)
-                );
-            }
-        }
-    }
-    for joined in ["UNION ALL SELECT 1 ", ", (SELECT 1) ", "; SELECT 1 "] {
-        let mut client = stage.superuser();
-        let said = client.query(&format!("SELECT id FROM items WHERE tenant = 1 {}", joined.repeat(20_000)));
-        assert_ne!(said.last().map(String::as_str), Some("closed"), "{joined}");
-    }
-    assert_eq!(row(&stage.superuser().query("SELECT count(*) FROM items")), "120");
 }

@@ -1,0 +1,164 @@
+//! Prepared statements: names of the client's own, known to servers as far as there is room, and right when tables change.
+
+use super::{Stage, code, row};
+use crate::wire::{Wire, frame};
+
+pub fn names_of_prepared_statements_are_the_clients_own(stage: &Stage) {
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    let run = |client: &mut Wire, messages: &[&str]| {
+        messages.iter().for_each(|m| client.send(&frame(m)));
+        client.send(&frame("S"));
+        client.answers_until("Z")
+    };
+    assert_eq!(run(&mut one, &["P s : SELECT 'one' || $1"]), ["1", "Z I"]);
+    assert_eq!(run(&mut two, &["P s : SELECT 'two'"]), ["1", "Z I"]);
+    for _ in 0..3 {
+        assert_eq!(row(&run(&mut one, &["B - s : x", "E - 0"])), "onex");
+        assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
+    }
+    assert_eq!(run(&mut one, &["P s : SELECT 2"]), ["E 42P05", "Z I"]);
+    assert_eq!(row(&run(&mut one, &["B - s : y", "E - 0"])), "oney");
+    assert_eq!(code(&run(&mut two, &["B - t", "E - 0"])), "26000");
+    // A Parse that failed leaves the name free.
+    assert_eq!(code(&run(&mut one, &["P t : SELECT nothing FROM items WHERE tenant = 1", "B - t", "E - 0"])), "42703");
+    assert_eq!(code(&run(&mut one, &["P t : SELECT FROM WHERE"])), "42601");
+    assert_eq!(run(&mut one, &["P t : SELECT 5", "B - t", "E - 0"]), ["1", "2", "D 5", "C SELECT 1", "Z I"]);
+    // SQL's statements share the name space, and DEALLOCATE ALL empties it, on this side only.
+    one.query("PREPARE u (int) AS SELECT id FROM items WHERE tenant = $1 AND id = 2");
+    assert_eq!(row(&one.query("EXECUTE u(1)")), "2");
+    assert_eq!(row(&run(&mut one, &["B - u : 1", "E - 0"])), "2");
+    assert_eq!(code(&one.query("PREPARE u AS SELECT 1")), "42P05");
+    assert_eq!(code(&one.query("EXECUTE nothing")), "26000");
+    assert_eq!(code(&one.query("DEALLOCATE nothing")), "26000");
+    assert_eq!(code(&one.query("DEALLOCATE ALL")), "no error");
+    for name in ["s", "t", "u"] {
+        assert_eq!(code(&run(&mut one, &[&format!("B - {name}")])), "26000");
+    }
+    assert_eq!(row(&run(&mut two, &["B - s", "E - 0"])), "two");
+    // The same text, with other types and under another search_path.
+    let typed = |client: &mut Wire, oid: u32, value: &str| {
+        let mut parse = frame("P v : SELECT pg_typeof($1)");
+        parse.truncate(parse.len() - 2);
+        parse.extend(1u16.to_be_bytes());
+        parse.extend(oid.to_be_bytes());
+        let length = parse.len() as u32 - 1;
+        parse[1..5].copy_from_slice(&length.to_be_bytes());
+        client.send(&parse);
+        run(client, &[&format!("B - v : {value}"), "E - 0", "C S v"])
+    };
+    for _ in 0..2 {
+        assert_eq!(row(&typed(&mut one, 23, "1")), "integer");
+        assert_eq!(row(&typed(&mut two, 25, "1")), "text");
+        assert_eq!(row(&typed(&mut one, 1700, "1")), "numeric");
+    }
+    stage.served.psql("CREATE SCHEMA a CREATE TABLE things (id int, what int)");
+    stage.served.psql("CREATE SCHEMA b CREATE TABLE things (id text, other text)");
+    stage.served.psql("INSERT INTO a.things VALUES (1, 1); INSERT INTO b.things VALUES ('x', 'b')");
+    for _ in 0..3 {
+        for (client, path, value, wanted) in [(&mut one, "a", "1", "1,1"), (&mut two, "b", "x", "x,b")] {
+            client.query(&format!("SET search_path = {path}"));
+            let said = run(client, &["P - : SELECT * FROM things WHERE id = $1", &format!("B - - : {value}"), "E - 0"]);
+            assert_eq!(row(&said), wanted);
+            let said = run(
+                client,
+                &["P w : SELECT * FROM things WHERE id = $1", &format!("B - w : {value}"), "E - 0", "C S w"],
+            );
+            assert_eq!(row(&said), wanted);
+        }
+    }
+    for client in [&mut one, &mut two] {
+        client.query("DISCARD ALL");
+    }
+    // More than a client may have.
+    let mut refused = String::new();
+    for n in 0..60 {
+        let said = run(&mut one, &[&format!("P many{n} : SELECT {n}")]);
+        if said != ["1", "Z I"] {
+            refused = format!("{n} {}", code(&said));
+            break;
+        }
+    }
+    assert_eq!(refused, "40 53400");
+    assert_eq!(code(&one.query("PREPARE more AS SELECT 1")), "53400");
+    assert_eq!(row(&run(&mut one, &["B - many3", "E - 0"])), "3");
+    assert_eq!(row(&run(&mut one, &["C S many3", "P again : SELECT 'again'", "B - again", "E - 0"])), "again");
+    assert_eq!(row(&run(&mut two, &["P - : SELECT 1", "B - -", "E - 0"])), "1", "another client is not concerned");
+}
+
+/// 20 on each connection; one pipeline uses 35, each twice, and one of them fails.
+pub fn servers_keep_a_bounded_number_of_statements(stage: &Stage) {
+    let mut one = stage.superuser();
+    for round in 0..4 {
+        let mut wanted = Vec::new();
+        for n in 0..35 {
+            let sql = match n % 2 {
+                0 => format!("SELECT {n} + $1::int"),
+                _ => format!("SELECT {n} + max(id) + $1::int FROM items WHERE tenant = 1"),
+            };
+            one.send(&frame(&format!("P e{n} : {sql}")));
+            one.send(&frame(&format!("B - e{n} : 1000")));
+            one.send(&frame("E - 0"));
+            wanted.push(format!("D {}", 1000 + n + if n % 2 == 0 { 0 } else { 3 }));
+        }
+        for n in 0..35 {
+            one.send(&frame(&format!("B - e{n} : 2000")));
+            one.send(&frame("E - 0"));
+            wanted.push(format!("D {}", 2000 + n + if n % 2 == 0 { 0 } else { 3 }));
+        }
+        if round % 2 == 1 {
+            one.send(&frame("P - : SELECT 1/0"));
+            one.send(&frame("B - -"));
+            one.send(&frame("E - 0"));
+        }
+        one.send(&frame("S"));
+        let said = one.answers_until("Z");
+        let rows: Vec<_> = said.iter().filter(|a| a.starts_with("D ")).cloned().collect();
+        assert_eq!(rows, wanted, "round {round}: {said:?}");
+        assert_eq!(code(&said), if round % 2 == 1 { "22012" } else { "no error" });
+        one.query("DEALLOCATE ALL");
+    }
+    // What a server keeps is nobody's to read, but code that nobody looks into can count it.
+    let count = "DO $$ BEGIN IF (SELECT count(*) FROM pg_prepared_statements) NOT BETWEEN 10 AND 20
+                 THEN RAISE EXCEPTION 'too many'; END IF; END $$";
+    assert_eq!(code(&one.query(count)), "no error");
+}
+
+pub fn a_changed_table_is_noticed_by_prepared_statements(stage: &Stage) {
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    stage.served.psql("CREATE TABLE changing (tenant int, a int)");
+    stage.served.psql("SELECT create_distributed_table('changing', 'tenant')");
+    stage.served.psql("INSERT INTO changing VALUES (1, 1)");
+    stage.served.psql("CREATE TABLE changing_too AS SELECT 1 AS tenant, 1 AS a");
+    for (n, table) in ["changing", "changing_too"].iter().enumerate() {
+        for client in [&mut one, &mut two] {
+            client.query(&format!("PREPARE p{n} AS SELECT * FROM {table} WHERE tenant = 1"));
+            client.send(&frame(&format!("P e{n} : SELECT * FROM {table} WHERE tenant = $1")));
+            client.send(&frame(&format!("B - e{n} : 1")));
+            client.send(&frame("E - 0"));
+            client.send(&frame("S"));
+            assert_eq!(row(&client.answers_until("Z")), "1,1");
+            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1");
+        }
+        stage.served.psql(&format!("ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'"));
+        // Outside a transaction: parsed anew, the client sees the new columns. It has not described them before.
+        for (client, executes_first) in [(&mut one, n == 0), (&mut two, n != 0)] {
+            if executes_first {
+                assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
+            }
+            client.send(&frame(&format!("B - e{n} : 1")));
+            client.send(&frame("E - 0"));
+            client.send(&frame("S"));
+            let said = client.answers_until("Z");
+            assert_eq!(row(&said), "1,1,new", "{table}: {said:?}");
+            assert_eq!(row(&client.query(&format!("EXECUTE p{n}"))), "1,1,new", "{table}");
+        }
+        // Inside one it is passed on.
+        one.query("BEGIN");
+        one.query(&format!("EXECUTE p{n}"));
+        one.send(&frame(&format!("B - e{n} : 1")));
+        one.send(&frame("E - 0"));
+        one.send(&frame("S"));
+        assert_eq!(row(&one.answers_until("Z")), "1,1,new");
+        one.query("COMMIT");
+    }
+}
