@@ -1,5 +1,6 @@
 //! Moves without a change stream: writes wait and none is lost, reads go on, whatever crashes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::{Value, json};

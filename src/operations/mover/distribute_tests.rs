@@ -1,5 +1,7 @@
 //! A local table becomes a distributed one, crashing at every point; a part of the story in isolate_tests.rs.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::distribute::create_distributed_table_concurrently;

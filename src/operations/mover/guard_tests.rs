@@ -1,6 +1,7 @@
 //! What a move may take of its servers: WAL, bytes a second, the patience of standbys.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::json;

@@ -1,6 +1,7 @@
 //! Tenants get shard groups of their own between real servers, then the others' shard group is cut into pieces, with a
 //! writer at work and crashes at every point; last a local table is distributed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::json;

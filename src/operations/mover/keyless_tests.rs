@@ -1,5 +1,7 @@
 //! Tables without a primary key under many updates: rows are found fast, or the move says why it gives up.
 
+use std::sync::Arc;
+
 use super::tests::{GROUP, SOURCE, Stage, TARGET};
 use super::*;
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The row in `tenantry.shard_move` is written before anything is created and names everything that can be left over.
-//! A failure is repaired by the same code as a crash: `repair` looks at the row and at both nodes, and either undoes the
+//! A failure is repaired by the same code as a crash: repair.rs looks at the row and at both nodes, and either undoes the
 //! move or, when the fence and all before it are on the target, finishes it.
 
 mod attempt;
@@ -21,6 +21,7 @@ mod copy;
 mod cutover;
 mod definition;
 pub mod distribute;
+mod environment;
 pub mod explain;
 mod guard;
 pub mod isolate;
@@ -32,6 +33,7 @@ pub mod orphans;
 mod part;
 mod pieces;
 pub mod rehearse;
+mod repair;
 mod row_index;
 mod session;
 pub mod shard_count;
@@ -83,20 +85,18 @@ mod undo_kill_tests;
 mod undo_tests;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-
-use crate::catalog::{Catalog, pg_error};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::{HoldGuard, Holds};
+use crate::executor::HoldGuard;
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
 use copy::Copied;
 use cutover::{Cutover, Sides};
+use environment::STOPPED;
 use guard::Guard;
 use marker::Marker;
 use pieces::Routes;
+use repair::{repair, repair_failed};
 use session::Session;
 use state::Move;
 use stream::Apply;
@@ -104,126 +104,11 @@ use target::Target;
 use throttle::{CopyThrottle, Pace};
 
 pub use blocking::TransferMode;
+pub use environment::{MoverEnvironment, MoverSettings, StopPoint};
 pub use lock::{MOVES_AT_ONCE, MOVES_PER_NODE, share_statement, try_share_statement};
+pub use repair::recover;
 pub use state::{MoveState, register_metrics};
 pub use throttle::MoveLimits;
-
-/// What moves need from the rest of the proxy.
-#[derive(Clone)]
-pub struct MoverEnvironment {
-    pub catalog: Arc<Catalog>,
-    pub holds: Arc<Holds>,
-    pub settings: MoverSettings,
-    /// They may change while a move runs.
-    pub limits: Arc<ArcSwap<MoveLimits>>,
-    /// For tests: end here as a crash would, with everything left as it is.
-    pub stop_at: Option<StopPoint>,
-}
-
-#[derive(Debug, Clone)]
-pub struct MoverSettings {
-    /// Longest wait for table locks in one attempt; others queue behind a waiting lock for as long. Below the servers'
-    /// `deadlock_timeout`, so that in a deadlock it is the move that gives way, never a client. Default: 200ms.
-    pub lock_timeout: Duration,
-    /// Attempts at locks outside the cutover go on for this time. Default: 60s.
-    pub lock_patience: Duration,
-    /// Longest wait for other moves and schema changes of the colocation group, and for a place on the nodes. Default: 10min.
-    pub group_patience: Duration,
-    /// Longest wait for transactions that were open on the source before the move. Default: 10min.
-    pub slot_patience: Duration,
-    /// Attempts at the cutover go on for this time. Default: 5min.
-    pub cutover_patience: Duration,
-    /// A cutover starts when a change needs at most this time to be committed on the target. Default: 20ms.
-    pub near: Duration,
-    /// Longest wait for that. Default: 10min.
-    pub catch_up_patience: Duration,
-    /// Longest time for which an attempt at the cutover keeps clients waiting before it is taken back. Default: 5s.
-    pub fence_patience: Duration,
-    /// Longest time for which a node of the move may answer nothing. Default: 60s.
-    pub silence_patience: Duration,
-    /// Longest pause of a copy for one standby. Default: 10min.
-    pub standby_patience: Duration,
-    /// Compare both sides before the cutover. Default: yes.
-    pub verify: bool,
-    /// Go on to the cutover; otherwise all is taken back before it. Default: yes.
-    pub flips: bool,
-    /// Moves may have a way back, where `MoveLimits::undo_window` wants it. Default: yes.
-    pub keeps_way_back: bool,
-    /// In the place of `MoveLimits::per_node`, where the caller has asked for another. Default: none.
-    pub per_node: Option<usize>,
-}
-
-impl Default for MoverSettings {
-    fn default() -> Self {
-        Self {
-            lock_timeout: Duration::from_millis(200),
-            lock_patience: Duration::from_secs(60),
-            group_patience: Duration::from_secs(600),
-            slot_patience: Duration::from_secs(600),
-            cutover_patience: Duration::from_secs(300),
-            near: Duration::from_millis(20),
-            catch_up_patience: Duration::from_secs(600),
-            fence_patience: Duration::from_secs(5),
-            silence_patience: Duration::from_secs(60),
-            standby_patience: Duration::from_secs(600),
-            verify: true,
-            flips: true,
-            keeps_way_back: true,
-            per_node: None,
-        }
-    }
-}
-
-/// Points of a move at which a test may crash it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopPoint {
-    Planned,
-    TargetCreated,
-    /// Publication and slot exist, nothing is copied.
-    SlotCreated,
-    Copied,
-    IndexesBuilt,
-    CaughtUp,
-    /// The source's schemas are renamed.
-    Fenced,
-    /// ... and all changes are on the target.
-    FenceApplied,
-    /// ... and the tenant's rows are among those of its interval.
-    Merged,
-    Switched,
-}
-
-impl MoverEnvironment {
-    pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
-        Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None }
-    }
-
-    /// Most moves that one node may take part in now.
-    pub fn moves_per_node(&self) -> usize {
-        self.settings.per_node.unwrap_or_else(|| self.limits.load().per_node)
-    }
-
-    /// With as many as the caller asks for, if he does.
-    pub fn with_moves_per_node(&self, per_node: Option<usize>) -> Self {
-        let mut environment = self.clone();
-        environment.settings.per_node = per_node;
-        environment
-    }
-
-    /// For moves off a server that is to go.
-    pub fn without_way_back(&self) -> Self {
-        let mut environment = self.clone();
-        environment.settings.keeps_way_back = false;
-        environment
-    }
-
-    fn stop_at(&self, point: StopPoint) -> Result<()> {
-        if self.stop_at == Some(point) { Err(PgError::fatal(STOPPED, "stopped for a test")) } else { Ok(()) }
-    }
-}
-
-/// What a test's stop looks like: no error of a server's has it here.
-const STOPPED: SqlState = SqlState::ADMIN_SHUTDOWN;
 
 /// Something worth saying while an operation runs; never an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -395,31 +280,6 @@ async fn carry_out(
     }
 }
 
-/// Repairs every move whose owner is gone: finishes what is past the point of no return, undoes the rest.
-///
-/// Returns the number of repaired moves. For the start of a proxy and the maintenance job; safe to run anywhere, at any
-/// time, because a living move has its locks.
-pub async fn recover(environment: &MoverEnvironment) -> Result<usize> {
-    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    let (mut repaired, mut failure) = (0, None);
-    for mv in Move::unfinished(&catalog).await? {
-        let Some(release_lane) = lock::try_acquire_lane(&catalog, mv.colocation).await? else { continue };
-        let (id, group) = (mv.id, mv.group);
-        if lock::try_acquire_group(&catalog, group).await? {
-            match repair(environment, &catalog, mv).await {
-                Ok(()) => repaired += 1,
-                Err(error) => {
-                    tracing::warn!(move_id = id, %error, "could not repair a shard move, will retry");
-                    failure = Some(error);
-                }
-            }
-            lock::release_group(&catalog, group).await?;
-        }
-        catalog.batch_execute(&release_lane).await.map_err(pg_error)?;
-    }
-    failure.map_or(Ok(repaired), Err)
-}
-
 /// All states, one after the other.
 async fn run(
     environment: &MoverEnvironment,
@@ -535,82 +395,6 @@ async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: 
     if let Err(error) = cleaned.await {
         tracing::warn!(move_id = mv.id, %error, "could not drop what a shard move left, will retry");
     }
-}
-
-async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
-    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    lock::acquire_lane(environment, &catalog, mv.colocation, *MOVES_AT_ONCE.end(), environment.settings.lock_patience)
-        .await?;
-    lock::acquire_group(environment, &catalog, mv.group, environment.settings.lock_patience).await?;
-    let mv = mv.reload(&catalog).await?;
-    if let Err(unnoted) = mv.note_error(&catalog, error).await {
-        // A catalog that takes no writes is no reason to keep the source waiting.
-        tracing::warn!(move_id = mv.id, error = %unnoted, "could not note why a shard move failed");
-    }
-    repair(environment, &catalog, mv).await
-}
-
-/// Finishes or undoes a move that nobody works on. `catalog` has all lanes of the colocation group, or one and the shard
-/// group's lock.
-async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> Result<()> {
-    let mut mv = mv.reload(catalog).await?;
-    match mv.state {
-        MoveState::Done | MoveState::Failed | MoveState::Undoable => return Ok(()),
-        MoveState::Switched => {}
-        // The flip of a local table is one transaction, the source's own.
-        MoveState::CaughtUp if mv.table.is_some() => {}
-        MoveState::CaughtUp => {
-            let source = session::connect(environment, mv.source).await?;
-            let targets = match Target::connect(environment, &mv).await {
-                Ok(targets) => targets,
-                Err(error) => {
-                    // Nobody has written to whole shards there: clients need not wait for a target that is down.
-                    if mv.part.is_none() && mv.join.is_none() {
-                        cutover::unfence(&source, &mv).await?;
-                        return cleanup::clean_up(environment, catalog, &mut mv).await;
-                    }
-                    return Err(error);
-                }
-            };
-            let goes_on = match mv.join {
-                Some(join) => join::is_merged(environment, &mv, join).await?,
-                None => cutover::is_fence_applied(&source, &targets, &mv).await?,
-            };
-            if goes_on {
-                undo::adopt(&targets, &mv).await?;
-                cutover::carry_fenced_sequences(&source, &targets, &mv).await?;
-                let back = Move::way_back(catalog, mv.id).await?;
-                if let Some(back) = back.filter(|back| back.state == MoveState::Undoable) {
-                    undo::mark_start(&source, &targets, &back).await?;
-                }
-                let map = environment.catalog.refresh().await?;
-                part::leave_rest(&source, &mv, &map).await?;
-                if let Err(refused) = cutover::flip(catalog, &mut mv).await {
-                    go_back(catalog, &source, &mv, refused).await?;
-                } else {
-                    environment.catalog.refresh().await?;
-                }
-            } else {
-                cutover::unfence(&source, &mv).await?;
-            }
-        }
-        MoveState::Planned | MoveState::TargetCreated | MoveState::Copied => {}
-    }
-    cleanup::clean_up(environment, catalog, &mut mv).await
-}
-
-/// The catalog does not take the flip, because its disk is full for one: the source serves again, if that is still possible.
-///
-/// Errors: `refused` when it is not, or when the row is not as it was.
-async fn go_back(catalog: &Session, source: &Session, mv: &Move, refused: PgError) -> Result<()> {
-    // Asked of the session that got the error: what it was refused has not happened.
-    let is_as_it_was = mv.reload(catalog).await?.state == MoveState::CaughtUp;
-    // What stays of the source has no longer the tenant's rows.
-    if !is_as_it_was || !mv.can_go_back() || mv.part.is_some() {
-        return Err(refused);
-    }
-    tracing::warn!(move_id = mv.id, error = %refused, "could not switch a shard to its target, going back to its source");
-    cutover::unfence(source, mv).await
 }
 
 /// The group's colocation group, and whether it is on the target already.

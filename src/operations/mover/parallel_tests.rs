@@ -1,5 +1,6 @@
 //! Shard groups of one colocation group move side by side under writers; what must not happen beside a move does not.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio::task::JoinHandle;

@@ -1,6 +1,7 @@
 //! Everything that copies takes a place on each node that it reads or writes, as moves of whole shard groups do.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! Shard groups are cut into pieces between real servers; a part of the story in isolate_tests.rs.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::isolate_tests::{BYSTANDER, CROWD, ROWS, group_of};

@@ -1,6 +1,7 @@
 //! Something of a move stands still at its cut-over: clients go on, and so does the move once it can.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio::task::JoinHandle;

@@ -1,11 +1,13 @@
 //! Moves between real servers, with writers at work, and crashes at every point.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Instant;
 
 use super::*;
-use crate::catalog::{Settings as CatalogSettings, connect};
+use crate::catalog::{Catalog, Settings as CatalogSettings, connect};
 use crate::dev_cluster;
+use crate::executor::Holds;
 use crate::shard_map::ShardId;
 use tokio_postgres::Client;
 

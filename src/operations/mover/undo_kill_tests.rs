@@ -1,5 +1,7 @@
 //! Servers, the coordinator too, are killed while a move can be undone, and while it is undone: it ends or is cleaned up, and nothing is lost.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use tokio::task::JoinHandle;
 

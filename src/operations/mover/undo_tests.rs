@@ -1,5 +1,6 @@
 //! Moves are undone: nothing that was written since is lost, whatever crashes, and nothing is left of the way back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use serde_json::json;
