@@ -225,7 +225,7 @@ compare() {
     local script=$1 mode=$2 count=$3 round i order target
     read -r -a order <<<"$targets"
     for target in "${order[@]}"; do
-        run "$script" "$mode" "$count" "$target" "$warm_up"
+        [ "$warm_up" -eq 0 ] || run "$script" "$mode" "$count" "$target" "$warm_up"
     done
     for ((round = 1; round <= rounds; round++)); do
         for ((i = 0; i < ${#order[@]}; i++)); do
