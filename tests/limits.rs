@@ -41,6 +41,7 @@ fn what_a_client_may_cost_is_a_setting() {
     copies_are_no_larger_than_the_memory(&cluster);
     clients_come_in_while_there_is_room(&cluster);
     connections_that_do_not_log_in_are_few(&cluster);
+    a_pause_outlasts_the_time_for_a_message(&cluster);
     assert!(!cluster.logged(0).contains("panicked"), "{}", cluster.logged(0));
 }
 
@@ -272,4 +273,25 @@ fn connections_that_do_not_log_in_are_few(cluster: &Served) {
     assert!(wait_until(Duration::from_secs(30), || tried(cluster, "app").1 == "Z I"));
     drop(inside);
     await_empty(cluster);
+}
+
+/// What an operator has sent behind PAUSE is no message that does not come to its end.
+fn a_pause_outlasts_the_time_for_a_message(cluster: &Served) {
+    await_empty(cluster);
+    let file = cluster.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, text.replace("[limits]", "[limits]\nmessage_timeout = \"1s\"")).expect("it can be written");
+    cluster.signal_proxy(0, "HUP");
+    assert!(wait_until(Duration::from_secs(30), || cluster.logged(0).contains("limits.message_timeout")));
+    let mut busy = login(cluster, "app");
+    busy.query("BEGIN");
+    assert_eq!(busy.query("SELECT count(*) FROM pg_am WHERE false").last().map(String::as_str), Some("Z T"));
+    let mut keeper = Wire::connect(cluster.proxy_port(0));
+    keeper.send(&wire::startup_packet(3 << 16, &[("user", "keeper"), ("database", "tenantry")]));
+    keeper.answers_until("Z");
+    keeper.send(&[frame("Q PAUSE"), frame("Q RESUME")].concat());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(busy.query("COMMIT"), ["C COMMIT", "Z I"]);
+    assert_eq!(keeper.answers_until("Z"), ["C PAUSE", "Z I"]);
+    assert_eq!(keeper.answers_until("Z"), ["C RESUME", "Z I"]);
 }

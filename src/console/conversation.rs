@@ -328,18 +328,14 @@ impl Conversation<'_> {
         if !nodes.pause() {
             return Err(not_in_state("the pools are paused already"));
         }
-        let Visitor { client, key, stop, .. } = &mut self.visitor;
+        let Visitor { key, stop, .. } = &self.visitor;
+        // Running, it is cancelled when its client leaves, as a statement is.
         key.handle.begin().await;
         let drained = async {
             while nodes.open() > 0 {
                 // One look is cheap, and whoever waits here has time.
-                tokio::select! {
-                    () = timer::sleep(LOOK_EVERY) => {}
-                    is_there = client.receive() => if !is_there? {
-                        return Err(PgError::fatal(SqlState::CONNECTION_FAILURE, "the client has gone"));
-                    },
-                    () = stop.cancelled() => return Err(PgError::shut_down()),
-                }
+                let slept = stop.run_until_cancelled(timer::sleep(LOOK_EVERY)).await;
+                slept.ok_or_else(PgError::shut_down)?;
             }
             Ok(())
         };
