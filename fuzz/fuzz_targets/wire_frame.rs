@@ -74,20 +74,16 @@ fn bind(payload: &Bytes) {
 }
 
 fn nested_oids(value: &[u8]) {
-    for form in [Form::Array, Form::Composite] {
+    let replaced_twice = |replace: &dyn Fn(&mut [u8])| {
         let mut changed = value.to_vec();
-        for _ in 0..2 {
-            replace_in_value(&mut changed, form, &mut other_oid);
-            replace_in_rows(&mut changed, &[form, form], &mut other_oid);
-            replace_in_tuples(&mut changed, &[form, form], &mut other_oid);
-        }
-        assert_eq!(changed.len(), value.len());
-        replace_in_value(&mut changed, form, &mut other_oid);
-        let once = changed.clone();
-        for _ in 0..2 {
-            replace_in_value(&mut changed, form, &mut other_oid);
-        }
-        assert_eq!(changed, once);
+        replace(&mut changed);
+        replace(&mut changed);
+        assert_eq!(changed, value);
+    };
+    for form in [Form::Array, Form::Composite] {
+        replaced_twice(&|value| replace_in_value(value, form, &mut other_oid));
+        replaced_twice(&|value| replace_in_rows(value, &[form, form], &mut other_oid));
+        replaced_twice(&|value| replace_in_tuples(value, &[form, form], &mut other_oid));
     }
 }
 

@@ -133,10 +133,8 @@ impl CopyRouter {
         };
         let forms = match options.format {
             CopyFormat::Binary => {
-                let type_of = |name: &String| table.columns.iter().find(|c| c.name == *name).map_or(0, |c| c.type_oid);
-                let types: Vec<u32> = columns.iter().map(type_of).collect();
                 let executor = &txn.executor;
-                Box::pin(executor.object_ids.forms(&executor.catalog, &types)).await
+                Box::pin(executor.object_ids.forms_of_columns(&executor.catalog, table, columns)).await
             }
             _ => None,
         };

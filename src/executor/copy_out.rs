@@ -28,10 +28,8 @@ pub async fn copy_table(
     let mut colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
     let binary = options.format == CopyFormat::Binary;
     let executor = txn.executor.clone();
-    let type_of = |name: &String| table.columns.iter().find(|c| c.name == *name).map_or(0, |c| c.type_oid);
-    let types: Vec<u32> = columns.iter().map(type_of).collect();
     let forms = match binary {
-        true => Box::pin(executor.object_ids.forms(&executor.catalog, &types)).await,
+        true => Box::pin(executor.object_ids.forms_of_columns(&executor.catalog, table, columns)).await,
         false => None,
     };
     let quoted: Vec<_> = columns.iter().map(|c| quote_ident(c)).collect();

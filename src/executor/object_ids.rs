@@ -22,7 +22,7 @@ use foldhash::HashMap;
 
 use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
-use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap, Table};
 use crate::wire::frame::{self, HEADER_LEN};
 use crate::wire::frontend::Bind;
 use crate::wire::nested_oids::{Form, Look, Meaning, may_nest, replace_in_rows};
@@ -117,6 +117,12 @@ impl ObjectIds {
             tracing::warn!(%error, "could not ask what types are made of");
         }
         self.known_forms(types)
+    }
+
+    /// The same for columns of a table, by name.
+    pub async fn forms_of_columns(&self, catalog: &Catalog, table: &Table, columns: &[String]) -> Option<Forms> {
+        let type_of = |name: &String| table.columns.iter().find(|c| c.name == *name).map_or(0, |c| c.type_oid);
+        self.forms(catalog, &columns.iter().map(type_of).collect::<Vec<_>>()).await
     }
 
     fn known_forms(&self, types: &[u32]) -> Option<Forms> {

@@ -367,10 +367,7 @@ impl Session {
         if let Some(txn) = &mut self.transaction {
             self.parameter_changes.append(&mut txn.parameter_changes);
         }
-        if self.parameter_changes.is_empty() {
-            return;
-        }
-        for (name, value) in std::mem::take(&mut self.parameter_changes) {
+        for (name, value) in self.parameter_changes.drain(..) {
             answer::parameter_status(&name, &value, self.client.out());
         }
     }

@@ -91,14 +91,7 @@ async fn a_moved_shard_is_made_of_the_same() {
         ))
         .await
         .unwrap();
-    stage
-        .coordinator
-        .batch_execute(
-            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-        )
-        .await
-        .unwrap();
+    stage.give_one_shard_group().await;
     stage.environment.catalog.refresh().await.unwrap();
     let broken = "CREATE UNIQUE INDEX CONCURRENTLY broken ON public_102008.orders ((tenant % 1))";
     assert!(stage.workers[0].batch_execute(broken).await.is_err(), "two tenants");

@@ -34,14 +34,7 @@ async fn a_key_waits_for_a_reference_row_that_is_on_its_way() {
         )
         .await
         .unwrap();
-    stage
-        .coordinator
-        .batch_execute(
-            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-        )
-        .await
-        .unwrap();
+    stage.give_one_shard_group().await;
     stage.move_to(SOURCE, TARGET).await.unwrap().unwrap();
     assert_eq!(stage.number(TARGET, "SELECT last_value FROM public.attempts").await, 2);
     assert_eq!(stage.number(TARGET, "SELECT count(*) FROM public_102008.orders").await, 2);

@@ -97,6 +97,13 @@ impl Stage {
     }
 
     /// Until an unfinished move is repaired. As the maintenance job does: what goes wrong is tried again.
+    /// The catalog has shard group 102008 on the first worker, with a shard of `orders`; the worker's schema is the caller's.
+    pub async fn give_one_shard_group(&self) {
+        let rows = "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
+             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)";
+        self.coordinator.batch_execute(rows).await.unwrap();
+    }
+
     pub async fn repair(&self) {
         let mut failures = 0;
         loop {
@@ -541,14 +548,7 @@ async fn every_kind_of_table_and_of_change_arrives() {
     }
     let schema = format!("CREATE SCHEMA public_102008; SET search_path TO public_102008; {RICH_TABLES}");
     stage.workers[0].batch_execute(&schema).await.unwrap();
-    stage
-        .coordinator
-        .batch_execute(
-            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-        )
-        .await
-        .unwrap();
+    stage.give_one_shard_group().await;
     stage.environment.catalog.refresh().await.unwrap();
     let mv = Move::new(ColocationId(1), GROUP, (SOURCE, TARGET), vec!["public".into()]);
     let source = session::connect(&stage.environment, SOURCE).await.unwrap();
@@ -612,14 +612,7 @@ async fn a_copy_that_differs_is_never_switched_to() {
         )
         .await
         .unwrap();
-    stage
-        .coordinator
-        .batch_execute(
-            "INSERT INTO tenantry.shard_group VALUES (102008, 1, -2147483648, 2147483647, 1);
-             INSERT INTO tenantry.shard VALUES (102008, 'public.orders'::regclass, 102008)",
-        )
-        .await
-        .unwrap();
+    stage.give_one_shard_group().await;
     let target = session::connect(&stage.environment, TARGET).await.unwrap();
     target.batch_execute("BEGIN; LOCK TABLE public.ref IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let stage = Arc::new(stage);
