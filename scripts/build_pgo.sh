@@ -20,11 +20,12 @@ fail() {
     exit 1
 }
 
-# The newest, because a profile's format is its compiler's.
+# The newest, because a profile's format is its compiler's; older ones than 19 do not know it.
 profdata() {
     local tool
     for tool in "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" $(ls -v -r /usr/bin/llvm-profdata-* 2>/dev/null); do
         [ -x "$tool" ] || continue
+        [[ ! $tool =~ -([0-9]+)$ ]] || [ "${BASH_REMATCH[1]}" -ge 19 ] || continue
         echo "$tool"
         return 0
     done
@@ -35,6 +36,8 @@ install_llvm() {
     local as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
     echo "build_pgo: installing llvm-19"
+    # An index that is partly out of date may still have it.
+    "${as_root[@]}" apt-get update -q >/dev/null 2>&1 || true
     "${as_root[@]}" apt-get install -y -q --no-install-recommends llvm-19 >/dev/null ||
         fail "llvm-19 could not be installed: run 'rustup component add llvm-tools'."
 }
