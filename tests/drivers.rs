@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use support::serve::Serve;
-use support::{Cluster, python, wait_until};
+use support::{Cluster, ended_in_time, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
 const MATRIX: [&str; 8] = [
@@ -103,19 +103,14 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
     Some(command)
 }
 
-/// One that never ends is ended, so that the others are told of.
 fn run_with(command: &[PathBuf], arguments: &[&str]) -> std::process::Output {
-    let mut run = Command::new("timeout");
-    run.args(["--kill-after=5", PROGRAM_DEADLINE]).args(command).args(arguments);
-    run.output().expect("timeout is one of the coreutils")
+    let (program, first) = command.split_first().expect("a program");
+    ended_in_time(program).args(first).args(arguments).output().expect("timeout is one of the coreutils")
 }
-
-/// Unit: seconds.
-const PROGRAM_DEADLINE: &str = "300";
 
 fn make_tables(schema: &str, behind: &str, port: u16, database: &str) {
     let distributed = if behind == "tenantry" { "on" } else { "off" };
-    let mut psql = Command::new("psql");
+    let mut psql = ended_in_time("psql");
     psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", &format!("schema={schema}")])
         .args(["-v", &format!("distributed={distributed}"), "-f", "tests/drivers/tables.sql"])
         .arg(format!("host=127.0.0.1 port={port} user=postgres dbname={database}"))
@@ -233,7 +228,7 @@ fn pgbench_works(cluster: &Cluster) {
 }
 
 fn pgbench(cluster: &Cluster, arguments: &[&str]) -> String {
-    let output = Command::new(pgbench_program())
+    let output = ended_in_time(pgbench_program())
         .args(arguments)
         .args(["-h", "127.0.0.1", "-p", &cluster.port().to_string(), "-U", "postgres", "postgres"])
         .output()

@@ -325,12 +325,13 @@ impl Conversation<'_> {
     /// Errors: 55000 when they are paused; 57014 when it is cancelled, what ends this session: then all goes on.
     async fn pause(&mut self) -> Result<()> {
         let nodes = &self.console.nodes;
+        let Visitor { key, stop, .. } = &self.visitor;
+        // Running, it is cancelled when its client leaves, as a statement is. Before anybody can see that it began.
+        key.handle.begin().await;
         if !nodes.pause() {
+            key.handle.end();
             return Err(not_in_state("the pools are paused already"));
         }
-        let Visitor { key, stop, .. } = &self.visitor;
-        // Running, it is cancelled when its client leaves, as a statement is.
-        key.handle.begin().await;
         let drained = async {
             while nodes.open() > 0 {
                 // One look is cheap, and whoever waits here has time.

@@ -21,6 +21,7 @@ pub mod served;
 pub mod wire_client;
 
 use ports::PortRange;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -197,13 +198,27 @@ pub fn python(program: &str, arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(python.exists(), "the Python drivers are not installed: run scripts/setup.sh");
-    let output = Command::new(python)
+    let output = ended_in_time(&python)
         .arg(root.join("tests/drivers").join(program))
         .args(arguments)
         .output()
         .expect("the Python of .venv runs; if it was moved or updated, remove .venv and run scripts/setup.sh");
     succeeded(program, output)
 }
+
+/// A program that is ended if it never ends by itself, so that the test fails and the others run. Python tells where it
+/// was.
+pub fn ended_in_time(program: impl AsRef<OsStr>) -> Command {
+    let program = program.as_ref();
+    let is_python = Path::new(program).ends_with("bin/python");
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", if is_python { "--signal=ABRT" } else { "--signal=TERM" }, PROGRAM_DEADLINE]);
+    command.arg(program).env("PYTHONFAULTHANDLER", "1");
+    command
+}
+
+/// Unit: seconds.
+const PROGRAM_DEADLINE: &str = "300";
 
 /// A file of the data that lies beside the project; without it a line says that the test is skipped.
 pub fn shared(path: &str) -> Option<PathBuf> {
@@ -238,7 +253,7 @@ fn run_psql(dsn: &str, sql: &str) -> Output {
 }
 
 fn psql_command(dsn: &str) -> Command {
-    let mut psql = Command::new("psql");
+    let mut psql = ended_in_time("psql");
     psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", dsn]);
     psql.env("PGCONNECT_TIMEOUT", "10").env("LC_ALL", "C");
     psql
