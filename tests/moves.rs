@@ -209,11 +209,18 @@ async fn clients_of_two_proxies_notice_no_distributing_no_splitting_and_no_isola
     served.psql("SELECT create_distributed_table('fresh', 'tenant', shard_count => 8, colocate_with => 'none')");
     let [altered, fresh] = ["ledger", "fresh"].map(|table| served.psql(&format!("{as_of_new} '{table}'::regclass")));
     assert_eq!(altered, fresh);
-    let fewer = client.batch_execute("SELECT alter_distributed_table('fresh', shard_count => 4)").await.unwrap_err();
-    assert_eq!(
-        fewer.as_db_error().map(|error| error.message()),
-        Some("cannot change the number of shards of fresh from 8 to 4")
-    );
+    // Fewer: neighbours are put together, wherever they are, and cut first where they do not fit.
+    for count in [4, 3] {
+        sql(format!("SELECT alter_distributed_table('ledger', shard_count => {count}, cascade_to_colocated => true)"))
+            .await;
+        served.psql(&format!(
+            "DROP TABLE fresh; CREATE TABLE fresh (tenant bigint);
+             SELECT create_distributed_table('fresh', 'tenant', shard_count => {count}, colocate_with => 'none')"
+        ));
+        let [altered, fresh] =
+            ["ledger", "fresh"].map(|table| served.psql(&format!("{as_of_new} '{table}'::regclass")));
+        assert_eq!(altered, fresh);
+    }
     served.psql("DROP TABLE fresh");
     for node in [1, 2] {
         let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
@@ -222,14 +229,34 @@ async fn clients_of_two_proxies_notice_no_distributing_no_splitting_and_no_isola
     sql(format!("SELECT isolate_tenant_to_new_shard('ledger', {TENANT}, 'CASCADE')")).await;
     let kinds = "SELECT max(moveid) FROM tenantry.shard_move GROUP BY relation IS NULL, tenant IS NULL ORDER BY 1";
     let kinds = psql(&served.coordinator_dsn(), kinds);
-    for (kind, id) in
-        ["create_distributed_table_concurrently", "a split", "isolating a tenant"].iter().zip(kinds.lines())
-    {
-        let refused = client.batch_execute(&format!("SELECT tenantry_undo_move({id})")).await.unwrap_err();
-        let refused = refused.as_db_error().expect("an answer");
-        assert_eq!((refused.code().code(), refused.message()), ("0A000", &*format!("{kind} cannot be undone")));
-        assert!(refused.hint().is_some());
+    let moves: Vec<&str> = kinds.lines().collect();
+    let [distributed, split, isolated] = moves[..] else { panic!("{kinds}") };
+    let refused = client.batch_execute(&format!("SELECT tenantry_undo_move({distributed})")).await.unwrap_err();
+    let refused = refused.as_db_error().expect("an answer");
+    let message = "create_distributed_table_concurrently cannot be undone";
+    assert_eq!((refused.code().code(), refused.message()), ("0A000", message));
+    assert!(refused.hint().is_some());
+    // The tenant was taken out of a piece since; once it is back, the pieces that there were have other names.
+    let undo = |id: &str| format!("SELECT tenantry_undo_move({id})");
+    sql(undo(isolated)).await;
+    assert_eq!(served.psql("SELECT count(*) FROM tenantry_tenants WHERE table_name = 'ledger'::regclass"), "0");
+    for id in [isolated, split] {
+        let late = client.batch_execute(&undo(id)).await.unwrap_err();
+        let late = late.as_db_error().expect("an answer");
+        assert_eq!(
+            (late.code().code(), late.message()),
+            ("55000", &*format!("shard move {id} can no longer be undone"))
+        );
     }
+    let shards = "SELECT count(*) FROM pg_dist_shard WHERE logicalrelid = 'ledger'::regclass";
+    let before = served.psql(shards);
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {TENANT})"));
+    sql(format!("SELECT tenantry_split_shard({shard}, 3, ARRAY[1, 2])")).await;
+    assert_ne!(served.psql(shards), before);
+    let split = psql(&served.coordinator_dsn(), "SELECT max(moveid) FROM tenantry.shard_move");
+    sql(undo(&split)).await;
+    assert_eq!(served.psql(shards), before);
+    sql(format!("SELECT isolate_tenant_to_new_shard('ledger', {TENANT}, 'CASCADE')")).await;
     stop.set();
     let mut written = Vec::new();
     for (w, writer) in (0i64..).zip(writers) {

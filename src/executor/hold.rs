@@ -84,6 +84,11 @@ impl Holds {
         HoldGuard { holds: self.clone(), group, release, since: Instant::now() }
     }
 
+    /// As `begin`, for several.
+    pub fn begin_all(self: &Arc<Self>, groups: &[ShardGroupId]) -> Vec<HoldGuard> {
+        groups.iter().map(|group| self.begin(*group)).collect()
+    }
+
     pub fn is_held(&self, group: ShardGroupId) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.held.contains_key(&group)
     }

@@ -38,17 +38,14 @@ pub enum Attempt {
 
 /// What keeps clients waiting.
 pub struct Hold<'a> {
-    pub group: &'a mut Option<HoldGuard>,
-    /// Of the shard group that the move's goes into.
-    pub rest: &'a mut Option<HoldGuard>,
+    pub groups: &'a mut Vec<HoldGuard>,
     /// When they must not wait any longer.
     pub until: Instant,
 }
 
 impl Hold<'_> {
     pub fn release(&mut self) {
-        *self.group = None;
-        *self.rest = None;
+        self.groups.clear();
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guard: &mut Option<HoldGuard>,
+    guards: &mut Vec<HoldGuard>,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
@@ -87,7 +87,7 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
-    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), guard).await?;
+    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), guards).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -140,7 +140,7 @@ async fn cut_over(
     mv: &mut Move,
     tables: &[SourceTable],
     (locker, locks): (&Session, &LockWatch<'_>),
-    guard: &mut Option<HoldGuard>,
+    guards: &mut Vec<HoldGuard>,
 ) -> Result<u32> {
     let settings = &environment.settings;
     let start = Instant::now();
@@ -148,7 +148,7 @@ async fn cut_over(
     let sequences = cutover::sequences(sides.source, mv).await?;
     for attempts in 1.. {
         sides.watch.check()?;
-        *guard = Some(environment.holds.begin(mv.group));
+        *guards = environment.holds.begin_all(&mv.held_groups());
         let stronger = format!("SAVEPOINT cutover; {}", lock(tables, "ACCESS EXCLUSIVE"));
         let attempt = async { locker.batch_execute(&stronger).await.map_err(pg_error) };
         match locks.during(settings.lock_timeout, attempt).await {
@@ -169,13 +169,13 @@ async fn cut_over(
                 environment.stop_at(StopPoint::FenceApplied)?;
                 cutover::carry(&sides, mv, &answer).await?;
                 cutover::switch(environment, &sides, mv).await?;
-                *guard = None;
+                guards.clear();
                 return Ok(attempts);
             }
             Err(error) if is_lock_failure(&error) => {
                 // What was locked before the savepoint stays locked.
                 locker.batch_execute("ROLLBACK TO SAVEPOINT cutover").await.map_err(pg_error)?;
-                *guard = None;
+                guards.clear();
                 if start.elapsed() > settings.lock_patience {
                     return Err(error.hint("Transactions on this shard were open for too long; try again later."));
                 }

@@ -47,7 +47,7 @@ pub struct Sides<'a> {
     pub back: Option<&'a Move>,
 }
 
-/// Moves the placement. `guard` keeps the hold when this fails half-way, so that whoever repairs can release it.
+/// Moves the placement. `guards` keep the hold when this fails half-way, so that whoever repairs can release it.
 ///
 /// Errors: 55P03 when the locks could not be had, 57014 when the last changes did not arrive before `cutover_patience` was over;
 /// the source is as before then.
@@ -58,7 +58,7 @@ pub async fn cut_over(
     tables: &[SourceTable],
     marker: &mut Marker,
     apply: &mut Apply,
-    guard: &mut Option<HoldGuard>,
+    guards: &mut Vec<HoldGuard>,
 ) -> Result<Cutover> {
     let settings = &environment.settings;
     let start = Instant::now();
@@ -75,10 +75,8 @@ pub async fn cut_over(
         sides.watch.check()?;
         apply.pace.is_on = false;
         let held_at = Instant::now();
-        *guard = Some(environment.holds.begin(mv.group));
-        let mut rest_guard = mv.join.map(|join| environment.holds.begin(join.rest));
-        let hold =
-            Hold { group: &mut *guard, rest: &mut rest_guard, until: (held_at + settings.fence_patience).into() };
+        *guards = environment.holds.begin_all(&mv.held_groups());
+        let hold = Hold { groups: &mut *guards, until: (held_at + settings.fence_patience).into() };
         let (id, statements) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
         let fence = Fence { statements, id, merge: merge.as_ref(), source_locks: &source_locks };
         let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
@@ -93,7 +91,7 @@ pub async fn cut_over(
                     carry(&sides, mv, &answer).await?;
                 }
                 switch(environment, &sides, mv).await?;
-                *guard = None;
+                guards.clear();
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
             }
             Attempt::Again(why) => {

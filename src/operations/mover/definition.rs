@@ -6,12 +6,14 @@
 //!
 //! Limits: no inheritance other than partitions, no rules, no types or operators of the shard schema's own.
 
+use std::collections::HashSet;
+
 use super::part::replace_word;
 use super::session::Session;
 use super::state::Move;
 use super::{Notice, Notify};
 use crate::catalog::pg_error;
-use crate::error::Result;
+use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::ShardGroupId;
 
 /// Statements in four stages, each in an order that works.
@@ -40,23 +42,57 @@ impl Definition {
         if group == mv.group {
             return self;
         }
+        self.rename(&mv.schemas_of(mv.group), &mv.schemas_of(group));
+        self
+    }
+
+    /// Writes the names `to` of schemas, unquoted, in the place of `from`.
+    fn rename(&mut self, from: &[String], to: &[String]) {
         let quoted = |name: &str| name.replace('"', "\"\"");
-        let schemas = || mv.shard_schemas().into_iter().zip(mv.schemas_of(group));
         let rename = |statement: &mut String| {
-            for (from, to) in schemas() {
-                *statement = replace_word(statement, &quoted(&from), &quoted(&to));
+            for (from, to) in from.iter().zip(to) {
+                *statement = replace_word(statement, &quoted(from), &quoted(to));
             }
         };
         let keys = self.foreign_keys.iter_mut().flat_map(|key| [Some(&mut key.add), key.validate.as_mut()]).flatten();
         self.tables.iter_mut().chain(&mut self.keys_and_indexes).chain(&mut self.rest).chain(keys).for_each(rename);
-        self
+    }
+
+    /// What one of both has and the other has not, in whatever order.
+    fn difference(&self, other: &Self) -> Option<String> {
+        let lacks = |one: &Self, other: &Self| {
+            let there: HashSet<&str> = other.statements().collect();
+            one.statements().find(|statement| !there.contains(statement)).map(str::to_owned)
+        };
+        lacks(self, other).or_else(|| lacks(other, self))
+    }
+
+    fn statements(&self) -> impl Iterator<Item = &str> {
+        let keys = self.foreign_keys.iter().flat_map(|key| [Some(&key.add), key.validate.as_ref()]).flatten();
+        self.tables.iter().chain(&self.keys_and_indexes).chain(&self.rest).chain(keys).map(String::as_str)
     }
 }
 
 /// Reads the group's definition. `session` has `search_path = pg_catalog`, so that every name is printed qualified.
+///
+/// Errors: 55000 for shard groups that are to become one and are not alike.
 pub async fn read(source: &Session, mv: &Move) -> Result<Definition> {
+    let definition = read_group(source, mv, mv.group).await?;
+    for group in mv.sources().into_iter().filter(|group| *group != mv.group) {
+        let mut other = read_group(source, mv, group).await?;
+        other.rename(&mv.schemas_of(group), &mv.schemas_of(mv.group));
+        if let Some(difference) = definition.difference(&other) {
+            let message = format!("shard groups {} and {group} are not alike", mv.group);
+            return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail(format!("Only one of them has: {difference}")));
+        }
+    }
+    Ok(definition)
+}
+
+async fn read_group(source: &Session, mv: &Move, group: ShardGroupId) -> Result<Definition> {
     let mut definition = Definition::default();
-    let schemas = mv.shard_schemas();
+    let schemas = mv.schemas_of(group);
     let own_publication_full = &mv.full_identity;
     for row in source.query(STATEMENTS, &[&schemas, own_publication_full]).await.map_err(pg_error)? {
         let (stage, statement, validate): (&str, String, Option<String>) = (row.get(0), row.get(1), row.get(2));

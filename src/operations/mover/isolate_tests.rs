@@ -150,6 +150,7 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         assert_eq!(again.message(), "table orders has already been isolated for the given value");
     }
     super::split_tests::the_rest_is_split_under_a_writer(&stage, table).await;
+    super::unite_tests::splits_are_undone_under_a_writer(&stage, table).await;
     super::return_tests::tenants_go_home(&stage, table).await;
     super::blocking_tests::splits_and_isolations_block_writes(&stage, table, &written).await;
     stop.store(true, Ordering::SeqCst);

@@ -23,12 +23,12 @@ pub struct Marker {
     table: String,
     last: i64,
     holds: Arc<Holds>,
-    group: ShardGroupId,
+    groups: Vec<ShardGroupId>,
 }
 
 impl Marker {
     pub fn new(source: Session, mv: &Move, holds: Arc<Holds>) -> Self {
-        Self { source, table: mv.marker(), last: 0, holds, group: mv.group }
+        Self { source, table: mv.marker(), last: 0, holds, groups: mv.sources() }
     }
 
     /// Commits the next marker and answers its id. Flushed, so that it doesn't wait for anybody else's commit.
@@ -54,7 +54,7 @@ impl Marker {
         let mut throttle = None;
         loop {
             if throttle.is_none() && start.elapsed() > THROTTLE_AFTER {
-                throttle = Some(Throttle::begin(self.holds.clone(), self.group, apply.progress()));
+                throttle = Some(Throttle::begin(self.holds.clone(), self.groups.clone(), apply.progress()));
             }
             let left = patience.saturating_sub(start.elapsed());
             let inserted = timeout(left, self.insert("ping")).await;
@@ -93,13 +93,13 @@ fn behind(apply: &Apply) -> PgError {
     }
 }
 
-/// Holds the group's statements for a moment, again and again, with ever shorter pauses between, until it is dropped.
+/// Holds the groups' statements for a moment, again and again, with ever shorter pauses between, until it is dropped.
 /// No statement waits long; together they write no faster than the target can follow. While it does not follow at all, nobody
 /// is slowed down: that would not help it.
 struct Throttle(JoinHandle<()>);
 
 impl Throttle {
-    fn begin(holds: Arc<Holds>, group: ShardGroupId, progress: Progress) -> Self {
+    fn begin(holds: Arc<Holds>, groups: Vec<ShardGroupId>, progress: Progress) -> Self {
         Self(tokio::spawn(async move {
             let mut pause = PULSE;
             let (mut answered, mut moved_at) = (progress.count(), Instant::now());
@@ -111,7 +111,7 @@ impl Throttle {
                     tokio::time::sleep(PULSE).await;
                     continue;
                 }
-                let guard = holds.begin(group);
+                let guard = holds.begin_all(&groups);
                 tokio::time::sleep(PULSE).await;
                 drop(guard);
                 tokio::time::sleep(pause).await;

@@ -45,6 +45,7 @@ mod stream;
 mod target;
 mod throttle;
 pub mod undo;
+mod unite;
 mod verify;
 mod window;
 mod xid_snapshot;
@@ -83,6 +84,8 @@ pub(crate) mod tests;
 mod undo_kill_tests;
 #[cfg(test)]
 mod undo_tests;
+#[cfg(test)]
+mod unite_tests;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -257,11 +260,11 @@ async fn carry_out(
     mode: TransferMode,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
-    let mut guard = None;
+    let mut guards = Vec::new();
     let ran = match mode {
-        _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut guard).await,
-        TransferMode::Online => run(environment, &catalog, &mut mv, &mut guard, notify).await,
-        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guard, notify).await,
+        _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut guards).await,
+        TransferMode::Online => run(environment, &catalog, &mut mv, &mut guards, notify).await,
+        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guards, notify).await,
     };
     match ran {
         Ok(report) => Ok(report),
@@ -274,7 +277,7 @@ async fn carry_out(
             if let Err(repair_error) = repair_failed(environment, &mv, &error).await {
                 tracing::warn!(move_id = mv.id, error = %repair_error, "could not clean up after a shard move, will retry");
             }
-            drop(guard);
+            drop(guards);
             Err(error)
         }
     }
@@ -285,7 +288,7 @@ async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guard: &mut Option<HoldGuard>,
+    guards: &mut Vec<HoldGuard>,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
@@ -368,7 +371,7 @@ async fn run(
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: back.as_ref() };
     let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
+        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guards).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,

@@ -48,8 +48,10 @@ pub async fn check(source: &Session, mv: &Move) -> Result<()> {
                WHERE n.nspname = ANY ($1) LIMIT 1";
     match source.query_opt(sql, &[&mv.shard_schemas()]).await.map_err(pg_error)? {
         None => Ok(()),
-        Some(row) => Err(PgError::unsupported("cannot take a shard apart that has sequences or functions")
-            .detail(format!("The shard has {}.", row.get::<_, &str>(0)))),
+        Some(row) => {
+            Err(PgError::unsupported("cannot take a shard apart, or put it together, that has sequences or functions")
+                .detail(format!("The shard has {}.", row.get::<_, &str>(0))))
+        }
     }
 }
 

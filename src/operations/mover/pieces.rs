@@ -31,6 +31,8 @@ pub struct Routes {
     cut: Option<Cut>,
     /// The distribution column by (schema, table); empty where everything goes to one place.
     columns: HashMap<(String, String), String>,
+    /// Shard groups that come together, by their schemas on the source, unquoted.
+    united: HashMap<String, Piece>,
 }
 
 struct Cut {
@@ -42,7 +44,7 @@ impl Routes {
     /// Errors: 0A000 when the tables' distribution column is of no type that the proxy can hash.
     pub fn new(mv: &Move, map: &ShardMap) -> Result<Self> {
         if mv.pieces.is_empty() {
-            return Ok(Self { cut: None, columns: HashMap::new() });
+            return Ok(Self { cut: None, columns: HashMap::new(), united: HashMap::new() });
         }
         let mut columns = HashMap::new();
         let mut hash = None;
@@ -55,7 +57,11 @@ impl Routes {
         let hash = hash.ok_or_else(not_hashable)?;
         let group = |p: &Piece| ShardGroup { id: p.group, min: p.min, max: p.max, node: p.node, tenant: None };
         let pieces = ColocationGroup::new(mv.colocation, Some(hash), mv.pieces.iter().map(group).collect());
-        Ok(Self { cut: Some(Cut { pieces, hash }), columns })
+        let known = |id: &ShardGroupId| map.colocation(mv.colocation).and_then(|colocation| colocation.group(*id));
+        let piece = |g: &ShardGroup| Piece { group: g.id, node: g.node, min: g.min, max: g.max };
+        let of_schemas = |piece: Piece| mv.schemas_of(piece.group).into_iter().map(move |schema| (schema, piece));
+        let united = mv.united.iter().filter_map(known).map(piece).flat_map(of_schemas).collect();
+        Ok(Self { cut: Some(Cut { pieces, hash }), columns, united })
     }
 
     /// Of tables, each with its schema and name, to the shard groups of a colocation group. `column` is the distribution
@@ -67,12 +73,18 @@ impl Routes {
         hash: HashType,
     ) -> Self {
         let columns = tables.map(|table| (table, column.to_owned())).collect();
-        Self { cut: Some(Cut { pieces, hash }), columns }
+        Self { cut: Some(Cut { pieces, hash }), columns, united: HashMap::new() }
     }
 
     /// The distribution column of a table, where it decides.
     pub fn column_of(&self, schema: &str, table: &str) -> Option<&str> {
         self.columns.get(&(schema.to_owned(), table.to_owned())).map(String::as_str)
+    }
+
+    /// The condition by which a table's rows are told from those of the others that come to the same place; none where there
+    /// are no others. `schema` is that on the source, `column` the distribution column, both unquoted.
+    pub fn own_rows(&self, schema: &str, column: Option<&str>) -> Option<String> {
+        self.united.get(schema).zip(column).map(|(piece, column)| piece.condition(column))
     }
 
     /// Errors: 0A000 for a value that the proxy cannot hash, or that belongs to no piece.

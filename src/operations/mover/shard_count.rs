@@ -1,30 +1,34 @@
-//! `alter_distributed_table(..., shard_count => n)`: a colocation group gets more shards, by cutting those that it has.
+//! `alter_distributed_table(..., shard_count => n)`: a colocation group gets more shards, or fewer.
 //!
 //! ```text
 //!   3 shards:  |-----------|-----------|-----------|
 //!   6 wanted:  |-----|-----|-----|-----|-----|-----|      each shard is cut where the new ones meet, on its own node
-//!   4 wanted:  |--------|--------|--------|--------|      refused: shards would have to be put together
+//!   2 wanted:  |-----------------|-----------------|      the second is cut, then neighbours are put together
+//!              |-----------|-----|-----|-----------|
 //! ```
 //!
-//! Each cut is a move of its own, under clients, and stands when a later one fails: the same call goes on from there.
+//! Each step is a move of its own, under clients, and stands when a later one fails: the same call goes on from there.
 //! Isolated tenants keep the shards that they have.
+
+use std::ops::Range;
 
 use serde_json::Value;
 
 use super::session::{self, Session};
 use super::split;
+use super::unite::unite;
 use super::{MoverEnvironment, Notice, Notify};
 use crate::catalog::pg_error;
 use crate::catalog::quote::readable;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::create_distributed_table::SHARD_COUNT_MAX;
 use crate::shard_map::hash::intervals;
-use crate::shard_map::{ColocationId, NodeId, ShardId, ShardMap, Table, TableKind, TableOid};
+use crate::shard_map::{ColocationId, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, Table, TableKind, TableOid};
 
 /// `alter_distributed_table`, as far as it is about the number of shards.
 ///
-/// Errors: 0A000 for what it does otherwise, and for numbers to which the shards can't be cut; 22023 for arguments that do not
-/// fit; those of a split, after which the shards that were cut before stay so.
+/// Errors: 0A000 for what it does otherwise; 22023 for arguments that do not fit; those of a move, after which the shards that
+/// were cut or put together before stay so.
 pub async fn alter_distributed_table(
     environment: &MoverEnvironment,
     arguments: &Value,
@@ -35,15 +39,24 @@ pub async fn alter_distributed_table(
     let table = distributed(&map, arguments)?;
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     check_colocated(&catalog, &table, arguments.get("cascade_to_colocated").and_then(Value::as_bool)).await?;
-    let mut has_cut = false;
+    let mut has_changed = false;
     loop {
         let map = environment.catalog.refresh().await?;
-        let Some((shard, points)) = next_cut(&map, &table, count)? else { break };
-        has_cut = true;
-        notify(Notice::new(format!("Splitting shard {shard} into {} ...", points.len() + 1)));
-        split::cut_where_it_is(environment, shard, points, notify).await?;
+        let Some(step) = next_step(&map, &table, count)? else { break };
+        has_changed = true;
+        match step {
+            Step::Cut { shard, points } => {
+                notify(Notice::new(format!("Splitting shard {shard} into {} ...", points.len() + 1)));
+                split::cut_where_it_is(environment, shard, points, notify).await?;
+            }
+            Step::Unite { shards, groups, node } => {
+                let shards: Vec<String> = shards.iter().map(ShardId::to_string).collect();
+                notify(Notice::new(format!("Putting shards {} together ...", shards.join(", "))));
+                unite(environment, table.colocation, &groups, node, notify).await?;
+            }
+        }
     }
-    if !has_cut {
+    if !has_changed {
         notify(Notice::new(format!("table {} has {count} shards already", readable(&table.name))));
     }
     // New tables of this number of shards are colocated with these from now on.
@@ -108,41 +121,82 @@ async fn check_colocated(catalog: &Session, table: &Table, cascades: Option<bool
     }
 }
 
-/// The first shard that has to be cut, and the last hashes of its pieces but the last; none when all is done.
-fn next_cut(map: &ShardMap, table: &Table, count: u32) -> Result<Option<(ShardId, Vec<i32>)>> {
-    let groups = map.colocation(table.colocation).map(|c| c.intervals()).unwrap_or_default();
-    let there: Vec<(i32, i32)> = groups.iter().map(|group| (group.min, group.max)).collect();
-    let cuts = cuts(&there, count).ok_or_else(|| {
-        let name = readable(&table.name);
-        let more = there.len() as u64 * 2;
-        PgError::unsupported(format!("cannot change the number of shards of {name} from {} to {count}", there.len()))
-            .detail("Shards can be cut, but not put together.")
-            .hint(format!("Choose a multiple of the number of shards, {more} for example."))
-    })?;
-    let Some((at, points)) = cuts.into_iter().enumerate().find(|(_, points)| !points.is_empty()) else {
-        return Ok(None);
-    };
-    let in_group = |shard: &&ShardId| map.group_of_shard(**shard).is_some_and(|(_, group)| group == groups[at].id);
-    let shard = map.table_by_oid(table.oid).and_then(|table| table.shards.iter().find(in_group).copied());
-    let gone = || PgError::new(SqlState::UNDEFINED_TABLE, "cannot alter table because the table is not distributed");
-    Ok(Some((shard.ok_or_else(gone)?, points)))
+/// One move on the way.
+enum Step {
+    /// The last hashes of the pieces but the last.
+    Cut { shard: ShardId, points: Vec<i32> },
+    /// The table's shards with their groups, neighbours, which become one on the node.
+    Unite { shards: Vec<ShardId>, groups: Vec<ShardGroupId>, node: NodeId },
 }
 
-/// For each interval the last hashes of what it is to be cut into, but for its own last one; none where intervals would have to
-/// be put together. `there` covers all hashes.
+/// The next move; none when all is done.
+fn next_step(map: &ShardMap, table: &Table, count: u32) -> Result<Option<Step>> {
+    let gone = || PgError::new(SqlState::UNDEFINED_TABLE, "cannot alter table because the table is not distributed");
+    let table = map.table_by_oid(table.oid).ok_or_else(gone)?;
+    let groups = map.colocation(table.colocation).map(|c| c.intervals()).unwrap_or_default();
+    let there: Vec<(i32, i32)> = groups.iter().map(|group| (group.min, group.max)).collect();
+    let shard_of = |group: &ShardGroup| {
+        let in_group = |shard: &&ShardId| map.group_of_shard(**shard).is_some_and(|(_, id)| id == group.id);
+        table.shards.iter().find(in_group).copied().ok_or_else(gone)
+    };
+    let Changes { cuts, runs } = changes(&there, count);
+    if let Some((at, points)) = cuts.into_iter().enumerate().find(|(_, points)| !points.is_empty()) {
+        return Ok(Some(Step::Cut { shard: shard_of(&groups[at])?, points }));
+    }
+    let Some(run) = runs.into_iter().find(|run| run.len() > 1) else { return Ok(None) };
+    let run = &groups[run];
+    let node = home(map, table.colocation, run)?;
+    let shards = run.iter().map(shard_of).collect::<Result<_>>()?;
+    Ok(Some(Step::Unite { shards, groups: run.iter().map(|group| group.id).collect(), node }))
+}
+
+/// Where the shard groups come together: of the nodes that have one of them that with the fewest shards, so that all get alike.
+///
+/// Errors: 55000 when no node may take shards.
+fn home(map: &ShardMap, colocation: ColocationId, run: &[ShardGroup]) -> Result<NodeId> {
+    let all = map.colocation(colocation).map(|known| known.intervals()).unwrap_or_default();
+    let has = |node: NodeId, groups: &[ShardGroup]| groups.iter().filter(|group| group.node == node).count();
+    let nodes = map.active_workers().filter(|node| node.should_have_shards).map(|node| node.id);
+    nodes.min_by_key(|node| (has(*node, run) == 0, has(*node, all), node.0)).ok_or_else(|| {
+        PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "no node can take shards")
+            .hint("See pg_dist_node for active nodes with shouldhaveshards.")
+    })
+}
+
+/// What makes the intervals that are there those that are wanted.
+struct Changes {
+    /// For each interval the last hashes of what it is to be cut into, but for its own last one.
+    cuts: Vec<Vec<i32>>,
+    /// Once nothing is left to cut: the intervals, in runs that are to become one each.
+    runs: Vec<Range<usize>>,
+}
+
+/// `there` covers all hashes.
 ///
 /// An end of an interval counts as where a new one should be when it is near: thirds that are cut in two are not quite sixths,
 /// because of the remainders.
-fn cuts(there: &[(i32, i32)], count: u32) -> Option<Vec<Vec<i32>>> {
+fn changes(there: &[(i32, i32)], count: u32) -> Changes {
     let near = (1i64 << 32) / i64::from(count) / 16;
-    let is_at = |point: i32, end: i32| (i64::from(point) - i64::from(end)).abs() <= near;
-    let mut wanted: Vec<i32> =
-        intervals(count).into_iter().map(|(_, max)| max).filter(|max| *max != i32::MAX).collect();
-    for (_, end) in there.iter().filter(|(_, max)| *max != i32::MAX) {
-        let at = wanted.iter().position(|point| is_at(*point, *end))?;
-        wanted.remove(at);
+    let distance = |point: i32, end: i32| (i64::from(point) - i64::from(end)).abs();
+    let last = there.len().saturating_sub(1);
+    let (mut stays, mut missing) = (vec![false; there.len()], Vec::new());
+    for point in intervals(count).into_iter().map(|(_, max)| max).filter(|max| *max != i32::MAX) {
+        let ends = there[..last].iter().map(|(_, max)| distance(point, *max)).enumerate();
+        match ends.min_by_key(|(_, distance)| *distance).filter(|(_, distance)| *distance <= near) {
+            Some((at, _)) => stays[at] = true,
+            None => missing.push(point),
+        }
     }
-    Some(there.iter().map(|(min, max)| wanted.iter().copied().filter(|p| (min..max).contains(&p)).collect()).collect())
+    let in_interval = |(min, max): &(i32, i32)| missing.iter().copied().filter(|p| (*min..*max).contains(p)).collect();
+    let cuts = there.iter().map(in_interval).collect();
+    let (mut runs, mut from) = (Vec::new(), 0);
+    for (at, stays) in stays.into_iter().enumerate() {
+        if stays || at == last {
+            runs.push(from..at + 1);
+            from = at + 1;
+        }
+    }
+    Changes { cuts, runs }
 }
 
 fn invalid(message: String) -> PgError {
@@ -153,47 +207,56 @@ fn invalid(message: String) -> PgError {
 mod tests {
     use super::*;
 
-    /// What becomes of intervals that are cut.
-    fn cut(there: &[(i32, i32)], count: u32) -> Option<Vec<(i32, i32)>> {
+    /// What becomes of intervals when all is done, and that nothing is left to do then.
+    fn changed(there: &[(i32, i32)], count: u32) -> Vec<(i32, i32)> {
         let mut pieces = Vec::new();
-        for ((min, max), points) in there.iter().zip(cuts(there, count)?) {
+        for ((min, max), points) in there.iter().zip(changes(there, count).cuts) {
             let mut from = *min;
             for to in points.into_iter().chain([*max]) {
                 pieces.push((from, to));
                 from = to.wrapping_add(1);
             }
         }
-        Some(pieces)
+        let Changes { cuts, runs } = changes(&pieces, count);
+        assert!(cuts.iter().all(Vec::is_empty), "once is enough");
+        let united: Vec<_> = runs.into_iter().map(|run| (pieces[run.start].0, pieces[run.end - 1].1)).collect();
+        let Changes { cuts, runs } = changes(&united, count);
+        assert!(cuts.iter().all(Vec::is_empty) && runs.iter().all(|run| run.len() == 1));
+        united
     }
 
     #[test]
     fn shards_become_those_of_a_new_table_or_nearly() {
-        for (from, to) in [(1, 1), (1, 7), (2, 4), (4, 32), (32, 64), (32, 96)] {
-            let pieces = cut(&intervals(from), to).unwrap();
+        for (from, to) in
+            [(1, 1), (1, 7), (2, 4), (4, 32), (32, 64), (32, 96), (2, 1), (4, 6), (32, 48), (8, 4), (3, 2), (32, 5)]
+        {
+            let pieces = changed(&intervals(from), to);
             assert_eq!(pieces.len(), to as usize, "{from} to {to}");
             let width = (1i64 << 32) / i64::from(to);
             let off = pieces.iter().map(|(min, max)| (i64::from(*max) - i64::from(*min) + 1 - width).abs()).max();
-            assert!(off.unwrap() <= i64::from(to), "{from} to {to}: {off:?}");
-            assert_eq!(cut(&pieces, to).unwrap(), pieces, "and once is enough");
+            assert!(off.unwrap() <= width / 8, "{from} to {to}: {off:?}");
         }
-        assert_eq!(cut(&intervals(2), 4).unwrap(), intervals(4));
-        let thirds = cut(&intervals(3), 6).unwrap();
-        assert!(cut(&thirds, 12).is_some_and(|pieces| pieces.len() == 12));
+        assert_eq!(changed(&intervals(2), 4), intervals(4));
+        assert_eq!(changed(&intervals(4), 2), intervals(2));
+        let thirds = changed(&intervals(3), 6);
+        assert_eq!(changed(&thirds, 12).len(), 12);
     }
 
     #[test]
-    fn what_was_cut_before_is_not_cut_again() {
+    fn what_is_there_already_is_left_alone() {
         let mut some = intervals(4);
         some.splice(1..2, [intervals(8)[2], intervals(8)[3]]);
-        assert_eq!(cut(&some, 8).unwrap(), intervals(8));
-        assert_eq!(cuts(&some, 8).unwrap().iter().filter(|points| points.is_empty()).count(), 2);
+        assert_eq!(changed(&some, 8), intervals(8));
+        assert_eq!(changes(&some, 8).cuts.iter().filter(|points| points.is_empty()).count(), 2);
+        assert_eq!(changed(&some, 4), intervals(4));
+        let sizes: Vec<usize> = changes(&some, 4).runs.iter().map(Range::len).collect();
+        assert_eq!(sizes, [1, 2, 1, 1]);
     }
 
     #[test]
-    fn shards_are_not_put_together() {
-        for (from, to) in [(2, 1), (4, 6), (32, 48), (8, 4)] {
-            assert_eq!(cuts(&intervals(from), to), None, "{from} to {to}");
-        }
-        assert_eq!(cuts(&[(i32::MIN, 5), (6, 1000), (1001, i32::MAX)], 4), None, "two ends near one");
+    fn of_two_ends_near_one_the_nearer_stays() {
+        let there = [(i32::MIN, 5), (6, 1000), (1001, i32::MAX)];
+        assert_eq!(changes(&there, 2).runs, [0..1, 1..3]);
+        assert_eq!(changed(&there, 4).len(), 4);
     }
 }

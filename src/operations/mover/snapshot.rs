@@ -104,7 +104,8 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
                 .hint(format!("Run ALTER TABLE {} SET LOGGED first.", identifier(&name))));
         }
         let schema: &str = row.get(0);
-        let at = shard_schemas.iter().position(|s| s == schema).unwrap_or_default();
+        // Each shard group has all of them.
+        let at = shard_schemas.iter().position(|s| s == schema).unwrap_or_default() % mv.schemas.len().max(1);
         let key = routes.column_of(&mv.schemas[at], &name).map(str::to_owned);
         if key.is_none() && !mv.pieces.is_empty() {
             return Err(PgError::unsupported(format!(
@@ -178,6 +179,11 @@ impl SourceTable {
     /// Its name as part of a shard group on a target, quoted.
     pub fn name_in(&self, mv: &Move, group: ShardGroupId) -> String {
         qualified(&mv.placed_schemas(group)[self.schema], &self.bare_name)
+    }
+
+    /// Do rows of both come together in one table?
+    pub fn is_alike(&self, other: &Self) -> bool {
+        (self.schema, &self.bare_name) == (other.schema, &other.bare_name)
     }
 
     /// With a space before it; empty when all rows leave.

@@ -14,12 +14,7 @@ use crate::shard_map::ShardId;
 pub async fn the_rest_is_split_under_a_writer(stage: &Stage, table: i64) {
     let catalog = &stage.environment.catalog;
     let quiet = |_: Notice| {};
-    let shard_of = |tenant: i64| {
-        let map = catalog.map();
-        let group = group_of(&map, tenant).id;
-        let table = map.table_by_oid(crate::shard_map::TableOid(table as u32)).unwrap().clone();
-        table.shards.iter().find(|shard| map.group_of_shard(**shard).unwrap().1 == group).unwrap().0
-    };
+    let shard_of = |tenant: i64| shard_of(&catalog.map(), table, tenant);
     let shard = shard_of(BYSTANDER);
     for (points, nodes, message) in [
         (json!(["5", "5"]), json!([1, 2, 1]), "split points must grow, but 5 follows 5"),
@@ -92,11 +87,18 @@ pub async fn the_rest_is_split_under_a_writer(stage: &Stage, table: i64) {
     assert!(map.group_of_shard(ShardId(shard_of(*CROWD.start()))).is_some());
 }
 
+/// The tenant's shard of a table.
+pub fn shard_of(map: &ShardMap, table: i64, tenant: i64) -> u64 {
+    let group = group_of(map, tenant).id;
+    let table = map.table_by_oid(crate::shard_map::TableOid(table as u32)).unwrap();
+    table.shards.iter().find(|shard| map.group_of_shard(**shard).unwrap().1 == group).unwrap().0
+}
+
 fn intervals(map: &ShardMap) -> usize {
     map.colocation(ColocationId(1)).unwrap().intervals().len()
 }
 
-async fn every_row_is_in_its_piece(stage: &Stage, point: StopPoint) {
+pub async fn every_row_is_in_its_piece(stage: &Stage, point: StopPoint) {
     let map = stage.environment.catalog.map();
     let mut found = 0;
     for group in map.colocation(ColocationId(1)).unwrap().intervals() {

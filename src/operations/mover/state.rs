@@ -68,8 +68,11 @@ pub struct Move {
     pub full_identity: Vec<String>,
     /// Only this leaves; all if none.
     pub part: Option<Part>,
-    /// What the shard group is cut into; empty where it stays one.
+    /// What the shard group is cut into, or what several become; empty where it stays one.
     pub pieces: Vec<Piece>,
+    /// Neighbours on the source that become one piece, in the order of their hashes, `group` the first; empty where it leaves
+    /// alone.
+    pub united: Vec<ShardGroupId>,
     /// The source is a local table of the coordinator, not a shard group.
     pub table: Option<LocalTable>,
     /// The move that this one would undo: its target is what that one left on its source.
@@ -99,7 +102,8 @@ impl Move {
         (source, target): (NodeId, NodeId),
         schemas: Vec<String>,
     ) -> Self {
-        let (state, full_identity, pieces) = (MoveState::Planned, Vec::new(), Vec::new());
+        let (state, full_identity) = (MoveState::Planned, Vec::new());
+        let (pieces, united) = (Vec::new(), Vec::new());
         let (part, table, back_of, join) = (None, None, None, None);
         Self {
             id: 0,
@@ -112,6 +116,7 @@ impl Move {
             full_identity,
             part,
             pieces,
+            united,
             table,
             back_of,
             join,
@@ -125,17 +130,18 @@ impl Move {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
                        relation, relation_name, partkey, key_type, key_collation, shard_count,
-                       state, back_of, join_rest, join_merged, join_staging)
-                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
+                       state, back_of, join_rest, join_merged, join_staging, united_groups)
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25
                    WHERE (SELECT count(*) FROM (SELECT FROM tenantry.node
-                              WHERE nodeid = ANY ($25) AND (isactive OR nodeid = $3) FOR SHARE) locked) = cardinality($25)
+                              WHERE nodeid = ANY ($26) AND (isactive OR nodeid = $3) FOR SHARE) locked) = cardinality($26)
                    RETURNING moveid";
         let nodes: BTreeSet<NodeId> =
             planned.targets().into_iter().map(|(node, _)| node).chain([planned.source]).collect();
         let nodes: Vec<i32> = nodes.iter().filter(|node| !node.is_coordinator()).map(|node| node.0 as i32).collect();
         let id = |group: ShardGroupId| group.0 as i64;
-        let Move { colocation, group, source, target, schemas, part, pieces, table, state, back_of, join, .. } =
-            &planned;
+        let Move {
+            colocation, group, source, target, schemas, part, pieces, united, table, state, back_of, join, ..
+        } = &planned;
         let row = catalog
             .query_opt(
                 sql,
@@ -164,6 +170,7 @@ impl Move {
                     &join.map(|join| id(join.rest)),
                     &join.map(|join| id(join.merged)),
                     &join.map(|join| id(join.staging)),
+                    &united.iter().copied().map(id).collect::<Vec<_>>(),
                     &nodes,
                 ],
             )
@@ -278,9 +285,22 @@ impl Move {
         if self.renames() { format!("tenantry_part_{}", self.id) } else { self.name() }
     }
 
-    /// The source's schemas, unquoted: the shard group's, or the local table's.
+    /// The source's schemas, unquoted: the shard groups', one after the other, or the local table's.
     pub fn shard_schemas(&self) -> Vec<String> {
-        if self.table.is_some() { self.schemas.clone() } else { self.schemas_of(self.group) }
+        if self.table.is_some() {
+            return self.schemas.clone();
+        }
+        self.sources().iter().flat_map(|group| self.schemas_of(*group)).collect()
+    }
+
+    /// The shard groups that leave, in the order of their hashes.
+    pub fn sources(&self) -> Vec<ShardGroupId> {
+        if self.united.is_empty() { vec![self.group] } else { self.united.clone() }
+    }
+
+    /// Those whose statements wait for the cutover.
+    pub fn held_groups(&self) -> Vec<ShardGroupId> {
+        self.sources().into_iter().chain(self.join.map(|join| join.rest)).collect()
     }
 
     /// May it change more of the catalog than where its own shard group is?
@@ -395,6 +415,7 @@ impl Move {
                 merged: ShardGroupId(row.get::<_, i64>(25) as u64),
                 staging: ShardGroupId(row.get::<_, i64>(26) as u64),
             }),
+            united: row.get::<_, Vec<i64>>(27).into_iter().map(|id| ShardGroupId(id as u64)).collect(),
         })
     }
 }
@@ -413,7 +434,8 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       full_identity, tenant, tenant_key, tenant_hash, tenant_group, rest_group, \
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
-                      relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging FROM tenantry.shard_move";
+                      relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging, \
+                      united_groups FROM tenantry.shard_move";
 
 /// The phase of a move that was meant to be taken back.
 pub const REHEARSED: &str = "Rehearsed";

@@ -93,6 +93,8 @@ struct Known {
     table: Arc<Table>,
     /// Its name at each place, quoted; of the marker table, at each sink.
     names: Arc<Vec<String>>,
+    /// The condition for its rows there, where those of others are among them.
+    own_rows: Option<String>,
 }
 
 /// While the target is brought to exactly one snapshot of the source.
@@ -127,7 +129,7 @@ impl Apply {
             placed: groups.map(|group| mv.schemas.iter().cloned().zip(mv.placed_schemas(group)).collect()).collect(),
             places: places.collect(),
             routes,
-            schemas: mv.shard_schemas().into_iter().zip(mv.schemas.clone()).collect(),
+            schemas: mv.shard_schemas().into_iter().zip(mv.schemas.iter().cloned().cycle()).collect(),
             marker_schema: mv.name(),
             marker: mv.target_marker(),
             tables: HashMap::new(),
@@ -330,7 +332,7 @@ impl Apply {
                 }
             }
             Message::Insert { relation, new } => {
-                let Known { table, names } = self.table(relation)?;
+                let Known { table, names, .. } = self.table(relation)?;
                 if table.is_marker {
                     for at in 0..self.sinks.len() {
                         let (sql, values) = table.insert(&names[at], new.clone())?;
@@ -343,14 +345,14 @@ impl Apply {
                 self.change(place, &table, sql, values).await?;
             }
             Message::Update { relation, old, new } => {
-                let Known { table, names } = self.table(relation)?;
+                let Known { table, names, .. } = self.table(relation)?;
                 let place = self.place(&table, &new, old.as_ref().map(|old| old.tuple()))?;
                 if let Some((sql, values)) = table.update(&names[place], old, new)? {
                     self.change(place, &table, sql, values).await?;
                 }
             }
             Message::Delete { relation, old } => {
-                let Known { table, names } = self.table(relation)?;
+                let Known { table, names, .. } = self.table(relation)?;
                 let place = self.place(&table, old.tuple(), None)?;
                 let (sql, values) = table.delete(&names[place], &old)?;
                 self.change(place, &table, sql, values).await?;
@@ -359,7 +361,17 @@ impl Apply {
                 let tables: Vec<Known> = relations.iter().map(|oid| self.table(*oid)).collect::<Result<_>>()?;
                 let cascade = if cascade { " CASCADE" } else { "" };
                 for (place, (_, sink)) in self.places.iter().enumerate() {
-                    let names: Vec<&str> = tables.iter().map(|known| known.names[place].as_str()).collect();
+                    for known in tables.iter() {
+                        if let Some(own_rows) = &known.own_rows {
+                            let delete = format!("DELETE FROM ONLY {} WHERE {own_rows}", known.names[place]);
+                            self.sinks[*sink].run(delete).await?;
+                        }
+                    }
+                    let tables = tables.iter().filter(|known| known.own_rows.is_none());
+                    let names: Vec<&str> = tables.map(|known| known.names[place].as_str()).collect();
+                    if names.is_empty() {
+                        continue;
+                    }
                     self.sinks[*sink].run(format!("TRUNCATE {}{cascade}", names.join(", "))).await?;
                 }
             }
@@ -421,7 +433,8 @@ impl Apply {
         let has_full_identity = relation.identity == ReplicaIdentity::Full;
         let name = qualified(&relation.schema, &relation.name);
         let table = Arc::new(Table { name, is_marker, has_full_identity, columns, key });
-        self.tables.insert(relation.oid, Known { table, names: Arc::new(names) });
+        let own_rows = self.routes.own_rows(&relation.schema, table.key.map(|key| relation.columns[key].name.as_str()));
+        self.tables.insert(relation.oid, Known { table, names: Arc::new(names), own_rows });
         Ok(())
     }
 

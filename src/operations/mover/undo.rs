@@ -10,6 +10,8 @@
 //!     time is over        slot, publication, tenantry_moved_7_<n> dropped                              done
 //! ```
 //!
+//! Moves that rename shard groups have no stream back; what undoes a split or an isolation is another move (`undo_by_a_move`).
+//!
 //! Who follows has an advisory lock of the way back's own, and gives it up when somebody waits for it. All that is needed to
 //! go on is in the row and on the two nodes: a proxy that dies leaves the way back to the next that looks.
 //! What goes wrong with the way back ends it, never the move.
@@ -17,7 +19,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cutover::{self, Cutover, Sides, has_schema};
 use super::guard::Guard;
@@ -29,10 +31,11 @@ use super::state::{Move, MoveState};
 use super::stream::Apply;
 use super::target::{self, Target};
 use super::throttle::Pace;
+use super::unite::unite;
 use super::window::Window;
 use super::{
     MoveReport, MoverEnvironment, Notice, Notify, StopPoint, TransferMode, begin, carry_out, cleanup, definition,
-    finish_switched, lock, snapshot, verify,
+    finish_switched, join, lock, snapshot, verify,
 };
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
@@ -265,6 +268,9 @@ pub async fn tenantry_undo_move(
     arguments: &Value,
     notify: &Notify<'_>,
 ) -> Result<Value> {
+    if undo_by_a_move(environment, arguments, notify).await? {
+        return Ok(Value::Null);
+    }
     let (catalog, mut back) = claim(environment, arguments, Use::Undo).await?;
     back.advance(&catalog, MoveState::Copied, "Catching Up").await?;
     carry_out(environment, catalog, back, TransferMode::Online, notify).await?;
@@ -280,6 +286,41 @@ pub async fn tenantry_keep_move(environment: &MoverEnvironment, arguments: &Valu
     Ok(Value::Null)
 }
 
+/// The pieces of a split are put together where the shard was, an isolated tenant goes back to the others: at any time, as long as
+/// they are what the move made of them. False for other moves.
+///
+/// Errors: 55000 when they are not; those of a move.
+async fn undo_by_a_move(environment: &MoverEnvironment, arguments: &Value, notify: &Notify<'_>) -> Result<bool> {
+    let id = move_id(arguments)?;
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    let Some(done) = Move::find(&catalog, id).await?.filter(|mv| mv.state == MoveState::Done) else { return Ok(false) };
+    drop(catalog);
+    let map = environment.catalog.refresh().await?;
+    let is_there =
+        |group: ShardGroupId| map.colocation(done.colocation).is_some_and(|known| known.group(group).is_some());
+    let changed = |what: &str| {
+        let message = format!("shard move {id} can no longer be undone");
+        PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(what.to_owned())
+    };
+    if let Some(part) = &done.part {
+        let table = map.tables_of(done.colocation).first().map(|table| table.oid.0);
+        let table =
+            table.filter(|_| is_there(part.group)).ok_or_else(|| changed("The tenant is not isolated any more."))?;
+        let tenant = json!({ "table_name": table, "tenant_id": part.tenant.text });
+        join::tenantry_return_tenant(environment, &tenant, notify).await?;
+        return Ok(true);
+    }
+    if done.table.is_some() || done.pieces.is_empty() || !done.united.is_empty() {
+        return Ok(false);
+    }
+    let pieces: Vec<ShardGroupId> = done.pieces.iter().map(|piece| piece.group).collect();
+    if !pieces.iter().all(|piece| is_there(*piece)) {
+        return Err(changed("A piece has been split, put together or taken apart since."));
+    }
+    unite(environment, done.colocation, &pieces, done.source, notify).await?;
+    Ok(true)
+}
+
 /// What a way back is claimed for.
 enum Use {
     /// Counts as a move of both nodes.
@@ -290,10 +331,7 @@ enum Use {
 
 /// The way back of the move that is meant, with the group's lock and its own.
 async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Result<(Session, Move)> {
-    let id = arguments
-        .get("move_id")
-        .and_then(Value::as_i64)
-        .ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, "move_id cannot be NULL"))?;
+    let id = move_id(arguments)?;
     let cannot = |why: &str| {
         PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("shard move {id} {why}"))
             .hint("Move the shard back with citus_move_shard_placement. moves.undo_window says for how long moves can be undone.")
@@ -320,6 +358,11 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
     Ok((catalog, back))
 }
 
+fn move_id(arguments: &Value) -> Result<i64> {
+    let id = arguments.get("move_id").and_then(Value::as_i64);
+    id.ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, "move_id cannot be NULL"))
+}
+
 /// Only whole shards that went from one node to another have ways back. None for such a move.
 fn refuse_other_kinds(mv: &Move) -> Option<PgError> {
     let (what, hint) = if mv.table.is_some() {
@@ -329,9 +372,14 @@ fn refuse_other_kinds(mv: &Move) -> Option<PgError> {
         )
     } else if let Some(part) = &mv.part {
         let tenant = literal(&part.tenant.text);
-        ("isolating a tenant", format!("Put the tenant back with tenantry_return_tenant(table_name, {tenant})."))
+        (
+            "an isolation that is not done",
+            format!("Put the tenant back with tenantry_return_tenant(table_name, {tenant})."),
+        )
+    } else if !mv.united.is_empty() {
+        ("putting shards together", "Split the shard with citus_split_shard_by_split_points.".to_owned())
     } else if !mv.pieces.is_empty() {
-        ("a split", "Pieces can be moved with citus_move_shard_placement; they cannot be put together.".to_owned())
+        ("a split that is not done", "See tenantry.shard_move.".to_owned())
     } else if mv.join.is_some() {
         ("returning a tenant", "Isolate the tenant again with tenantry_isolate_tenant.".to_owned())
     } else if mv.back_of.is_some() {
@@ -344,8 +392,8 @@ fn refuse_other_kinds(mv: &Move) -> Option<PgError> {
 
 /// Ends the ways back of shard groups that are about to be moved, split, taken apart or put together. `catalog` has the colocation group's lock.
 pub async fn close(environment: &MoverEnvironment, catalog: &Session, mv: &Move) -> Result<()> {
-    let concerns = |group: ShardGroupId| group == mv.group || mv.join.is_some_and(|join| group == join.rest);
-    for back in Move::undoable(catalog).await?.into_iter().filter(|back| concerns(back.group)) {
+    let concerned = mv.held_groups();
+    for back in Move::undoable(catalog).await?.into_iter().filter(|back| concerned.contains(&back.group)) {
         lock::acquire_way_back(environment, catalog, back.id, environment.settings.group_patience).await?;
         let mut back = back.reload(catalog).await?;
         if back.state == MoveState::Undoable {
@@ -361,7 +409,7 @@ pub async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guard: &mut Option<HoldGuard>,
+    guards: &mut Vec<HoldGuard>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Copied)?;
     let source = session::connect(environment, mv.source).await?;
@@ -387,7 +435,7 @@ pub async fn run(
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
     let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guard).await?;
+        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guards).await?;
     let report =
         MoveReport { move_id: mv.id, rows_copied: 0, bytes_copied: 0, rows_applied: apply.rows(), hold, attempts };
     environment.stop_at(StopPoint::Switched)?;

@@ -33,8 +33,8 @@ pub async fn verify(
 ) -> Result<()> {
     let (source, targets) = aligned(environment, mv, marker, apply).await?;
     apply.release().await?;
-    for table in tables {
-        let (compared, applied) = apply.run_while(compare(&source, &targets, mv, table)).await;
+    for alike in alike(tables) {
+        let (compared, applied) = apply.run_while(compare(&source, &targets, mv, &alike)).await;
         applied?;
         compared?;
     }
@@ -45,10 +45,22 @@ pub async fn verify(
 pub async fn verify_at_rest(environment: &MoverEnvironment, mv: &Move, tables: &[SourceTable]) -> Result<()> {
     let source = session::connect(environment, mv.source).await?;
     let targets = targets(environment, mv).await?;
-    for table in tables {
-        compare(&source, &targets, mv, table).await?;
+    for alike in alike(tables) {
+        compare(&source, &targets, mv, &alike).await?;
     }
     Ok(())
+}
+
+/// Tables of one name together: shard groups that become one have one each.
+fn alike(tables: &[SourceTable]) -> Vec<Vec<&SourceTable>> {
+    let mut found: Vec<Vec<&SourceTable>> = Vec::new();
+    for table in tables {
+        match found.iter_mut().find(|alike| alike[0].is_alike(table)) {
+            Some(alike) => alike.push(table),
+            None => found.push(vec![table]),
+        }
+    }
+    found
 }
 
 /// The sessions of the target nodes, each with the shard groups there.
@@ -62,10 +74,19 @@ async fn targets(environment: &MoverEnvironment, mv: &Move) -> Result<Sessions> 
     Ok(targets)
 }
 
-async fn compare(source: &Session, targets: &Sessions, mv: &Move, table: &SourceTable) -> Result<()> {
+/// Tables of one name on the source with what became of them.
+async fn compare(source: &Session, targets: &Sessions, mv: &Move, tables: &[&SourceTable]) -> Result<()> {
+    let Some(table) = tables.first() else { return Ok(()) };
     let of_groups = targets.iter().flat_map(|(groups, target)| groups.iter().map(move |group| (*group, target)));
     let on_targets = of_groups.map(|(group, target)| digest(target, mv, table, Some(group)));
-    let sums = tokio::join!(digest(source, mv, table, None), try_join_all(on_targets));
+    let on_source = async {
+        let mut sum = Digest::default();
+        for table in tables {
+            sum = sum.add(digest(source, mv, table, None).await?);
+        }
+        Ok::<_, PgError>(sum)
+    };
+    let sums = tokio::join!(on_source, try_join_all(on_targets));
     let (source, target) = (sums.0?, sums.1?.into_iter().fold(Digest::default(), Digest::add));
     if target.misplaced > 0 {
         return Err(PgError::new(
