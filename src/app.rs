@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::proxies::Endpoints;
-use crate::catalog::{Catalog, Recurring};
+use crate::catalog::{self, Catalog, Recurring};
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
 use crate::console::{Averages, Console};
@@ -65,18 +65,21 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     let clients = tokio::net::TcpListener::from_std(listeners.clients).map_err(|error| internal("listen", error))?;
     let metrics = admin::metrics::install()?;
     mover::register_metrics();
-    let catalog = tokio::select! {
-        opened = Catalog::open(settings.catalog.clone()) => opened?,
-        () = stop.cancelled() => return Ok(()),
-    };
     let control = TaskTracker::new();
-    control.spawn(catalog.clone().watch(stop.clone()));
-    control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
-
     let nodes = Nodes::new(live.pool.clone());
     control.spawn(backend::guard(nodes.clone(), stop.clone()));
 
     let coordinator = ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port };
+    // Control connections are looked after from the first one on.
+    nodes.set_hosts(&[(coordinator.clone(), jobs::standbys_of_coordinator(&settings.catalog))]);
+    let reach = catalog::Settings { nodes: Some(nodes.clone()), ..settings.catalog.clone() };
+    let catalog = tokio::select! {
+        opened = Catalog::open(reach) => opened?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    control.spawn(catalog.clone().watch(stop.clone()));
+    control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
+
     let (holds, transaction_ids) =
         (Arc::new(Holds::default()), Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))));
     let loads = Arc::new(Loads::new(live.loads.clone(), transaction_ids.instance().to_owned()));

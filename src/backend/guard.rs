@@ -3,9 +3,10 @@
 //! A process that was stopped, or a machine that hangs, keeps its TCP connections alive, so the kernel reports nothing.
 //! A statement that waits says nothing either: it may be slow. So when a node's statements have had no answer for a
 //! while, the node itself is asked for a sign of life, on a connection of its own. Only when that stays out too, twice,
-//! do the waiting statements fail, with 08006, and new ones wait for the node to come back.
+//! do the waiting statements fail, with 08006, and new ones wait for the node to come back. The same holds for what is asked
+//! on control connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::link::Link;
 use super::node::{Node, Nodes};
 use crate::transport::{SSL_REQUEST, timer};
 
@@ -40,9 +42,9 @@ struct Watched {
 impl Watched {
     fn look(&mut self, nodes: &Nodes, node: &Arc<Node>) {
         let settings = nodes.settings().load();
-        let links: HashMap<_, _> = node.lock().links.iter().map(|(n, (_, link))| (*n, link.clone())).collect();
+        let links = links_of(node, settings.silence_max);
         self.waiting.retain(|number, _| links.contains_key(number));
-        for (number, link) in &links {
+        for (number, (link, _)) in &links {
             match link.waits_at() {
                 None => drop(self.waiting.remove(number)),
                 Some(at) => match self.waiting.get(number) {
@@ -51,7 +53,13 @@ impl Watched {
                 },
             }
         }
-        let is_silent = |(_, since): &(u32, Instant)| since.elapsed() >= settings.silence_max;
+        let silent: HashSet<u64> = links
+            .iter()
+            .filter(|(number, (_, patience))| {
+                self.waiting.get(number).is_some_and(|(_, since)| since.elapsed() >= *patience)
+            })
+            .map(|(number, _)| *number)
+            .collect();
         if let Some(question) = self.question.take_if(|question| question.is_finished()) {
             // A task that has ended is read without waiting.
             let answered = futures_util::FutureExt::now_or_never(question).is_some_and(|answer| answer.unwrap_or(true));
@@ -61,16 +69,25 @@ impl Watched {
             self.unanswered = 0;
             tracing::warn!(node = %node.address, "a node does not answer, its connections are given up");
             node.begin_outage("the node does not answer", false);
-            for (number, link) in &links {
-                if !link.is_used() || self.waiting.get(number).is_some_and(is_silent) {
+            for (number, (link, _)) in &links {
+                if !link.is_used() || silent.contains(number) {
                     link.give_up();
                 }
             }
         }
-        if self.question.is_none() && self.waiting.values().any(is_silent) {
+        if self.question.is_none() && !silent.is_empty() {
             self.question = Some(tokio::spawn(is_alive(node.clone(), settings.check_timeout)));
         }
     }
+}
+
+/// All connections to a node, and how long each may be left without an answer.
+fn links_of(node: &Node, silence_max: Duration) -> HashMap<u64, (Arc<Link>, Duration)> {
+    let mut state = node.lock();
+    state.control.retain(|_, control| control.link().is_some());
+    let control = state.control.iter().filter_map(|(n, c)| Some((*n, (c.link()?, c.patience.max(silence_max)))));
+    let pooled = state.links.iter().map(|(n, (_, link))| (*n, (link.clone(), silence_max)));
+    pooled.chain(control).collect()
 }
 
 /// Asks whether encryption is spoken: any server answers that, before any login, with one byte.

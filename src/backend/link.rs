@@ -1,7 +1,7 @@
 //! What other threads may know of, and do to, a server connection: whether it waits, how far it got, that it is lost.
 //!
 //! The connection's own thread writes a few atomics that nobody else writes; the guard (`guard.rs`) and the figures
-//! (`figures.rs`) read them.
+//! (`figures.rs`) read them. Control connections, which others open, have one too (`control.rs`).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
@@ -68,9 +68,19 @@ impl Link {
 
     /// Nothing has come yet: the task is woken when the connection is given up from outside, and is ready then.
     pub fn poll_lost(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.waits.store(true, Ordering::Relaxed);
+        self.note_asked();
+        self.poll_given_up(context)
+    }
+
+    /// The same for who listens to a server that may owe him nothing.
+    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
         if self.is_lost() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// An answer is due.
+    pub fn note_asked(&self) {
+        self.waits.store(true, Ordering::Relaxed);
     }
 
     pub fn is_lost(&self) -> bool {

@@ -10,6 +10,7 @@
 //! Invariant: a connection whose protocol position is not exactly known is closed without another byte, never reused.
 
 pub mod cancel;
+mod control;
 mod demands;
 mod describe;
 mod figures;
@@ -33,8 +34,9 @@ pub use demands::{Demand, Demands};
 pub use describe::Description;
 pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;
+pub use link::Link;
 pub use login::{Identity, Secret, ServerAccess, ServerAddress, unacceptable};
-pub use node::Nodes;
+pub use node::{Node, Nodes};
 pub use pool::{FoundPool, PooledServer, Pools};
 pub use pool_settings::{PoolMode, PoolSettings};
 pub use prepared::{Prepared, StatementKey};

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
+use super::control::ControlLink;
 use super::demands::Demands;
 use super::hosts::{Hosts, Purpose};
 use super::link::Link;
@@ -40,6 +41,12 @@ pub struct Nodes {
     demands: Arc<Demands>,
     /// No connection is given out.
     pub(super) paused: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nodes").finish_non_exhaustive()
+    }
 }
 
 impl Nodes {
@@ -87,6 +94,11 @@ impl Nodes {
         });
         nodes.insert(key, node.clone());
         node
+    }
+
+    /// The node whose primary has this address, if sessions or the catalog have named it.
+    pub fn known(&self, address: &ServerAddress) -> Option<Arc<Node>> {
+        lock(&self.nodes).get(&(address.clone(), Purpose::Writes)).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
@@ -200,6 +212,8 @@ pub(super) struct State {
     pub pools: HashMap<u64, PoolCount>,
     /// Connections that are logged in, by number.
     pub links: HashMap<u64, (u64, Arc<Link>)>,
+    /// Those that no pool here knows of, by number too.
+    pub control: HashMap<u64, ControlLink>,
     pub outage: Option<Outage>,
 }
 
@@ -240,9 +254,14 @@ pub(super) struct Outage {
 }
 
 impl Node {
+    /// A number that nothing else here has.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// A pool's number here.
     pub(super) fn register(&self, user: &str, database: &str, tally: Arc<PoolTally>) -> u64 {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number();
         let count = PoolCount {
             user: user.to_owned(),
             database: database.to_owned(),
@@ -265,17 +284,17 @@ impl Node {
     }
 
     /// Where it is now, as far as is known.
-    pub(super) fn current_host(&self) -> ServerAddress {
+    pub fn current_host(&self) -> ServerAddress {
         lock(&self.hosts).current().clone()
     }
 
     /// This server takes writes. When it is another than before, what goes on at that one is given up.
-    pub(super) fn found_primary(&self, host: &ServerAddress) {
+    pub fn found_primary(&self, host: &ServerAddress) {
         if !lock(&self.hosts).found(host) {
             return;
         }
         tracing::warn!(node = %self.address, %host, "another server of the node takes writes now");
-        self.lock().links.values().for_each(|(_, link)| link.give_up());
+        self.lock().give_up_all();
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.promoted.notify_one();
         }
@@ -464,6 +483,13 @@ impl Node {
         }
     }
 
+    /// Somebody who is not of the pools was let in.
+    pub fn note_up(self: &Arc<Self>) {
+        let mut state = self.lock();
+        self.end_outage(&mut state);
+        self.settle(state);
+    }
+
     fn end_outage(&self, state: &mut State) {
         if let Some(outage) = state.outage.take() {
             let seconds = outage.since.elapsed().as_secs();
@@ -487,6 +513,11 @@ impl Node {
 }
 
 impl State {
+    fn give_up_all(&mut self) {
+        self.links.values().for_each(|(_, link)| link.give_up());
+        self.control.drain().for_each(|(_, control)| control.give_up());
+    }
+
     fn close(&mut self, place: &Place) {
         self.open -= 1;
         self.logging_in -= usize::from(place.is_logging_in);

@@ -1,13 +1,14 @@
 //! Control connections: who we are on coordinator and workers, and server errors as `PgError`s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use tokio_postgres::config::TargetSessionAttrs;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
 use tokio_postgres::error::ErrorPosition;
 
 use super::gate::{self, Gate};
-use crate::backend::ServerAccess;
+use super::way::Way;
+use crate::backend::{Nodes, ServerAccess};
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// Encryption, and the password where none is given above. Reload: no.
     pub access: ServerAccess,
+    /// What sessions' connections know of the nodes: where they are, whether they answer. None: nobody looks after ours.
+    pub nodes: Option<Arc<Nodes>>,
 }
 
 impl Default for Settings {
@@ -46,6 +49,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             connections_max: 8,
             access: ServerAccess::default(),
+            nodes: None,
         }
     }
 }
@@ -68,15 +72,9 @@ impl Settings {
         std::iter::once(self.coordinator()).chain(self.standbys.iter().cloned()).collect()
     }
 
-    /// How the control channel logs in at `hosts`: at the one that takes writes, when they are several.
-    pub fn login(&self, hosts: &[Address]) -> tokio_postgres::Config {
+    /// How the control channel logs in, wherever.
+    pub(super) fn login(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        for Address { host, port } in hosts {
-            config.host(host).port(*port);
-        }
-        if hosts.len() > 1 {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
         config
             .dbname(&self.dbname)
             .user(&self.user)
@@ -86,32 +84,38 @@ impl Settings {
             .keepalives_idle(DEAD_PEER_AFTER)
             .tcp_user_timeout(DEAD_PEER_AFTER);
         Gate::prepare(&mut config);
-        let password_at = |at: &Address| self.access.passwords.find(&at.host, at.port, &self.dbname, &self.user);
-        let from_file = || hosts.iter().find_map(password_at);
+        config
+    }
+
+    /// How it logs in there.
+    pub(super) fn login_at(&self, Address { host, port }: &Address) -> tokio_postgres::Config {
+        let mut config = self.login();
+        config.host(host).port(*port);
+        let from_file = || self.access.passwords.find(host, *port, &self.dbname, &self.user);
         if let Some(password) = self.password.as_deref().or_else(from_file) {
             config.password(password);
         }
         config
     }
 
-    /// Each host gets its time.
-    fn connect_timeout_for(&self, hosts: &[Address]) -> Duration {
-        self.connect_timeout * u32::try_from(hosts.len()).unwrap_or(1).max(1)
+    /// What a connection is made through.
+    pub(super) fn gate(&self) -> Gate {
+        Gate::new(self.access.dialer.clone())
     }
 
-    /// What `login` is to connect through.
-    pub fn gate(&self) -> Gate {
-        Gate::new(self.access.dialer.clone())
+    /// Each host gets its time, which its `Way` sees to; this is for names that take for ever to be looked up.
+    fn longest_connect(&self, hosts: &[Address]) -> Duration {
+        self.connect_timeout * (2 * u32::try_from(hosts.len()).unwrap_or(1).max(1))
     }
 
     /// A pool of control connections to the one of `hosts` that takes writes; opens none yet.
     pub fn pool(&self, hosts: &[Address]) -> Result<Pool> {
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        Pool::builder(Manager::from_config(self.login(hosts), self.gate(), manager))
+        let (way, manager) = (Way::new(self, hosts, PROMPT), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        Pool::builder(Manager::from_connect(self.login(), way, manager))
             .max_size(self.connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.connect_timeout))
-            .create_timeout(Some(self.connect_timeout_for(hosts)))
+            .create_timeout(Some(self.longest_connect(hosts)))
             .recycle_timeout(Some(self.connect_timeout))
             .build()
             .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not build a connection pool: {e}")))
@@ -132,6 +136,15 @@ pub async fn connect_to_coordinator(settings: &Settings) -> Result<tokio_postgre
 
 /// The same to the one of `hosts` that takes writes, when they are several; the first is what errors name.
 pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Result<tokio_postgres::Client> {
+    connect_patiently(settings, hosts, PROMPT).await
+}
+
+/// The same for work that may take `patience` for an answer before the node is asked whether it is alive at all.
+pub async fn connect_patiently(
+    settings: &Settings,
+    hosts: &[Address],
+    patience: Duration,
+) -> Result<tokio_postgres::Client> {
     let first = hosts.first().map_or(String::new(), |first| format!("{}:{}", first.host, first.port));
     let failed = |reason: &str| {
         PgError::new(
@@ -142,14 +155,14 @@ pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Resul
             ),
         )
     };
-    let (login, patience) = (settings.login(hosts), settings.connect_timeout_for(hosts));
+    let (way, longest) = (Way::new(settings, hosts, patience), settings.longest_connect(hosts));
     let connected = timer::with_lender(async {
-        let (client, connection) = login.connect(settings.gate()).await?;
-        tokio::spawn(connection);
+        let (client, connection) = way.connect().await?;
+        Way::run(connection);
         Ok(client)
     });
-    match timer::timeout(patience, connected).await {
-        Err(_) => Err(failed(&format!("no answer within {} s", patience.as_secs_f32()))),
+    match timer::timeout(longest, connected).await {
+        Err(_) => Err(failed(&format!("no answer within {} s", longest.as_secs_f32()))),
         Ok(Err(error)) => {
             let error = pg_error(error);
             let failed = failed(error.message());
@@ -166,7 +179,7 @@ pub async fn connect_to_primary(settings: &Settings, hosts: &[Address]) -> Resul
 pub async fn checkout(pool: &Pool) -> Result<Object> {
     timer::with_lender(pool.get()).await.map_err(|error| match error {
         PoolError::Backend(error) => pg_error(error),
-        PoolError::Timeout(_) => {
+        PoolError::Timeout(TimeoutType::Wait) => {
             PgError::new(SqlState::TOO_MANY_CONNECTIONS, "no control connection became free in time")
         }
         other => PgError::new(SqlState::CONNECTION_FAILURE, format!("could not open a control connection: {other}")),
@@ -211,3 +224,5 @@ pub fn pg_error(error: tokio_postgres::Error) -> PgError {
 
 /// A peer that is silent this long below us (no acknowledgement) is gone.
 const DEAD_PEER_AFTER: Duration = Duration::from_secs(15);
+/// No more patience than sessions have with a node that is silent.
+pub(super) const PROMPT: Duration = Duration::ZERO;

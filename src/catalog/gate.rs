@@ -5,11 +5,15 @@
 //!                        └─ looks at: R (authentication), until the server lets us in
 //! ```
 //!
+//! While a question is open, and while nothing is asked, the connection can be given up from outside: its `Link` tells the
+//! node's guard (`backend`) which of both it is.
+//!
 //! The library would answer a request for the password in clear text, whoever asks. It lets its connections be made by
 //! somebody else only where it believes them to be encrypted at once; whether they are is for the dialer to say.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,20 +21,25 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
-use crate::backend::unacceptable;
+use crate::backend::{Link, unacceptable};
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::{Dialer, Negotiated};
 
-/// Makes connections of tokio-postgres out of its sockets. Cheap to clone.
-#[derive(Clone)]
+/// Makes one connection of tokio-postgres out of its socket.
 pub struct Gate {
     dialer: Dialer,
     host: String,
+    link: Arc<Link>,
 }
 
 impl Gate {
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, host: String::new() }
+        Self { dialer, host: String::new(), link: Arc::default() }
+    }
+
+    /// Others know the connection by `link`, and give it up.
+    pub fn linked(self, link: Arc<Link>) -> Self {
+        Self { link, ..self }
     }
 
     /// Leaves it to a gate how connections of `config` are encrypted: they can't be made without one any more.
@@ -45,7 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for G
     type Error = PgError;
 
     fn make_tls_connect(&mut self, host: &str) -> Result<Gate> {
-        Ok(Gate { dialer: self.dialer.clone(), host: host.to_owned() })
+        Ok(Gate { dialer: self.dialer.clone(), host: host.to_owned(), link: self.link.clone() })
     }
 }
 
@@ -56,17 +65,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Gate 
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
-            let connection = self.dialer.negotiate(&self.host, stream).await?;
-            Ok(Gated { connection, login: Some(Login::default()) })
+            let Self { dialer, host, link } = self;
+            let lost = std::future::poll_fn(|context| link.poll_given_up(context));
+            let connection = tokio::select! {
+                connection = dialer.negotiate(&host, stream) => connection?,
+                () = lost => return Err(silent()),
+            };
+            Ok(Gated { connection, login: Some(Login::default()), link, last: Tail::default() })
         })
     }
 }
 
-/// A connection whose login is looked at.
+/// A connection whose login is looked at, and whether an answer is due.
 pub struct Gated<S> {
     connection: Negotiated<S>,
     /// None once the server has let us in.
     login: Option<Login>,
+    link: Arc<Link>,
+    /// Of what the server has said.
+    last: Tail,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Gated<S> {
@@ -76,18 +93,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Gated<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gated<S> {
-    /// Errors: ours, within an `io::Error`, instead of a request that nobody is to answer.
+    /// Errors: ours, within an `io::Error`, instead of a request that nobody is to answer, and when it was given up.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.link.poll_given_up(context).is_ready() {
+            return Poll::Ready(Err(io::Error::other(silent())));
+        }
         let had = buffer.filled().len();
         ready!(Pin::new(&mut self.connection.stream).poll_read(context, buffer))?;
+        let came = &buffer.filled()[had..];
         if let Some(login) = &mut self.login
-            && login.look(&buffer.filled()[had..]).map_err(io::Error::other)?
+            && login.look(came).map_err(io::Error::other)?
         {
             self.login = None;
+        }
+        self.link.note_progress();
+        self.last.note(came);
+        if self.last.is_ready() {
+            self.link.set_used(false);
+        } else {
+            self.link.note_asked();
         }
         Poll::Ready(Ok(()))
     }
@@ -95,6 +123,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gated<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.link.set_used(true);
+        self.link.note_asked();
         Pin::new(&mut self.connection.stream).poll_write(context, bytes)
     }
 
@@ -146,6 +176,28 @@ impl Login {
     }
 }
 
+/// The last bytes of what has come: an answer is over when they are ReadyForQuery. Notices and notifications may come behind
+/// it; then it seems to go on, which only has the server asked for a sign of life.
+#[derive(Default)]
+struct Tail([u8; READY_LEN]);
+
+impl Tail {
+    fn note(&mut self, came: &[u8]) {
+        let new = &came[came.len().saturating_sub(READY_LEN)..];
+        self.0.copy_within(new.len().., 0);
+        self.0[READY_LEN - new.len()..].copy_from_slice(new);
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.0, [b'Z', 0, 0, 0, 5, _])
+    }
+}
+
+/// In the words of the other connections.
+fn silent() -> PgError {
+    PgError::new(SqlState::CONNECTION_FAILURE, "the node does not answer")
+}
+
 fn not_postgres() -> PgError {
     PgError::new(SqlState::CONNECTION_FAILURE, "not a Postgres server")
 }
@@ -158,6 +210,8 @@ pub(super) fn refusal(error: &tokio_postgres::Error) -> Option<&PgError> {
 }
 
 const METHOD_LEN: usize = 4;
+/// Of ReadyForQuery, as a whole.
+const READY_LEN: usize = 6;
 /// Methods that are taken part in. Source: PostgreSQL manual, "Message Formats", Authentication*.
 const OK: u32 = 0;
 const MD5: u32 = 5;
@@ -217,6 +271,40 @@ mod tests {
         assert_eq!(seen(&[message(b'R', b"\0\0")]), Err("not a Postgres server".to_owned()));
         assert_eq!(seen(&[b"HTTP\0\0\0\x03".to_vec(), b"R\0\0\0\x01".to_vec()]), Ok(false));
         assert_eq!(seen(&[b"R\0\0\0\x01".to_vec()]), Err("not a Postgres server".to_owned()));
+    }
+
+    #[test]
+    fn an_answer_is_over_with_its_last_byte() {
+        let answer = [message(b'D', b"\0\x01\0\0\0\x01Z"), message(b'C', b"SELECT 1\0"), message(b'Z', b"I")].concat();
+        for len in 1..=answer.len() {
+            let mut tail = Tail::default();
+            let mut pieces: Vec<&[u8]> = answer.chunks(len).collect();
+            let last = pieces.pop().expect("one");
+            for piece in pieces {
+                tail.note(piece);
+                assert!(!tail.is_ready(), "in pieces of {len}");
+            }
+            tail.note(last);
+            assert!(tail.is_ready(), "in pieces of {len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_when_the_connection_is_given_up() {
+        let (near, _far) = tokio::io::duplex(4096);
+        let mut config = Config::new();
+        config.user("steward");
+        Gate::prepare(&mut config);
+        let link = Arc::new(Link::default());
+        let connecting = config.connect_raw(near, Gate::new(Dialer::plain()).linked(link.clone()));
+        let given_up = async {
+            while link.waits_at().is_none() {
+                tokio::task::yield_now().await;
+            }
+            link.give_up();
+        };
+        let (connected, ()) = tokio::join!(connecting, given_up);
+        assert_eq!(refusal(&connected.err().expect("nobody answers")), Some(&silent()));
     }
 
     #[tokio::test]

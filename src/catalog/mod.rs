@@ -16,6 +16,7 @@ mod load;
 mod migrate;
 mod recurring;
 mod watch;
+mod way;
 
 pub mod cancel_requests;
 pub mod cleanup;
@@ -30,7 +31,9 @@ pub mod tables;
 pub mod two_phase;
 
 pub use at_hand::MapAtHand;
-pub use connection::{Address, Settings, checkout, connect, connect_to_coordinator, connect_to_primary, pg_error};
+pub use connection::{
+    Address, Settings, checkout, connect, connect_patiently, connect_to_coordinator, connect_to_primary, pg_error,
+};
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;

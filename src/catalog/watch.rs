@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Address, Settings, checkout};
+use super::connection::{Address, PROMPT, Settings, checkout};
+use super::way::Way;
 use super::{LOAD, Recurring, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId, ShardMap};
@@ -216,12 +217,8 @@ impl Catalog {
 
     /// Listens until the connection is lost.
     async fn listen(&self, trouble: &mut Recurring) -> Result<()> {
-        let (client, mut connection) = self
-            .settings
-            .login(&self.settings.coordinator_hosts())
-            .connect(self.settings.gate())
-            .await
-            .map_err(pg_error)?;
+        let way = Way::new(&self.settings, &self.settings.coordinator_hosts(), PROMPT);
+        let (client, mut connection) = way.connect().await.map_err(pg_error)?;
         let (ring, mut rung) = tokio::sync::mpsc::channel::<()>(1);
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {

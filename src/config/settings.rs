@@ -118,6 +118,7 @@ impl Settings {
                 connect_timeout: coordinator.connect_timeout.0,
                 connections_max: coordinator.connections_max,
                 access: access.clone(),
+                nodes: None,
             },
             pool: PoolSettings {
                 mode: pool.mode,

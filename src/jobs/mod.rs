@@ -12,7 +12,7 @@ mod two_phase_recovery;
 mod ways_back;
 
 pub use loads::publish_loads;
-pub use primaries::follow as follow_primaries;
+pub use primaries::{follow as follow_primaries, standbys_of_coordinator};
 pub use replicas::watch as watch_replicas;
 pub use sequences::lend_values;
 pub use shares::share_connections;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Nodes, ServerAddress};
-use crate::catalog::{Catalog, Recurring, nodes, pg_error};
+use crate::catalog::{self, Catalog, Recurring, nodes, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
 
@@ -25,8 +25,7 @@ pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: Serve
             let standbys = node.standbys.iter().map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect();
             (ServerAddress { host: node.host.clone(), port: node.port }, standbys)
         });
-        let others = catalog.settings().standbys.iter();
-        let others = others.map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect();
+        let others = standbys_of_coordinator(catalog.settings());
         let hosts: Vec<_> = workers.chain([(coordinator.clone(), others)]).collect();
         pools.set_hosts(&hosts);
         match name_coordinator(&catalog, &pools, &coordinator).await {
@@ -52,6 +51,11 @@ pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: Serve
     }
 }
 
+/// As the configuration names them.
+pub fn standbys_of_coordinator(settings: &catalog::Settings) -> Vec<ServerAddress> {
+    settings.standbys.iter().map(|s| ServerAddress { host: s.host.clone(), port: s.port }).collect()
+}
+
 /// When the coordinator's row in `pg_dist_node` names one of its servers, it names the one that takes writes.
 async fn name_coordinator(catalog: &Catalog, pools: &Arc<Nodes>, coordinator: &ServerAddress) -> Result<()> {
     let map = catalog.map();
@@ -68,7 +72,7 @@ async fn note(catalog: &Catalog, old: &ServerAddress, new: &ServerAddress) -> Re
 }
 
 async fn change(catalog: &Catalog, sql: &str) -> Result<()> {
-    let mut client = crate::catalog::checkout(catalog.pool()).await?;
+    let mut client = catalog.client(NodeId::COORDINATOR).await?;
     let transaction = client.transaction().await.map_err(pg_error)?;
     transaction.batch_execute(&format!("SET LOCAL lock_timeout = '2s'; {sql}")).await.map_err(pg_error)?;
     transaction.commit().await.map_err(pg_error)?;

@@ -187,9 +187,14 @@ fn unreadable(why: PgError) -> PgError {
     PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot read the coordinator's roles").detail(why.to_string())
 }
 
-/// Is it gone, going or coming?
+/// Is it gone, going or coming? Or do all connections wait for one that may be gone?
 fn is_away(error: &PgError) -> bool {
-    let codes = [SqlState::CONNECTION_FAILURE, SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN];
+    let codes = [
+        SqlState::CONNECTION_FAILURE,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::TOO_MANY_CONNECTIONS,
+    ];
     codes.contains(&error.code()) || Some(error.code()) == SqlState::from_bytes(b"57P02")
 }
 

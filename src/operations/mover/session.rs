@@ -9,7 +9,7 @@ use super::lock_watch::LockWatch;
 use super::{MoverEnvironment, MoverSettings};
 use crate::backend::replication::PLAIN_FORMS;
 use crate::backend::{Identity, Secret, ServerAddress};
-use crate::catalog::{Address, connect_to_primary, pg_error};
+use crate::catalog::{Address, connect_patiently, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 
@@ -21,7 +21,9 @@ pub type Session = Arc<Client>;
 /// Errors: 08006 when the node cannot be reached, the server's own when it refuses.
 pub async fn connect(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
     let catalog = &environment.catalog;
-    let client = connect_to_primary(catalog.settings(), &catalog.hosts(node)?).await?;
+    // A move waits longer for its workers than statements do.
+    let patience = if node.is_coordinator() { Duration::ZERO } else { environment.settings.silence_patience };
+    let client = connect_patiently(catalog.settings(), &catalog.hosts(node)?, patience).await?;
     let forms: String = PLAIN_FORMS.iter().map(|(name, value)| format!("SET {name} TO '{value}'; ")).collect();
     client.batch_execute(&format!("{forms}{SETTINGS}")).await.map_err(pg_error)?;
     Ok(Arc::new(client))
