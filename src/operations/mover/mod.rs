@@ -65,6 +65,8 @@ mod keyless_tests;
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
+mod login_tests;
+#[cfg(test)]
 mod parallel_tests;
 #[cfg(test)]
 mod places_tests;

@@ -9,21 +9,57 @@ use super::lock_watch::LockWatch;
 use super::{MoverEnvironment, MoverSettings};
 use crate::backend::replication::PLAIN_FORMS;
 use crate::backend::{Identity, Secret, ServerAddress};
-use crate::catalog::{Address, connect_patiently, pg_error};
+use crate::catalog::{Address, Settings, connect_patiently, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 
 /// A control connection to one server. Closed on drop.
 pub type Session = Arc<Client>;
 
+/// Attempts at one login: it is tried again when the server did not find the time, because a disk that is busy, or many who
+/// come at once, must not end a move. Whoever refuses at once is not asked again.
+pub struct Logins {
+    /// How long an attempt takes that had no answer.
+    in_vain: Duration,
+    left: u32,
+    pause: Duration,
+    began: Instant,
+}
+
+impl Logins {
+    /// The first attempt begins.
+    pub fn begin(settings: &Settings) -> Self {
+        Self { in_vain: settings.connect_timeout, left: LOGINS - 1, pause: LOGIN_PAUSE, began: Instant::now() }
+    }
+
+    /// Is an attempt that has failed to be followed by another? Then that begins, after a pause.
+    pub async fn go_on(&mut self, error: &PgError) -> bool {
+        let had_no_time = error.code() == SqlState::CONNECTION_FAILURE && self.began.elapsed() >= self.in_vain;
+        if !had_no_time || self.left == 0 {
+            return false;
+        }
+        tracing::info!(%error, "a login of a move is tried again");
+        tokio::time::sleep(self.pause).await;
+        (self.left, self.pause, self.began) = (self.left - 1, self.pause * 2, Instant::now());
+        true
+    }
+}
+
 /// Connects and sets what makes text forms exact, names unambiguous and commits durable.
 ///
 /// Errors: 08006 when the node cannot be reached, the server's own when it refuses.
 pub async fn connect(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
-    let catalog = &environment.catalog;
+    let (catalog, settings) = (&environment.catalog, environment.catalog.settings());
     // A move waits longer for its workers than statements do.
     let patience = if node.is_coordinator() { Duration::ZERO } else { environment.settings.silence_patience };
-    let client = connect_patiently(catalog.settings(), &catalog.hosts(node)?, patience).await?;
+    let hosts = catalog.hosts(node)?;
+    let mut logins = Logins::begin(settings);
+    let client = loop {
+        match connect_patiently(settings, &hosts, patience).await {
+            Err(error) if logins.go_on(&error).await => {}
+            done => break done?,
+        }
+    };
     let forms: String = PLAIN_FORMS.iter().map(|(name, value)| format!("SET {name} TO '{value}'; ")).collect();
     client.batch_execute(&format!("{forms}{SETTINGS}")).await.map_err(pg_error)?;
     Ok(Arc::new(client))
@@ -60,6 +96,10 @@ pub async fn check_alive(session: &Client) -> Result<()> {
 pub fn not_answering(which: &str) -> PgError {
     PgError::new(SqlState::CONNECTION_FAILURE, format!("the {which} node does not answer"))
 }
+
+/// Most attempts at one login, and the pause after the first.
+const LOGINS: u32 = 4;
+const LOGIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longer than a busy server takes for nothing at all.
 const SILENT_AFTER: Duration = Duration::from_secs(10);

@@ -230,7 +230,13 @@ pub async fn resume_slot(environment: &MoverEnvironment, mv: &Move, position: Ls
 async fn connect_for_replication(environment: &MoverEnvironment, mv: &Move) -> Result<ReplicationConnection> {
     let (address, identity) = session::replication_login(environment, mv.source)?;
     let settings = environment.catalog.settings();
-    ReplicationConnection::connect(&settings.access, &address, &identity, settings.connect_timeout).await
+    let mut logins = session::Logins::begin(settings);
+    loop {
+        match ReplicationConnection::connect(&settings.access, &address, &identity, settings.connect_timeout).await {
+            Err(error) if logins.go_on(&error).await => {}
+            done => return done,
+        }
+    }
 }
 
 /// Has the server room for one more slot and the right `wal_level`? Asked before anything is created.
