@@ -73,7 +73,9 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             change_tables(txn, ddl).await
         }
         DdlAction::DrawFromSequence => draw_from_sequence(txn, ddl).await,
-        DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Other => change_tables(txn, ddl).await,
+        DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Lock | DdlAction::Other => {
+            change_tables(txn, ddl).await
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! ALTER STATISTICS and DROP STATISTICS: what is done to an extended statistics object is done to those of the shards.
+//! ALTER, DROP and COMMENT ON STATISTICS: what is done to an extended statistics object is done to those of the shards.
 //!
 //! The statement does not name the table; the coordinator says whose the object is before the statement runs there.
 

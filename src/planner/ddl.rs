@@ -78,6 +78,15 @@ pub(super) fn plan_table_statement(
             };
             Ok(ddl(text, action, named.tables, named.splices))
         }
+        TableStatement::Lock { names } => {
+            let named = Named::resolve(&names, ctx);
+            if named.tables.is_empty() {
+                return Ok(coordinator(text).into());
+            }
+            named.refuse_unmanaged("LOCK TABLE")?;
+            named.refuse_mixture("LOCK TABLE")?;
+            Ok(ddl(text, DdlAction::Lock, named.tables, named.splices))
+        }
         TableStatement::OnTables { command, names, object } => {
             let mut named = Named::resolve(&names, ctx);
             let Some(first) = named.tables.first().cloned() else {

@@ -163,6 +163,7 @@ impl Display for DdlAction {
             }
             DdlAction::SchemaPrivileges { .. } => ("schema_privileges", &[]),
             DdlAction::Maintenance => ("maintenance", &[]),
+            DdlAction::Lock => ("lock", &[]),
             DdlAction::Other => ("other", &[]),
         };
         f.write_str(name)?;

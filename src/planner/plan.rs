@@ -415,13 +415,13 @@ pub enum DdlAction {
         if_exists: bool,
         cascade: bool,
     },
-    /// ALTER STATISTICS of one object (`sets_schema`: SET SCHEMA), or DROP STATISTICS; names as written.
+    /// ALTER or COMMENT ON STATISTICS, of one object (`sets_schema`: SET SCHEMA), or DROP STATISTICS; names as written.
     Statistics {
         names: Vec<QualifiedName>,
         drops: bool,
         sets_schema: bool,
     },
-    /// ALTER INDEX, REINDEX INDEX: `name` as written, and the index that ATTACH PARTITION is about.
+    /// ALTER INDEX, REINDEX INDEX, COMMENT ON INDEX: `name` as written, and the index that ATTACH PARTITION is about.
     AlterIndex {
         name: QualifiedName,
         part: Option<QualifiedName>,
@@ -444,7 +444,9 @@ pub enum DdlAction {
     },
     /// VACUUM, ANALYZE: outside a transaction, every shard.
     Maintenance,
-    /// GRANT, REVOKE, COMMENT ON TABLE/COLUMN, CREATE TRIGGER, POLICY, ...: text spliced per shard.
+    /// LOCK TABLE, in a transaction block.
+    Lock,
+    /// GRANT, REVOKE, COMMENT ON TABLE/COLUMN/CONSTRAINT/POLICY/TRIGGER, CREATE TRIGGER, POLICY, ...: text spliced per shard.
     Other,
 }
 

@@ -155,6 +155,11 @@ impl Session {
         if plan.action == DdlAction::Maintenance {
             return self.maintenance(plan).await;
         }
+        if plan.action == DdlAction::Lock && self.txn().kind == Kind::Auto {
+            // Source of the words: PostgreSQL src/backend/access/transam/xact.c, RequireTransactionBlock().
+            let why = "LOCK TABLE can only be used in transaction blocks";
+            return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, why));
+        }
         self.txn().require_atomic().await?;
         let restarts = matches!(plan.action, DdlAction::Truncate { restart_identity: true, .. });
         self.note_renumbered(restarts.then_some(Renumbered::Any));

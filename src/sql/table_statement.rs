@@ -24,14 +24,14 @@ pub enum TableStatement {
         if_exists: bool,
         cascade: bool,
     },
-    /// ALTER INDEX, REINDEX INDEX.
+    /// ALTER INDEX, REINDEX INDEX, COMMENT ON INDEX.
     AlterIndex {
         name: QualifiedName,
         /// The index that ATTACH PARTITION is about.
         part: Option<QualifiedName>,
         concurrently: bool,
     },
-    /// ALTER STATISTICS of one object, DROP STATISTICS.
+    /// ALTER STATISTICS of one object, COMMENT ON STATISTICS, DROP STATISTICS.
     Statistics {
         names: Vec<QualifiedName>,
         drops: bool,
@@ -53,7 +53,11 @@ pub enum TableStatement {
         names: Vec<QualifiedName>,
         outside_transaction: bool,
     },
-    /// A statement that is the same for each table it names: GRANT, REVOKE, COMMENT, LOCK, policies, statistics.
+    /// LOCK TABLE.
+    Lock {
+        names: Vec<QualifiedName>,
+    },
+    /// A statement that is the same for each table it names: GRANT, REVOKE, COMMENT, policies, statistics.
     OnTables {
         command: &'static str,
         names: Vec<QualifiedName>,
@@ -191,7 +195,7 @@ fn read(verb: &str, mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError
         "reindex" => return read_reindex(c),
         "lock" => {
             c.take("table");
-            TableStatement::OnTables { command: "LOCK TABLE", names: read_names(&mut c)?, object: None }
+            TableStatement::Lock { names: read_names(&mut c)? }
         }
         "grant" | "revoke" => return read_grant(verb, c),
         _ => return read_comment(c),
@@ -429,8 +433,24 @@ fn read_schemas(mut c: Cursor<'_>) -> Result<TableStatement, PgError> {
 
 fn read_comment(mut c: Cursor<'_>) -> Result<Option<TableStatement>, PgError> {
     c.expect("on")?;
-    let name = match c.take_any(&["table", "column", "trigger"]) {
+    let name = match c.take_any(&["table", "column", "trigger", "constraint", "policy", "index", "statistics"]) {
         Some("table") => c.qualified_name()?,
+        Some("index") => {
+            let name = c.qualified_name()?;
+            return Ok(Some(TableStatement::AlterIndex { name, part: None, concurrently: false }));
+        }
+        Some("statistics") => {
+            let names = vec![c.qualified_name()?];
+            return Ok(Some(TableStatement::Statistics { names, drops: false, sets_schema: false }));
+        }
+        Some("constraint" | "policy") => {
+            c.identifier()?;
+            c.expect("on")?;
+            if c.is("domain") && !c.is_at(1, "is") {
+                return Ok(None);
+            }
+            c.qualified_name()?
+        }
         Some("trigger") => {
             let name = c.identifier()?;
             c.expect("on")?;
