@@ -52,6 +52,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (261, "known_names", include_str!("schema/261_known_names.sql")),
     (262, "table_details", include_str!("schema/262_table_details.sql")),
     (263, "cancelled_moves", include_str!("schema/263_cancelled_moves.sql")),
+    (270, "pauses_and_leftovers", include_str!("schema/270_pauses_and_leftovers.sql")),
     (280, "united_shards", include_str!("schema/280_united_shards.sql")),
 ];
 

@@ -75,6 +75,14 @@ pub struct ClusterEdit {
     pub workers: Option<i32>,
 }
 
+/// `lock_cooldown` in milliseconds.
+#[derive(Deserialize)]
+pub struct PauseNode {
+    pub node_id: Option<i32>,
+    pub force: Option<bool>,
+    pub lock_cooldown: Option<i32>,
+}
+
 #[derive(Deserialize)]
 pub struct UpdateNode {
     pub node_id: Option<i32>,

@@ -38,6 +38,7 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "alter_distributed_table"
             | "create_distributed_table_concurrently"
             | "cleanup_orphaned_resources"
+            | "cleanup_orphaned_shards"
             | "tenantry_return_tenant"
             | "tenantry_undo_move"
             | "tenantry_keep_move"
@@ -85,7 +86,9 @@ pub async fn call_by_itself(
         "create_distributed_table_concurrently" => {
             distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
         }
-        "citus_cleanup_orphaned_resources" => orphans::citus_cleanup_orphaned_resources(environment, &notify).await,
+        "citus_cleanup_orphaned_resources" | "citus_cleanup_orphaned_shards" => {
+            orphans::citus_cleanup_orphaned_resources(environment, &notify).await
+        }
         "tenantry_return_tenant" => join::tenantry_return_tenant(environment, &arguments, &notify).await,
         "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, &notify).await,
         "tenantry_cancel_move" => cancel::tenantry_cancel_move(environment, &arguments, &notify).await,

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::arguments::{
     AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
-    NodeAddress, NodeProperty, OneTable, UpdateNode,
+    NodeAddress, NodeProperty, OneTable, PauseNode, UpdateNode,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -19,7 +20,7 @@ use crate::operations::create_distributed_table::{self, create_distributed_table
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::sizes::table_size;
 use crate::operations::standbys::add_secondary_node as add_secondary;
-use crate::operations::{node_state, nodes, time_partitions};
+use crate::operations::{node_pause, node_state, nodes, time_partitions};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
 
@@ -64,6 +65,13 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         }
         "citus_add_secondary_node" | "master_add_secondary_node" => add_secondary_node(name, arguments, txn, env).await,
         "citus_update_node" | "master_update_node" => update_node(name, arguments, txn, env).await,
+        "citus_pause_node_within_txn" => {
+            let PauseNode { node_id, force, lock_cooldown } = read(name, arguments)?;
+            let (id, cooldown) = (required(node_id, "node_id")?, required(lock_cooldown, "lock_cooldown")?);
+            let cooldown = Duration::from_millis(cooldown.max(0).unsigned_abs().into());
+            let force = required(force, "force")?;
+            node_pause::pause_node(txn, &env.catalog, id, force, cooldown).await.map(|()| Value::Null)
+        }
         "citus_check_cluster_node_health" => node_state::check_health(&env.catalog, &txn.map()).await,
         "citus_check_connection_to_node" => {
             let (host, port) = node_address(name, arguments)?;
@@ -105,6 +113,7 @@ pub fn provided() -> Provided {
             "create_distributed_table",
             "create_distributed_table_concurrently",
             "citus_cleanup_orphaned_resources",
+            "citus_cleanup_orphaned_shards",
             "create_reference_table",
             "create_time_partitions",
             "drop_old_time_partitions",
@@ -124,6 +133,7 @@ pub fn provided() -> Provided {
             "master_disable_node",
             "citus_update_node",
             "master_update_node",
+            "citus_pause_node_within_txn",
             "citus_check_cluster_node_health",
             "citus_check_connection_to_node",
             "citus_set_coordinator_host",
@@ -183,6 +193,7 @@ pub fn provided() -> Provided {
             "citus_is_coordinator",
             "citus_is_primary_node",
             "citus_coordinator_nodeid",
+            "citus_copy_shard_placement",
             "citus_get_active_worker_nodes",
             "master_get_active_worker_nodes",
             "column_to_column_name",
@@ -202,6 +213,7 @@ pub fn provided() -> Provided {
             ("pg_dist_background_job", None),
             ("pg_dist_background_task", None),
             ("pg_dist_background_task_depend", None),
+            ("pg_dist_cleanup", None),
             ("citus_nodes", None),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),

@@ -9,6 +9,7 @@ pub mod mover;
 mod node_check;
 mod node_definitions;
 mod node_objects;
+pub mod node_pause;
 pub mod node_state;
 pub mod nodes;
 pub mod partitions;
