@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::distribute::create_distributed_table_concurrently;
+use super::split_tests::under_way;
 use super::tests::Stage;
 use super::*;
 use crate::shard_map::TableOid;
@@ -37,6 +38,10 @@ pub async fn a_local_table_is_distributed_whatever_crashes(stage: &Stage) {
         crashing.stop_at = Some(point);
         let stopped = create_distributed_table_concurrently(&crashing, &arguments, &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            let distribute = |node: u16| ("distribute".to_owned(), node);
+            assert_eq!(under_way(stage).await, [distribute(1), distribute(2)]);
+        }
         stage.repair().await;
         expect_nothing_left(stage, point).await;
         if point != Switched {

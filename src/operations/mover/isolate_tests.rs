@@ -125,6 +125,9 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         let node = 1 + (at as i32 % 2);
         let stopped = tenantry_isolate_tenant(&crashing, &arguments(tenant, node), &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            assert_eq!(super::split_tests::under_way(&stage).await, [("isolate".to_owned(), node as u16)]);
+        }
         stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_isolated = group_of(&catalog.map(), tenant).tenant.is_some();

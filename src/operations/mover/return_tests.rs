@@ -20,6 +20,9 @@ pub async fn tenants_go_home(stage: &Stage, table: i64) {
         crashing.stop_at = Some(point);
         let stopped = tenantry_return_tenant(&crashing, &arguments(tenant), &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            assert_eq!(super::split_tests::under_way(stage).await[0].0, "return");
+        }
         stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_home = group_of(&catalog.map(), tenant).tenant.is_none();

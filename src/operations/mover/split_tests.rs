@@ -43,6 +43,9 @@ pub async fn the_rest_is_split_under_a_writer(stage: &Stage, table: i64) {
         let arguments = json!({"shard_id": shard_of(BYSTANDER), "parts": 2, "node_ids": [1, 2]});
         let stopped = tenantry_split_shard(&crashing, &arguments, &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            assert_eq!(under_way(stage).await, [("split".to_owned(), 1), ("split".to_owned(), 2)]);
+        }
         stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_split = intervals(&catalog.map()) > before;
@@ -92,6 +95,18 @@ pub fn shard_of(map: &ShardMap, table: i64, tenant: i64) -> u64 {
     let group = group_of(map, tenant).id;
     let table = map.table_by_oid(crate::shard_map::TableOid(table as u32)).unwrap();
     table.shards.iter().find(|shard| map.group_of_shard(**shard).unwrap().1 == group).unwrap().0
+}
+
+/// What `get_rebalance_progress` says of the first table: the kinds of operations, and the ports of their targets counted from 1.
+pub async fn under_way(stage: &Stage) -> Vec<(String, u16)> {
+    let rows = crate::operations::rebalance::progress::get_rebalance_progress(&stage.environment).await.unwrap();
+    let rows = rows.as_array().unwrap().iter();
+    let first =
+        rows.clone().map(|row| row["table_name"].as_str().unwrap().parse::<u32>().unwrap()).min().unwrap().to_string();
+    let target = |row: &serde_json::Value| row["targetport"].as_u64().unwrap() as u16 - stage.ports.first - 1;
+    rows.filter(|row| row["table_name"] == *first)
+        .map(|row| (row["operation_type"].as_str().unwrap().to_owned(), target(row)))
+        .collect()
 }
 
 fn intervals(map: &ShardMap) -> usize {

@@ -111,6 +111,9 @@ async fn a_move_is_undone_with_everything_that_was_written_since() {
         writes(&acknowledged, 5).await;
         let stopped = undo(&crashing, id).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            assert_eq!(super::split_tests::under_way(&stage).await, [("undo".to_owned(), source.0 as u16)]);
+        }
         stage.repair().await;
         let home = stage.node_of_group().await;
         match point {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::isolate_tests::{BYSTANDER, CROWD, ROWS, TENANTS, group_of, set};
 use super::split::tenantry_split_shard;
-use super::split_tests::{every_row_is_in_its_piece, shard_of};
+use super::split_tests::{every_row_is_in_its_piece, shard_of, under_way};
 use super::tests::{SOURCE, Stage};
 use super::undo::tenantry_undo_move;
 use super::unite::unite;
@@ -31,6 +31,10 @@ pub async fn splits_are_undone_under_a_writer(stage: &Stage, table: i64) {
         let undo = json!({ "move_id": split });
         let stopped = tenantry_undo_move(&crashing, &undo, &quiet).await.unwrap_err();
         assert_eq!(stopped.code(), STOPPED, "{point:?}: {stopped}");
+        if point == Copied {
+            let merge = ("merge".to_owned(), whole.node.0 as u16);
+            assert_eq!(under_way(stage).await, [merge.clone(), merge]);
+        }
         stage.repair().await;
         assert_eq!(stage.remains().await, Vec::<String>::new(), "{point:?}");
         let is_whole = within(&catalog.map(), &whole).len() == 1;
