@@ -232,21 +232,10 @@ fn only_what_was_under_way_failed(ledger: &Ledger, tenants: &[String], down: Ins
 /// Method: coordinator and worker are away until some loop has tried ten times; then WARN lines are counted.
 #[test]
 fn an_outage_is_told_when_it_begins_and_when_it_is_over() {
-    let config = "[log]\nformat = \"json\"\nfilter = \"info,tenantry::catalog::recurring=debug\"\n";
-    let mut served = Served::start_with(1, 2, config);
+    let mut served = Served::start_with(1, 2, TELLS_EACH_TRY);
     served.psql("CREATE TABLE items (tenant int, id bigint)");
     served.psql("SELECT create_distributed_table('items', 'tenant')");
     let mut client = Client::connect(served.proxy_port(0), &[]);
-    let messages = |served: &Served, level: &str| -> Vec<String> {
-        let lines = served.logged(0);
-        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines
-            .filter(|line| line["level"] == level)
-            // The library of control connections tells of each that has ended.
-            .filter(|line| line["target"].as_str().is_some_and(|target| target.starts_with("tenantry")))
-            .filter_map(|line| Some(line["message"].as_str()?.to_owned()))
-            .collect()
-    };
     let began = Instant::now();
     served.servers().kill_coordinator().expect("it ends");
     served.servers().kill_worker(0).expect("it ends");
@@ -272,4 +261,38 @@ fn an_outage_is_told_when_it_begins_and_when_it_is_over() {
     for message in [format!("no longer: {rebalances}"), "a node can be reached again".to_owned()] {
         assert!(wait_until(PATIENCE, || messages(&served, "INFO").contains(&message)), "{message}");
     }
+}
+
+/// As above, of a move that cannot be repaired because a node of it is away.
+#[test]
+fn a_move_that_cannot_be_repaired_is_told_once() {
+    let mut served = Served::start_with(2, 1, TELLS_EACH_TRY);
+    let began = Instant::now();
+    served.servers().kill_worker(1).expect("it ends");
+    let abandoned = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas)
+        VALUES (1, 1, 1, 2, '{}')";
+    psql(&served.coordinator_dsn(), abandoned);
+    let unrepaired = "could not repair a shard move";
+    let told = |level| messages(&served, level).iter().filter(|said| said.starts_with(unrepaired)).count();
+    assert!(wait_until(PATIENCE, || told("DEBUG") > 0), "it is tried again");
+    assert!(told("WARN") <= 1 + began.elapsed().as_secs() as usize / 60);
+    served.servers().restart_worker(1).expect("it starts");
+    let over = format!("no longer: {unrepaired}");
+    assert!(wait_until(PATIENCE, || messages(&served, "INFO").contains(&over)), "{over}");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT state FROM tenantry.shard_move"), "failed");
+}
+
+/// What is tried again and again is logged each time, and as JSON.
+const TELLS_EACH_TRY: &str = "[log]\nformat = \"json\"\nfilter = \"info,tenantry::catalog::recurring=debug\"\n";
+
+/// What the proxy has logged of its own at this level.
+fn messages(served: &Served, level: &str) -> Vec<String> {
+    let lines = served.logged(0);
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    lines
+        .filter(|line| line["level"] == level)
+        // The library of control connections tells of each that has ended.
+        .filter(|line| line["target"].as_str().is_some_and(|target| target.starts_with("tenantry")))
+        .filter_map(|line| Some(line["message"].as_str()?.to_owned()))
+        .collect()
 }

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Recurring;
-use crate::operations::mover::{self, MoverEnvironment};
+use crate::operations::mover::{self, MoverEnvironment, Recovered};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -47,9 +47,9 @@ pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>
 
 /// The steady loop: ends what crashed proxies left half done.
 async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
+    let (mut no_transactions, mut no_moves, mut no_repair): (Recurring, Recurring, Recurring) = Default::default();
     let mut tick = tokio::time::interval(EVERY);
     let mut transactions = two_phase_recovery::Recovery::default();
-    let (mut no_transactions, mut no_moves) = (Recurring::default(), Recurring::default());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -66,9 +66,13 @@ async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>
             }
             Err(error) => no_transactions.failed(&error, NO_TRANSACTIONS),
         }
-        match mover::recover(&environment).await {
-            Ok(repaired) => {
+        match mover::recover_all(&environment).await {
+            Ok(Recovered { repaired, failed }) => {
                 no_moves.works(NO_MOVES);
+                match failed {
+                    Some((id, error)) => no_repair.failed(&format!("shard move {id}: {error}"), NO_REPAIR),
+                    None => no_repair.works(NO_REPAIR),
+                }
                 if repaired > 0 {
                     tracing::info!(repaired, "repaired moves that nobody was going to end");
                 }
@@ -80,4 +84,5 @@ async fn maintain(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>
 
 const NO_TRANSACTIONS: &str = "could not look for prepared transactions";
 const NO_MOVES: &str = "could not look for unfinished moves";
+const NO_REPAIR: &str = "could not repair a shard move";
 const EVERY: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {
 async fn work(environment: &MoverEnvironment) {
     // Their time goes on while the catalog cannot be reached.
     let (mut windows, mut ours, mut under_way) = (HashMap::new(), HashSet::new(), FuturesUnordered::new());
-    let mut trouble = Recurring::default();
+    let (mut trouble, mut left_alone) = (Recurring::default(), Recurring::default());
     loop {
         match open_ways_back(environment).await {
             Ok(open) => {
@@ -41,8 +41,9 @@ async fn work(environment: &MoverEnvironment) {
                 Some((id, ended, window)) = under_way.next() => {
                     ours.remove(&id);
                     windows.extend(window.map(|window| (id, window)));
-                    if let Err(error) = ended {
-                        tracing::warn!(move_id = id, %error, "could not look after the way back of a move, will retry");
+                    match ended {
+                        Ok(()) => left_alone.works(LEFT_ALONE),
+                        Err(error) => left_alone.failed(&format!("shard move {id}: {error}"), LEFT_ALONE),
                     }
                 }
                 () = &mut look_again => break,
@@ -51,5 +52,6 @@ async fn work(environment: &MoverEnvironment) {
     }
 }
 
+const LEFT_ALONE: &str = "could not look after the way back of a shard move";
 const UNSEEN: &str = "could not look for moves that can be undone";
 const EVERY: Duration = Duration::from_secs(2);

@@ -111,7 +111,7 @@ use throttle::{CopyThrottle, Pace};
 pub use blocking::TransferMode;
 pub use environment::{MoverEnvironment, MoverSettings, StopPoint};
 pub use lock::{MOVES_AT_ONCE, MOVES_PER_NODE, share_statement, try_share_statement};
-pub use repair::recover;
+pub use repair::{Recovered, recover, recover_all};
 pub use state::{MoveState, register_metrics};
 pub use throttle::MoveLimits;
 

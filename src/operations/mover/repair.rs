@@ -19,27 +19,38 @@ use crate::shard_map::NodeId;
 
 /// Repairs every move whose owner is gone: finishes what is past the point of no return, undoes the rest.
 ///
-/// Returns the number of repaired moves. For the start of a proxy and the maintenance job; safe to run anywhere, at any
-/// time, because a living move has its locks.
+/// Returns the number of repaired moves. Safe to run anywhere, at any time, because a living move has its locks.
+/// Errors: of the last that could not be repaired.
 pub async fn recover(environment: &MoverEnvironment) -> Result<usize> {
+    let Recovered { repaired, failed } = recover_all(environment).await?;
+    failed.map_or(Ok(repaired), |(_, error)| Err(error))
+}
+
+/// What a round of repairs has come to.
+#[derive(Debug)]
+pub struct Recovered {
+    pub repaired: usize,
+    /// The last move that could not be repaired, and why.
+    pub failed: Option<(i64, PgError)>,
+}
+
+/// As `recover`, for those who try for ever. Errors: those of the catalog.
+pub async fn recover_all(environment: &MoverEnvironment) -> Result<Recovered> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-    let (mut repaired, mut failure) = (0, None);
+    let mut recovered = Recovered { repaired: 0, failed: None };
     for mv in Move::unfinished(&catalog).await? {
         let Some(release_lane) = lock::try_acquire_lane(&catalog, mv.colocation).await? else { continue };
         let (id, group) = (mv.id, mv.group);
         if lock::try_acquire_group(&catalog, group).await? {
             match repair(environment, &catalog, mv).await {
-                Ok(()) => repaired += 1,
-                Err(error) => {
-                    tracing::warn!(move_id = id, %error, "could not repair a shard move, will retry");
-                    failure = Some(error);
-                }
+                Ok(()) => recovered.repaired += 1,
+                Err(error) => recovered.failed = Some((id, error)),
             }
             lock::release_group(&catalog, group).await?;
         }
         catalog.batch_execute(&release_lane).await.map_err(pg_error)?;
     }
-    failure.map_or(Ok(repaired), Err)
+    Ok(recovered)
 }
 
 pub(super) async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {

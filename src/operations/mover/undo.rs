@@ -37,8 +37,8 @@ use super::{
     MoveReport, MoverEnvironment, Notice, Notify, StopPoint, TransferMode, begin, carry_out, cleanup, definition,
     finish_switched, join, lock, snapshot, verify,
 };
-use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
+use crate::catalog::{Recurring, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::HoldGuard;
 use crate::shard_map::{NodeId, ShardGroupId};
@@ -168,15 +168,16 @@ pub async fn look_after(environment: &MoverEnvironment, id: i64, window: &mut Op
     let Some(mut back) = Move::find(&catalog, id).await? else { return Ok(()) };
     environment.catalog.refresh().await?;
     let window = window.insert(Window::take_over(&catalog, id, *window).await?);
+    let mut trouble = Recurring::default();
     loop {
         if back.state != MoveState::Undoable {
             return Ok(());
         }
-        match follow(environment, &catalog, &back, window).await {
+        match follow(environment, &catalog, &back, window, &mut trouble).await {
             Ok(Ask::Wanted) => return Ok(()),
             Ok(Ask::GoOn | Ask::Over) => break,
             Err(error) if may_pass(&error) => {
-                tracing::warn!(move_id = id, %error, "the way back of a shard move is interrupted, will retry");
+                trouble.failed(&format!("shard move {id}: {error}"), INTERRUPTED);
                 tokio::time::sleep(RETRY_PAUSE).await;
                 match ask(&catalog, id, window).await? {
                     Ask::Wanted => return Ok(()),
@@ -212,11 +213,18 @@ async fn ask(catalog: &Session, id: i64, window: &mut Window) -> Result<Ask> {
 }
 
 /// Applies clients' changes to the old copy.
-async fn follow(environment: &MoverEnvironment, catalog: &Session, back: &Move, window: &mut Window) -> Result<Ask> {
+async fn follow(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    back: &Move,
+    window: &mut Window,
+    trouble: &mut Recurring,
+) -> Result<Ask> {
     // First, so that the slot is watched while the old node is down.
     let watch = Guard::begin(environment, back);
     let targets = watch.during(reach(environment, back, window)).await?;
     let mut apply = watch.during(resume(environment, back, &targets)).await?;
+    trouble.works(INTERRUPTED);
     loop {
         let (_, applied) = apply.run_while(tokio::time::sleep(ASK_EVERY)).await;
         applied?;
@@ -481,5 +489,6 @@ fn may_pass(error: &PgError) -> bool {
     matches!(error.code().class(), "08" | "57") || error.code() == SqlState::OBJECT_IN_USE
 }
 
+const INTERRUPTED: &str = "could not follow the way back of a shard move";
 const ASK_EVERY: Duration = Duration::from_millis(300);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
