@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use support::ledger::Load;
 use support::served::Served;
+use support::wire_client::Client;
 use support::{psql, psql_error, wait_until};
 
 /// Goal: a rebalance spreads one colocation group from two workers to four with several moves at once, never more on one node
@@ -99,6 +100,35 @@ fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
     assert_eq!(loaded, "800|800");
 }
 
+/// Goal: who cancels a rebalance does not wait for the moves that are under way.
+/// Method: a client's transaction keeps a move from beginning its copy; it ends after the rebalance only.
+#[test]
+fn a_rebalance_that_is_cancelled_gives_up_the_moves_under_way() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int, id bigint, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 2)");
+    let leaving = served.worker_port(1);
+    let placed = "SELECT string_agg(groupid::text, ' ' ORDER BY shardid) FROM pg_dist_placement";
+    let before = served.psql(placed);
+    for (round, stop) in ["citus_job_cancel(JOB)", "citus_rebalance_stop()"].into_iter().enumerate() {
+        let mut client = Client::connect(served.proxy_port(0), &[]);
+        client.query("BEGIN");
+        client.query(&format!("INSERT INTO items VALUES ({}, {round})", served.tenant_of("items", 1)));
+        served.psql(&format!("SELECT citus_set_node_property('127.0.0.1', {leaving}, 'shouldhaveshards', false)"));
+        let job = served.psql("SELECT citus_rebalance_start(drain_only => true)");
+        let under_way = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'target_created'";
+        assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), under_way) == "1"), "a move waits");
+        served.psql(&format!("SELECT {}", stop.replace("JOB", &job)));
+        served.psql(&format!("SELECT citus_job_wait({job}, 'cancelled')"));
+        let tasks = "SELECT string_agg(DISTINCT status::text, ' ') FROM pg_dist_background_task WHERE job_id =";
+        assert_eq!(served.psql(&format!("{tasks} {job}")), "cancelled", "{stop}");
+        assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+        let left =
+            psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.shard_move WHERE finished_at IS NULL");
+        assert_eq!((left, served.psql(placed)), ("0".to_owned(), before.clone()), "{stop}");
+    }
+}
+
 /// In Citus's words and places.
 fn how_far_it_is_is_told(served: &Served) {
     let of_tasks = |arguments: &str, all: &str| {
@@ -143,6 +173,7 @@ fn number(served: &Served, sql: &str) -> i64 {
     psql(&served.coordinator_dsn(), sql).parse().expect("a number")
 }
 
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the clients' rows; those that were loaded are below.
 const FIRST_ID: u64 = 1_000;
 /// Shard groups of each worker that has some.

@@ -92,6 +92,12 @@ pub async fn put_off(client: &impl GenericClient, task: i64, pause: Duration, me
     client.execute(sql, &[&task, &pause.as_secs_f64(), &message]).await.map(|_| ()).map_err(pg_error)
 }
 
+/// What has begun is being given up.
+pub async fn give_up(client: &impl GenericClient, job: i64) -> Result<()> {
+    let sql = "UPDATE tenantry.job_task SET state = 'cancelling' WHERE job_id = $1 AND state = 'running'";
+    client.execute(sql, &[&job]).await.map(|_| ()).map_err(pg_error)
+}
+
 /// Ends all that have not begun.
 pub async fn end_rest(client: &impl GenericClient, job: i64, how: TaskEnd) -> Result<()> {
     let sql = "UPDATE tenantry.job_task SET state = $2::text::tenantry.citus_task_status, finished_at = pg_catalog.now() \

@@ -56,6 +56,13 @@ pub struct Job {
     pub error: Option<String>,
 }
 
+impl Job {
+    /// Is what is under way to be given up?
+    pub fn gives_up(&self) -> bool {
+        self.state == JobState::Cancelling && self.arguments.get(GIVES_UP).is_some_and(|wish| *wish == true)
+    }
+}
+
 /// Answers the new job's id.
 pub async fn add(
     client: &impl GenericClient,
@@ -71,6 +78,12 @@ pub async fn add(
         .await
         .map_err(pg_error)?;
     row.try_get(0).map_err(pg_error)
+}
+
+/// What is under way for the job is to be given up too, once it is `Cancelling`.
+pub async fn give_up(client: &impl GenericClient, id: i64) -> Result<()> {
+    let sql = "UPDATE tenantry.job SET arguments = arguments || jsonb_build_object($2::text, true) WHERE id = $1";
+    client.execute(sql, &[&id, &GIVES_UP]).await.map(|_| ()).map_err(pg_error)
 }
 
 /// Changes the state if it still is `from`; false when somebody else was first. Notes the times.
@@ -105,6 +118,7 @@ pub async fn unfinished(client: &impl GenericClient) -> Result<Vec<Job>> {
     rows.iter().map(read).collect()
 }
 
+const GIVES_UP: &str = "gives_up_moves";
 const SELECT: &str = "SELECT id, kind, state::text, arguments::text, description, error FROM tenantry.job";
 
 fn read(row: &Row) -> Result<Job> {

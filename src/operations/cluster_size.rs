@@ -265,7 +265,6 @@ impl Sql {
         detail: &str,
         servers: &Servers,
     ) -> Result<Progress> {
-        let mut stopped = false;
         loop {
             tokio::time::sleep(POLL).await;
             let progress = self.progress(job).await?;
@@ -274,12 +273,20 @@ impl Sql {
             }
             let Progress { done, all, .. } = progress;
             self.note(request, State::Progressing, &format!("{detail} {done}/{all}"), servers).await?;
-            if !stopped && self.wish(request).await? != Wish::Run {
-                if !is_ours {
-                    return Ok(progress);
+            let wish = self.wish(request).await?;
+            if wish != Wish::Run && !is_ours {
+                return Ok(progress);
+            }
+            match wish {
+                Wish::Cancel => self.run(&format!("SELECT citus_job_cancel({job})")).await?,
+                // The moves under way come to their end.
+                Wish::Pause => {
+                    self.run(&format!(
+                        "UPDATE tenantry.job SET state = 'cancelling' WHERE id = {job} AND state IN ('scheduled', 'running')"
+                    ))
+                    .await?;
                 }
-                self.run(&format!("SELECT citus_job_cancel({job})")).await?;
-                stopped = true;
+                Wish::Run => {}
             }
         }
     }

@@ -5,12 +5,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use super::state::{Move, MoveState};
 use super::{MoverEnvironment, Notice, Notify, session};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, ShardGroupId};
 
 /// Returns when the move has ended and nothing of it is left; after a minute anyway, with a warning.
 ///
@@ -55,6 +56,15 @@ pub async fn tenantry_cancel_move(
             _ => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
+}
+
+/// As `tenantry_cancel_move`, of the move of a shard group between two nodes, if one is under way. Returns at once.
+pub async fn wish_end(catalog: &Client, group: ShardGroupId, source: NodeId, target: NodeId) -> Result<()> {
+    let sql = "UPDATE tenantry.shard_move SET cancelled = true
+               WHERE shard_group_id = $1 AND source_node = $2 AND target_node = $3
+               AND state NOT IN ('switched', 'done', 'failed', 'undoable')";
+    let (source, target) = (source.0 as i32, target.0 as i32);
+    catalog.execute(sql, &[&(group.0 as i64), &source, &target]).await.map(|_| ()).map_err(pg_error)
 }
 
 /// What a move ends with that somebody has cancelled; no server's error, and no reason to try again.

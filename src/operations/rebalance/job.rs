@@ -3,7 +3,7 @@
 //! ```text
 //!   citus_rebalance_start ──> job scheduled, tasks runnable
 //!   jobs/rebalances.rs    ──> run_rebalance_job: running ──> every task done          ──> finished
-//!                                  │ citus_rebalance_stop: cancelling                  ──> cancelled
+//!                                  │ citus_rebalance_stop: cancelling, moves given up  ──> cancelled
 //!                                  └ a task fails for good                             ──> failed
 //! ```
 //!
@@ -26,6 +26,7 @@ use crate::catalog::job_tasks::{self, Task, TaskEnd};
 use crate::catalog::jobs::{self, Job, JobState};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
+use crate::operations::mover::cancel::wish_end;
 use crate::operations::mover::{MoverEnvironment, Notice, Notify, TransferMode};
 use crate::shard_map::NodeId;
 
@@ -93,7 +94,16 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
     let mut pauses = Pauses::default();
     loop {
         let client = environment.catalog.client(NodeId::COORDINATOR).await?;
-        let state = jobs::find(&**client, job.id).await?.map(|job| job.state);
+        let now = jobs::find(&**client, job.id).await?;
+        let state = now.as_ref().map(|job| job.state);
+        let gives_up = now.is_some_and(|job| job.gives_up());
+        if gives_up {
+            job_tasks::give_up(&**client, job.id).await?;
+            // One that waits for its locks has no row yet: it is told again.
+            for step in &running {
+                wish_end(&client, step.group, step.source, step.target).await?;
+            }
+        }
         let waiting = match (&failed, state) {
             (None, Some(JobState::Running)) => job_tasks::runnable(&**client, job.id).await?,
             _ => Vec::new(),
@@ -122,7 +132,7 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
             () = look_again => continue,
         };
         running.retain(|other| *other != step);
-        if let Err(error) = note_end(environment, &task, ended).await? {
+        if let Err(error) = note_end(environment, &task, ended, gives_up).await? {
             failed = failed.or(Some(error));
         }
     }
@@ -169,10 +179,18 @@ async fn attempt(
 }
 
 /// The inner error is one that ends the job.
-async fn note_end(environment: &MoverEnvironment, task: &Task, ended: Result<()>) -> Result<Result<()>> {
+async fn note_end(
+    environment: &MoverEnvironment,
+    task: &Task,
+    ended: Result<()>,
+    gives_up: bool,
+) -> Result<Result<()>> {
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
     match ended {
         Ok(()) => job_tasks::end(&**client, task.id, TaskEnd::Done, None).await?,
+        Err(error) if gives_up => {
+            job_tasks::end(&**client, task.id, TaskEnd::Cancelled, Some(&error.to_string())).await?;
+        }
         Err(error) if may_pass(&error) && task.retries < RETRIES_MAX => {
             job_tasks::put_off(&**client, task.id, retry_pause(task.retries), &error.to_string()).await?;
         }
@@ -309,7 +327,7 @@ async fn await_state(environment: &MoverEnvironment, arguments: &Value, sql: &st
     }
 }
 
-/// `citus_rebalance_stop`: the running moves come to their end, no further one starts.
+/// `citus_rebalance_stop`: the running moves are given up, no further one starts.
 pub async fn citus_rebalance_stop(environment: &MoverEnvironment) -> Result<Value> {
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
     for job in jobs::unfinished(&**client).await?.into_iter().filter(|job| job.kind == KIND) {
@@ -320,7 +338,7 @@ pub async fn citus_rebalance_stop(environment: &MoverEnvironment) -> Result<Valu
     Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "no ongoing rebalance that can be stopped"))
 }
 
-/// `citus_job_cancel`. A job that has ended stays as it is. Errors: 42704 when there is no such job.
+/// `citus_job_cancel`, as `citus_rebalance_stop`. A job that has ended stays as it is. Errors: 42704 when there is no such job.
 pub async fn citus_job_cancel(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
     let id = integer(arguments, "jobid")?;
     if !cancel(environment, id).await? {
@@ -336,6 +354,7 @@ async fn cancel(environment: &MoverEnvironment, id: i64) -> Result<bool> {
         job_tasks::end_rest(&**client, id, TaskEnd::Cancelled).await?;
         return Ok(true);
     }
+    jobs::give_up(&**client, id).await?;
     jobs::advance(&**client, id, JobState::Running, JobState::Cancelling, None).await
 }
 
