@@ -14,6 +14,8 @@ mod cluster_size;
 mod registry;
 
 #[cfg(test)]
+mod new_worker_tests;
+#[cfg(test)]
 mod tests;
 
 pub use by_itself::{call_by_itself, runs_by_itself};
