@@ -1,7 +1,9 @@
 //! `tenantry_cancel_move`: a move under way is given up, whichever proxy drives it, and all is as it was before.
 //!
-//! The wish is written into the move's row; the move's guard (guard.rs) reads it twice a second.
+//! The wish is written into the move's row. The guards (guard.rs) of a proxy's moves read it twice a second, all together by
+//! one question.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -9,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::state::{Move, MoveState};
 use super::{MoverEnvironment, Notice, Notify, session};
-use crate::catalog::pg_error;
+use crate::catalog::{Catalog, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{NodeId, ShardGroupId};
 
@@ -67,6 +69,28 @@ pub async fn wish_end(catalog: &Client, group: ShardGroupId, source: NodeId, tar
     catalog.execute(sql, &[&(group.0 as i64), &source, &target]).await.map(|_| ()).map_err(pg_error)
 }
 
+/// What was last read of whether moves are to end. One for all moves of a proxy.
+#[derive(Default)]
+pub struct Wishes(tokio::sync::Mutex<Option<(Instant, HashSet<i64>)>>);
+
+impl Wishes {
+    /// Is the move to end, as far as was known `READ_EVERY` ago? Cancel safe.
+    pub async fn to_end(&self, catalog: &Catalog, id: i64) -> Result<bool> {
+        // Who comes meanwhile has the same answer.
+        let mut read = self.0.lock().await;
+        if let Some((at, wished)) = &*read
+            && at.elapsed() < READ_EVERY
+        {
+            return Ok(wished.contains(&id));
+        }
+        let client = catalog.client(NodeId::COORDINATOR).await?;
+        let sql = "SELECT moveid FROM tenantry.shard_move WHERE cancelled AND state NOT IN ('done', 'failed')";
+        let rows = client.query(sql, &[]).await.map_err(pg_error)?;
+        let wished: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        Ok(read.insert((Instant::now(), wished)).1.contains(&id))
+    }
+}
+
 /// What a move ends with that somebody has cancelled; no server's error, and no reason to try again.
 pub fn cancelled(id: i64) -> PgError {
     PgError::new(SqlState::OPERATOR_INTERVENTION, format!("shard move {id} was cancelled"))
@@ -77,5 +101,7 @@ fn too_late(id: i64, why: &str) -> PgError {
     PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("shard move {id} {why}"))
 }
 
+/// A little less than guards wait between two looks.
+const READ_EVERY: Duration = Duration::from_millis(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::cancel::Wishes;
 use super::throttle::MoveLimits;
 use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
@@ -20,6 +21,8 @@ pub struct MoverEnvironment {
     pub limits: Arc<ArcSwap<MoveLimits>>,
     /// For tests: end here as a crash would, with everything left as it is.
     pub stop_at: Option<StopPoint>,
+    /// Which moves somebody has cancelled.
+    pub(super) wishes: Arc<Wishes>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,7 +100,7 @@ pub enum StopPoint {
 
 impl MoverEnvironment {
     pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
-        Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None }
+        Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None, wishes: Arc::default() }
     }
 
     /// Most moves that one node may take part in now.

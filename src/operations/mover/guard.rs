@@ -8,7 +8,7 @@
 //!                       coordinator: tenantry.shard_move ──cancelled──> the move ends
 //! ```
 //!
-//! The guard has connections of its own: those of the move may be busy for hours. It never breaks into a fence or a
+//! The guard has connections of its own to the move's nodes: those of the move may be busy for hours. It never breaks into a fence or a
 //! flip; those ask before they begin.
 
 use std::collections::HashMap;
@@ -117,7 +117,6 @@ impl Watched {
         let mut sessions: HashMap<NodeId, Session> = HashMap::new();
         let mut heard: HashMap<NodeId, Instant> = self.nodes.iter().map(|node| (*node, Instant::now())).collect();
         let patience = self.environment.settings.silence_patience;
-        let mut catalog = None;
         loop {
             let limits = self.environment.limits.load_full();
             let mut lagging = None;
@@ -125,16 +124,10 @@ impl Watched {
                 let session = sessions.get(node).cloned();
                 async { timeout(ANSWER_WITHIN.min(patience), self.look_at(*node, &limits, session)).await }
             });
-            let wishes = timeout(ANSWER_WITHIN.min(patience), self.is_cancelled(catalog.take()));
-            let (looks, wished) = tokio::join!(join_all(looks), wishes);
+            let wishes = self.environment.wishes.to_end(&self.environment.catalog, self.id);
+            let (looks, wished) = tokio::join!(join_all(looks), timeout(ANSWER_WITHIN.min(patience), wishes));
             // Of a coordinator that is away nothing is heard; that ends no move.
-            let is_cancelled = match wished {
-                Ok(Ok((session, is_cancelled))) => {
-                    catalog = Some(session);
-                    is_cancelled
-                }
-                _ => false,
-            };
+            let is_cancelled = matches!(wished, Ok(Ok(true)));
             let mut over = is_cancelled.then(|| cancelled(self.id));
             for (node, look) in self.nodes.iter().zip(looks) {
                 let error = match look.unwrap_or_else(|_| Err(silent(*node))) {
@@ -156,16 +149,6 @@ impl Watched {
             sender.send_replace(Seen { has_looked: true, over, lagging });
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    }
-
-    async fn is_cancelled(&self, session: Option<Session>) -> Result<(Session, bool)> {
-        let session = match session {
-            Some(session) => session,
-            None => session::connect(&self.environment, NodeId::COORDINATOR).await?,
-        };
-        let sql = "SELECT cancelled FROM tenantry.shard_move WHERE moveid = $1";
-        let is_cancelled = session.query_opt(sql, &[&self.id]).await.map_err(pg_error)?.is_some_and(|row| row.get(0));
-        Ok((session, is_cancelled))
     }
 
     async fn look_at(&self, node: NodeId, limits: &MoveLimits, session: Option<Session>) -> Result<Look> {
