@@ -145,10 +145,21 @@ pub async fn forget(txn: &mut Transaction, oids: &BTreeSet<u32>) -> Result<()> {
 }
 
 /// Has workers forget what they were lent of sequences that no distributed table draws from any more; answers how many there
-/// were. What shards could still draw from stays.
+/// were. What shards could still draw from stays. The catalog is locked only where there is something to forget.
 pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
+    let mut lent = Vec::new();
+    for node in catalog.map().active_workers() {
+        lent.push((node.id, lent_to(&**catalog.client(node.id).await?).await?));
+    }
     let mut pooled = checkout(catalog.pool()).await?;
     let coordinator: &mut Client = &mut pooled;
+    let is_unused = |drawn: &[(u32, String)], oid: &u32| drawn.iter().all(|(other, _)| other != oid);
+    let drawn_now = drawn(coordinator).await?;
+    lent.iter_mut().for_each(|(_, oids)| oids.retain(|oid| is_unused(&drawn_now, oid)));
+    lent.retain(|(_, oids)| !oids.is_empty());
+    if lent.is_empty() {
+        return Ok(0);
+    }
     let transaction = coordinator.transaction().await.map_err(pg_error)?;
     // Nobody distributes a table meanwhile, after its sequences were lent and before it is known that it draws.
     transaction.batch_execute(tables::lock()).await.map_err(pg_error)?;
@@ -156,17 +167,11 @@ pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
     if transaction.query_one(sql, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)? {
         return Ok(0);
     }
-    let drawn: Vec<u32> = drawn(&transaction).await?.into_iter().map(|(oid, _)| oid).collect();
+    let drawn_now = drawn(&transaction).await?;
     let mut forgotten = 0;
-    for node in catalog.map().active_workers() {
-        let mut worker = catalog.client(node.id).await?;
-        let sql = "SELECT (regexp_match(relname, '^lent_([0-9]{1,10})_counter$'))[1]::oid FROM pg_class
-                   WHERE relnamespace = to_regnamespace('tenantry') AND relkind = 'S' AND relname ~ '^lent_[0-9]{1,10}_counter$'";
-        for row in worker.query(sql, &[]).await.map_err(pg_error)? {
-            let oid: u32 = row.try_get(0).map_err(pg_error)?;
-            if drawn.contains(&oid) {
-                continue;
-            }
+    for (node, oids) in lent {
+        let mut worker = catalog.client(node).await?;
+        for oid in oids.into_iter().filter(|oid| is_unused(&drawn_now, oid)) {
             let loan = begin(&mut worker, oid, None).await?;
             // What an older Tenantry has lent, it may not have known how to forget.
             let forget = format!(
@@ -178,6 +183,14 @@ pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
         }
     }
     Ok(forgotten)
+}
+
+/// Sequences that a worker has been lent values of.
+async fn lent_to(worker: &impl GenericClient) -> Result<Vec<u32>> {
+    let sql = "SELECT (regexp_match(relname, '^lent_([0-9]{1,10})_counter$'))[1]::oid FROM pg_class
+               WHERE relnamespace = to_regnamespace('tenantry') AND relkind = 'S' AND relname ~ '^lent_[0-9]{1,10}_counter$'";
+    let rows = worker.query(sql, &[]).await.map_err(pg_error)?;
+    rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect()
 }
 
 /// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.
