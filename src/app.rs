@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::proxies::Endpoints;
-use crate::catalog::{self, Catalog, Recurring};
+use crate::catalog::{self, Catalog};
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Reloaded, Reloader, Settings};
 use crate::console::{Averages, Console};
@@ -32,6 +32,7 @@ use crate::jobs;
 use crate::operations::mover::{self, MoverEnvironment};
 use crate::session;
 use crate::session::{CancelKeys, Credentials, Door, Ending, Presences, Shared, Tallies};
+use crate::tally::Recurring;
 use crate::transport::takeover::{self, Taken};
 use crate::transport::timer;
 

@@ -283,7 +283,7 @@ fn a_move_that_cannot_be_repaired_is_told_once() {
 }
 
 /// What is tried again and again is logged each time, and as JSON.
-const TELLS_EACH_TRY: &str = "[log]\nformat = \"json\"\nfilter = \"info,tenantry::catalog::recurring=debug\"\n";
+const TELLS_EACH_TRY: &str = "[log]\nformat = \"json\"\nfilter = \"info,tenantry::tally::recurring=debug\"\n";
 
 /// What the proxy has logged of its own at this level.
 fn messages(served: &Served, level: &str) -> Vec<String> {

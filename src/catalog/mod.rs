@@ -14,7 +14,6 @@ mod connection;
 mod gate;
 mod load;
 mod migrate;
-mod recurring;
 mod watch;
 mod way;
 
@@ -37,5 +36,4 @@ pub use connection::{
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
-pub use recurring::Recurring;
 pub use watch::Catalog;

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Address, PROMPT, Settings, checkout};
 use super::way::Way;
-use super::{LOAD, Recurring, connect_to_coordinator, migrate, parse, pg_error};
+use super::{LOAD, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId, ShardMap};
+use crate::tally::Recurring;
 use crate::transport::timer;
 
 /// The catalog as one process sees it.

@@ -23,8 +23,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Recurring;
 use crate::operations::mover::{self, MoverEnvironment, Recovered};
+use crate::tally::Recurring;
 
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Nodes, ServerAddress};
-use crate::catalog::{self, Catalog, Recurring, nodes, pg_error};
+use crate::catalog::{self, Catalog, nodes, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
+use crate::tally::Recurring;
 
 /// Never ends. `coordinator` is what sessions know it by; its other servers are in the configuration.
 pub async fn follow(catalog: Arc<Catalog>, pools: Arc<Nodes>, coordinator: ServerAddress) {

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Recurring, connect_to_coordinator, jobs, pg_error};
+use crate::catalog::{connect_to_coordinator, jobs, pg_error};
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notice};
 use crate::operations::rebalance::job::{KIND, run_rebalance_job};
 use crate::shard_map::NodeId;
+use crate::tally::Recurring;
 
 /// Looks for work until `stop`. A move under way at the stop is repaired by the next proxy.
 pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::proxies::{Endpoints, Membership, Wish};
-use crate::catalog::{Catalog, Recurring, pg_error};
+use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
+use crate::tally::Recurring;
 
 /// Never ends: for as long as this process has connections it counts as a proxy. `coordinator` is where sessions reach it.
 pub async fn share_connections(

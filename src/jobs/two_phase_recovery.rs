@@ -14,10 +14,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::catalog::two_phase::{self, Decision};
-use crate::catalog::{Catalog, Recurring, pg_error};
+use crate::catalog::{Catalog, pg_error};
 use crate::error::Result;
 use crate::executor::transaction_of_gid;
 use crate::shard_map::{Node, NodeId};
+use crate::tally::Recurring;
 
 /// What was seen before.
 #[derive(Default)]

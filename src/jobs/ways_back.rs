@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Recurring;
 use crate::operations::mover::MoverEnvironment;
 use crate::operations::mover::undo::{look_after, open_ways_back};
+use crate::tally::Recurring;
 
 /// Until `stop`; the next proxy that looks goes on then.
 pub async fn run(environment: MoverEnvironment, stop: CancellationToken) {

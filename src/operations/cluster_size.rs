@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::rebalance::job::KIND;
 use crate::catalog;
 use crate::catalog::Address;
-use crate::catalog::Recurring;
 use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
+use crate::tally::Recurring;
 
 /// Starts and ends servers: processes of this machine, or another's virtual machines.
 pub trait Provisioner {

@@ -2,11 +2,16 @@
 //!
 //! Each data thread writes its own, so no two threads write the same cache line; who reads adds them up. Nothing here
 //! allocates or locks.
+//!
+//! `Recurring` is the odd one: failures that come again and again, counted by the loop that meets them, so that the log tells
+//! of each trouble once.
 
 mod histogram;
+mod recurring;
 mod space_saving;
 
 pub use histogram::{BOUNDS_MICROS, Distribution, Histogram};
+pub use recurring::Recurring;
 pub use space_saving::{Counter, SpaceSaving};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -37,11 +37,12 @@ use super::{
     MoveReport, MoverEnvironment, Notice, Notify, StopPoint, TransferMode, begin, carry_out, cleanup, definition,
     finish_switched, join, lock, snapshot, verify,
 };
+use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
-use crate::catalog::{Recurring, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::HoldGuard;
 use crate::shard_map::{NodeId, ShardGroupId};
+use crate::tally::Recurring;
 
 /// Prepares the way back of a move that is about to be cut over; none where there is to be none, or there cannot be one (a
 /// warning says so). Changes are applied meanwhile.
