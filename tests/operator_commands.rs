@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::serve::Serve;
 use support::served::Served;
 use support::wire_client::Client;
-use support::{Cluster, wait_until};
+use support::{Cluster, psql, wait_until};
 
 #[test]
 fn the_number_of_workers_follows_the_wish() {
@@ -82,6 +82,30 @@ fn a_change_of_size_waits_for_a_rebalance_under_way() {
     assert_eq!(cluster.psql(&format!("SELECT state FROM tenantry.job WHERE id = {job}")), "finished");
     let placed = "SELECT count(DISTINCT nodeport) FROM pg_dist_shard_placement";
     assert_eq!(cluster.psql(placed), "2", "the one that takes no shards, and the new one");
+}
+
+/// Goal: a request that cannot be carried out is Failed, says why, changes nothing, and keeps no other from being carried out.
+/// Method: the coordinator claims an extension that no new server can have; then it does no more.
+#[test]
+fn a_request_that_fails_says_why_and_leaves_nothing() {
+    let cluster = Cluster::start(1);
+    let claim = "SET allow_system_table_mods = on; INSERT INTO pg_extension \
+                 SELECT 99999, 'nowhere', extowner, extnamespace, false, '1' FROM pg_extension WHERE extname = 'plpgsql'";
+    psql(&cluster.coordinator_dsn(), claim);
+    let edit = run(&["cluster", "edit", "--workers", "2", "--port", &cluster.port().to_string()]);
+    let said = [edit.stdout, edit.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert_eq!(edit.status.code(), Some(1), "{said}");
+    for part in
+        ["Failed", "could not bring the cluster to 2 workers", "It lacks extensions that the coordinator has: nowhere."]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let listed: serde_json::Value = serde_json::from_str(&tenantry(&cluster, "cluster list --json")).expect("JSON");
+    assert_eq!((&listed[0]["status"], &listed[0]["workers"]), (&"Failed".into(), &1.into()), "{listed}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE groupid <> 0"), "1");
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.worker_port(1))).is_err(), "its server is stopped");
+    psql(&cluster.coordinator_dsn(), "SET allow_system_table_mods = on; DELETE FROM pg_extension WHERE oid = 99999");
+    assert!(tenantry(&cluster, "cluster edit --workers 2").contains("Successful"));
 }
 
 /// Goal: where nobody starts servers a request is told to be waiting, and can be taken back.

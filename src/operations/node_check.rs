@@ -38,7 +38,7 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
         format!("cannot add node {}:{}", address.host, address.port),
     )
     .detail(complaints.join(" "))
-    .hint("Change the server's settings, restart it and call citus_add_node again."))
+    .hint("Call citus_add_node again when that is mended; settings count once the server is restarted."))
 }
 
 /// What a server's facts have against it. `database`: the name of the one that clients see.

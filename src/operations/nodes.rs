@@ -183,9 +183,10 @@ pub(super) fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Addr
                 "One of the table(s) that prevents the operation complete successfully is {}.{}",
                 table.schema, table.name
             ))
-            .hint(
-                "To proceed, either drop the tables or use undistribute_table() function to convert them to local tables",
-            ));
+            .hint(format!(
+                "To proceed, move its shards away, by SELECT citus_drain_node('{}', {}), or drop the tables.",
+                address.host, address.port
+            )));
         }
     }
     Ok(())

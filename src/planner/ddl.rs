@@ -392,7 +392,7 @@ fn refuse_sequence(table: &Table) -> PgError {
 fn refuse_action(table: &Table, action: &str) -> PgError {
     PgError::unsupported(format!("ALTER TABLE {action} is not supported with distributed or reference tables"))
         .detail(format!("Table \"{}\" is managed.", table.name))
-        .hint("Undistribute the table first.")
+        .hint("Create a table that is as it should be, and INSERT ... SELECT into it.")
 }
 
 pub(super) fn refuse_construct(construct: &str, table: &str) -> PgError {

@@ -231,7 +231,7 @@ fn plan_schema(verb: &str, mut c: Cursor<'_>, text: &str, ctx: &Context<'_>) -> 
             Err(PgError::unsupported(format!("cannot {command} a schema that holds distributed or reference tables"))
                 .detail(format!("Schema \"{}\" holds table \"{}\".", table.schema, table.name))
                 .hint(if renames {
-                    "Undistribute the tables first."
+                    "Create a schema of that name with such tables, and INSERT ... SELECT into them."
                 } else {
                     "Drop its distributed and reference tables first."
                 }))
