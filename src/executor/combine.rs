@@ -16,7 +16,7 @@ use crate::wire::reply_queue::To;
 /// Gathers the plan's rowsets. Afterwards `plan.query` runs on the coordinator, in this transaction.
 pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>) -> Result<()> {
     txn.require_atomic().await?;
-    txn.join(NodeId::COORDINATOR).await?.begin_rowsets();
+    txn.join(NodeId::COORDINATOR).await?.begin_rowsets()?;
     make_room(txn, plan).await?;
     for rowset in &plan.rowsets {
         gather_rowset(txn, rowset, request).await?;
@@ -150,7 +150,7 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<(
             if !values.is_empty() {
                 sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
             }
-            txn.join(NodeId::COORDINATOR).await?.begin_rowsets();
+            txn.join(NodeId::COORDINATOR).await?.begin_rowsets()?;
             txn.query(NodeId::COORDINATOR, &sql).await?;
             txn.join(NodeId::COORDINATOR).await?.end_rowsets();
             Ok(())

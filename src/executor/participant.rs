@@ -10,10 +10,13 @@
 //!
 //! The end of a subtransaction restores what the one above it may do.
 //! Source: PostgreSQL src/backend/access/transam/xact.c, CommitSubTransaction(), prevXactReadOnly.
+//!
+//! DEFERRABLE with SERIALIZABLE asks for a snapshot that only a transaction can have which never may write: it gets what it asks
+//! for, and no rowsets. With other levels it means nothing.
 
 use super::journal::Entry;
 use crate::backend::{PooledServer, SessionSettings};
-use crate::error::Result;
+use crate::error::{PgError, Result};
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::sql::transaction_statement::Modes;
 use crate::wire::reply_queue::To;
@@ -47,6 +50,8 @@ enum Reads {
     Only,
     /// Underneath it, for a rowset.
     Underneath,
+    /// It never may: SERIALIZABLE, READ ONLY and DEFERRABLE.
+    Deferrably,
 }
 
 /// What kind of statement a text for every server is.
@@ -107,12 +112,16 @@ impl Participant {
         let modes = Modes::read(text);
         let reads_only = modes.reads_only.unwrap_or(reads_by_default);
         // With options of the client's BEGIN may fail, and then nothing may run behind it.
-        if self.node.is_coordinator() && reads_only && !modes.is_deferrable {
-            let level = modes.isolation.map(|level| format!(" ISOLATION LEVEL {level},")).unwrap_or_default();
-            self.server.query(&format!("BEGIN{level} READ WRITE;{ENTER}")).await?;
-            self.reads = Reads::Only;
-        } else {
+        if !self.node.is_coordinator() || !reads_only {
             self.server.query(text).await?;
+        } else if modes.is_safely_deferred() {
+            self.server.query(text).await?;
+            self.reads = Reads::Deferrably;
+        } else {
+            let level = modes.isolation.map(|level| format!(" ISOLATION LEVEL {level},")).unwrap_or_default();
+            let deferrable = if modes.is_deferrable { ", DEFERRABLE" } else { "" };
+            self.server.query(&format!("BEGIN{level} READ WRITE{deferrable};{ENTER}")).await?;
+            self.reads = Reads::Only;
         }
         for entry in journal {
             let sql = self.text_of(&entry.sql, entry.step());
@@ -125,7 +134,9 @@ impl Participant {
     pub(super) fn text_of(&mut self, sql: &str, step: Step) -> String {
         let is_underneath = self.reads == Reads::Underneath;
         match (step, self.reads) {
-            (Step::Plain, _) | (Step::Savepoint | Step::EndOfSavepoint, Reads::Freely) => sql.to_owned(),
+            (Step::Plain, _) | (Step::Savepoint | Step::EndOfSavepoint, Reads::Freely | Reads::Deferrably) => {
+                sql.to_owned()
+            }
             (Step::Savepoint, _) => {
                 self.reads = Reads::Only;
                 if is_underneath { format!("{sql};{ENTER}") } else { format!("{LEAVE};{sql};{ENTER}") }
@@ -140,6 +151,11 @@ impl Participant {
 
     fn set_modes(&mut self, sql: &str) -> String {
         let modes = Modes::read(sql);
+        let defers = self.reads == Reads::Freely && modes.reads_only == Some(true) && modes.is_safely_deferred();
+        if self.node.is_coordinator() && (defers || self.reads == Reads::Deferrably) {
+            self.reads = Reads::Deferrably;
+            return sql.to_owned();
+        }
         let was_reading = self.reads != Reads::Freely;
         let concerns = was_reading || modes.reads_only == Some(true);
         if !self.node.is_coordinator() || modes.is_empty() || !concerns {
@@ -165,11 +181,24 @@ impl Participant {
     }
 
     /// From here on rowsets can be made, also in a transaction that only reads; until `end_rowsets`.
-    pub(super) fn begin_rowsets(&mut self) {
-        if self.reads == Reads::Only {
-            self.server.queue_query(LEAVE, To::Nobody);
-            self.reads = Reads::Underneath;
+    ///
+    /// Errors: 0A000 where it never may write.
+    pub(super) fn begin_rowsets(&mut self) -> Result<()> {
+        match self.reads {
+            Reads::Only => {
+                self.server.queue_query(LEAVE, To::Nobody);
+                self.reads = Reads::Underneath;
+            }
+            Reads::Deferrably => {
+                return Err(PgError::unsupported(
+                    "rows of several shards cannot be combined in a SERIALIZABLE READ ONLY DEFERRABLE transaction",
+                )
+                .detail("Its snapshot is one server's, and it may not even make temporary tables.")
+                .hint("Begin the transaction without DEFERRABLE."));
+            }
+            Reads::Freely | Reads::Underneath => {}
         }
+        Ok(())
     }
 
     pub(super) fn end_rowsets(&mut self) {

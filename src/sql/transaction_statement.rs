@@ -126,6 +126,11 @@ impl Modes {
         modes
     }
 
+    /// Does DEFERRABLE mean something? Without a level it may: the session's default is not known here.
+    pub fn is_safely_deferred(&self) -> bool {
+        self.is_deferrable && self.isolation.is_none_or(|level| level == "SERIALIZABLE")
+    }
+
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -73,6 +73,7 @@ SELECT owner FROM accounts WHERE owner LIKE 's_' ORDER BY 1;
 BEGIN; SELECT nope; COMMIT;
 BEGIN ISOLATION LEVEL REPEATABLE READ; SHOW transaction_isolation; SELECT count(*) FROM accounts WHERE owner = 'ann'; COMMIT;
 BEGIN READ ONLY; DELETE FROM accounts WHERE owner = 'ann'; ROLLBACK;
+BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY, DEFERRABLE; SHOW transaction_deferrable; SELECT count(*), max(owner) FROM accounts; SAVEPOINT a; DELETE FROM accounts WHERE owner = 'ann'; ROLLBACK TO a; SELECT owner FROM accounts ORDER BY 1 LIMIT 2; COMMIT;
 INSERT INTO accounts VALUES ('multi', 1, 1)\; INSERT INTO accounts VALUES ('multi', 1, 1)\; SELECT 1;
 SELECT count(*) FROM accounts WHERE owner = 'multi';
 SET application_name = 'mine'; SHOW application_name; RESET application_name;

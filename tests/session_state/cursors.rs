@@ -136,12 +136,24 @@ pub fn many_tenants_can_be_read_in_read_only_transactions(stage: &Stage) {
         "BEGIN READ ONLY",
         "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
         "BEGIN TRANSACTION READ ONLY ISOLATION LEVEL SERIALIZABLE",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY, DEFERRABLE",
         "BEGIN; SET TRANSACTION READ ONLY",
         "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
         "BEGIN; SET LOCAL transaction_read_only = on",
         "BEGIN; SELECT count(*) FROM items; SET TRANSACTION READ ONLY",
     ] {
         refuse(&mut one, begin, begin, "COMMIT");
+    }
+    // DEFERRABLE means something with SERIALIZABLE only, and takes a transaction that never may write.
+    for begin in [
+        "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+    ] {
+        one.query(begin);
+        assert_eq!(row(&one.query("SELECT count(*) FROM items WHERE tenant = 1")), "3", "{begin}");
+        assert_eq!(row(&one.query("SHOW transaction_deferrable")), "on", "{begin}");
+        assert_eq!(code(&one.query("SELECT count(*) FROM items")), "0A000", "{begin}");
+        one.query("ROLLBACK");
     }
     one.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     assert_eq!(row(&one.query("SHOW transaction_isolation")), "repeatable read");
