@@ -296,6 +296,19 @@ fn types_made_inside_of_a_do_block_reach_the_shards() {
     cluster.psql("SELECT create_reference_table('known')");
     cluster.psql("INSERT INTO known VALUES (1, 'once')");
     assert_eq!(cluster.psql("SELECT kind FROM known JOIN felt ON id = tenant WHERE tenant = 1"), "once");
+
+    // While clients go on, by connections that are nobody's: the types still have their owners.
+    cluster.psql("CREATE ROLE thinker");
+    make("CREATE SCHEMA minds AUTHORIZATION thinker; CREATE TYPE minds.thought AS ENUM ('deep')");
+    make("CREATE DOMAIN minds.deep AS minds.thought[]; ALTER TYPE minds.thought OWNER TO thinker");
+    cluster.psql("CREATE TABLE minded (tenant int PRIMARY KEY, of minds.deep)");
+    cluster.psql("INSERT INTO minded SELECT t, '{deep}' FROM generate_series(1, 40) t");
+    cluster.psql("SELECT create_distributed_table_concurrently('minded', 'tenant', colocate_with => 'none')");
+    assert_eq!(cluster.psql("SELECT count(*) FROM minded WHERE of = '{deep}'"), "40");
+    let owners = "SELECT string_agg(pg_get_userbyid(typowner), ' ' ORDER BY typname),
+            string_agg(DISTINCT pg_get_userbyid(nspowner), ' ')
+        FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE nspname = 'minds' AND typcategory <> 'A' OR typname = 'deep'";
+    assert_eq!(support::psql(&cluster.worker_dsn(1), owners), "postgres thinker|thinker");
 }
 
 /// postgres.js gives a parameter the type 0 where it does not know better.

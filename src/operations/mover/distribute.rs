@@ -43,7 +43,7 @@ use crate::operations::create_distributed_table::{
 use crate::operations::partitions::{Family, refuse_partition_alone};
 use crate::operations::table_checks::{self, Intent};
 use crate::operations::table_definition::{ColumnDefinition, TableDefinition};
-use crate::operations::{sequences, triggers};
+use crate::operations::{missing_types, sequences, triggers};
 use crate::shard_map::{ColocationGroup, ColocationId, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, TableOid};
 
 #[derive(Deserialize)]
@@ -118,6 +118,7 @@ pub async fn create_distributed_table_concurrently(
     };
     for node in pieces.iter().map(|piece| piece.node).collect::<BTreeSet<_>>() {
         let session = session::connect(environment, node).await?;
+        missing_types::make_on(&catalog, &session, request.table).await?;
         for member in family.definitions() {
             triggers::check_functions_on(&session, member, node).await?;
         }
