@@ -22,6 +22,8 @@ const TABLES: &str = "
     CREATE TABLE events_rest_0 PARTITION OF events_rest FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE events_rest_1 PARTITION OF events_rest FOR VALUES WITH (MODULUS 2, REMAINDER 1);
     CREATE INDEX ON events (tenant, n);
+    CREATE INDEX waiting ON ONLY events (at, n); CREATE INDEX waiting_2026 ON events_2026 (at, n);
+    ALTER INDEX waiting ATTACH PARTITION waiting_2026;
     CREATE TABLE marks (tenant bigint NOT NULL, id bigint, kind text) PARTITION BY LIST (kind);
     CREATE TABLE marks_a PARTITION OF marks FOR VALUES IN ('a');
     CREATE TABLE marks_b PARTITION OF marks FOR VALUES IN ('b');

@@ -54,6 +54,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (263, "cancelled_moves", include_str!("schema/263_cancelled_moves.sql")),
     (270, "pauses_and_leftovers", include_str!("schema/270_pauses_and_leftovers.sql")),
     (280, "united_shards", include_str!("schema/280_united_shards.sql")),
+    (281, "waiting_indexes", include_str!("schema/281_waiting_indexes.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.
