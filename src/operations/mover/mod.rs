@@ -67,6 +67,8 @@ mod kill_tests;
 #[cfg(test)]
 mod login_tests;
 #[cfg(test)]
+mod open_transaction_tests;
+#[cfg(test)]
 mod parallel_tests;
 #[cfg(test)]
 mod places_tests;
@@ -80,6 +82,8 @@ mod return_tests;
 mod split_tests;
 #[cfg(test)]
 mod stuck_tests;
+#[cfg(test)]
+mod table_kinds_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
