@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (epoll; io-uring), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,6 +29,7 @@ clients=${CLIENTS:-8 64}
 idle=${IDLE-64 1000 10000}
 targets=${TARGETS:-direct floor pgbouncer tenantry}
 threads=${THREADS:-1}
+io=${IO:-epoll}
 port=${PORT:-7832}
 tenantry=${TENANTRY:-target/release/tenantry}
 relay=${RELAY:-target/release/examples/relay_floor}
@@ -98,6 +99,7 @@ start_tenantry() {
 port = ${port_of[tenantry]}
 auth = "trust-loopback"
 threads = $threads
+io = "$io"
 [coordinator]
 port = $((port + 1))
 user = "postgres"
@@ -250,7 +252,7 @@ for script in $scripts; do
     write_script "$script"
 done
 
-echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s, $threads threads for clients"
+echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s, $threads threads for clients, $io"
 echo "$("$tenantry" --version); $(pgbench --version); ${pgbouncer:+$("$pgbouncer" --version | head -n 1)}"
 if [ -n "$idle" ]; then
     for target in $targets; do

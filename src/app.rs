@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control runtime (2 threads)                       data threads, one per core
-//!     acceptor ──── TcpStream, dealt in turn ────────>  LocalRuntime: session::run_data_thread
+//!     acceptor ──── TcpStream, dealt in turn ────────>  session::run_data_thread, in a LocalRuntime or a ring
 //!     catalog.watch, jobs, admin HTTP                    (executor, pools, servers: nothing shared is locked)
 //! ```
 //!
@@ -22,7 +22,7 @@ use crate::backend::{self, Nodes, ServerAddress};
 use crate::catalog::proxies::Endpoints;
 use crate::catalog::{self, Catalog};
 use crate::cli::{LogFilter, Signals};
-use crate::config::{Reloaded, Reloader, Settings};
+use crate::config::{Io, Reloaded, Reloader, Settings};
 use crate::console::{Averages, Console};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::loads::Loads;
@@ -34,7 +34,7 @@ use crate::session;
 use crate::session::{CancelKeys, Credentials, Door, Ending, Presences, Shared, Tallies};
 use crate::tally::Recurring;
 use crate::transport::takeover::{self, Taken};
-use crate::transport::timer;
+use crate::transport::{ring, timer};
 
 /// Serves clients until it is told to stop; then lets sessions finish within `stop_timeout`. Or until another process has
 /// taken over the port; then until the last session has ended.
@@ -156,7 +156,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         ));
     }
     let ending = Ending { stop: stop.clone(), hurry: signals.hurry.clone() };
-    let (queues, mut threads) = DataThreads::start(settings.data_threads, &shared, &ending)?;
+    let (queues, mut threads) = DataThreads::start(settings.data_threads, settings.io, &shared, &ending)?;
     tracing::info!(address = %settings.listen, threads = settings.data_threads, "serving clients");
     let has_taken_over = listeners.taken.is_some();
     if let Some(taken) = listeners.taken {
@@ -349,7 +349,7 @@ struct DataThreads {
 
 impl DataThreads {
     /// Starts `count` threads; each takes clients from its queue.
-    fn start(count: usize, shared: &Arc<Shared>, ending: &Ending) -> Result<(Vec<Queue>, Self)> {
+    fn start(count: usize, io: Io, shared: &Arc<Shared>, ending: &Ending) -> Result<(Vec<Queue>, Self)> {
         let (mut queues, mut threads) = (Vec::new(), Self { ended: Vec::new() });
         for number in 0..count {
             let (queue, incoming) = mpsc::channel(QUEUE);
@@ -361,13 +361,8 @@ impl DataThreads {
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     let _alive: oneshot::Sender<()> = alive;
-                    timer::lend_timers(control);
-                    // Made here, because it cannot change threads. It has no timers.
-                    let runtime = runtime::Builder::new_current_thread().enable_io().build_local(Default::default());
-                    match runtime {
-                        Ok(runtime) => runtime.block_on(session::run_data_thread(shared, incoming, ending)),
-                        Err(error) => tracing::error!(%error, "could not make a data thread's runtime"),
-                    }
+                    timer::lend_timers(control.clone());
+                    run_data_thread(io, &control, session::run_data_thread(shared, incoming, ending));
                 })
                 .map_err(|error| internal("start a data thread", error))?;
             queues.push(queue);
@@ -391,6 +386,26 @@ impl DataThreads {
         for (_, ended) in self.ended.drain(..) {
             let _ = ended.await;
         }
+    }
+}
+
+/// Runs `work` on this thread, which waits for its sockets as `io` says, if it may.
+fn run_data_thread(io: Io, control: &runtime::Handle, mut work: impl Future<Output = ()> + 'static) {
+    if io == Io::IoUring {
+        // New connections to servers and timers are of the control runtime.
+        let _entered = control.enter();
+        match ring::block_on(work) {
+            Ok(()) => return,
+            Err((error, unbegun)) => {
+                tracing::warn!(%error, "io_uring is not to be had, epoll is taken");
+                work = unbegun;
+            }
+        }
+    }
+    // Made here, because it cannot change threads. It has no timers.
+    match runtime::Builder::new_current_thread().enable_io().build_local(Default::default()) {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => tracing::error!(%error, "could not make a data thread's runtime"),
     }
 }
 

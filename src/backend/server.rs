@@ -138,7 +138,7 @@ impl Server {
 
     /// From here on a peer that acknowledges nothing for so long counts as gone.
     pub(super) fn watch_peer(&self, dead_after: Duration) {
-        if let Err(error) = transport::watch_peer(self.stream.tcp(), dead_after) {
+        if let Err(error) = transport::watch_peer(self.stream.socket(), dead_after) {
             tracing::warn!(%error, "could not have a server connection watched");
         }
     }

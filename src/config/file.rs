@@ -55,6 +55,17 @@ pub struct Listen {
     pub takeover_socket: Option<PathBuf>,
     /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
     pub threads: usize,
+    /// How they wait for sockets: epoll, or io-uring (Linux 6.1), which takes less of the CPU and not every container may
+    /// use; where it is refused they take epoll. Default: epoll. Reload: no.
+    pub io: Io,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Io {
+    #[default]
+    Epoll,
+    IoUring,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +283,7 @@ impl Default for Listen {
             stop_timeout: Time(std::time::Duration::from_secs(10)),
             takeover_socket: None,
             threads: 0,
+            io: Io::Epoll,
         }
     }
 }

@@ -15,7 +15,7 @@ mod reload;
 mod settings;
 mod units;
 
-pub use file::{Auth, ConfigFile};
+pub use file::{Auth, ConfigFile, Io};
 pub use ports::Ports;
 pub use reload::{Live, Reloaded, Reloader, Shown};
 pub use settings::{LogFormat, LogSettings, Settings};

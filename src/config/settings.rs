@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, ConfigFile, Listen, ServerTls, Tls, TlsMode};
+use super::file::{Auth, ConfigFile, Io, Listen, ServerTls, Tls, TlsMode};
 use super::ports::addresses;
 use crate::auth::hba::{Certificate, Method, Rules};
 use crate::auth::password_file::PasswordFile;
@@ -40,6 +40,7 @@ pub struct Settings {
     pub moves: MoveLimits,
     /// Threads that serve clients; at least 1.
     pub data_threads: usize,
+    pub io: Io,
     /// How long sessions may go on when the proxy is stopped.
     pub stop_timeout: Duration,
     /// Where a successor asks for the listening sockets; none: nobody can.
@@ -161,6 +162,7 @@ impl Settings {
             jobs: jobs::Settings { recovery_patience: execution.recovery_patience.0 },
             loads: LoadSettings { enabled: load.enabled, tenants: load.tenants, period: load.period.0 },
             moves: moves.limits(),
+            io: listen.io,
             data_threads: match listen.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,

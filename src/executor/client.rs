@@ -360,7 +360,7 @@ impl Client {
 
     /// The number of the socket.
     pub fn descriptor(&self) -> RawFd {
-        self.stream.tcp().as_raw_fd()
+        self.stream.socket().as_raw_fd()
     }
 
     pub fn is_encrypted(&self) -> bool {

@@ -1,12 +1,12 @@
 //! A client's arrival: from the first byte of its connection to its session, which runs until it ends.
 
 use std::collections::VecDeque;
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::greeting::{Beginning, Greeting};
 use super::load::RequestLoad;
@@ -23,15 +23,16 @@ use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, PoolsAtHand};
 use crate::planner::ReadFrom;
 use crate::shard_map::NodeId;
-use crate::transport::{Stream, timer};
+use crate::transport::{Socket, Stream, timer};
 use crate::wire::answer::{self, Status};
 use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
 
 /// Serves one connection from its first byte to its last.
 pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
+    socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?;
     let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
-    let mut opening = Opening::new(socket);
+    let mut opening = Opening::new(Socket::adopt(socket)?);
     let (timeout, strangers) = {
         let login = thread.shared.login.load();
         (login.timeout, login.strangers)

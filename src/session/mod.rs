@@ -59,7 +59,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -165,12 +164,7 @@ pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<s
 }
 
 async fn serve(thread: Rc<run::Thread>, socket: std::net::TcpStream, ending: Ending) {
-    let prepared = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
-    let served = match prepared {
-        Ok(socket) => arrival::serve(thread, socket, ending).await,
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = served {
+    if let Err(error) = arrival::serve(thread, socket, ending).await {
         tracing::debug!(%error, "session ended");
     }
 }

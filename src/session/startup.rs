@@ -8,10 +8,9 @@
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{Acceptor, Handshake, Stream};
+use crate::transport::{Acceptor, Handshake, Socket, Stream};
 use crate::wire::startup::{self, SessionStartup, Startup};
 
 /// What the client wants.
@@ -33,7 +32,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: Socket) -> Self {
         Self {
             stream: Some(Stream::from(socket)),
             rest: BytesMut::with_capacity(1024),
@@ -81,8 +80,7 @@ impl Opening {
 
     /// Does the client begin with a TLS handshake? Nothing is consumed.
     async fn begins_with_tls(&mut self) -> Result<bool> {
-        let mut first = [0; 1];
-        Ok(self.stream()?.tcp().peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE)
+        Ok(self.stream()?.socket().peek_byte().await? == Some(TLS_HANDSHAKE))
     }
 
     async fn answer_ssl(&mut self, acceptor: &Acceptor) -> Result<()> {

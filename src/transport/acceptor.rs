@@ -11,11 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use super::Stream;
 use super::certificate::{common_name, end_point_binding};
+use super::{Socket, Stream};
 use crate::error::{PgError, Result, SqlState};
 
 /// Where the certificates are.
@@ -75,7 +74,7 @@ impl Acceptor {
     /// The server's side of a handshake, before which nothing must have been read behind the request for it.
     ///
     /// Errors: 08P01 when the client breaks it off or is not trusted.
-    pub async fn accept(&self, socket: TcpStream) -> Result<(Stream, Handshake)> {
+    pub async fn accept(&self, socket: Socket) -> Result<(Stream, Handshake)> {
         let loaded = self.current.load_full().ok_or_else(|| failed("TLS is switched off"))?;
         let stream = tokio_rustls::TlsAcceptor::from(loaded.config.clone()).accept(socket).await;
         let stream = stream.map_err(|error| failed(error.to_string()))?;

@@ -21,13 +21,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsStream, client};
 use tokio_util::either::Either;
 
-use super::Stream;
 use super::acceptor::{PROTOCOL, invalid, read_certificates, read_key, read_roots};
 use super::certificate::end_point_binding;
+use super::{Socket, Stream};
 use crate::error::{PgError, Result, SqlState};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,8 +113,7 @@ impl Dialer {
     ///
     /// Errors: 08006 when nobody answers; 08001 when the server can't or won't encrypt though it must, or isn't trusted.
     pub async fn dial(&self, host: &str, port: u16) -> Result<Dialed> {
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
+        let stream = Socket::connect(host, port).await?;
         let Negotiated { stream, binding } = self.negotiate(host, stream).await?;
         let stream = match stream {
             Either::Left(stream) => stream.into(),

@@ -1,8 +1,8 @@
 //! The connection below the protocol: plain TCP or TLS, the same for clients and servers.
 //!
 //! ```text
-//!   session, backend ──read, write──> Stream ─┬─ Plain ──────────> TcpStream
-//!                                             └─ Tls ── rustls ──> TcpStream
+//!   session, backend ──read, write──> Stream ─┬─ Plain ──────────> Socket ─┬─ epoll, through the runtime
+//!                                             └─ Tls ── rustls ──> Socket  └─ ring: io_uring, where `listen.io` says so
 //!                                       ▲ acceptor: clients' handshakes; dialer: ours, with servers
 //! ```
 //!
@@ -14,6 +14,8 @@ mod acceptor;
 mod certificate;
 mod dialer;
 mod liveness;
+pub mod ring;
+mod socket;
 mod stream;
 pub mod takeover;
 pub mod timer;
@@ -21,4 +23,5 @@ pub mod timer;
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
 pub use dialer::{Dialed, Dialer, DialerSettings, Negotiated, SSL_REQUEST, SslMode};
 pub use liveness::{has_left, watch_peer};
+pub use socket::Socket;
 pub use stream::Stream;

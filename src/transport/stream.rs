@@ -10,11 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::Socket;
+
 /// A connected socket, plain or after a TLS handshake in either role.
 pub enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     /// Boxed: its state is large, and most connections are plain.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
@@ -23,7 +25,7 @@ impl Stream {
     }
 
     /// The socket below.
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
@@ -53,11 +55,8 @@ impl Stream {
 
     /// Sends what the socket takes at once; `None` where it takes nothing, or may keep some for itself.
     pub fn send_at_once(&self, out: &[u8]) -> Option<io::Result<usize>> {
-        let Self::Plain(stream) = self else { return None };
-        match stream.try_write(out) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            sent => Some(sent),
-        }
+        let Self::Plain(socket) = self else { return None };
+        socket.send_at_once(out)
     }
 
     fn poll_send(&mut self, out: &mut BytesMut, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -99,14 +98,11 @@ impl Stream {
 
     /// Is it open, with nothing to read? What TLS says for itself is no data.
     pub fn is_quiet(&mut self) -> bool {
-        let mut byte = [0u8; 1];
         match self {
-            Self::Plain(stream) => {
-                matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
+            Self::Plain(socket) => socket.is_quiet(),
             // Nobody is woken by this: whoever reads next asks again.
             Self::Tls(stream) => Pin::new(stream.as_mut())
-                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte))
+                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut [0]))
                 .is_pending(),
         }
     }
@@ -114,7 +110,13 @@ impl Stream {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self::Plain(stream)
+        Self::Plain(stream.into())
+    }
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Self {
+        Self::Plain(socket)
     }
 }
 
@@ -145,14 +147,14 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(context, slices),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }

@@ -72,6 +72,12 @@ impl Serve {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Does a thread of it wait in an io_uring?
+    pub fn has_rings(&self) -> bool {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("it runs");
+        open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]")))
+    }
+
     pub fn is_running(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
     }
