@@ -3,7 +3,7 @@
 
 use crate::error::PgError;
 use crate::sql::clock::Clock;
-use crate::sql::lexer::{Token, fold, is_keyword};
+use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
 use crate::sql::tree::Name;
@@ -28,6 +28,52 @@ pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) ->
             })
         })
         .collect()
+}
+
+/// As `inline_splices`, for views too, within string constants that hold code: what a function's body calls `pg_dist_node` is what a
+/// statement calls so. Views that need figures of the moment are left out.
+pub(super) fn body_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
+    let mut splices = Vec::new();
+    for constant in tokens {
+        let (raw, quote) = (
+            constant.text(text),
+            match constant.kind {
+                TokenKind::String => 1,
+                TokenKind::DollarString => constant.text(text)[1..].find('$').map_or(0, |end| end + 2),
+                _ => continue,
+            },
+        );
+        let Some(body) = raw.get(quote..raw.len().saturating_sub(quote)) else { continue };
+        let Ok(words) = lex(body, true) else { continue };
+        let in_body = inline_splices(body, &words, ctx).into_iter().chain(view_splices(body, &words, ctx));
+        splices.extend(in_body.map(|splice| Splice { at: splice.at + constant.start + quote as u32, ..splice }));
+    }
+    splices
+}
+
+/// `tenantry.` goes in front of views that are read from: what stands behind FROM, JOIN or a comma.
+fn view_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
+    let is_view = |token: &Token| {
+        token.is_identifier() && matches!(ctx.provided.views.get(fold(text, token).as_ref()), Some(None))
+    };
+    let begins = |token: &Token| {
+        token.is_punct(b',') || ["from", "join", "only"].iter().any(|keyword| is_keyword(text, token, keyword))
+    };
+    let mut splices = Vec::new();
+    for at in (1..tokens.len()).filter(|at| begins(&tokens[at - 1])) {
+        let is_qualified =
+            fold(text, &tokens[at]) == "pg_catalog" && tokens.get(at + 1).is_some_and(|t| t.is_punct(b'.'));
+        let name_at = if is_qualified { at + 2 } else { at };
+        let ends = |next: Option<&Token>| !next.is_some_and(|t| t.is_punct(b'.') || t.is_punct(b'('));
+        if tokens.get(name_at).is_some_and(is_view) && ends(tokens.get(name_at + 1)) {
+            splices.push(Splice {
+                at: tokens[at].start,
+                len: tokens[name_at].start - tokens[at].start,
+                with: With::Fixed("tenantry.".into()),
+            });
+        }
+    }
+    splices
 }
 
 /// `None`: no provided function is called.

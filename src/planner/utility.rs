@@ -8,11 +8,12 @@ use crate::sql::lexer::{Token, fold};
 use crate::sql::set_statement::read_session_statement;
 use crate::sql::table_statement::read_table_statement;
 use crate::sql::transaction_statement::read_transaction_statement;
-use crate::sql::{Access, Cursor, QualifiedName};
+use crate::sql::{Access, Cursor, QualifiedName, Spliced};
 
 use super::copy::plan_copy;
 use super::ddl::{plan_create_partition, plan_table_statement, refuse_construct};
 use super::foreign_key::check_local_reference;
+use super::function_call::body_splices;
 use super::names::{body_names_managed_table, coordinator, names_managed_table, resolve, table_in_schema};
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
 use super::session_command::plan_session;
@@ -87,7 +88,11 @@ fn plan_opaque(cursor: Cursor<'_>, ctx: &Context<'_>) -> Result<Plan, PgError> {
         Some(table) => Err(refuse_construct(&format!("a {verb} statement"), &table)),
         None => {
             let returns_rows = verb == "CALL";
-            Ok(Coordinator { pins: true, pins_unknown: true, returns_rows, ..coordinator(text) }.into())
+            let query = match verb.as_str() {
+                "DO" => Spliced::new(text, body_splices(text, cursor.all(), ctx)),
+                _ => Spliced::verbatim(text),
+            };
+            Ok(Coordinator { query, pins: true, pins_unknown: true, returns_rows, ..coordinator(text) }.into())
         }
     }
 }
@@ -166,7 +171,10 @@ fn plan_definition(
                 .or_else(|| body_names_managed_table(text, whole.all(), ctx));
             match named {
                 Some(table) => Err(refuse_definition(verb, &kind, &table)),
-                None => Ok(on_all_nodes(text)),
+                None => {
+                    let query = Spliced::new(text, body_splices(text, whole.all(), ctx));
+                    Ok(Coordinator { query, changes_schema: true, on_all_nodes: true, ..coordinator(text) }.into())
+                }
             }
         }
         "conversion" | "language" | "trusted" | "text" => Ok(on_all_nodes(text)),

@@ -1,5 +1,7 @@
 //! `routing/utility.txt`, line by line: the text left of `=>` becomes the plan on the right.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::error::PgError;
 use crate::shard_map::{
     ColocationGroup, ColocationId, Column, HashType, NodeId, ShardGroup, ShardGroupId, ShardMap, ShardMapParts, Table,
@@ -9,7 +11,7 @@ use crate::sql::lexer::lex;
 use crate::sql::{Access, Spliced};
 
 use super::names::{coordinator, names_managed_table};
-use super::{Context, Coordinator, Plan, Provided, Scatter, Shards, plan_utility};
+use super::{Context, Coordinator, Figures, Plan, Provided, Scatter, Shards, plan_utility};
 
 fn column(name: &str, is_generated: bool) -> Column {
     Column {
@@ -77,7 +79,12 @@ fn plan_query(text: &str, ctx: &Context<'_>) -> Result<Plan, PgError> {
 }
 
 fn plan(text: &str) -> Option<Result<Plan, PgError>> {
-    let (map, provided) = (map(), Provided::default());
+    let provided = Provided {
+        inline: HashSet::from(["shard_name"]),
+        views: HashMap::from([("pg_dist_node", None), ("citus_shards", Some(Figures::ShardSizes))]),
+        ..Provided::default()
+    };
+    let map = map();
     let ctx = Context {
         map: &map,
         search_path: &["public".into()],
@@ -201,4 +208,30 @@ fn no_text_makes_the_planner_panic() {
     proptest::proptest!(|(text in proptest::collection::vec(word, 0..14))| {
         let _ = plan(&text.join(" "));
     });
+}
+
+#[test]
+fn bodies_of_functions_find_the_catalog_as_statements_do() {
+    for (text, want) in [
+        (
+            "CREATE FUNCTION f(id int) RETURNS int LANGUAGE sql AS $é$ SELECT nodeport FROM pg_dist_node WHERE pg_dist_node.nodeid = $1 $é$",
+            "CREATE FUNCTION f(id int) RETURNS int LANGUAGE sql AS $é$ SELECT nodeport FROM tenantry.pg_dist_node WHERE pg_dist_node.nodeid = $1 $é$",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT shard_name(''t'', 1) FROM g() JOIN pg_catalog.pg_dist_node n ON true'",
+            "CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT tenantry.shard_name(''t'', 1) FROM g() JOIN tenantry.pg_dist_node n ON true'",
+        ),
+        (
+            "DO $$ BEGIN PERFORM 1 FROM t, pg_dist_node; END $$",
+            "DO $$ BEGIN PERFORM 1 FROM t, tenantry.pg_dist_node; END $$",
+        ),
+        // Figures that nobody has gathered would be those of another moment.
+        ("DO 'SELECT FROM citus_shards, a.pg_dist_node'", "DO 'SELECT FROM citus_shards, a.pg_dist_node'"),
+        (
+            "CREATE FUNCTION pg_dist_node() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE FUNCTION pg_dist_node() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ),
+    ] {
+        assert_eq!(rendered(text), want);
+    }
 }

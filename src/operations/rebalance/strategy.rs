@@ -23,6 +23,8 @@ pub struct Strategy {
     cost: String,
     capacity: String,
     allowed: String,
+    /// Where what its functions name is looked for.
+    search_path: String,
 }
 
 impl Strategy {
@@ -54,6 +56,7 @@ impl Strategy {
             cost: text(0)?,
             capacity: text(1)?,
             allowed: text(2)?,
+            search_path: text(7)?,
         })
     }
 
@@ -61,19 +64,19 @@ impl Strategy {
     ///
     /// Errors: what a function reports; 22023 for a cost or capacity that is negative or not a number.
     pub async fn weigh(&self, environment: &MoverEnvironment, map: &ShardMap) -> Result<Weights> {
-        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
-        let client = &**client;
         let mut weights = Weights::default();
-        match self.cost.as_str() {
-            COST_1 => {}
-            COST_BY_DISK_SIZE => {
-                weights.bytes = group_bytes(environment, map).await?;
-                weights.costs = Some(by_disk_size(map, &weights.bytes));
-            }
-            function => {
-                weights.costs = Some(costs(client, function, &representatives(map)).await?);
-                weights.are_thousandths = true;
-            }
+        if self.cost == COST_BY_DISK_SIZE {
+            weights.bytes = group_bytes(environment, map).await?;
+            weights.costs = Some(by_disk_size(map, &weights.bytes));
+        }
+        let mut pooled = environment.catalog.client(NodeId::COORDINATOR).await?;
+        let client: &mut tokio_postgres::Client = &mut pooled;
+        let client = &client.transaction().await.map_err(pg_error)?;
+        let path = format!("SET LOCAL search_path TO {}", self.search_path);
+        client.batch_execute(&path).await.map_err(pg_error)?;
+        if ![COST_1, COST_BY_DISK_SIZE].contains(&self.cost.as_str()) {
+            weights.costs = Some(costs(client, &self.cost, &representatives(map)).await?);
+            weights.are_thousandths = true;
         }
         if self.capacity != CAPACITY_1 {
             weights.capacities = capacities(client, &self.capacity, map).await?;
@@ -170,14 +173,19 @@ const COST_BY_DISK_SIZE: &str = "tenantry.citus_shard_cost_by_disk_size";
 const CAPACITY_1: &str = "tenantry.citus_node_capacity_1";
 const ALLOWED_TRUE: &str = "tenantry.citus_shard_allowed_on_node_true";
 
-/// Functions by their quoted names with schema; the last column names one that is not a superuser's.
+/// Functions by their quoted names with schema; then one that is not a superuser's, if there is any. Last the functions' search_path:
+/// Postgres's own and Tenantry's catalog first; of their schemas and `public` those where not everybody can put something for them to
+/// find.
 const FIND: &str = "
 SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.proname),
     pg_catalog.quote_ident(nn.nspname) || '.' || pg_catalog.quote_ident(n.proname),
     pg_catalog.quote_ident(an.nspname) || '.' || pg_catalog.quote_ident(a.proname),
     s.default_threshold, s.minimum_threshold, s.improvement_threshold,
     (SELECT p.proname::pg_catalog.text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
-     WHERE p.oid IN (c.oid, n.oid, a.oid) AND NOT r.rolsuper LIMIT 1)
+     WHERE p.oid IN (c.oid, n.oid, a.oid) AND NOT r.rolsuper LIMIT 1),
+    (SELECT pg_catalog.concat_ws(', ', 'pg_catalog, tenantry', pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(s.nspname), ', '), 'pg_temp')
+     FROM pg_catalog.pg_namespace s WHERE (s.oid IN (cn.oid, nn.oid, an.oid) OR s.nspname = 'public') AND s.nspname NOT IN ('pg_catalog', 'tenantry')
+     AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(s.nspacl) p WHERE p.grantee = 0 AND p.privilege_type = 'CREATE'))
 FROM tenantry.rebalance_strategy s
 JOIN pg_catalog.pg_proc c ON c.oid = s.shard_cost_function JOIN pg_catalog.pg_namespace cn ON cn.oid = c.pronamespace
 JOIN pg_catalog.pg_proc n ON n.oid = s.node_capacity_function JOIN pg_catalog.pg_namespace nn ON nn.oid = n.pronamespace

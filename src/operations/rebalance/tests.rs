@@ -67,8 +67,12 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     // A strategy of the operator's own: shard 102008 costs as much as the other three, and node 2 takes none of it.
     client
         .batch_execute(
-            "CREATE FUNCTION public.weight(bigint) RETURNS float4 LANGUAGE sql AS 'SELECT CASE $1 WHEN 102008 THEN 3 ELSE 1 END::float4';
-             CREATE FUNCTION public.place(bigint, int) RETURNS boolean LANGUAGE sql AS 'SELECT NOT ($1 = 102008 AND $2 = 2)';
+            // What they name is found in their own schema, and in the catalog.
+            "SET check_function_bodies TO off;
+             CREATE TABLE public.weights (first bigint, last bigint, weight float4);
+             INSERT INTO public.weights VALUES (0, 102008, 3), (102009, 200000, 1);
+             CREATE FUNCTION public.weight(bigint) RETURNS float4 LANGUAGE sql AS 'SELECT w.weight FROM weights w WHERE $1 BETWEEN w.first AND w.last';
+             CREATE FUNCTION public.place(bigint, int) RETURNS boolean LANGUAGE sql AS 'SELECT NOT ($1 = 102008 AND $2 = max(nodeid)) FROM pg_dist_node';
              SELECT tenantry.citus_add_rebalance_strategy('mine', 'public.weight', 'citus_node_capacity_1', 'public.place', 0.0)",
         )
         .await
