@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
 use std::time::Duration;
 
 use support::ledger::Load;
 use support::served::Served;
 use support::wire_client::Client;
-use support::{psql, psql_error, wait_until};
+use support::{psql, psql_command, psql_error, wait_until};
 
 /// Goal: a rebalance spreads one colocation group from two workers to four with several moves at once, never more on one node
 /// than it may, and clients notice nothing. Method: copies are slowed down so that moves overlap; when each began and ended is
@@ -129,6 +131,45 @@ fn a_rebalance_that_is_cancelled_gives_up_the_moves_under_way() {
     }
 }
 
+/// Goal: who waits for moves is told what is being moved while it is, and keeps that when it fails.
+/// Method: a client's transaction keeps a drain's first move from its copy; the move is given up only when it has been told of.
+#[test]
+fn what_is_being_moved_is_told_while_it_is() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int, id bigint, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 2)");
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    client.query("BEGIN");
+    client.query(&format!("INSERT INTO items VALUES ({}, 1)", served.tenant_of("items", 1)));
+
+    let mut drain = psql_command(&served.dsn(0))
+        .args(["-c", &format!("SELECT citus_drain_node('127.0.0.1', {})", served.worker_port(1))])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql runs");
+    let mut said = BufReader::new(drain.stderr.take().expect("piped above"));
+    let mut first = String::new();
+    said.read_line(&mut first).expect("it is text");
+    assert!(first.contains("Moving shard "), "{first}");
+    let under_way = "SELECT max(moveid) FROM tenantry.shard_move WHERE state = 'target_created'";
+    assert!(wait_until(PATIENCE, || !psql(&served.coordinator_dsn(), under_way).is_empty()), "the move waits");
+    let id = number(&served, under_way);
+    served.psql(&format!("SELECT tenantry_cancel_move({id})"));
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("it is text");
+    assert!(rest.contains(&format!("shard move {id} was cancelled")), "{rest}");
+    assert!(!drain.wait().expect("it has ended").success());
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+
+    // A table without a key is told of once, though all its shards are cut.
+    served.psql("CREATE TABLE notes (tenant int)");
+    served.psql("SELECT create_distributed_table('notes', 'tenant', colocate_with => 'items')");
+    let more = "SELECT alter_distributed_table('items', shard_count => 4, cascade_to_colocated => true)";
+    let said = psql_command(&served.dsn(0)).args(["-c", more]).output().expect("psql runs");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.matches("table notes has no replica identity").count(), 1, "{said}");
+}
+
 /// In Citus's words and places.
 fn how_far_it_is_is_told(served: &Served) {
     let of_tasks = |arguments: &str, all: &str| {
@@ -148,6 +189,9 @@ fn how_far_it_is_is_told(served: &Served) {
             "(t -> 'LSN' -> 'lag')::bigint >= 0 AND (t -> 'size' -> 'source')::bigint > 0 AND (t -> 'size' -> 'target')::bigint > 0 \
              AND (t ->> 'bytes_per_second')::float8 > 0 AND (t ->> 'estimated_seconds_left')::float8 >= 0 AND t ? 'move_id'",
         ),
+        "SELECT (details -> 'bytes_left')::bigint > 0 AND (details -> 'estimated_seconds_left')::float8 > 0 \
+         FROM citus_rebalance_status()"
+            .to_owned(),
         "SELECT bool_or(target_lsn <= source_lsn) FROM get_rebalance_progress() WHERE progress = 1".to_owned(),
     ] {
         assert!(wait_until(Duration::from_secs(20), || served.psql(&asked) == "t"), "{asked}");

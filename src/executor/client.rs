@@ -206,6 +206,11 @@ impl Client {
         }
     }
 
+    /// Sends what there is of the answer where the rest may be long in coming. What is held stays.
+    pub async fn flush_early(&mut self) -> Result<()> {
+        if self.holds { Ok(()) } else { self.flush().await }
+    }
+
     /// Sends the answer when it has grown to where waiting costs more than a system call.
     pub async fn flush_if_long(&mut self) -> Result<()> {
         if self.out.len() >= LONG_LEN { self.flush_unless_held().await } else { Ok(()) }

@@ -1,12 +1,14 @@
 //! Functions that run outside the client's transaction: they move rows, and go on when the client goes away.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use serde_json::Value;
 
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{
-    MoverEnvironment, Notice, cancel, distribute, explain, isolate, join, orphans, rehearse, shard_count, split, undo,
+    MoverEnvironment, Notice, Notify, cancel, distribute, explain, isolate, join, orphans, rehearse, shard_count,
+    split, undo,
 };
 use crate::operations::rebalance::{call, job, preview, progress};
 
@@ -46,29 +48,35 @@ pub fn runs_by_itself(name: &str) -> bool {
     )
 }
 
-/// Carries out one call; what it has to say comes with the result.
+/// Carries out one call; what it has to say on the way goes to `notify`, the same only once: many moves have the same to say of a
+/// table.
 ///
 /// Errors: whatever the operation reports.
 pub async fn call_by_itself(
     name: &str,
     arguments: Value,
     environment: &MoverEnvironment,
-) -> Result<(Value, Vec<Notice>)> {
-    let notices = Mutex::new(Vec::new());
-    let notify = |notice: Notice| notices.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(notice);
-    let value = match name {
-        "citus_move_shard_placement" | "master_move_shard_placement" => {
-            call::citus_move_shard_placement(environment, &arguments, &notify).await
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let said = Mutex::new(HashSet::new());
+    let notify: &Notify<'_> = &|notice: Notice| {
+        if said.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(notice.message.clone()) {
+            notify(notice);
         }
-        "rebalance_table_shards" => call::rebalance_table_shards(environment, &arguments, &notify).await,
+    };
+    match name {
+        "citus_move_shard_placement" | "master_move_shard_placement" => {
+            call::citus_move_shard_placement(environment, &arguments, notify).await
+        }
+        "rebalance_table_shards" => call::rebalance_table_shards(environment, &arguments, notify).await,
         "get_rebalance_table_shards_plan" => {
-            call::get_rebalance_table_shards_plan(environment, &arguments, &notify).await
+            call::get_rebalance_table_shards_plan(environment, &arguments, notify).await
         }
         "tenantry_explain_move" => explain::tenantry_explain_move(environment, &arguments).await,
-        "tenantry_rehearse_move" => rehearse::tenantry_rehearse_move(environment, &arguments, &notify).await,
-        "tenantry_rebalance_preview" => preview::tenantry_rebalance_preview(environment, &arguments, &notify).await,
-        "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, &notify).await,
-        "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, &notify).await,
+        "tenantry_rehearse_move" => rehearse::tenantry_rehearse_move(environment, &arguments, notify).await,
+        "tenantry_rebalance_preview" => preview::tenantry_rebalance_preview(environment, &arguments, notify).await,
+        "citus_drain_node" | "master_drain_node" => call::citus_drain_node(environment, &arguments, notify).await,
+        "citus_rebalance_start" => job::citus_rebalance_start(environment, &arguments, notify).await,
         "citus_rebalance_status" => job::citus_rebalance_status(environment, &arguments).await,
         "citus_rebalance_wait" => job::citus_rebalance_wait(environment).await,
         "citus_rebalance_stop" => job::citus_rebalance_stop(environment).await,
@@ -76,25 +84,24 @@ pub async fn call_by_itself(
         "citus_job_wait" => job::citus_job_wait(environment, &arguments).await,
         "citus_job_cancel" => job::citus_job_cancel(environment, &arguments).await,
         "citus_task_wait" => job::citus_task_wait(environment, &arguments).await,
-        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(environment, &arguments, &notify).await,
-        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(environment, &arguments, &notify).await,
+        "isolate_tenant_to_new_shard" => isolate::isolate_tenant_to_new_shard(environment, &arguments, notify).await,
+        "tenantry_isolate_tenant" => isolate::tenantry_isolate_tenant(environment, &arguments, notify).await,
         "citus_split_shard_by_split_points" => {
-            split::citus_split_shard_by_split_points(environment, &arguments, &notify).await
+            split::citus_split_shard_by_split_points(environment, &arguments, notify).await
         }
-        "tenantry_split_shard" => split::tenantry_split_shard(environment, &arguments, &notify).await,
-        "alter_distributed_table" => shard_count::alter_distributed_table(environment, &arguments, &notify).await,
+        "tenantry_split_shard" => split::tenantry_split_shard(environment, &arguments, notify).await,
+        "alter_distributed_table" => shard_count::alter_distributed_table(environment, &arguments, notify).await,
         "create_distributed_table_concurrently" => {
-            distribute::create_distributed_table_concurrently(environment, &arguments, &notify).await
+            distribute::create_distributed_table_concurrently(environment, &arguments, notify).await
         }
         "citus_cleanup_orphaned_resources" | "citus_cleanup_orphaned_shards" => {
-            orphans::citus_cleanup_orphaned_resources(environment, &notify).await
+            orphans::citus_cleanup_orphaned_resources(environment, notify).await
         }
-        "tenantry_return_tenant" => join::tenantry_return_tenant(environment, &arguments, &notify).await,
-        "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, &notify).await,
-        "tenantry_cancel_move" => cancel::tenantry_cancel_move(environment, &arguments, &notify).await,
+        "tenantry_return_tenant" => join::tenantry_return_tenant(environment, &arguments, notify).await,
+        "tenantry_undo_move" => undo::tenantry_undo_move(environment, &arguments, notify).await,
+        "tenantry_cancel_move" => cancel::tenantry_cancel_move(environment, &arguments, notify).await,
         "tenantry_keep_move" => undo::tenantry_keep_move(environment, &arguments).await,
         "get_rebalance_progress" => progress::get_rebalance_progress(environment).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
-    }?;
-    Ok((value, notices.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())))
+    }
 }

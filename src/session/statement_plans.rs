@@ -1,6 +1,8 @@
 //! Plans that are not one server's: the only `match plan` over all kinds.
 
+use bytes::BytesMut;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use super::run::Session;
 use crate::backend::quote_literal;
@@ -9,7 +11,7 @@ use crate::executor::scatter::{self, Request};
 use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay};
 use crate::functions;
 use crate::operations::ddl;
-use crate::operations::mover::MOVES_PER_NODE;
+use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
     Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Renumbered, Rowset,
     Shards,
@@ -254,48 +256,56 @@ impl Session {
     }
 
     async fn call_function(&mut self, name: &str, arguments: Value, by_itself: bool) -> Result<Value> {
-        let shared = self.thread.shared.clone();
         if by_itself {
-            // Long work runs where it does not keep the other clients of this thread waiting, and goes on when this
-            // client goes away.
-            let only_waits = name.ends_with("_wait");
-            let name = name.to_owned();
-            let mover = shared.mover.with_moves_per_node(self.moves_per_node().await?);
-            let mut run =
-                shared.control.spawn(async move { functions::call_by_itself(&name, arguments, &mover).await });
-            let ended = async {
-                (&mut run).await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))
-            };
-            let (value, notices) = match self.cancel.handle.unless_cancelled(ended).await {
-                Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED && only_waits => {
-                    run.abort();
-                    return Err(cancelled);
-                }
-                Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED => {
-                    return Err(cancelled.detail("Only waiting for the operation was cancelled: it goes on by itself."));
-                }
-                ended => ended??,
-            };
-            for notice in notices {
-                let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
-                let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
-                if let Some(detail) = notice.detail {
-                    message = message.detail(detail);
-                }
-                if let Some(hint) = notice.hint {
-                    message = message.hint(hint);
-                }
-                answer::notice(level, &message, self.client.out());
-            }
-            return Ok(value);
+            return self.call_by_itself(name, arguments).await;
         }
         let shard_count = self
             .txn()
             .query(NodeId::COORDINATOR, "SELECT pg_catalog.current_setting('citus.shard_count', true)")
             .await?;
         let shard_count = shard_count.first().and_then(|r| r[0].as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
-        let env = functions::Environment { catalog: shared.catalog.clone(), shard_count };
+        let env = functions::Environment { catalog: self.thread.shared.catalog.clone(), shard_count };
         functions::call(name, arguments, self.txn(), &env).await
+    }
+
+    /// Long work runs where it does not keep the other clients of this thread waiting, and goes on when this client goes away.
+    /// What it has to say leaves at once.
+    async fn call_by_itself(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        let shared = self.thread.shared.clone();
+        let only_waits = name.ends_with("_wait");
+        let name = name.to_owned();
+        let mover = shared.mover.with_moves_per_node(self.moves_per_node().await?);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut run = shared.control.spawn(async move {
+            let notify = |notice| drop(tell.send(notice));
+            functions::call_by_itself(&name, arguments, &mover, &notify).await
+        });
+        let ended = loop {
+            let ended = async {
+                (&mut run).await.map_err(|_| PgError::new(SqlState::INTERNAL_ERROR, "the operation ended unexpectedly"))
+            };
+            tokio::select! {
+                biased;
+                Some(notice) = told.recv() => {
+                    put_notice(notice, self.client.out());
+                    self.client.flush_early().await?;
+                }
+                ended = self.cancel.handle.unless_cancelled(ended) => break ended,
+            }
+        };
+        while let Ok(notice) = told.try_recv() {
+            put_notice(notice, self.client.out());
+        }
+        match ended {
+            Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED && only_waits => {
+                run.abort();
+                Err(cancelled)
+            }
+            Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED => {
+                Err(cancelled.detail("Only waiting for the operation was cancelled: it goes on by itself."))
+            }
+            ended => ended?,
+        }
     }
 
     /// How many moves this session lets one node take part in; none: as the configuration says. Errors: 22023.
@@ -405,6 +415,18 @@ impl Session {
         participant.server.queue_query(&sql, To::Client);
         self.relay_own(Routed::default()).await
     }
+}
+
+fn put_notice(notice: Notice, out: &mut BytesMut) {
+    let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
+    let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
+    if let Some(detail) = notice.detail {
+        message = message.detail(detail);
+    }
+    if let Some(hint) = notice.hint {
+        message = message.hint(hint);
+    }
+    answer::notice(level, &message, out);
 }
 
 /// An error about our stand-in function, in terms of the function that the user called.

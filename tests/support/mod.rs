@@ -252,7 +252,7 @@ fn run_psql(dsn: &str, sql: &str) -> Output {
     psql_command(dsn).args(["-c", sql]).output().expect(PSQL_RUNS)
 }
 
-fn psql_command(dsn: &str) -> Command {
+pub fn psql_command(dsn: &str) -> Command {
     let mut psql = ended_in_time("psql");
     psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", dsn]);
     psql.env("PGCONNECT_TIMEOUT", "10").env("LC_ALL", "C");
