@@ -10,7 +10,7 @@ use support::served::Served;
 
 /// Goal: a server that is not fit is told all that is wrong at once; one that is joins with every argument, stays the same when
 /// it is added again, and leaves.
-/// Method: a server that is a node already, and one without room on its disk, which gets it between the attempts. The servers'
+/// Method: a server that is a node already, and one without room on its disk, which gets it between the attempts; moves are refused for the same reason. The servers'
 /// `df` is ours.
 #[test]
 fn a_server_is_checked_joins_and_leaves() {
@@ -84,6 +84,9 @@ fn a_server_is_checked_joins_and_leaves() {
     call("set_node_property", ", 'shouldhaveshards', false");
     assert_eq!(served.psql(&state), "t|f");
     call("set_node_property", ", 'shouldhaveshards', true");
+    set_free(folder.path(), Some(1024));
+    a_move_is_refused_that_a_disk_has_no_room_for(&served, first, port);
+    set_free(folder.path(), None);
     served.psql("SELECT rebalance_table_shards()");
     let placed = format!("SELECT count(*) > 0 FROM pg_dist_shard_placement WHERE nodeport = {port}");
     assert_eq!(served.psql(&placed), "t");
@@ -96,6 +99,25 @@ fn a_server_is_checked_joins_and_leaves() {
     served.psql(&format!("SELECT master_remove_node('localhost', {port})"));
     assert_eq!(served.psql("SELECT node_port FROM master_get_active_worker_nodes()"), first.to_string());
     assert_eq!(served.psql("SELECT citus_is_coordinator(), citus_is_primary_node()"), "t|t");
+}
+
+/// It is seen before, and nothing is left of it.
+fn a_move_is_refused_that_a_disk_has_no_room_for(served: &Served, from: u16, to: u16) {
+    let shard = served.psql(&format!("SELECT min(shardid) FROM pg_dist_shard_placement WHERE nodeport = {from}"));
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {to}"));
+    let obstacle = "SELECT value FROM tenantry_explain_move";
+    let told = served.psql(&format!("{obstacle}({shard}, {node}) WHERE stands_in_the_way"));
+    assert_eq!(told, "its disk has 1 MB free, 256 MB are needed");
+    for mode in ["auto", "block_writes"] {
+        let move_it =
+            format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, '{mode}')");
+        let refused = psql_error(&served.dsn(0), &move_it);
+        for part in ["53100", "has too little room for the move", "It has 1 MB free; 256 MB are needed."] {
+            assert!(refused.contains(part), "{part} in {refused}");
+        }
+    }
+    let unfinished = "SELECT count(*) FROM tenantry.shard_move WHERE finished_at IS NULL";
+    assert_eq!(served.psql(unfinished), "0");
 }
 
 /// Environment of servers that ask this folder's `df`.

@@ -55,6 +55,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (270, "pauses_and_leftovers", include_str!("schema/270_pauses_and_leftovers.sql")),
     (280, "united_shards", include_str!("schema/280_united_shards.sql")),
     (281, "waiting_indexes", include_str!("schema/281_waiting_indexes.sql")),
+    (290, "rehearsals", include_str!("schema/290_rehearsals.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -4,6 +4,7 @@
 pub mod cluster_size;
 pub mod create_distributed_table;
 pub mod ddl;
+mod disk;
 mod missing_types;
 pub mod mover;
 mod node_check;

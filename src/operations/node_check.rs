@@ -2,6 +2,7 @@
 
 use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
+use crate::operations::disk::{self, ROOM_TO_SPARE, megabytes};
 use crate::shard_map::ShardMap;
 
 /// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
@@ -10,14 +11,13 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
     let (new, old) = (connect(settings, address).await?, connect_to_coordinator(settings).await?);
     let (candidate, coordinator) = (facts(&new).await?, facts(&old).await?);
     let mut complaints = unfit(&candidate, &coordinator, &settings.dbname);
-    if let Some(free) = free_disk(&new).await {
+    if let Some(free) = disk::free(&new).await {
         let needed = reference_tables(&old, map).await? + ROOM_TO_SPARE;
         if free < needed {
-            let mib = |bytes: i64| bytes >> 20;
             complaints.push(format!(
-                "The disk of its data directory has {} MB free; {} MB are needed for the reference tables and to begin with.",
-                mib(free),
-                mib(needed)
+                "The disk of its data directory has {} free; {} are needed for the reference tables and to begin with.",
+                megabytes(free),
+                megabytes(needed)
             ));
         }
     }
@@ -89,20 +89,6 @@ fn unfit(candidate: &Facts, coordinator: &Facts, database: &str) -> Vec<String> 
     complaints
 }
 
-/// Bytes that the data directory has room for. `None` where the server has no `df`, or lets us run nothing.
-async fn free_disk(client: &tokio_postgres::Client) -> Option<i64> {
-    let ask = "CREATE TEMP TABLE free_disk (line text); COPY pg_temp.free_disk FROM PROGRAM 'LC_ALL=C df -Pk .'";
-    if let Err(error) = client.batch_execute(ask).await {
-        tracing::debug!(%error, "a new node's disk cannot be asked how much room it has");
-        return None;
-    }
-    // Source of the columns: POSIX, df -P.
-    let rows = client.query("SELECT line FROM pg_temp.free_disk", &[]).await.ok()?;
-    let line: String = rows.last()?.try_get(0).ok()?;
-    let kilobytes: i64 = line.split_whitespace().nth(3)?.parse().ok()?;
-    kilobytes.checked_mul(1024)
-}
-
 /// Bytes of the reference tables, which a node gets before anything else.
 async fn reference_tables(coordinator: &tokio_postgres::Client, map: &ShardMap) -> Result<i64> {
     let tables: Vec<u32> = map.tables().filter(|table| table.is_reference()).map(|table| table.oid.0).collect();
@@ -164,8 +150,6 @@ pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
 }
 
 const VERSION_MIN: i32 = 150000;
-/// Of the new server's disk, for what it writes itself.
-const ROOM_TO_SPARE: i64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {

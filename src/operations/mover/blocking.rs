@@ -22,7 +22,8 @@ use super::state::{Move, MoveState};
 use super::target::{self, Target};
 use super::throttle::CopyThrottle;
 use super::{
-    MoveReport, MoverEnvironment, Notify, StopPoint, copy, definition, finish_switched, part, snapshot, undo, verify,
+    MoveReport, MoverEnvironment, Notify, StopPoint, copy, definition, finish_switched, part, room, snapshot, undo,
+    verify,
 };
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
@@ -48,6 +49,7 @@ pub async fn run(
     let map = environment.catalog.map();
     let routes = Routes::new(mv, &map)?;
     let tables = snapshot::tables(&source, mv, &map, &routes).await?;
+    room::check(environment, &source, mv, &tables, &targets).await?;
     let settings = &environment.settings;
     let name = identifier(&mv.name());
     let marker = format!("CREATE SCHEMA {name}; {}", snapshot::marker_table(&mv.marker()));

@@ -39,6 +39,7 @@ pub async fn tenantry_cancel_move(
         return Err(match mv.state {
             MoveState::Undoable => too_late(id, "is a way back that nobody has asked for")
                 .hint("tenantry_keep_move of the move that it belongs to drops it."),
+            MoveState::Failed if mv.is_rehearsal => too_late(id, "was a rehearsal, and has ended already"),
             MoveState::Failed => too_late(id, "has failed already"),
             _ => too_late(id, "is done already").hint("See tenantry_undo_move."),
         });

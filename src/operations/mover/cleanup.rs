@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
-use super::state::{LocalTable, Move, MoveState, REHEARSED};
+use super::state::{LocalTable, Move, MoveState};
 use super::{MoverEnvironment, row_index, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
@@ -15,19 +15,30 @@ use crate::shard_map::{NodeId, ShardMap};
 ///
 /// Errors leave the row as it is, for the next repair.
 pub async fn clean_up(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move) -> Result<()> {
+    clean_up_as(environment, catalog, mv, "Failed").await
+}
+
+/// As `clean_up`; `failed` is the last phase of a move that has not switched.
+pub async fn clean_up_as(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, failed: &str) -> Result<()> {
     let mut back = Move::way_back(catalog, mv.id).await?.filter(|back| back.state == MoveState::Undoable);
     if let Some(back) = back.as_mut().filter(|_| mv.state != MoveState::Switched) {
         // The way back's own source may be down.
         free_source(environment, mv).await?;
-        remove(environment, catalog, back, None).await?;
+        remove(environment, catalog, back, None, failed).await?;
     }
-    remove(environment, catalog, mv, back.as_ref()).await
+    remove(environment, catalog, mv, back.as_ref(), failed).await
 }
 
 /// `back`: the way back, which takes over what a switched move leaves.
 ///
 /// The source comes first: its slot keeps WAL, and it serves clients again without waiting for a target that is down.
-async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move, back: Option<&Move>) -> Result<()> {
+async fn remove(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &mut Move,
+    back: Option<&Move>,
+    failed: &str,
+) -> Result<()> {
     let source = free_source(environment, mv).await?;
     let map = environment.catalog.map();
     let has_switched = mv.state == MoveState::Switched;
@@ -89,8 +100,7 @@ async fn remove(environment: &MoverEnvironment, catalog: &Session, mv: &mut Move
     }
     match mv.state {
         MoveState::Undoable => mv.advance(catalog, MoveState::Done, "Kept").await,
-        _ if environment.settings.flips => mv.advance(catalog, MoveState::Failed, "Failed").await,
-        _ => mv.advance(catalog, MoveState::Failed, REHEARSED).await,
+        _ => mv.advance(catalog, MoveState::Failed, failed).await,
     }
 }
 
@@ -120,7 +130,8 @@ fn is_removed(map: &ShardMap, node: NodeId) -> bool {
 
 async fn undo_full_identity(environment: &MoverEnvironment, source: &Session, mv: &Move) -> Result<()> {
     for table in &mv.full_identity {
-        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        // One that the move has not got to needs no lock for that, which others may keep for long.
+        let sql = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relreplident = 'f')";
         if source.query_one(sql, &[table]).await.map_err(pg_error)?.get(0) {
             with_short_locks(
                 environment,

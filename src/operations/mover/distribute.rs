@@ -31,7 +31,7 @@ use super::target::{self, Target};
 use super::throttle::{CopyThrottle, Pace};
 use super::{
     MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched,
-    further_places, row_index, session, snapshot, verify,
+    further_places, room, row_index, session, snapshot, verify,
 };
 use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
@@ -233,7 +233,9 @@ pub async fn run(
     let map = environment.catalog.map();
     let routes = routes(&family, &table, mv, &map)?;
     let tables = snapshot::tables(&source, mv, &map, &routes).await?;
-    snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
+    room::check(environment, &source, mv, &tables, &targets).await?;
+    let watch = Guard::begin(environment, mv);
+    snapshot::prepare(environment, catalog, &source, mv, &tables, Some(&watch), notify).await?;
     let (mut family, text) = read(&source, table.oid).await?;
     family.forget_full_identity(&mv.full_identity);
     let schema = &family.root().schema;
@@ -252,7 +254,6 @@ pub async fn run(
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
 
-    let watch = Guard::begin(environment, mv);
     let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::room::Room;
 use super::session::Session;
 use super::{MoveRequest, MoverEnvironment, TransferMode, address, check, schemas, session, snapshot};
 use crate::catalog::pg_error;
 use crate::catalog::quote::shard_schema;
 use crate::error::{PgError, Result, SqlState};
+use crate::operations::disk::megabytes;
 use crate::shard_map::{NodeId, ShardId, ShardMap};
 
 /// One line of the answer.
@@ -52,7 +54,7 @@ pub async fn tenantry_explain_move(environment: &MoverEnvironment, arguments: &V
     let shard_schemas: Vec<String> =
         schemas(&map, colocation).iter().map(|schema| shard_schema(schema, request.group)).collect();
 
-    let bytes = tables(&source, &shard_schemas, &mut aspects).await?;
+    let (bytes, of_indexes) = tables(&source, &shard_schemas, &mut aspects).await?;
     load(&catalog, request, &mut aspects).await?;
     transactions(&source, &shard_schemas, &mut aspects).await?;
     estimates(&catalog, bytes, &mut aspects).await?;
@@ -79,17 +81,32 @@ pub async fn tenantry_explain_move(environment: &MoverEnvironment, arguments: &V
     }
     let size = "SELECT pg_size_pretty(pg_database_size(current_database()))";
     let size: String = target.query_one(size, &[]).await.map_err(pg_error)?.get(0);
-    aspects.push(Aspect {
-        hint: Some("How much of its disk is free cannot be asked in SQL.".to_owned()),
-        ..told("target", format!("its database has {size}"))
+    let has = format!("its database has {size}");
+    aspects.push(match Room::on(&target, bytes + of_indexes).await {
+        Some(room) if room.is_enough() => told("target", format!("{has}, and its disk {} free", megabytes(room.free))),
+        Some(room) => obstacle(
+            "target",
+            &format!("its disk has {} free, {} are needed", megabytes(room.free), megabytes(room.needed)),
+            Some("Make room there, or choose another node.".to_owned()),
+        ),
+        None => {
+            let hint = Some("The server does not tell how much of its disk is free.".to_owned());
+            Aspect { hint, ..told("target", has) }
+        }
     });
-    let running = "SELECT moveid, shard_group_id, phase FROM tenantry.shard_move
+    let running = "SELECT moveid, shard_group_id, phase, CASE WHEN is_rehearsal THEN 'rehearsal' ELSE 'move' END,
+                       coalesce(tenant, relation_name) IS NULL AND cardinality(piece_groups) = 0 AND join_rest IS NULL AND back_of IS NULL
+                   FROM tenantry.shard_move
                    WHERE colocationid = $1 AND state NOT IN ('done', 'failed', 'undoable')";
     for row in catalog.query(running, &[&(colocation.0 as i32)]).await.map_err(pg_error)? {
         let (id, group, phase): (i64, i64, String) = (row.get(0), row.get(1), row.get(2));
-        let value = format!("move {id} of shard group {group} is under way ({phase})");
+        let (what, is_whole): (&str, bool) = (row.get(3), row.get(4));
+        let value = format!("{what} {id} of shard group {group} is under way ({phase})");
         let is_obstacle = group == request.group.0 as i64;
-        let hint = "Moves of one colocation group run one after the other.".to_owned();
+        let hint = match is_obstacle || !is_whole {
+            true => "The move would wait for its end.".to_owned(),
+            false => "Up to moves.at_once shards of one colocation group move at the same time.".to_owned(),
+        };
         aspects.push(Aspect { is_obstacle, hint: Some(hint), ..told("other moves", value) });
     }
     let undoable = "SELECT EXISTS (SELECT FROM tenantry.shard_move WHERE shard_group_id = $1 AND state = 'undoable')";
@@ -131,8 +148,8 @@ pub(super) async fn request(environment: &MoverEnvironment, map: &ShardMap, argu
     Ok(MoveRequest { group, source, target, mode: TransferMode::Online })
 }
 
-/// Rows and bytes; tables that cannot be moved, or cost more. Answers the bytes that are copied.
-async fn tables(source: &Session, shard_schemas: &[String], aspects: &mut Vec<Aspect>) -> Result<i64> {
+/// Rows and bytes; tables that cannot be moved, or cost more. Answers the bytes that are copied, and those of indexes.
+async fn tables(source: &Session, shard_schemas: &[String], aspects: &mut Vec<Aspect>) -> Result<(i64, i64)> {
     let sql =
         "SELECT format('%I.%I', n.nspname, c.relname), c.relname::text, c.reltuples::float8, pg_table_size(c.oid),
             pg_indexes_size(c.oid), c.relpersistence = 'u',
@@ -176,7 +193,7 @@ async fn tables(source: &Session, shard_schemas: &[String], aspects: &mut Vec<As
     aspects.push(told("rows", format!("{}{rows:.0}", if is_exact { "" } else { "about " })));
     aspects.push(told("bytes", format!("{bytes}, and {of_indexes} of indexes, which are built anew")));
     aspects.append(&mut notes);
-    Ok(bytes)
+    Ok((bytes, of_indexes))
 }
 
 /// What clients do there, as the proxies have seen it.

@@ -34,6 +34,7 @@ mod part;
 mod pieces;
 pub mod rehearse;
 mod repair;
+mod room;
 mod row_index;
 mod session;
 pub mod shard_count;
@@ -107,7 +108,7 @@ use marker::Marker;
 use pieces::Routes;
 use repair::{repair, repair_failed};
 use session::Session;
-use state::Move;
+use state::{Move, REHEARSED};
 use stream::Apply;
 use target::Target;
 use throttle::{CopyThrottle, Pace};
@@ -196,7 +197,8 @@ pub async fn move_shard_group(
     }
     let schemas = schemas(&map, colocation);
     let nodes = (request.source, request.target);
-    let mv = Move::plan(&catalog, Move::new(colocation, request.group, nodes, schemas)).await?;
+    let planned = Move::new(colocation, request.group, nodes, schemas);
+    let mv = Move::plan(&catalog, Move { is_rehearsal: !environment.settings.flips, ..planned }).await?;
     carry_out(environment, catalog, mv, request.mode, notify).await.map(Some)
 }
 
@@ -312,6 +314,7 @@ async fn run(
     let map = environment.catalog.map();
     let routes = Routes::new(mv, &map)?;
     let tables = snapshot::tables(&source, mv, &map, &routes).await?;
+    room::check(environment, &source, mv, &tables, &targets).await?;
     let definition = definition::read(&source, mv).await?;
     definition::tell_of_indexes_left_behind(&source, mv, notify).await?;
     for target in &targets {
@@ -320,8 +323,8 @@ async fn run(
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
 
-    snapshot::prepare(environment, catalog, &source, mv, &tables, notify).await?;
     let watch = Guard::begin(environment, mv);
+    snapshot::prepare(environment, catalog, &source, mv, &tables, Some(&watch), notify).await?;
     let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
     mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
@@ -362,12 +365,12 @@ async fn run(
         )
         .hint("Run the move again."));
     }
-    if !settings.flips {
+    if mv.is_rehearsal {
         let began = Instant::now();
         marker.catch_up(&mut apply, settings.near, settings.catch_up_patience).await?;
         let (hold, rows_applied) = (began.elapsed(), apply.rows());
         drop(apply);
-        cleanup::clean_up(environment, catalog, mv).await?;
+        cleanup::clean_up_as(environment, catalog, mv, REHEARSED).await?;
         let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
         return Ok(MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 0 });
     }

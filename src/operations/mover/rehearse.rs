@@ -43,12 +43,13 @@ pub async fn tenantry_rehearse_move(
 /// A move ends the way back of the move before it; a rehearsal must not.
 async fn refuse_to_close_a_way_back(environment: &MoverEnvironment, request: MoveRequest) -> Result<()> {
     let catalog = environment.catalog.client(NodeId::COORDINATOR).await?;
-    let sql = "SELECT EXISTS (SELECT FROM tenantry.shard_move WHERE shard_group_id = $1 AND state = 'undoable')";
-    if catalog.query_one(sql, &[&(request.group.0 as i64)]).await.map_err(pg_error)?.get(0) {
+    let sql = "SELECT back_of FROM tenantry.shard_move WHERE shard_group_id = $1 AND state = 'undoable'";
+    if let Some(row) = catalog.query_opt(sql, &[&(request.group.0 as i64)]).await.map_err(pg_error)? {
         let text = format!("the last move of shard group {} can still be undone", request.group);
-        return Err(PgError::new(SqlState::OBJECT_IN_USE, text)
-            .detail("A rehearsal would end that.")
-            .hint("Wait until that time is over."));
+        return Err(PgError::new(SqlState::OBJECT_IN_USE, text).detail("A rehearsal would end that.").hint(format!(
+            "Wait until that time is over, or run SELECT tenantry_keep_move({});",
+            row.get::<_, i64>(0)
+        )));
     }
     Ok(())
 }

@@ -4,11 +4,14 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use super::cancel::tenantry_cancel_move;
 use super::explain::tenantry_explain_move;
 use super::rehearse::tenantry_rehearse_move;
 use super::tests::Stage;
+use super::undo::tenantry_undo_move;
 use super::*;
 use crate::error::SqlState;
+use crate::operations::rebalance::progress::get_rebalance_progress;
 
 const TABLES: &str = "CREATE TABLE orders (tenant bigint, id bigint, note text, PRIMARY KEY (tenant, id));
     CREATE TABLE notes (tenant bigint, body text);
@@ -51,6 +54,49 @@ async fn a_move_is_explained_and_rehearsed_and_nothing_is_left_of_it() {
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("failed", "Rehearsed"));
     assert_eq!(row.get::<_, Option<&str>>(2), None);
 
+    for (refused, why) in [
+        (
+            tenantry_undo_move(environment, &json!({"move_id": 1}), &notify).await,
+            "was a rehearsal, there is nothing to undo",
+        ),
+        (
+            tenantry_cancel_move(environment, &json!({"move_id": 1}), &notify).await,
+            "was a rehearsal, and has ended already",
+        ),
+    ] {
+        assert_eq!(refused.unwrap_err().message(), format!("shard move 1 {why}"));
+    }
+
+    // Under way it is told for what it is; given up, it has failed.
+    let settings = environment.catalog.settings();
+    let address = crate::catalog::Address { host: "127.0.0.1".to_owned(), port: stage.ports.first + 2 };
+    let client = crate::catalog::connect(settings, &address).await.unwrap();
+    client.batch_execute("BEGIN; DELETE FROM public_102008.notes").await.unwrap();
+    let rehearsal = tokio::spawn({
+        let (environment, arguments) = (environment.clone(), arguments.clone());
+        async move { tenantry_rehearse_move(&environment, &arguments, &|_| {}).await }
+    });
+    let waits = "SELECT max(moveid) FROM tenantry.shard_move WHERE state = 'target_created'";
+    let id: i64 = loop {
+        match stage.coordinator.query_one(waits, &[]).await.unwrap().get(0) {
+            Some(id) => break id,
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let progress = get_rebalance_progress(environment).await.unwrap();
+    assert_eq!(progress[0]["operation_type"], "rehearse", "{progress}");
+    let told = tenantry_explain_move(environment, &arguments).await.unwrap();
+    let other = find(&told, "other moves").unwrap();
+    assert!(other["value"].as_str().unwrap().starts_with(&format!("rehearsal {id} of shard group 102008")), "{other}");
+    assert_eq!(other["hint"], "The move would wait for its end.");
+    tenantry_cancel_move(environment, &json!({"move_id": id}), &notify).await.unwrap();
+    assert_eq!(rehearsal.await.unwrap().unwrap_err().code(), SqlState::OPERATOR_INTERVENTION);
+    let row = "SELECT phase, error IS NULL FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1";
+    let row = stage.coordinator.query_one(row, &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, bool>(1)), ("Failed", false));
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert!(stage.leftovers().await.is_empty(), "{:?}", stage.leftovers().await);
+
     // What stands in the way is said before, by both.
     stage.workers[0].batch_execute("SET search_path TO public_102008; ALTER TABLE notes SET UNLOGGED").await.unwrap();
     let told = tenantry_explain_move(environment, &arguments).await.unwrap();
@@ -72,9 +118,6 @@ async fn a_move_is_explained_and_rehearsed_and_nothing_is_left_of_it() {
     assert_eq!(unknown.code(), SqlState::UNDEFINED_OBJECT);
 
     // An open transaction is seen; the move goes well, and the next one can be told by it.
-    let settings = environment.catalog.settings();
-    let address = crate::catalog::Address { host: "127.0.0.1".to_owned(), port: stage.ports.first + 2 };
-    let client = crate::catalog::connect(settings, &address).await.unwrap();
     client.batch_execute("BEGIN; DELETE FROM public_102008.notes WHERE false").await.unwrap();
     let told = tenantry_explain_move(environment, &arguments).await.unwrap();
     let longest = find(&told, "longest transaction").unwrap()["value"].as_str().unwrap();

@@ -110,8 +110,20 @@ const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Errors: 55P03 when no attempt got its locks before `lock_patience` was over.
 pub async fn with_short_locks(
     environment: &MoverEnvironment,
+    session: (&Client, NodeId),
+    statements: &str,
+) -> Result<()> {
+    with_short_locks_while(environment, session, statements, || Ok(())).await
+}
+
+/// As `with_short_locks`; `goes_on` is asked between two attempts.
+///
+/// Errors: those of `goes_on` too.
+pub async fn with_short_locks_while(
+    environment: &MoverEnvironment,
     (session, node): (&Client, NodeId),
     statements: &str,
+    goes_on: impl Fn() -> Result<()>,
 ) -> Result<()> {
     let MoverSettings { lock_timeout, lock_patience: patience, .. } = environment.settings;
     let text = format!("BEGIN; SET LOCAL lock_timeout TO {}; {statements}; COMMIT", lock_timeout.as_millis().max(1));
@@ -130,6 +142,7 @@ pub async fn with_short_locks(
         if !is_lock_failure(&error) || start.elapsed() > patience {
             return Err(error);
         }
+        goes_on()?;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }

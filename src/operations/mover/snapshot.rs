@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::guard::Guard;
 use super::part;
 use super::pieces::Routes;
-use super::session::{self, Session, with_short_locks};
+use super::session::{self, Session, with_short_locks_while};
 use super::state::Move;
 use super::{MoverEnvironment, Notice, Notify};
 use crate::backend::replication::{CreatedSlot, ReplicationConnection, ReplicationStream};
@@ -137,6 +138,7 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
 
 /// Marker table and publication on the source; tables without a replica identity get a full one for the move.
 ///
+/// `watch` may end the wait for its locks.
 /// A full identity makes UPDATE and DELETE log the whole old row, which is slower but refuses nothing.
 pub async fn prepare(
     environment: &MoverEnvironment,
@@ -144,8 +146,10 @@ pub async fn prepare(
     source: &Session,
     mv: &mut Move,
     tables: &[SourceTable],
+    watch: Option<&Guard>,
     notify: &Notify<'_>,
 ) -> Result<()> {
+    let goes_on = || watch.map_or(Ok(()), Guard::check);
     let without: Vec<String> = tables.iter().filter(|t| !t.has_replica_identity).map(|t| t.name.clone()).collect();
     if !without.is_empty() {
         mv.remember_full_identity(catalog, without.clone()).await?;
@@ -156,7 +160,7 @@ pub async fn prepare(
         }
         for table in &without {
             let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
-            with_short_locks(environment, (source, mv.source), &sql).await?;
+            with_short_locks_while(environment, (source, mv.source), &sql, goes_on).await?;
         }
     }
     let name = identifier(&mv.name());
@@ -167,7 +171,7 @@ pub async fn prepare(
         marker_table(&marker),
         published.into_iter().chain([marker.clone()]).collect::<Vec<_>>().join(", ")
     );
-    with_short_locks(environment, (source, mv.source), &sql).await
+    with_short_locks_while(environment, (source, mv.source), &sql, goes_on).await
 }
 
 /// The marker table's definition, alike on source and target.

@@ -79,6 +79,8 @@ pub struct Move {
     pub back_of: Option<i64>,
     /// The source is an isolated tenant's, and goes into the shard group of its interval.
     pub join: Option<Join>,
+    /// It is to be taken back before its cutover.
+    pub is_rehearsal: bool,
 }
 
 /// A local table that becomes a distributed one.
@@ -120,6 +122,7 @@ impl Move {
             table,
             back_of,
             join,
+            is_rehearsal: false,
         }
     }
 
@@ -130,8 +133,8 @@ impl Move {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
                        relation, relation_name, partkey, key_type, key_collation, shard_count,
-                       state, back_of, join_rest, join_merged, join_staging, united_groups)
-                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25
+                       state, back_of, join_rest, join_merged, join_staging, united_groups, is_rehearsal)
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $27
                    WHERE (SELECT count(*) FROM (SELECT FROM tenantry.node
                               WHERE nodeid = ANY ($26) AND (isactive OR nodeid = $3) FOR SHARE) locked) = cardinality($26)
                    RETURNING moveid";
@@ -140,7 +143,20 @@ impl Move {
         let nodes: Vec<i32> = nodes.iter().filter(|node| !node.is_coordinator()).map(|node| node.0 as i32).collect();
         let id = |group: ShardGroupId| group.0 as i64;
         let Move {
-            colocation, group, source, target, schemas, part, pieces, united, table, state, back_of, join, ..
+            colocation,
+            group,
+            source,
+            target,
+            schemas,
+            part,
+            pieces,
+            united,
+            table,
+            state,
+            back_of,
+            join,
+            is_rehearsal,
+            ..
         } = &planned;
         let row = catalog
             .query_opt(
@@ -172,6 +188,7 @@ impl Move {
                     &join.map(|join| id(join.staging)),
                     &united.iter().copied().map(id).collect::<Vec<_>>(),
                     &nodes,
+                    is_rehearsal,
                 ],
             )
             .await
@@ -230,7 +247,7 @@ impl Move {
         }
         let was = std::mem::replace(&mut self.state, next);
         let has_ended = matches!(next, MoveState::Done | MoveState::Failed);
-        if has_ended && was != MoveState::Undoable && phase != REHEARSED {
+        if has_ended && was != MoveState::Undoable && !self.is_rehearsal {
             outcome(next).increment(1);
         }
         Ok(())
@@ -416,6 +433,7 @@ impl Move {
                 staging: ShardGroupId(row.get::<_, i64>(26) as u64),
             }),
             united: row.get::<_, Vec<i64>>(27).into_iter().map(|id| ShardGroupId(id as u64)).collect(),
+            is_rehearsal: row.get(28),
         })
     }
 }
@@ -435,7 +453,7 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
                       relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging, \
-                      united_groups FROM tenantry.shard_move";
+                      united_groups, is_rehearsal FROM tenantry.shard_move";
 
 /// The phase of a move that was meant to be taken back.
 pub const REHEARSED: &str = "Rehearsed";

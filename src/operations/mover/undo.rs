@@ -87,7 +87,7 @@ async fn make(environment: &MoverEnvironment, catalog: &Session, mv: &Move) -> R
         target::create(&target, &back, Vec::new()).await?;
     }
     let said_before = |_: Notice| {};
-    snapshot::prepare(environment, catalog, &source, &mut back, &tables, &said_before).await?;
+    snapshot::prepare(environment, catalog, &source, &mut back, &tables, None, &said_before).await?;
     let definition = definition::read(&source, &back).await?;
     let sql = "UPDATE tenantry.shard_move SET definition = md5($2), phase = 'Undoable' WHERE moveid = $1";
     catalog.execute(sql, &[&back.id, &format!("{definition:?}")]).await.map_err(pg_error)?;
@@ -352,7 +352,14 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
             .hint("See tenantry.shard_move.")
     })?;
     let back = Move::way_back(&probe, id).await?;
-    let back = back.ok_or_else(|| refuse_other_kinds(&done).unwrap_or_else(|| cannot("cannot be undone")))?;
+    let back = back.ok_or_else(|| {
+        refuse_other_kinds(&done).unwrap_or_else(|| match done.state {
+            MoveState::Failed if done.is_rehearsal => moved_nothing(id, "was a rehearsal"),
+            MoveState::Failed => moved_nothing(id, "has failed"),
+            MoveState::Done => cannot("cannot be undone"),
+            _ => cannot("has not ended yet").hint(format!("SELECT tenantry_cancel_move({id}) gives it up.")),
+        })
+    })?;
     let nodes = match to {
         Use::Undo => BTreeSet::from([back.source, back.target]),
         Use::Keep => BTreeSet::new(),
@@ -365,6 +372,11 @@ async fn claim(environment: &MoverEnvironment, arguments: &Value, to: Use) -> Re
     }
     environment.catalog.refresh().await?;
     Ok((catalog, back))
+}
+
+fn moved_nothing(id: i64, why: &str) -> PgError {
+    PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("shard move {id} {why}, there is nothing to undo"))
+        .detail("Everything is as it was before it.")
 }
 
 fn move_id(arguments: &Value) -> Result<i64> {

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use super::call::{Planned, integer, planned};
+use super::left;
 use super::plan::ShardMove;
 use super::positions::{Position, positions};
 use super::run::{Limits, carry_out};
@@ -248,6 +249,9 @@ async fn status(environment: &MoverEnvironment, job: Option<i64>, is_raw: bool) 
     let text: String = row.try_get(0).map_err(pg_error)?;
     let mut status: Value = serde_json::from_str(&text)
         .map_err(|e| PgError::new(SqlState::INTERNAL_ERROR, format!("could not read a job's status: {e}")))?;
+    if let Some(id) = status["job_id"].as_i64() {
+        left::tell(environment, id, &mut status["details"]).await?;
+    }
     let tasks = status.pointer_mut("/details/tasks").and_then(Value::as_array_mut).filter(|tasks| !tasks.is_empty());
     if let Some(tasks) = tasks {
         let positions = positions(environment).await?;
@@ -388,7 +392,7 @@ tasks AS (
     FROM j JOIN tenantry.job_task t ON t.job_id = j.id
     LEFT JOIN LATERAL (
         SELECT * FROM tenantry.shard_move m
-        WHERE m.shard_group_id = t.shard_group_id AND m.source_node = t.source_node
+        WHERE m.shard_group_id = t.shard_group_id AND m.source_node = t.source_node AND NOT m.is_rehearsal
         AND m.target_node = t.target_node AND m.started_at >= t.started_at ORDER BY moveid DESC LIMIT 1) m ON true
     LEFT JOIN tenantry.node s ON s.nodeid = t.source_node
     LEFT JOIN tenantry.node d ON d.nodeid = t.target_node

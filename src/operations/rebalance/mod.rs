@@ -8,6 +8,7 @@
 
 pub mod call;
 pub mod job;
+mod left;
 mod plan;
 mod positions;
 pub mod preview;

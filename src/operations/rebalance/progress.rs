@@ -73,7 +73,7 @@ pub async fn get_rebalance_progress(environment: &MoverEnvironment) -> Result<Va
 /// the target.
 const UNDER_WAY: &str = "
 SELECT m.colocationid, g.id, m.source_node, t.node, 1::bigint, m.phase, m.bytes_total, m.bytes_copied, m.moveid,
-    CASE WHEN m.relation IS NOT NULL THEN 'distribute' WHEN m.tenant IS NOT NULL THEN 'isolate' WHEN m.join_rest IS NOT NULL THEN 'return'
+    CASE WHEN m.is_rehearsal THEN 'rehearse' WHEN m.relation IS NOT NULL THEN 'distribute' WHEN m.tenant IS NOT NULL THEN 'isolate' WHEN m.join_rest IS NOT NULL THEN 'return'
         WHEN m.back_of IS NOT NULL THEN 'undo' WHEN cardinality(m.united_groups) > 0 THEN 'merge'
         WHEN cardinality(m.piece_groups) > 0 THEN 'split' ELSE 'move' END,
     m.relation, t.part
