@@ -198,8 +198,9 @@ ticks() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 run() {
     local script=$1 mode=$2 count=$3 target=$4 seconds=$5 log=$work/pgbench.log
     shift 5
+    # The place to connect to comes last, without -d: before PostgreSQL 17 that means to tell everything pgbench does.
     pgbench -n -M "$mode" -c "$count" -j $((count < $(nproc) ? count : $(nproc))) -T "$seconds" -f "$work/$script.sql" \
-        -d "$(dsn "${port_of[$(process_of "$target" "$mode")]}")" "$@" >"$log" 2>&1 ||
+        "$@" "$(dsn "${port_of[$(process_of "$target" "$mode")]}")" >"$log" 2>&1 ||
         fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
 }
 
