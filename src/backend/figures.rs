@@ -113,8 +113,8 @@ fn figures(node: &Node) -> NodeFigures {
         pool.timeouts += count.timeouts;
     }
     let of = |number: &u64| state.pools.get(number).map(|p| (p.user.as_str(), p.database.as_str()));
-    for waiter in &state.queue {
-        if let Some(pool) = of(&waiter.pool).and_then(|key| pools.get_mut(&key)) {
+    for (pool, waiter) in state.queues.iter() {
+        if let Some(pool) = of(&pool).and_then(|key| pools.get_mut(&key)) {
             pool.waiting += 1;
             pool.longest_waiting = pool.longest_waiting.max(waiter.since.elapsed());
         }
@@ -143,8 +143,8 @@ fn figures(node: &Node) -> NodeFigures {
         limit: node.limit(&state),
         open: state.open,
         logging_in: state.logging_in,
-        waiting: state.queue.len(),
-        longest_waiting: state.queue.front().map_or(Duration::ZERO, |w| w.since.elapsed()),
+        waiting: state.queues.len(),
+        longest_waiting: state.queues.first(|_| true).map_or(Duration::ZERO, |(_, first)| first.since.elapsed()),
         outage: state.outage.as_ref().map(|outage| outage.why.clone()),
         pools: pools
             .into_iter()

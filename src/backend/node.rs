@@ -11,7 +11,7 @@
 //! (`Node::is_pressed`), and used ones when they come back. The lock is taken when connections open or close, or when
 //! somebody waits; a statement on a pooled connection takes none.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -24,9 +24,10 @@ use super::demands::Demands;
 use super::hosts::{Hosts, Purpose};
 use super::link::Link;
 use super::login::ServerAddress;
-use super::pool::is_outage;
+use super::place::{Place, Ticket};
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
+use super::queue::{Queues, Waiter};
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
 
@@ -208,7 +209,7 @@ pub(super) struct State {
     pub share: Option<usize>,
     pub open: usize,
     pub logging_in: usize,
-    pub queue: VecDeque<Waiter>,
+    pub queues: Queues,
     pub pools: HashMap<u64, PoolCount>,
     /// Connections that are logged in, by number.
     pub links: HashMap<u64, (u64, Arc<Link>)>,
@@ -235,13 +236,6 @@ pub(super) enum Next {
     Hand(u64),
     /// Its place goes to another pool, or is one too many.
     Close,
-}
-
-pub(super) struct Waiter {
-    ticket: u64,
-    pub pool: u64,
-    pub since: Instant,
-    sender: oneshot::Sender<Result<Place>>,
 }
 
 /// The node did not let us in.
@@ -350,9 +344,10 @@ impl Node {
         {
             return Err(self.unreachable(&outage.why));
         }
-        state.queue.push_back(Waiter { ticket, pool, since: Instant::now(), sender });
+        let since = Instant::now();
+        state.queues.push(pool, Waiter { ticket, since, sender });
         self.settle(state);
-        Ok((Ticket { node: self.clone(), pool, number: ticket, since: Instant::now(), is_timeout: false }, receiver))
+        Ok((Ticket { node: self.clone(), pool, number: ticket, since, is_timeout: false }, receiver))
     }
 
     /// Looks again whether more is open than may be: the settings may have changed.
@@ -368,26 +363,25 @@ impl Node {
         if state.open > limit {
             return Next::Close;
         }
-        let own = state.queue.iter().position(|w| w.pool == pool);
-        let stranger = state.queue.iter().find(|w| w.pool != pool).filter(|_| state.open >= limit);
-        match (own, stranger) {
+        let is_full = state.open >= limit;
+        let stranger = state.queues.first(|other| is_full && other != pool).map(|(_, waiter)| waiter);
+        match (state.queues.first_of(pool), stranger) {
             (None, None) => Next::Keep,
             (None, Some(_)) => Next::Close,
-            (Some(at), Some(stranger))
-                if stranger.ticket < state.queue[at].ticket && stranger.since.elapsed() > PATIENCE =>
-            {
+            (Some(own), Some(stranger)) if stranger.ticket < own.ticket && stranger.since.elapsed() > PATIENCE => {
                 Next::Close
             }
-            (Some(at), _) => {
-                let waiter = state.queue.remove(at).expect("found there");
+            (Some(own), _) => {
+                let ticket = own.ticket;
+                state.queues.take_first_of(pool);
                 self.settle(state);
-                Next::Hand(waiter.ticket)
+                Next::Hand(ticket)
             }
         }
     }
 
     /// Gives places to those who may have one, first come first served; then says what the rest waits for.
-    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let settings = self.settings.load();
         let limit = self.limit(&state);
         loop {
@@ -398,16 +392,14 @@ impl Node {
             if state.open >= limit || !may_try {
                 break;
             }
-            let has_room = |w: &Waiter| state.pools.get(&w.pool).is_none_or(|p| p.open < settings.size);
-            let Some(waiter) = state.queue.iter().position(has_room).and_then(|at| state.queue.remove(at)) else {
-                break;
-            };
+            let Some(pool) = state.first_with_room(settings.size) else { break };
+            let Some(waiter) = state.queues.take_first_of(pool) else { break };
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let is_trial = state.outage.as_mut().map(|outage| outage.is_trying = true).is_some();
-            let place = Place { node: Some(self.clone()), pool: waiter.pool, number, is_logging_in: true, is_trial };
+            let place = Place { node: Some(self.clone()), pool, number, is_logging_in: true, is_trial };
             state.open += 1;
             state.logging_in += 1;
-            if let Some(pool) = state.pools.get_mut(&waiter.pool) {
+            if let Some(pool) = state.pools.get_mut(&pool) {
                 pool.open += 1;
             }
             if let Err(Ok(mut unsent)) = waiter.sender.send(Ok(place)) {
@@ -416,9 +408,8 @@ impl Node {
                 state.close(&unsent);
             }
         }
-        self.waiting.store(state.queue.len(), Ordering::Release);
-        let has_room = |w: &Waiter| state.pools.get(&w.pool).is_none_or(|p| p.open < settings.size);
-        let is_pressed = state.open > limit || state.open >= limit && state.queue.iter().any(has_room);
+        self.waiting.store(state.queues.len(), Ordering::Release);
+        let is_pressed = state.open > limit || state.open >= limit && state.first_with_room(settings.size).is_some();
         self.is_pressed.store(is_pressed, Ordering::Release);
         drop(state);
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {
@@ -468,7 +459,7 @@ impl Node {
         let pause = pause.mul_f64(rand::random_range(0.5..1.0));
         let next_try = Instant::now() + pause;
         let outage = Outage { since, failures, next_try, is_trying: false, why: why.to_owned() };
-        let waiters = if self.is_given_up(&outage) { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        let waiters: Vec<_> = if self.is_given_up(&outage) { state.queues.drain().collect() } else { Vec::new() };
         state.outage = Some(outage);
         self.settle(state);
         if waiters.is_empty() {
@@ -490,7 +481,7 @@ impl Node {
         self.settle(state);
     }
 
-    fn end_outage(&self, state: &mut State) {
+    pub(super) fn end_outage(&self, state: &mut State) {
         if let Some(outage) = state.outage.take() {
             let seconds = outage.since.elapsed().as_secs();
             tracing::info!(node = %self.address, seconds, "{} can be reached again", self.kind());
@@ -518,7 +509,13 @@ impl State {
         self.control.drain().for_each(|(_, control)| control.give_up());
     }
 
-    fn close(&mut self, place: &Place) {
+    /// The pool of the first who waits and whose pool may have one more connection.
+    fn first_with_room(&self, size: usize) -> Option<u64> {
+        let has_room = |pool| self.pools.get(&pool).is_none_or(|pool| pool.open < size);
+        self.queues.first(has_room).map(|(pool, _)| pool)
+    }
+
+    pub fn close(&mut self, place: &Place) {
         self.open -= 1;
         self.logging_in -= usize::from(place.is_logging_in);
         self.links.remove(&place.number);
@@ -530,73 +527,6 @@ impl State {
         {
             outage.is_trying = false;
         }
-    }
-}
-
-/// The right to one connection, for as long as it is open.
-pub(super) struct Place {
-    node: Option<Arc<Node>>,
-    pool: u64,
-    number: u64,
-    is_logging_in: bool,
-    /// The one attempt to reach a node that is down.
-    is_trial: bool,
-}
-
-impl Place {
-    /// The connection is there.
-    pub fn logged_in(&mut self, link: Arc<Link>) {
-        let Some(node) = &self.node else { return };
-        let mut state = node.lock();
-        state.logging_in -= usize::from(std::mem::take(&mut self.is_logging_in));
-        self.is_trial = false;
-        node.end_outage(&mut state);
-        state.links.insert(self.number, (self.pool, link));
-        node.settle(state);
-    }
-
-    /// It could not be opened. Errors that only a node in good health can have say that it is up.
-    pub fn failed(mut self, error: &PgError) {
-        let Some(node) = self.node.clone() else { return };
-        if is_outage(error) {
-            node.begin_outage(error.message(), std::mem::take(&mut self.is_trial));
-        } else {
-            self.is_trial = false;
-            node.end_outage(&mut node.lock());
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(node) = self.node.take() {
-            let mut state = node.lock();
-            state.close(self);
-            node.settle(state);
-        }
-    }
-}
-
-/// A place in the queue. Left when dropped.
-pub(super) struct Ticket {
-    node: Arc<Node>,
-    pool: u64,
-    pub number: u64,
-    since: Instant,
-    pub is_timeout: bool,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut state = self.node.lock();
-        state.queue.retain(|w| w.ticket != self.number);
-        if let Some(pool) = state.pools.get_mut(&self.pool) {
-            let waited = self.since.elapsed();
-            pool.tally.waits.record(waited);
-            pool.longest_wait = pool.longest_wait.max(waited);
-            pool.timeouts += u64::from(self.is_timeout);
-        }
-        self.node.settle(state);
     }
 }
 

@@ -5,20 +5,21 @@
 //! idle connection joins the node's queue, and gets a place for a new one or a connection of this pool that came back.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use foldhash::fast::RandomState;
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
 use super::hosts::{Purpose, connect_to_primary, connect_to_standby};
 use super::login::{Identity, ServerAddress};
-use super::node::{Next, Node, Nodes, Place};
+use super::node::{Next, Node, Nodes};
+use super::place::Place;
 use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
@@ -35,7 +36,7 @@ pub struct Pools {
 struct Inner {
     nodes: Arc<Nodes>,
     /// By hash of what they are for, so that looking one up allocates nothing.
-    pools: RefCell<foldhash::HashMap<u64, Vec<Rc<Pool>>>>,
+    pools: RefCell<HashMap<u64, Vec<Rc<Pool>>>>,
     hasher: RandomState,
     /// Rings when a connection that is idle here is needed elsewhere.
     bell: Arc<Notify>,
