@@ -5,6 +5,8 @@
 //! Names that cannot be resolved for certain (columns of local tables and functions are unknown here) give no facts.
 
 mod from;
+mod outputs;
+mod with;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +18,7 @@ use super::clock::Clock;
 use super::facts::{Fact, Family, Var, values_of};
 use super::tree::*;
 use crate::shard_map::Table;
+use outputs::{combine_outputs, rename};
 
 /// What a relation's name means to the planner.
 #[derive(Debug, Clone)]
@@ -232,98 +235,6 @@ impl<'a> Builder<'a> {
         node
     }
 
-    fn with_list(&mut self, q: &Query, node: &mut QueryNode) {
-        let first = self.ctes.len();
-        if q.recursive {
-            for cte in &q.with {
-                let id = self.new_cte(cte);
-                self.visible_ctes.push(id);
-            }
-        }
-        for (i, cte) in q.with.iter().enumerate() {
-            let id = if q.recursive { first + i } else { self.new_cte(cte) };
-            node.ctes.push(id);
-            let pushable = !q.recursive && is_select(&cte.query.body);
-            let mut inner = match &cte.query.body {
-                Body::Set { op: SetOp::Union, left, right } if q.recursive && self.recursion_applies(cte) => {
-                    self.recursive_cte(id, cte, left, right)
-                }
-                _ => self.query(&cte.query),
-            };
-            rename(&mut inner.outputs, &cte.columns);
-            if !is_select(&cte.query.body) {
-                inner.outputs = Outputs::default();
-            }
-            self.ctes[id].outputs = inner.outputs.clone();
-            self.ctes[id].pushable = pushable;
-            self.ctes[id].node = Some(inner);
-            if !q.recursive {
-                self.visible_ctes.push(id);
-            }
-        }
-    }
-
-    fn new_cte(&mut self, cte: &Cte) -> usize {
-        self.ctes.push(CteInfo {
-            name: cte.name.value.clone(),
-            outputs: Outputs::default(),
-            node: None,
-            references: 0,
-            pushable: false,
-        });
-        self.ctes.len() - 1
-    }
-
-    fn recursion_applies(&self, cte: &Cte) -> bool {
-        cte.query.with.is_empty() && !cte.query.is_limited && cte.query.order_by.is_empty()
-    }
-
-    /// `base UNION [ALL] step`: what base guarantees is assumed of the step's input; it holds by induction when the
-    /// step guarantees it too. Otherwise nothing is assumed and the step is read again.
-    fn recursive_cte(&mut self, id: usize, cte: &Cte, left: &Body, right: &Body) -> QueryNode {
-        let empty = || QueryNode {
-            ctes: Vec::new(),
-            scopes: Vec::new(),
-            subqueries: Vec::new(),
-            nested: Vec::new(),
-            outputs: Outputs::default(),
-            inserts: Vec::new(),
-        };
-        let mut base = empty();
-        self.body(left, None, &mut base);
-        let mut assumed = base.outputs.clone();
-        rename(&mut assumed, &cte.columns);
-        for output in &mut assumed.columns {
-            output.inner = None;
-            output.is_anchor = false;
-        }
-        let relations = self.relations.len();
-        loop {
-            self.ctes[id].outputs = assumed.clone();
-            let mut step = empty();
-            self.body(right, None, &mut step);
-            let aligned = step.outputs.complete && step.outputs.columns.len() == assumed.columns.len();
-            let mut dropped = false;
-            for (i, output) in assumed.columns.iter_mut().enumerate() {
-                let Some(wanted) = &output.guaranteed else { continue };
-                let given = if aligned { step.outputs.columns[i].guaranteed.as_ref() } else { None };
-                if !given.is_some_and(|g| g.iter().all(|o| wanted.contains(o))) {
-                    output.guaranteed = None;
-                    dropped = true;
-                }
-            }
-            if !dropped {
-                base.scopes.append(&mut step.scopes);
-                base.nested.append(&mut step.nested);
-                base.subqueries.append(&mut step.subqueries);
-                base.ctes.append(&mut step.ctes);
-                base.outputs = assumed;
-                return base;
-            }
-            self.relations.truncate(relations);
-        }
-    }
-
     fn body(&mut self, body: &Body, query: Option<&Query>, node: &mut QueryNode) {
         match body {
             Body::Select(s) => self.select(s, query, node),
@@ -512,32 +423,6 @@ impl<'a> Builder<'a> {
         values
     }
 
-    fn output(&self, name: String, var: Option<Var>, known: &[Fact]) -> Output {
-        Output {
-            name,
-            family: var.map_or(Family::Unsafe, |v| self.family(v)),
-            guaranteed: var.and_then(|v| self.values_of(known, v)),
-            inner: var.map(|v| vec![v]),
-            is_anchor: false,
-        }
-    }
-
-    fn expand(&self, exposed: &Exposed, known: &[Fact], outputs: &mut Outputs) {
-        for (name, var) in &exposed.merged {
-            outputs.columns.push(self.output(name.clone(), *var, known));
-        }
-        for &rte in &exposed.rtes {
-            for (name, var) in &self.rtes[rte].columns {
-                if !exposed.merged.iter().any(|(m, _)| m == name) {
-                    outputs.columns.push(self.output(name.clone(), Some(*var), known));
-                }
-            }
-            outputs.complete &= self.rtes[rte].complete;
-        }
-        // Columns merged by USING come first, and where unknown ones stand nobody can say.
-        outputs.complete &= !exposed.opaque;
-    }
-
     /// Facts that every row of the tree satisfies.
     pub fn guaranteed(&self, node: &Node, out: &mut Vec<Fact>) {
         if self.clock.spend(1) {
@@ -575,48 +460,4 @@ fn returned(items: &Option<Vec<Item>>) -> impl Iterator<Item = &Expr> {
         Item::Expr { expr, .. } => Some(expr),
         _ => None,
     })
-}
-
-/// A column alias list renames the first columns. Positions must be known.
-fn rename(outputs: &mut Outputs, names: &[Name]) {
-    if names.is_empty() {
-        return;
-    }
-    if !outputs.complete {
-        *outputs = Outputs::default();
-        return;
-    }
-    for (output, name) in outputs.columns.iter_mut().zip(names) {
-        output.name = name.value.clone();
-    }
-}
-
-fn combine_outputs(op: SetOp, a: Outputs, b: Outputs) -> Outputs {
-    if !a.complete || !b.complete || a.columns.len() != b.columns.len() {
-        return Outputs::default();
-    }
-    let columns = a.columns.into_iter().zip(b.columns).map(|(a, b)| {
-        let alike = a.family == b.family && a.family != Family::Unsafe;
-        let inner = match (a.inner, b.inner) {
-            (Some(mut x), Some(y)) if alike => {
-                x.extend(y);
-                Some(x)
-            }
-            _ => None,
-        };
-        let guaranteed = match (op, a.guaranteed, b.guaranteed) {
-            (SetOp::Union, Some(mut x), Some(y)) if alike => {
-                // As with a statement's operands: long lists may say a thing twice.
-                x.extend(y.into_iter().filter(|o| x.len() > 100 || !x.contains(o)).collect::<Vec<_>>());
-                Some(x)
-            }
-            (SetOp::Except | SetOp::Intersect, Some(x), _) => Some(x),
-            (SetOp::Intersect, None, Some(y)) if alike => Some(y),
-            _ => None,
-        };
-        let is_anchor = inner.is_some() && a.is_anchor && b.is_anchor;
-        let family = if alike { a.family } else { Family::Unsafe };
-        Output { name: a.name, family, inner, guaranteed, is_anchor }
-    });
-    Outputs { columns: columns.collect(), complete: true }
 }
