@@ -23,7 +23,7 @@ use crate::catalog::proxies::Endpoints;
 use crate::catalog::{self, Catalog};
 use crate::cli::{LogFilter, Signals};
 use crate::config::{Io, Reloaded, Reloader, Settings};
-use crate::console::{Averages, Console};
+use crate::console::{Averages, Console, Shutdown};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::loads::Loads;
 use crate::executor::{Holds, TransactionIds};
@@ -85,6 +85,9 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         (Arc::new(Holds::default()), Arc::new(TransactionIds::new(format!("{:016x}", rand::random::<u64>()))));
     let loads = Arc::new(Loads::new(live.loads.clone(), transaction_ids.instance().to_owned()));
     let (presences, tallies) = (Arc::new(Presences::default()), Arc::new(Tallies::default()));
+    let (cancel_keys, door) = (Arc::new(CancelKeys::default()), Arc::new(Door::default()));
+    // No more clients, and no haste with those that are there.
+    let leave = CancellationToken::new();
     let console = Arc::new(Console {
         nodes: nodes.clone(),
         catalog: catalog.clone(),
@@ -99,6 +102,16 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
             move || reload.now()
         }),
         averages: Averages::default(),
+        door: door.clone(),
+        cancel_keys: cancel_keys.clone(),
+        shutdown: Box::new({
+            let (signals, leave) = (signals.clone(), leave.clone());
+            move |shutdown| match shutdown {
+                Shutdown::AtOnce => signals.end_at_once(),
+                Shutdown::ForServers => signals.stop.cancel(),
+                Shutdown::ForClients => leave.cancel(),
+            }
+        }),
     });
     let mover = MoverEnvironment::new(catalog.clone(), holds.clone(), live.moves.clone());
     let shared = Arc::new(Shared {
@@ -107,7 +120,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         mover: mover.clone(),
         transaction_ids,
         coordinator,
-        cancel_keys: Arc::new(CancelKeys::default()),
+        cancel_keys,
         presences,
         tallies,
         admin_database: console.clone(),
@@ -117,7 +130,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         log: live.session_log.clone(),
         acceptor: live.acceptor.clone(),
         credentials: Credentials::default(),
-        door: Door::default(),
+        door,
         provided: functions::provided(),
         control: runtime::Handle::current(),
         catalog: catalog.clone(),
@@ -167,12 +180,22 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
     }
     let successor =
         settings.takeover_socket.as_deref().map(|path| takeover::listen(path, has_taken_over)).transpose()?;
-    let mut is_taken_over = false;
+    let mut waits_for_sessions = false;
     tokio::select! {
         // In this order: once stopped, threads may end.
         biased;
         () = stop.cancelled() => {}
-        () = hand_over(successor, copies) => is_taken_over = true,
+        () = hand_over(successor, copies) => {
+            tracing::info!(
+                sessions = shared.cancel_keys.len(),
+                "another process has taken over the port, open sessions go on"
+            );
+            waits_for_sessions = true;
+        }
+        () = leave.cancelled() => {
+            tracing::info!(sessions = shared.cancel_keys.len(), "no more clients are taken, open sessions go on");
+            waits_for_sessions = true;
+        }
         () = deal(clients, queues) => {}
         () = reload.whenever_asked(signals) => {}
         name = threads.first_to_end() => {
@@ -180,11 +203,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         }
     }
     accepting.cancel();
-    if is_taken_over {
-        tracing::info!(
-            sessions = shared.cancel_keys.len(),
-            "another process has taken over the port, open sessions go on"
-        );
+    if waits_for_sessions {
         tokio::select! {
             () = stop.cancelled() => {}
             () = threads.all_to_end() => stop.cancel(),

@@ -270,6 +270,139 @@ async fn a_proxy_is_taken_over_and_stopped_without_a_loss() {
     assert_ne!(served.psql("SELECT count(*) FROM visits WHERE tenant = 1"), "0", "it was rolled back");
 }
 
+/// Goal: operators used to PgBouncer end sessions, keep clients out and end the process by its commands. Method: a session that is idle,
+/// one in a transaction and one that runs a statement, for each command that ends some or all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_end_sessions_and_the_process() {
+    let mut served = Served::start_with(1, 2, "[log]\nfilter = \"info\"\n");
+    served.psql("CREATE TABLE visits (tenant int, number int)");
+    served.psql("SELECT create_distributed_table('visits', 'tenant')");
+    let_operator_in(&served);
+    let console = format!("postgresql://postgres@127.0.0.1:{}/tenantry", served.proxy_port(0));
+    let operator = connect(&console).await;
+    let begun = "BEGIN; INSERT INTO visits VALUES (1, 1)";
+    let sleepers = || served.everywhere("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+
+    // One session.
+    let victim = format!("{}?application_name=victim", served.dsn(0));
+    for sql in ["SELECT 1", begun, "SELECT 1 / 0", "SELECT pg_sleep(600)"] {
+        let (client, end) = watched(&victim).await;
+        let runs = tokio::spawn(async move { (client.batch_execute(sql).await, client) });
+        let is_asleep = sql.contains("sleep");
+        if is_asleep {
+            assert!(wait_until(PATIENCE, || sleepers().contains(&"1".to_owned())));
+        }
+        let id = field(&operator, "SHOW CLIENTS", "application_name", "victim", "id").await.expect("it is shown");
+        let client = if is_asleep { None } else { Some(runs.await.expect("it does not panic").1) };
+        operator.batch_execute(&format!("KILL_CLIENT {id}")).await.expect("it is there");
+        assert_eq!(told(end).await, "57P01", "{sql}");
+        drop(client);
+    }
+    assert!(wait_until(PATIENCE, || !sleepers().contains(&"1".to_owned())));
+    assert_eq!(served.psql("SELECT count(*) FROM visits"), "0", "it was rolled back");
+    assert_eq!(refused(&operator, "KILL_CLIENT 999999").await, "42704");
+
+    // All of them.
+    let (idle, idle_ended) = watched(&victim).await;
+    let (busy, busy_ended) = watched(&victim).await;
+    idle.batch_execute("SELECT 1").await.expect("it answers");
+    busy.batch_execute(begun).await.expect("it is open");
+    assert_eq!(refused(&operator, "KILL elsewhere").await, "3D000");
+    operator.batch_execute("KILL").await.expect("it does");
+    assert_eq!((told(idle_ended).await, told(busy_ended).await), ("57P01".to_owned(), "57P01".to_owned()));
+    let dsn = served.dsn(0);
+    let newcomer = tokio::spawn(async move { connect(&dsn).await.batch_execute("SELECT 1").await });
+    assert_eq!(field(&operator, "SHOW STATE", "key", "paused", "value").await.as_deref(), Some("yes"));
+    assert!(!newcomer.is_finished());
+    operator.batch_execute("RESUME").await.expect("it was paused");
+    newcomer.await.expect("it does not panic").expect("it has waited");
+
+    // Nobody new; who is there goes on.
+    let inside = connect(&served.dsn(0)).await;
+    operator.batch_execute("DISABLE postgres").await.expect("it does");
+    let outside = tokio_postgres::connect(&served.dsn(0), tokio_postgres::NoTls).await.err().expect("it is closed");
+    assert_eq!(outside.code().expect("it is told").code(), "55000");
+    assert_eq!(field(&operator, "SHOW DATABASES", "name", "postgres", "disabled").await.as_deref(), Some("1"));
+    inside.batch_execute(begun).await.expect("it goes on");
+    operator.batch_execute("ENABLE postgres").await.expect("it does");
+    connect(&served.dsn(0)).await.batch_execute("SELECT 1").await.expect("it is open again");
+
+    // Connections that RECONNECT has found.
+    operator.batch_execute("WAIT_CLOSE; RECONNECT").await.expect("it does");
+    let waiter = connect(&console).await;
+    let waiter = tokio::spawn(async move { waiter.batch_execute("WAIT_CLOSE").await });
+    assert!(
+        field(&operator, "SHOW SERVERS", "close_needed", "1", "state").await.is_some(),
+        "a transaction keeps its own"
+    );
+    assert!(!waiter.is_finished());
+    inside.batch_execute("ROLLBACK").await.expect("it is open");
+    waiter.await.expect("it does not panic").expect("they are gone");
+    assert_eq!(field(&operator, "SHOW SERVERS", "close_needed", "1", "state").await, None);
+    drop(inside);
+
+    // The process, when the last client has gone.
+    let busy = connect(&served.dsn(0)).await;
+    busy.batch_execute("SELECT 1").await.expect("it answers");
+    operator.batch_execute("SHUTDOWN WAIT_FOR_CLIENTS").await.expect("it does");
+    let port = served.proxy_port(0);
+    let is_closed = || std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_err();
+    assert!(wait_until(PATIENCE, is_closed), "nobody is accepted");
+    busy.batch_execute("INSERT INTO visits VALUES (2, 2)").await.expect("it goes on");
+    let mut old = served.replace_proxy(0, None);
+    assert!(old.try_wait().expect("it is our child").is_none());
+    drop((busy, operator));
+    assert!(ended(&mut old).success());
+
+    // When transactions have ended; and at once.
+    for (command, outcome) in [("SHUTDOWN WAIT_FOR_SERVERS", Ok(())), ("SHUTDOWN", Err("57P01"))] {
+        served.start_proxy(0);
+        let_operator_in(&served);
+        let operator = connect(&console).await;
+        let (idle, idle_ended) = watched(&served.dsn(0)).await;
+        let (busy, busy_ended) = watched(&served.dsn(0)).await;
+        idle.batch_execute("SELECT 1").await.expect("it answers");
+        busy.batch_execute(begun).await.expect("it is open");
+        operator.batch_execute(command).await.expect("it does");
+        assert_eq!(told(idle_ended).await, "57P01", "{command}");
+        match outcome {
+            Ok(()) => busy.batch_execute("COMMIT").await.expect("it comes to its end"),
+            Err(code) => assert_eq!(told(busy_ended).await, code),
+        }
+        let mut old = served.replace_proxy(0, None);
+        assert!(ended(&mut old).success(), "{command}");
+    }
+    served.start_proxy(0);
+    assert_eq!(served.psql("SELECT count(*) FROM visits WHERE tenant = 1"), "1");
+}
+
+/// Lists the role in `admin.users`, of which a proxy that was just started has none.
+fn let_operator_in(served: &Served) {
+    let file = served.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    let times = || served.logged(0).matches("admin.users").count();
+    let before = times();
+    std::fs::write(&file, text.replace("[admin]", "[admin]\nusers = [\"postgres\"]"))
+        .expect("the folder can be written");
+    served.signal_proxy(0, "HUP");
+    assert!(wait_until(PATIENCE, || times() > before), "{}", served.logged(0));
+}
+
+/// Of the row of a table of the admin database whose column `key` is `value`, the column `wanted`.
+async fn field(operator: &tokio_postgres::Client, show: &str, key: &str, value: &str, wanted: &str) -> Option<String> {
+    use tokio_postgres::SimpleQueryMessage::Row;
+    let answer = operator.simple_query(show).await.expect("it is shown");
+    answer.iter().find_map(|message| match message {
+        Row(row) if row.get(key) == Some(value) => row.get(wanted).map(str::to_owned),
+        _ => None,
+    })
+}
+
+async fn refused(operator: &tokio_postgres::Client, command: &str) -> String {
+    let error = operator.batch_execute(command).await.expect_err("it is refused");
+    error.code().expect("by the proxy").code().to_owned()
+}
+
 /// Connects, commits one row, goes, until `stop`. The number of rows; panics at any error.
 async fn come_and_go(dsn: String, tenant: i32, stop: Arc<Stop>) -> usize {
     let mut committed = 0;

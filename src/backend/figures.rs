@@ -75,6 +75,8 @@ pub struct ServerFigures {
     pub in_use: bool,
     /// A session waits for its answer.
     pub is_waited_for: bool,
+    /// Whoever has it now is the last.
+    pub is_closing: bool,
     pub age: Duration,
 }
 
@@ -133,6 +135,7 @@ fn figures(node: &Node) -> NodeFigures {
             pid: link.pid(),
             in_use,
             is_waited_for: in_use && link.waits_at().is_some(),
+            is_closing: !link.may_be_reused(),
             age: link.opened.elapsed(),
         });
     }

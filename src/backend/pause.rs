@@ -1,4 +1,4 @@
-//! What operators do to all connections of the process at once: PAUSE, RESUME, RECONNECT.
+//! What operators do to all connections of the process at once: PAUSE, RESUME, RECONNECT, WAIT_CLOSE.
 //!
 //! ```text
 //!   paused:  a node's limit is 0 ── idle connections are closed, used ones when they come back
@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::node::Nodes;
+use super::node::{Node, Nodes};
 
 impl Nodes {
     /// No connection is given out from now on. False when that was so already.
@@ -35,6 +35,12 @@ impl Nodes {
     /// Connections that are open or being opened.
     pub fn open(&self) -> usize {
         self.all().iter().map(|node| node.lock().open).sum()
+    }
+
+    /// Connections that are open and will not be used again.
+    pub fn closing(&self) -> usize {
+        let of_node = |node: &Arc<Node>| node.lock().links.values().filter(|(_, link)| !link.may_be_reused()).count();
+        self.all().iter().map(of_node).sum()
     }
 
     /// Connections that are open now are not used again: idle ones are closed, used ones when they come back.

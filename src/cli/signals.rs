@@ -64,6 +64,12 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Open transactions are not waited for.
+    pub fn end_at_once(&self) {
+        self.stop.cancel();
+        self.hurry.cancel();
+    }
+
     fn end(&self) {
         if self.hurry.is_cancelled() {
             std::process::exit(IMPATIENT);

@@ -1,4 +1,4 @@
-//! A session with the admin database: both query protocols, text and binary results. Only PAUSE waits.
+//! A session with the admin database: both query protocols, text and binary results. Only PAUSE and WAIT_CLOSE wait.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -268,6 +268,14 @@ impl Conversation<'_> {
     ///
     /// Errors: 25P02 in a failed transaction, 26000, 42501, what a reload says.
     async fn begin(&mut self, command: &Command) -> Result<Vec<Vec<Value>>> {
+        // Running, it is cancelled when its client leaves, as a statement is. Before anybody can see that it began.
+        self.visitor.key.handle.begin().await;
+        let begun = self.run_command(command).await;
+        self.visitor.key.handle.end();
+        begun
+    }
+
+    async fn run_command(&mut self, command: &Command) -> Result<Vec<Vec<Value>>> {
         if self.status == Status::Failed && !matches!(command, Command::Commit | Command::RollBack) {
             return Err(PgError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,
@@ -290,6 +298,36 @@ impl Conversation<'_> {
             Command::Reconnect(database) => {
                 self.check_may_change("replace connections", database.as_deref())?;
                 self.console.nodes.reconnect();
+            }
+            Command::WaitClose(database) => {
+                self.check_may_change("wait for connections", database.as_deref())?;
+                self.wait_until(|console| console.nodes.closing() == 0).await?;
+            }
+            Command::Disable(database) => {
+                self.check_may_change("close the database", Some(database))?;
+                self.console.door.close();
+            }
+            Command::Enable(database) => {
+                self.check_may_change("open the database", Some(database))?;
+                self.console.door.open();
+            }
+            Command::Kill(database) => {
+                self.check_may_change("end sessions", database.as_deref())?;
+                // First, so that nobody who comes meanwhile gets on.
+                self.console.nodes.pause();
+                let served = &self.console.catalog.settings().dbname;
+                self.console.end_sessions(|presence| *presence.database == **served).await;
+            }
+            Command::KillClient(id) => {
+                self.check_may_change("end sessions", None)?;
+                if self.console.end_sessions(|presence| presence.id == *id).await == 0 {
+                    let message = format!("client {id} does not exist");
+                    return Err(PgError::new(SqlState::UNDEFINED_OBJECT, message).hint("See SHOW CLIENTS, column id."));
+                }
+            }
+            Command::Shutdown(shutdown) => {
+                self.check_may_change("end the process", None)?;
+                (self.console.shutdown)(*shutdown);
             }
             Command::Begin => self.status = Status::InTransaction,
             Command::Commit | Command::RollBack => self.status = Status::Idle,
@@ -325,27 +363,28 @@ impl Conversation<'_> {
     /// Errors: 55000 when they are paused; 57014 when it is cancelled, what ends this session: then all goes on.
     async fn pause(&mut self) -> Result<()> {
         let nodes = &self.console.nodes;
-        let Visitor { key, stop, .. } = &self.visitor;
-        // Running, it is cancelled when its client leaves, as a statement is. Before anybody can see that it began.
-        key.handle.begin().await;
         if !nodes.pause() {
-            key.handle.end();
             return Err(not_in_state("the pools are paused already"));
         }
-        let drained = async {
-            while nodes.open() > 0 {
+        let paused = self.wait_until(|console| console.nodes.open() == 0).await;
+        if paused.is_err() {
+            nodes.resume();
+        }
+        paused
+    }
+
+    /// Errors: 57014 when it is cancelled, what ends this session.
+    async fn wait_until(&self, is_so: impl Fn(&Console) -> bool) -> Result<()> {
+        let Visitor { key, stop, .. } = &self.visitor;
+        let come = async {
+            while !is_so(self.console) {
                 // One look is cheap, and whoever waits here has time.
                 let slept = stop.run_until_cancelled(timer::sleep(LOOK_EVERY)).await;
                 slept.ok_or_else(PgError::shut_down)?;
             }
             Ok(())
         };
-        let paused = key.handle.unless_cancelled(drained).await;
-        key.handle.end();
-        if paused.is_err() {
-            nodes.resume();
-        }
-        paused
+        key.handle.unless_cancelled(come).await
     }
 
     fn reload(&mut self) -> Result<()> {

@@ -17,6 +17,7 @@ mod tables;
 mod time;
 mod value;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,13 +25,14 @@ use futures_util::future::LocalBoxFuture;
 
 pub use averages::Averages;
 use averages::{PERIOD, Sums};
+pub use command::Shutdown;
 
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::Catalog;
 use crate::config::{Reloaded, Reloader};
 use crate::error::Result;
 use crate::executor::{Holds, TransactionIds};
-use crate::session::{AdminDatabase, Presences, Tallies, Visitor};
+use crate::session::{AdminDatabase, CancelKeys, Door, Presence, Presences, Tallies, Visitor};
 
 /// Where the answers come from.
 pub struct Console {
@@ -43,8 +45,12 @@ pub struct Console {
     pub transaction_ids: Arc<TransactionIds>,
     pub settings: Arc<Reloader>,
     pub averages: Averages,
+    pub door: Arc<Door>,
+    pub cancel_keys: Arc<CancelKeys>,
     /// Puts the configuration file in force.
     pub reload: Box<dyn Fn() -> Result<Reloaded> + Send + Sync>,
+    /// Lets the process come to its end.
+    pub shutdown: Box<dyn Fn(Shutdown) + Send + Sync>,
 }
 
 impl Console {
@@ -54,6 +60,17 @@ impl Console {
             tokio::time::sleep(PERIOD).await;
             self.averages.note(Instant::now(), self.sums());
         }
+    }
+
+    /// Ends sessions, with what they run: how many there are. They may take a moment longer.
+    async fn end_sessions(&self, is_meant: impl Fn(&Presence) -> bool) -> usize {
+        let mut meant = self.presences.all();
+        meant.retain(|presence| is_meant(presence));
+        let ids: HashSet<u32> = meant.iter().map(|presence| presence.id).collect();
+        // Before their statements are cancelled: none runs another.
+        meant.iter().for_each(|presence| presence.end());
+        self.cancel_keys.cancel_those(|id| ids.contains(&id)).await;
+        meant.len()
     }
 
     /// Everything that has happened since the start.

@@ -24,6 +24,7 @@ pub enum Table {
     Stats,
     StatsAverages,
     StatsTotals,
+    Totals,
     Users,
     Version,
 }
@@ -43,6 +44,7 @@ const TABLES: &[(&str, Table, &str)] = &[
     ("stats", Table::Stats, "what was done since the start, and in the last minute on the average"),
     ("stats_averages", Table::StatsAverages, "the second half of it"),
     ("stats_totals", Table::StatsTotals, "the first half of it"),
+    ("totals", Table::Totals, "what stats says, a figure a row"),
     ("users", Table::Users, "roles that have sessions or connections"),
     ("version", Table::Version, "which program this is"),
 ];
@@ -65,6 +67,7 @@ impl Table {
             Self::State => STATE,
             Self::Stats => STATS,
             Self::StatsAverages | Self::StatsTotals => STATS_HALF,
+            Self::Totals => TOTALS,
             Self::Users => USERS,
             Self::Version => VERSION,
         }
@@ -85,6 +88,7 @@ pub fn rows(table: Table, console: &Console) -> Vec<Row> {
         Table::Stats => vec![stats(console)],
         Table::StatsAverages => vec![of_database(console, averages(console))],
         Table::StatsTotals => vec![of_database(console, totals(console))],
+        Table::Totals => all_figures(console),
         Table::Users => users(console),
         Table::Version => vec![vec![Value::text(concat!("Tenantry ", env!("CARGO_PKG_VERSION")))]],
     }
@@ -191,7 +195,7 @@ fn databases(console: &Console) -> Vec<Row> {
             Value::number(of_node.map_or(0, |node| node.open)),
             Value::number(clients),
             Value::number(i64::from(console.nodes.is_paused())),
-            Value::number(i64::from(!is_active)),
+            Value::number(i64::from(!is_active || console.door.is_closed())),
             Value::text(role),
             Value::number(id),
             Value::number(shard_groups),
@@ -218,10 +222,18 @@ fn help() -> Vec<Row> {
 
 /// Those that change something.
 const COMMANDS: &[(&str, &str)] = &[
+    ("DISABLE db", "nobody new comes into the database"),
+    ("ENABLE db", "ends that"),
+    ("KILL", "ends all sessions with the database; who comes waits until RESUME"),
+    ("KILL_CLIENT id", "ends a session, by its id in SHOW CLIENTS"),
     ("PAUSE", "no connection to a server is given to a session; done when all are closed"),
-    ("RESUME", "ends a PAUSE: sessions that wait go on"),
+    ("RESUME", "ends a PAUSE or KILL: sessions that wait go on"),
     ("RECONNECT", "every connection to a server is replaced once no session has it"),
     ("RELOAD", "reads the configuration file again, as SIGHUP does"),
+    ("SHUTDOWN", "ends the process; open transactions are rolled back"),
+    ("SHUTDOWN WAIT_FOR_SERVERS", "ends it when open transactions have ended, as SIGTERM does"),
+    ("SHUTDOWN WAIT_FOR_CLIENTS", "takes no new clients, and ends it when the last one has gone"),
+    ("WAIT_CLOSE", "done when the connections are gone that RECONNECT has found"),
 ];
 
 const LISTS: &[Column] = &[("list", Text), ("items", Number)];
@@ -239,6 +251,7 @@ fn lists(console: &Console) -> Vec<Row> {
         ("used_servers".to_owned(), pools().map(|pool| pool.in_use).sum()),
     ];
     let by_state: Vec<_> = console.presences.by_state().collect();
+    lists.push(("login_clients".to_owned(), console.door.strangers()));
     lists.push(("used_clients".to_owned(), by_state.iter().map(|(_, count)| count).sum()));
     lists.extend(by_state.iter().map(|(state, count)| (format!("{} clients", state.as_str()), *count)));
     lists.into_iter().map(|(list, items)| vec![Value::Text(list), Value::number(items)]).collect()
@@ -301,6 +314,7 @@ const SERVERS: &[Column] = &[
     ("port", Number),
     ("connect_time", Text),
     ("remote_pid", Number),
+    ("close_needed", Number),
     ("age", Number),
 ];
 
@@ -323,6 +337,7 @@ fn servers(console: &Console) -> Vec<Row> {
             Value::number(address.port),
             Value::text(shown(now.checked_sub(server.age).unwrap_or(now))),
             Value::number(server.pid),
+            Value::number(i64::from(server.is_closing)),
             Value::number(server.age.as_secs()),
         ]
     })
@@ -365,6 +380,14 @@ const STATS_HALF: &[Column] = &[
     ("query_time", Number),
     ("wait_time", Number),
 ];
+
+const TOTALS: &[Column] = &[("name", Text), ("value", Number)];
+
+/// Those of all databases, of which there is one.
+fn all_figures(console: &Console) -> Vec<Row> {
+    let figures = STATS.iter().zip(stats(console)).skip(1);
+    figures.map(|((name, _), value)| vec![Value::text(*name), value]).collect()
+}
 
 fn stats(console: &Console) -> Row {
     of_database(console, [totals(console), averages(console)].concat())

@@ -58,6 +58,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Wish::Session(startup) => startup,
     };
     let Some(stream) = opening.stream else { return Ok(()) };
+    let ending = ending.of_part();
     let limits = thread.shared.executor.load().client.clone();
     let traffic = thread.tally.traffic.clone();
     let mut client = Client::new(stream, opening.rest, limits, ending.hurry.clone(), traffic);
@@ -86,6 +87,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         peer,
         local,
         is_encrypted: client.is_encrypted(),
+        ending: &ending,
     });
     if startup.database == ADMIN_DATABASE {
         let may_change = match admin_database::may_change(&thread.shared.login.load(), &startup.user) {
@@ -184,6 +186,12 @@ impl Session {
             )
             .detail("One database is served: the coordinator's.")
             .hint("Connect to another database of a node directly."));
+        }
+        if self.thread.shared.door.is_closed() {
+            // Source of the words: PostgreSQL src/backend/utils/init/postinit.c, CheckMyDatabase().
+            let why = format!("database \"{}\" is not currently accepting connections", startup.database);
+            return Err(PgError::fatal(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, why)
+                .detail("An operator has disabled it at this proxy."));
         }
         let mut wanted = Vec::new();
         for (name, value) in &startup.parameters {

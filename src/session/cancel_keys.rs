@@ -123,7 +123,13 @@ impl CancelKeys {
 
     /// Cancels what every session runs.
     pub async fn cancel_all(&self) {
-        let handles: Vec<_> = self.sessions.iter().map(|session| session.handle.clone()).collect();
+        self.cancel_those(|_| true).await;
+    }
+
+    /// Cancels what these sessions run.
+    pub async fn cancel_those(&self, is_meant: impl Fn(u32) -> bool) {
+        let meant = self.sessions.iter().filter(|session| is_meant(*session.key()));
+        let handles: Vec<_> = meant.map(|session| session.handle.clone()).collect();
         let running = handles.iter().filter_map(|handle| Some(handle.cancel(handle.running()?)));
         futures_util::future::join_all(running).await;
     }

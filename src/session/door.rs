@@ -1,7 +1,9 @@
-//! Who has not logged in yet, by address: one that opens connections and says nothing must not take all there are.
+//! Who has not logged in yet, by address: one that opens connections and says nothing must not take all there are. And
+//! whether operators let anybody in.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 
@@ -10,6 +12,7 @@ use crate::error::{PgError, Result, SqlState};
 #[derive(Default)]
 pub struct Door {
     strangers: Arc<DashMap<IpAddr, usize>>,
+    is_closed: AtomicBool,
 }
 
 /// One connection before its login, until dropped.
@@ -19,6 +22,24 @@ pub struct Stranger {
 }
 
 impl Door {
+    /// Nobody new comes into the served database until it is opened again; who is in stays.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    pub fn open(&self) {
+        self.is_closed.store(false, Ordering::Release);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Connections that have not logged in.
+    pub fn strangers(&self) -> usize {
+        self.strangers.iter().map(|waiting| *waiting).sum()
+    }
+
     /// Counts a connection that has not logged in. Errors: 53300 when `most` of its address have not.
     pub fn knock(&self, address: IpAddr, most: usize) -> Result<Stranger> {
         let mut waiting = self.strangers.entry(address).or_default();

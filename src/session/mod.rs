@@ -95,14 +95,14 @@ pub struct Shared {
     /// Takes clients' TLS handshakes.
     pub acceptor: Arc<Acceptor>,
     pub credentials: Credentials,
-    pub door: Door,
+    pub door: Arc<Door>,
     pub provided: Provided,
     /// Where long operations run, off the data threads.
     pub control: tokio::runtime::Handle,
 }
 
-/// How data threads are told to end.
-#[derive(Clone)]
+/// How data threads and sessions are told to end.
+#[derive(Debug, Clone, Default)]
 pub struct Ending {
     /// Sessions end as soon as they are in no transaction.
     pub stop: CancellationToken,
@@ -110,11 +110,24 @@ pub struct Ending {
     pub hurry: CancellationToken,
 }
 
+impl Ending {
+    /// A part's: told what the whole is told, and by itself.
+    fn of_part(&self) -> Self {
+        Self { stop: self.stop.child_token(), hurry: self.hurry.child_token() }
+    }
+
+    /// As soon as no statement runs.
+    fn end(&self) {
+        self.stop.cancel();
+        self.hurry.cancel();
+    }
+}
+
 /// Serves the sockets that arrive, on the calling thread (inside a `LocalRuntime`), until told to stop or `incoming` ends;
 /// then lets the sessions come to their end.
 pub async fn run_data_thread(shared: Arc<Shared>, mut incoming: mpsc::Receiver<std::net::TcpStream>, ending: Ending) {
     // Of this thread alone, so that looking at them costs no other thread anything.
-    let ending = Ending { stop: ending.stop.child_token(), hurry: ending.hurry.child_token() };
+    let ending = ending.of_part();
     let executor = Rc::new(Executor {
         pools: Pools::new(shared.nodes.clone()),
         catalog: shared.catalog.clone(),

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
 
+use super::Ending;
+
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -53,6 +55,7 @@ pub struct Presence {
     /// The proxy's end of the connection.
     pub local: SocketAddr,
     pub is_encrypted: bool,
+    ending: Ending,
     pub since: SystemTime,
     connected: Instant,
     application: Mutex<Box<str>>,
@@ -70,6 +73,7 @@ pub struct Newcomer<'s> {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub is_encrypted: bool,
+    pub ending: &'s Ending,
 }
 
 impl Presence {
@@ -81,6 +85,7 @@ impl Presence {
             peer: newcomer.peer,
             local: newcomer.local,
             is_encrypted: newcomer.is_encrypted,
+            ending: newcomer.ending.clone(),
             since: SystemTime::now(),
             connected: Instant::now(),
             application: Mutex::new(newcomer.application.into()),
@@ -110,6 +115,11 @@ impl Presence {
     /// When the last request came; at first, when the session began.
     pub fn requested(&self) -> SystemTime {
         self.since + Duration::from_micros(self.request_micros.load(Ordering::Relaxed))
+    }
+
+    /// The session ends as soon as no statement runs: 57P01.
+    pub fn end(&self) {
+        self.ending.end();
     }
 
     pub fn application(&self) -> String {
@@ -185,6 +195,7 @@ mod tests {
     fn a_session_is_seen_with_what_it_does_until_it_ends() {
         let presences = Arc::new(Presences::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let ending = Ending::default();
         let newcomer = |id| Newcomer {
             id,
             user: "app",
@@ -193,6 +204,7 @@ mod tests {
             peer: address,
             local: address,
             is_encrypted: false,
+            ending: &ending,
         };
         let (first, second) = (presences.enter(&newcomer(2)), presences.enter(&newcomer(1)));
         first.note_request(Instant::now());

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 DSN = sys.argv[1]
 ADMIN = DSN.rsplit("/", 1)[0] + "/tenantry"
 TABLES = ["clients", "config", "databases", "help", "lists", "pools", "servers", "state", "stats", "stats_averages",
-          "stats_totals", "users", "version"]
+          "stats_totals", "totals", "users", "version"]
 
 
 def sqlstate_of(run):
@@ -39,7 +39,8 @@ def with_psycopg():
         assert c.execute("SHOW POOLS").fetchall()
     with psycopg.connect(ADMIN, autocommit=True) as c:
         assert sqlstate_of(lambda: c.execute("SHOW POOLS WHERE %s = 1", [1])) == "42601"
-        assert sqlstate_of(lambda: c.execute("SHUTDOWN")) == "0A000"
+        assert sqlstate_of(lambda: c.execute("SUSPEND")) == "0A000"
+        assert sqlstate_of(lambda: c.execute("SHOW DNS_HOSTS")) == "0A000"
         assert sqlstate_of(lambda: c.execute("SHOW TENANTS")) == "42704"
         # The simple protocol takes several at once.
         with psycopg.ClientCursor(c) as cursor:
