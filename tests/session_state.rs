@@ -15,7 +15,7 @@ mod wire;
 use std::time::Duration;
 
 use support::served::Served;
-use wire::{Wire, frame};
+use wire::{Wire, frame, startup_packet};
 
 /// One thread, so that all clients share one pool for each node.
 const CONFIG: &str =
@@ -27,7 +27,9 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     let stage = Stage::start();
     policies_see_the_settings_of_their_client(&stage);
     settings_end_where_postgres_ends_them(&stage);
+    settings_by_other_names_are_carried(&stage);
     what_the_client_is_told_of_settings_stays_right(&stage);
+    backslashes_are_letters(&stage);
     what_cannot_be_carried_is_refused(&stage);
     hidden_state_reaches_nobody(&stage);
     roles_follow_their_client(&stage);
@@ -37,6 +39,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     sequences_values_are_the_transactions_own(&stage);
     an_idle_listener_is_notified(&stage);
     statements::names_of_prepared_statements_are_the_clients_own(&stage);
+    statements::a_client_is_shown_what_it_has_prepared(&stage);
     statements::servers_keep_a_bounded_number_of_statements(&stage);
     statements::a_changed_table_is_noticed_by_prepared_statements(&stage);
     cursors::many_tenants_can_be_read_in_read_only_transactions(&stage);
@@ -224,6 +227,41 @@ fn settings_end_where_postgres_ends_them(stage: &Stage) {
     }
 }
 
+/// Goal: settings that other statements than SET x set, or set several of, are carried as those. Method: what a worker's connection, which was
+/// told later, says of them.
+fn settings_by_other_names_are_carried(stage: &Stage) {
+    let options = [("options", "-c statement_timeout=7s -c default_transaction_read_only=on")];
+    let mut one = Wire::login_with(stage.port(), "postgres", &options);
+    let there = |client: &mut Wire| {
+        let settings = "current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only') || ' ' \
+                        || current_setting('statement_timeout')";
+        stage.tenants.map(|tenant| {
+            let here = row(&client.query(&format!("SELECT {settings}")));
+            let there = row(&client.query(&format!("SELECT {settings} FROM items WHERE tenant = {tenant} LIMIT 1")));
+            assert_eq!(here, there);
+            there
+        })
+    };
+    for (sql, wanted) in [
+        ("SELECT 1", "read committed on 7s"),
+        // As JDBC does it.
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE", "serializable on 7s"),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", "serializable off 7s"),
+        ("SET default_transaction_read_only = on", "serializable on 7s"),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE, ISOLATION LEVEL REPEATABLE READ",
+            "repeatable read off 7s",
+        ),
+        ("RESET default_transaction_isolation", "read committed off 7s"),
+        ("SET default_transaction_read_only TO DEFAULT", "read committed on 7s"),
+        ("SET statement_timeout = '9s'", "read committed on 9s"),
+        ("SET statement_timeout TO DEFAULT", "read committed on 7s"),
+    ] {
+        assert_eq!(code(&one.query(sql)), "no error", "{sql}");
+        assert_eq!(there(&mut one), [wanted; 2], "{sql}");
+    }
+}
+
 fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {
     let told = |answer: Vec<(u8, Vec<u8>)>| {
         let parameters = answer.into_iter().filter(|(tag, _)| *tag == b'S');
@@ -262,8 +300,35 @@ fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {
     assert_eq!(code(&one.query("SET client_encoding = 'SJIS'")), "0A000");
     assert_eq!(code(&one.query("SELECT set_config('client_encoding', 'GBK', false)")), "0A000");
     assert_eq!(code(&one.query("SET NAMES 'BIG5'")), "0A000");
+    // The same bytes are another name there, of a tenant that may live elsewhere.
+    assert_eq!(code(&one.query("SET client_encoding = 'LATIN1'")), "0A000");
+    assert_eq!(code(&one.query("SELECT set_config('client_encoding', 'win1252', false)")), "0A000");
     assert_eq!(code(&one.query("SET standard_conforming_strings = off")), "0A000");
     assert_eq!(code(&one.query("SELECT set_config('standard_conforming_strings', 'off', false)")), "0A000");
+}
+
+/// Goal: no way is left in which a server reads a text by other rules than the proxy. Method: a role whose default they are on every
+/// server, made behind the proxy's back, and a client that asks for them in its first packet.
+fn backslashes_are_letters(stage: &Stage) {
+    stage.served.psql("CREATE ROLE legacy LOGIN");
+    stage.served.psql("GRANT SELECT ON items TO legacy");
+    let workers = [stage.served.worker_dsn(0), stage.served.worker_dsn(1)];
+    for dsn in workers.iter().chain([&stage.served.coordinator_dsn()]) {
+        support::psql(dsn, "ALTER ROLE legacy SET standard_conforming_strings = off");
+    }
+    let mut legacy = Wire::login(stage.port(), "legacy");
+    assert_eq!(row(&legacy.query("SELECT 'a\\', 'b'")), "a\\,b");
+    let of_tenant = "SELECT count(*), 'c\\' FROM items WHERE tenant = 1 AND name <> 'd\\'";
+    assert_eq!(row(&legacy.query(of_tenant)), "0,c\\");
+    legacy.query("RESET standard_conforming_strings");
+    assert_eq!(row(&legacy.query("SELECT 'a\\', 'b'")), "a\\,b");
+    for value in ["off", "f", "of", "no", "0"] {
+        let mut asking = Wire::connect(stage.port());
+        let option = format!("-c standard_conforming_strings={value}");
+        let parameters = [("user", "app"), ("database", "postgres"), ("options", option.as_str())];
+        asking.send(&startup_packet(3 << 16, &parameters));
+        assert!(asking.rest_without_parameters().contains(&"E 0A000".to_owned()), "{value}");
+    }
 }
 
 fn what_cannot_be_carried_is_refused(stage: &Stage) {
@@ -280,7 +345,10 @@ fn what_cannot_be_carried_is_refused(stage: &Stage) {
         "ROLLBACK; CREATE TABLE made AS SELECT set_config('app.tenant', 'all', false)",
         "UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'",
         "UPDATE pg_catalog.pg_settings SET setting = 'all' WHERE name = 'app.tenant'",
-        "SELECT * FROM pg_prepared_statements",
+        "SELECT * FROM pg_prepared_statement()",
+        "SELECT count(*) FROM items, pg_prepared_statement()",
+        "SELECT count(*) FROM items, pg_prepared_statements",
+        "CREATE VIEW made AS SELECT * FROM pg_prepared_statements",
         "SELECT U&\"set!005fconfig\" UESCAPE '!' ('app.tenant', 'all', false)",
         "SELECT query_to_xml('SELECT hide()', true, false, '') FROM items WHERE tenant = 1",
     ] {
@@ -380,6 +448,11 @@ fn roles_follow_their_client(stage: &Stage) {
     boss.query("SET app.tenant = 'all'");
     assert_eq!(who(&mut boss), "app app app app app app");
     assert_eq!(who(&mut stage.superuser()), "postgres postgres postgres postgres postgres postgres");
+    assert_eq!(code(&boss.query("SET ROLE other")), "no error");
+    assert_eq!(who(&mut boss), "other app other app other app", "a role behind an identity");
+    assert_eq!(code(&boss.query("SET SESSION AUTHORIZATION app")), "no error");
+    assert_eq!(who(&mut boss), "app app app app app app", "an identity ends the role");
+    boss.query("SET ROLE other");
     boss.query("RESET SESSION AUTHORIZATION");
     assert_eq!(who(&mut boss), "postgres postgres postgres postgres postgres postgres");
     // Row security with statements that servers keep: the plan is not the other role's.

@@ -22,7 +22,7 @@ pub struct Leftovers {
     pub keeps_unknown: bool,
     /// A fingerprint of the defaults of roles and databases that it was logged in with; None: it is new.
     pub role_settings: Option<Arc<str>>,
-    /// The client whose sequence values (`currval`, `lastval`) it remembers; 0: perhaps those of several.
+    /// Whose sequence values (`currval`, `lastval`) it remembers, a number of the session's; 0: perhaps those of several.
     pub sequences_of: u64,
 }
 

@@ -133,6 +133,8 @@ impl Server {
             ("user", &identity.user),
             ("database", &identity.database),
             ("client_encoding", "UTF8"),
+            // Whatever its role, database or server have for a default: texts are read so here.
+            ("standard_conforming_strings", "on"),
             ("application_name", "tenantry"),
         ];
         session.extend(parameters);

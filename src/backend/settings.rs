@@ -20,6 +20,7 @@ impl PartialEq for SessionSettings {
 impl SessionSettings {
     /// Remembers `statement` (`SET name TO ...`, without LOCAL) under the name it sets.
     pub fn set(&mut self, name: &str, statement: String) {
+        self.end_role_of(name);
         self.bytes += entry_bytes(name, &statement);
         if let Some(old) = Arc::make_mut(&mut self.entries).insert(name.to_owned(), statement) {
             self.bytes -= entry_bytes(name, &old);
@@ -27,10 +28,19 @@ impl SessionSettings {
     }
 
     pub fn reset(&mut self, name: &str) {
+        self.end_role_of(name);
         if self.entries.contains_key(name)
             && let Some(old) = Arc::make_mut(&mut self.entries).remove(name)
         {
             self.bytes -= entry_bytes(name, &old);
+        }
+    }
+
+    /// Who the session is decides what roles it may take: the one that it has taken is gone.
+    /// Source: PostgreSQL src/backend/utils/init/miscinit.c, SetSessionUserId().
+    fn end_role_of(&mut self, name: &str) {
+        if name == "session_authorization" {
+            self.reset("role");
         }
     }
 
@@ -86,9 +96,14 @@ impl SessionSettings {
     }
 
     fn push_all(&self, sql: &mut String, mut wanted: impl FnMut(&str, &str) -> bool) {
-        // Identity last: what it may not set must have been set before.
-        for identity in [false, true] {
-            for (name, statement) in self.entries.iter().filter(|(name, _)| is_identity(name) == identity) {
+        // Identity last: what it may not set must have been set before. It ends the role.
+        let turn = |name: &str| match name {
+            "session_authorization" => 1,
+            "role" => 2,
+            _ => 0,
+        };
+        for now in 0..=2 {
+            for (name, statement) in self.entries.iter().filter(|(name, _)| turn(name) == now) {
                 if wanted(name, statement) {
                     sql.push_str(statement);
                     sql.push(';');
@@ -198,6 +213,15 @@ mod tests {
     fn more_settings_are_added_without_a_reset() {
         let sql = settings(&[("a", "1")]).statements_to(&settings(&[("a", "1"), ("b", "it's")])).unwrap();
         assert_eq!(sql, "SET \"b\" = 'it''s';");
+    }
+
+    #[test]
+    fn a_role_is_taken_by_whom_the_session_is_and_gone_with_him() {
+        let mut wanted = settings(&[("session_authorization", "ann"), ("role", "sales")]);
+        let sql = wanted.statements();
+        assert!(sql.find("ann") < sql.find("sales"), "{sql}");
+        wanted.set("session_authorization", set_statement("session_authorization", "bob"));
+        assert_eq!(wanted.statements(), "SET \"session_authorization\" = 'bob';");
     }
 
     #[test]

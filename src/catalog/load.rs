@@ -77,6 +77,14 @@ SELECT pg_catalog.json_build_object(
         'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
         'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
             WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)),
+    'drawn_sequences', (SELECT coalesce(pg_catalog.json_agg(DISTINCT s.relname), '[]') FROM managed m
+        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND (
+            (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = m.logicalrelid AND d.deptype = 'i')
+            OR (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = m.logicalrelid)))
+        JOIN pg_catalog.pg_class s ON s.relkind = 'S'
+            AND s.oid = CASE WHEN d.refobjid = m.logicalrelid THEN d.objid ELSE d.refobjid END
+        WHERE m.partmethod = 'h'),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
             'should_have_shards', n.shouldhaveshards,
@@ -121,6 +129,7 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
     let rows: Rows = serde_json::from_str(json).map_err(|e| corrupted(format!("It cannot be read: {e}.")))?;
     let mut parts = ShardMapParts { shadows: rows.shadows, ..ShardMapParts::default() };
     parts.opaque.functions.extend(rows.opaque.functions);
+    parts.drawn_sequences.extend(rows.drawn_sequences);
     parts.role_settings = rows.role_settings.into();
     parts.opaque.is_everywhere = rows.opaque.is_everywhere;
     let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
@@ -160,6 +169,8 @@ struct Rows {
     colocations: Vec<ColocationRow>,
     tables: Vec<TableRow>,
     shadows: Vec<(String, String)>,
+    #[serde(default)]
+    drawn_sequences: Vec<String>,
     #[serde(default)]
     role_settings: String,
     #[serde(default)]

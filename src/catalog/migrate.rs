@@ -56,6 +56,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (280, "united_shards", include_str!("schema/280_united_shards.sql")),
     (281, "waiting_indexes", include_str!("schema/281_waiting_indexes.sql")),
     (290, "rehearsals", include_str!("schema/290_rehearsals.sql")),
+    (310, "prepared_statements", include_str!("schema/310_prepared_statements.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

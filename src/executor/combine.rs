@@ -7,6 +7,7 @@
 
 use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
+use crate::backend::config_statement;
 use crate::error::Result;
 use crate::planner::{Combine, Figures, Rowset};
 use crate::shard_map::NodeId;
@@ -122,11 +123,18 @@ pub async fn run_bound(participant: &mut Participant, sql: &str, bind: &Bind, ty
     result
 }
 
-/// Figures of the workers that a system view reads, into a temporary table on the coordinator.
-pub async fn gather_figures(txn: &mut Transaction, figures: Figures) -> Result<()> {
+/// Figures that a system view reads, brought to the coordinator. `prepared`: what the session has prepared, as JSON, where that is what
+/// it reads.
+pub async fn gather_figures(txn: &mut Transaction, figures: Figures, prepared: &str) -> Result<()> {
     match figures {
         // Of other proxies there is what they have written last.
         Figures::Loads => txn.executor.loads.publish(&txn.executor.catalog).await,
+        Figures::PreparedStatements => {
+            // Until the end of the transaction, which the statement is then a part of.
+            txn.require_atomic().await?;
+            let sql = config_statement("tenantry.prepared_statements", prepared, true);
+            txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
+        }
         Figures::ShardSizes => {
             txn.require_atomic().await?;
             let map = txn.map();

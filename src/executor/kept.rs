@@ -20,6 +20,11 @@ impl Kept {
         (server.is_reusable() && server.looks_alive()).then_some(server)
     }
 
+    /// Whatever the session has left on them is gone when they are used again.
+    pub fn wipe(&self) {
+        self.servers.borrow_mut().iter_mut().for_each(|(_, server)| server.leftovers.is_unsure = true);
+    }
+
     /// Keeps a connection that is at rest; any other one is closed.
     pub fn put(&self, node: NodeId, server: PooledServer) {
         if server.is_reusable() {
@@ -30,7 +35,6 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // Whatever the session has left there is wiped away before another one gets it.
-        self.servers.get_mut().iter_mut().for_each(|(_, server)| server.leftovers.is_unsure = true);
+        self.wipe();
     }
 }

@@ -96,12 +96,12 @@ impl Participant {
         self.server.queue_sync();
     }
 
-    /// Begins a block with `text`, BEGIN and its options, and runs what others have run before. `client`: whose it is.
-    pub(super) async fn begin(&mut self, text: &str, journal: &[Entry], client: u64) -> Result<()> {
+    /// Begins a block with `text`, BEGIN and its options, and runs what others have run before. `memory`: `Leftovers::sequences_of`.
+    pub(super) async fn begin(&mut self, text: &str, journal: &[Entry], memory: u64) -> Result<()> {
         self.began = true;
-        if self.node.is_coordinator() && self.server.leftovers.sequences_of != client {
+        if self.node.is_coordinator() && self.server.leftovers.sequences_of != memory {
             self.server.queue_query("DISCARD SEQUENCES", To::Nobody);
-            self.server.leftovers.sequences_of = client;
+            self.server.leftovers.sequences_of = memory;
         }
         let reads_by_default =
             self.node.is_coordinator() && self.server.parameter("default_transaction_read_only") == Some("on");

@@ -78,6 +78,8 @@ pub struct Transaction {
     kept: Option<Rc<Kept>>,
     /// Whose it is.
     client: u64,
+    /// See `Leftovers::sequences_of`.
+    memory: u64,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
@@ -97,6 +99,8 @@ pub enum Pin {
 pub struct Origin<'a> {
     /// A number of its own, never 0.
     pub client: u64,
+    /// One for what its sequences' values are remembered by: another one, and nothing drawn before is.
+    pub memory: u64,
     pub executor: &'a Rc<Executor>,
     pub identity: &'a Rc<Identity>,
     pub settings: &'a SessionSettings,
@@ -135,6 +139,7 @@ impl Transaction {
             rowsets: Rowsets::default(),
             kept: origin.kept.clone(),
             client: origin.client,
+            memory: origin.memory,
             schema_changed: false,
             client_tag: String::new(),
             pinned,
@@ -250,14 +255,19 @@ impl Transaction {
     ///
     /// Errors: 0A000.
     pub async fn check_sequences(&mut self) -> Result<()> {
-        let (is_lasting, client) = (self.kind != Kind::Auto || self.pins.is_some(), self.client);
+        let (is_lasting, memory) = (self.kind != Kind::Auto || self.keeps_coordinator(), self.memory);
         let coordinator = self.join(NodeId::COORDINATOR).await?;
-        if is_lasting && coordinator.server.leftovers.sequences_of == client {
+        if is_lasting && coordinator.server.leftovers.sequences_of == memory {
             return Ok(());
         }
         Err(PgError::unsupported("currval and lastval are not supported outside a transaction block")
             .detail("The next statement may run on another server connection, which has seen other values.")
-            .hint("Use INSERT ... RETURNING, or ask in the transaction that made the value."))
+            .hint("Use INSERT ... RETURNING, ask in the transaction that made the value, or SET tenantry.pool_mode = 'session' first."))
+    }
+
+    /// Does the session use the same coordinator connection from statement to statement?
+    pub(super) fn keeps_coordinator(&self) -> bool {
+        self.pins.is_some() || self.kept.is_some()
     }
 
     /// From here on everything is one transaction on all servers. Only before anything but reads has been sent.
@@ -276,7 +286,7 @@ impl Transaction {
                 participant.server.queue_between("BEGIN");
             } else {
                 // It has only answered a question of ours.
-                participant.begin("BEGIN", &[], self.client).await?;
+                participant.begin("BEGIN", &[], self.memory).await?;
             }
         }
         Ok(())

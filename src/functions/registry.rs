@@ -215,6 +215,7 @@ pub fn provided() -> Provided {
             ("pg_dist_background_task_depend", None),
             ("pg_dist_cleanup", None),
             ("citus_nodes", None),
+            ("pg_prepared_statements", Some(Figures::PreparedStatements)),
             ("citus_tables", Some(Figures::ShardSizes)),
             ("citus_shards", Some(Figures::ShardSizes)),
             ("time_partitions", None),

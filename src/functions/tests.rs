@@ -64,6 +64,7 @@ impl Cluster {
         let identity = Identity { user: "postgres".into(), database: "postgres".into(), secret: Secret::None };
         let origin = Origin {
             client: 1,
+            memory: 1,
             executor: &self.executor,
             identity: &Rc::new(identity),
             settings: &SessionSettings::default(),
@@ -377,7 +378,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         pins: false,
         pins_unknown: false,
         frees: false,
-        recalls_sequences: false,
+        recalls: None,
         renumbers: None,
         sets: Vec::new(),
         changes_schema: true,

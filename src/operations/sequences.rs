@@ -17,7 +17,7 @@ use crate::catalog::quote::literal;
 use crate::catalog::{Address, Catalog, checkout, connect, pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
-use crate::planner::Renumbered;
+use crate::planner::Sequences;
 use crate::shard_map::NodeId;
 
 /// Makes sure that every worker can draw from the sequences of these tables, before they have shards. What workers had
@@ -93,12 +93,12 @@ async fn drawn(coordinator: &impl GenericClient) -> Result<Vec<(u32, String)>> {
 
 /// Sequences were set anew: what workers have been lent of them is not used any more. Workers are asked only where one of
 /// them is lent.
-pub async fn discard(catalog: &Catalog, which: &Renumbered) -> Result<()> {
+pub async fn discard(catalog: &Catalog, which: &Sequences) -> Result<()> {
     let coordinator = checkout(catalog.pool()).await?;
     let mut lent = drawn(&**coordinator).await?;
     lent.retain(|(_, name)| match which {
-        Renumbered::Named(names) => names.contains(name),
-        Renumbered::Any => true,
+        Sequences::Named(names) => names.contains(name),
+        Sequences::Any => true,
     });
     if lent.is_empty() {
         return Ok(());

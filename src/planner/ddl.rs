@@ -12,7 +12,7 @@ use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
 use super::foreign_key::{check_local_reference, plan_foreign_key};
 use super::names::{coordinator, names_managed_table, resolve, splice_schema, splice_table, table_in_schema};
-use super::{Context, Coordinator, Ddl, DdlAction, Plan, Renumbered};
+use super::{Context, Coordinator, Ddl, DdlAction, Plan, Sequences};
 
 pub(super) fn plan_table_statement(
     cursor: Cursor<'_>,
@@ -58,7 +58,7 @@ pub(super) fn plan_table_statement(
             let named = Named::resolve(&names, ctx);
             if named.tables.is_empty() {
                 return Ok(
-                    Coordinator { renumbers: restart_identity.then_some(Renumbered::Any), ..coordinator(text) }.into()
+                    Coordinator { renumbers: restart_identity.then_some(Sequences::Any), ..coordinator(text) }.into()
                 );
             }
             named.refuse_unmanaged("TRUNCATE")?;

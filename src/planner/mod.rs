@@ -26,7 +26,7 @@ mod utility;
 mod utility_tests;
 
 pub use plan::*;
-pub use session_command::ReadFrom;
+pub use session_command::{ReadFrom, keeps_servers};
 pub use session_effects::may_run_opaque_code;
 pub use shape::plan_shape;
 pub use utility::plan_utility;

@@ -73,7 +73,7 @@ pub(super) fn coordinator(text: &str) -> Coordinator {
         pins: false,
         pins_unknown: false,
         frees: false,
-        recalls_sequences: false,
+        recalls: None,
         renumbers: None,
         sets: Vec::new(),
         changes_schema: false,

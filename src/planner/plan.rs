@@ -208,10 +208,10 @@ pub struct Coordinator {
     pub pins_unknown: bool,
     /// May end what the session keeps its connection for.
     pub frees: bool,
-    /// Asks for values that the session has drawn from sequences (`currval`, `lastval`).
-    pub recalls_sequences: bool,
+    /// Sequences whose values it asks for that the session has drawn (`currval`, `lastval`).
+    pub recalls: Option<Sequences>,
     /// Sequences that are set anew (`setval`, ALTER SEQUENCE): values that workers were lent before are not used any more.
-    pub renumbers: Option<Renumbered>,
+    pub renumbers: Option<Sequences>,
     /// Calls of `set_config`, whose settings must follow the client.
     pub sets: Vec<SetConfig>,
     /// May change names: the shard map's shadows are read again afterwards (CREATE/ALTER/DROP of anything).
@@ -232,25 +232,25 @@ pub struct SetConfig {
     pub is_local: Operand,
 }
 
-/// Sequences that a statement sets anew.
+/// Sequences that a statement sets anew, or recalls values of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Renumbered {
+pub enum Sequences {
     /// By name, without their schemas.
     Named(Vec<String>),
     /// Which, nobody can tell from its text.
     Any,
 }
 
-impl Renumbered {
+impl Sequences {
     /// Both.
     pub fn and(self, other: Option<Self>) -> Self {
         match (self, other) {
             (own, None) => own,
-            (Renumbered::Named(mut names), Some(Renumbered::Named(more))) => {
+            (Sequences::Named(mut names), Some(Sequences::Named(more))) => {
                 names.extend(more);
-                Renumbered::Named(names)
+                Sequences::Named(names)
             }
-            _ => Renumbered::Any,
+            _ => Sequences::Any,
         }
     }
 }
@@ -262,6 +262,8 @@ pub enum Figures {
     ShardSizes,
     /// Loads that this proxy has seen, into the catalog.
     Loads,
+    /// What the session has prepared, as JSON into the setting `tenantry.prepared_statements`.
+    PreparedStatements,
 }
 
 #[derive(Debug, Clone)]

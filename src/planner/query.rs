@@ -150,6 +150,9 @@ impl Statement<'_> {
             if functions::uses_sequence(&name) {
                 return Err(unsupported::sequence_function(&name));
             }
+            if name == "pg_prepared_statement" {
+                return Err(unsupported::servers_statements(&name));
+            }
         }
         if matches!(&self.tree.body, Body::Select(s) if s.into) {
             return Err(unsupported::select_into());

@@ -9,7 +9,7 @@ use crate::sql::{Access, Cursor, Splice, Spliced};
 use super::names::{coordinator, names_managed_table};
 use super::session_effects::refuse_hidden_settings;
 use super::statement::is_stored_as_written;
-use super::{Combine, Context, Coordinator, Plan, Router, Rowset, Scatter, Shards};
+use super::{Combine, Context, Coordinator, Figures, Plan, Router, Rowset, Scatter, Shards};
 
 pub(super) type PlanQuery<'q> = &'q dyn Fn(&str) -> Result<Plan, PgError>;
 
@@ -61,7 +61,7 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
         Plan::Coordinator(inner) => Coordinator {
             access: if analyze { inner.access } else { Access::Read },
             pins: inner.pins,
-            recalls_sequences: inner.recalls_sequences,
+            recalls: inner.recalls,
             renumbers: inner.renumbers,
             needs: inner.needs,
             ..returns(rebase(text, offset, &inner.query))
@@ -110,7 +110,7 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
     refuse_hidden_settings(&inner)?;
     match inner {
         Plan::Coordinator(inner) => Ok(Coordinator {
-            recalls_sequences: inner.recalls_sequences,
+            recalls: inner.recalls,
             renumbers: inner.renumbers,
             query: rebase(text, c.rest_range().start, &inner.query),
             access: inner.access,
@@ -171,8 +171,12 @@ pub(super) fn plan_stored_query(
     let inner = plan_query(&text[range.clone()])?;
     refuse_hidden_settings(&inner)?;
     match inner {
+        Plan::Coordinator(inner) if inner.needs.contains(&Figures::PreparedStatements) => {
+            Err(PgError::unsupported(format!("{what} over pg_prepared_statements is not supported"))
+                .detail("It shows what the session has prepared that reads it."))
+        }
         Plan::Coordinator(inner) => Ok(Coordinator {
-            recalls_sequences: inner.recalls_sequences,
+            recalls: inner.recalls,
             renumbers: inner.renumbers,
             query: rebase(text, range.start, &inner.query),
             pins: inner.pins || is_temporary,

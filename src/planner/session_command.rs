@@ -20,6 +20,10 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         SessionStatement::Set { name, .. } if name == "transaction_isolation" || name == "transaction_deferrable" => {
             return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
         }
+        // What the client has connected with is its default.
+        SessionStatement::Set { name, local: false, values } if values.is_empty() => {
+            SessionCommand::Reset { name, text: text.to_owned() }
+        }
         SessionStatement::Set { name, local, values } => {
             check_setting(&name, &values)?;
             SessionCommand::Set { name, local, text: text.to_owned() }
@@ -77,6 +81,21 @@ impl ReadFrom {
     }
 }
 
+/// Who asks for it has server connections of his own until his session ends, or for a transaction at a time: `tenantry.pool_mode`.
+///
+/// Errors: 22023.
+pub fn keeps_servers(pool_mode: &str) -> Result<bool, PgError> {
+    match pool_mode.to_ascii_lowercase().as_str() {
+        "session" => Ok(true),
+        "transaction" => Ok(false),
+        _ => Err(PgError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"tenantry.pool_mode\": \"{pool_mode}\""),
+        )
+        .hint("Available values: transaction, session.")),
+    }
+}
+
 /// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
 /// different statements. Errors: 0A000, 22023 for values that settings of Tenantry's own do not have.
 pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
@@ -88,10 +107,11 @@ pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError
         }
         "client_encoding" if !is_safe_encoding(value) => {
             Err(PgError::unsupported(format!("client encoding \"{value}\" is not supported"))
-                .detail("Its characters may contain bytes that look like quotes or backslashes.")
+                .detail("Texts are analysed, and tenants hashed, as UTF8.")
                 .hint("Set client_encoding to UTF8."))
         }
         "tenantry.read_from" => ReadFrom::parse(value).map(drop),
+        "tenantry.pool_mode" => keeps_servers(value).map(drop),
         _ => Ok(()),
     }
 }
@@ -102,9 +122,9 @@ fn is_on(value: &str) -> bool {
     value == "1" || value == "on" || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
 }
 
-/// Encodings in which every byte below 0x80 is that ASCII character.
+/// Encodings in which servers take a client's bytes as they come. In others characters may contain bytes that look like quotes, and the
+/// bytes of a tenant's name are not those that its server stores and hashes.
 fn is_safe_encoding(value: &str) -> bool {
     let name: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     matches!(name.as_str(), "utf8" | "unicode" | "sqlascii")
-        || ["latin", "win125", "windows125", "iso8859", "win1", "koi8"].iter().any(|family| name.starts_with(family))
 }

@@ -7,7 +7,7 @@ use crate::shard_map::ShardMap;
 use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex, string_value};
 use crate::sql::{Cursor, Operand};
 
-use super::{Coordinator, Plan, Renumbered, SetConfig, functions};
+use super::{Coordinator, Figures, Plan, Sequences, SetConfig, functions, unsupported};
 
 /// The plan with the session's part in it. `reads`: it is a SELECT, VALUES or TABLE that writes nothing.
 ///
@@ -29,9 +29,11 @@ pub(super) fn with_session_effects(
         }
         let name = fold(text, &pair[0]);
         plan.frees |= functions::frees_session(&name);
-        plan.recalls_sequences |= functions::recalls_sequence(&name);
+        if functions::recalls_sequence(&name) {
+            plan.recalls = Some(named_sequence(text, &tokens[at + 1..]).and(plan.recalls.take()));
+        }
         if name == "setval" {
-            plan.renumbers = Some(set_sequence(text, &tokens[at + 1..]).and(plan.renumbers.take()));
+            plan.renumbers = Some(named_sequence(text, &tokens[at + 1..]).and(plan.renumbers.take()));
         }
         if name == "set_config" {
             let call = read_set_config(text, &tokens[at + 1..])?;
@@ -45,7 +47,7 @@ pub(super) fn with_session_effects(
     if !plan.sets.is_empty() && !reads {
         return Err(refuse_hidden_set_config());
     }
-    refuse_foreign_statements(text, tokens)?;
+    refuse_foreign_statements(text, tokens, plan.needs.contains(&Figures::PreparedStatements))?;
     Ok(plan)
 }
 
@@ -63,8 +65,8 @@ fn refuse_hidden_set_config() -> PgError {
         .hint("Call set_config in a SELECT of its own, or use SET.")
 }
 
-/// The sequence that a call of setval names. `tokens` begin at the parenthesis.
-fn set_sequence(text: &str, tokens: &[Token]) -> Renumbered {
+/// The sequence that a call of setval or currval names. `tokens` begin at the parenthesis.
+fn named_sequence(text: &str, tokens: &[Token]) -> Sequences {
     let name = || {
         let inside = Cursor::new(text, tokens).parenthesized().ok()??;
         let arguments = inside.split_commas().ok()?;
@@ -73,7 +75,7 @@ fn set_sequence(text: &str, tokens: &[Token]) -> Renumbered {
         let last = tokens.last().filter(|token| token.is_identifier())?;
         Some(fold(&written, last).into_owned())
     };
-    name().map_or(Renumbered::Any, |name| Renumbered::Named(vec![name]))
+    name().map_or(Sequences::Any, |name| Sequences::Named(vec![name]))
 }
 
 /// `tokens` begin at the parenthesis.
@@ -128,13 +130,14 @@ fn refuse_contradiction(before: &[SetConfig], call: &SetConfig) -> Result<(), Pg
     Ok(())
 }
 
-/// Views that show or change the connection's state, which is not the client's.
-fn refuse_foreign_statements(text: &str, tokens: &[Token]) -> Result<(), PgError> {
+/// Views that show or change the connection's state, which is not the client's. `is_lent`: the view of prepared statements was
+/// understood, and stands for the client's own.
+fn refuse_foreign_statements(text: &str, tokens: &[Token], is_lent: bool) -> Result<(), PgError> {
     for token in tokens.iter().filter(|t| t.is_identifier()) {
         let name = fold(text, token);
-        if name.starts_with("pg_prepared_statement") {
-            return Err(PgError::unsupported("pg_prepared_statements is not supported")
-                .detail("Server connections keep statements of several clients."));
+        let is_view = name == "pg_prepared_statements";
+        if name == "pg_prepared_statement" || is_view && !is_lent {
+            return Err(unsupported::servers_statements(&name));
         }
     }
     let updates = tokens.first().is_some_and(|t| is_keyword(text, t, "update") || is_keyword(text, t, "with"));

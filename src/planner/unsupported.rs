@@ -66,6 +66,13 @@ pub(super) fn select_into() -> PgError {
         .hint("Create the table, then use INSERT ... SELECT.")
 }
 
+/// What a server has prepared, which is not its client's.
+pub(super) fn servers_statements(name: &str) -> PgError {
+    PgError::unsupported(format!("{name} is not supported here"))
+        .detail("Server connections keep statements of several clients.")
+        .hint("SELECT from the view pg_prepared_statements.")
+}
+
 pub(super) fn needs_figures() -> PgError {
     PgError::unsupported("this system view cannot be read together with distributed tables in one statement")
         .hint("Read the view in a statement of its own.")

@@ -18,7 +18,7 @@ use super::names::{body_names_managed_table, coordinator, names_managed_table, r
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
 use super::session_command::plan_session;
 use super::transaction::plan_transaction;
-use super::{Context, Coordinator, Plan, Renumbered};
+use super::{Context, Coordinator, Plan, Sequences};
 
 /// The plan of one statement (`tokens` are all of `text`'s, without semicolons); none when it is a query:
 /// SELECT, INSERT, UPDATE, DELETE, MERGE, WITH, VALUES, TABLE or a parenthesis.
@@ -107,10 +107,10 @@ fn plan_grant(mut c: Cursor<'_>, text: &str) -> Result<Plan, PgError> {
 }
 
 /// `c` begins behind ALTER.
-fn altered_sequence(mut c: Cursor<'_>) -> Renumbered {
+fn altered_sequence(mut c: Cursor<'_>) -> Sequences {
     c.take("sequence");
     c.take_all(&["if", "exists"]);
-    c.qualified_name().map_or(Renumbered::Any, |name| Renumbered::Named(vec![name.name]))
+    c.qualified_name().map_or(Sequences::Any, |name| Sequences::Named(vec![name.name]))
 }
 
 /// Behind CREATE, ALTER, DROP.

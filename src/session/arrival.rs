@@ -105,7 +105,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         thread.shared.log.load().disconnected(&seen, &ended);
         return ended;
     }
-    let load = RequestLoad::new(thread.meter.clone());
+    let (load, memory) = (RequestLoad::new(thread.meter.clone()), cancel.pid.into());
     let mut session = Session {
         thread,
         load,
@@ -130,7 +130,11 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         transaction: None,
         pinned: None,
         kept: None,
+        wants_kept: None,
+        is_open: false,
         may_unpin: false,
+        wrote_on_shards: false,
+        memory,
         renumbers: None,
         has_lost_pin: false,
         parameter_changes: Vec::new(),
@@ -144,7 +148,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         return session.client.flush().await;
     }
     // Not before: what the login has asked of the coordinator is no reason to keep a connection there.
-    session.kept = session.thread.executor.pools.are_for_sessions().then(Rc::default);
+    session.keep_servers();
     session.thread.metrics.logins.increment(1);
     session.thread.shared.log.load().connected(&session.presence);
     let ended = session.run(&ending).await;
@@ -220,7 +224,7 @@ impl Session {
         self.startup_settings = self.settings.clone();
         let greeting = self.greeting().await?;
         self.search_path = greeting.search_path.clone();
-        self.read_from = greeting.read_from;
+        (self.read_from, self.wants_kept) = (greeting.read_from, greeting.wants_kept);
         for (name, value) in &greeting.parameters {
             answer::parameter_status(name, value, self.client.out());
         }
@@ -246,7 +250,8 @@ impl Session {
         };
         self.read_search_path().await?;
         self.end_auto();
-        let greeting = Greeting { parameters, search_path: self.search_path.clone(), read_from: self.read_from };
+        let (search_path, read_from, wants_kept) = (self.search_path.clone(), self.read_from, self.wants_kept);
+        let greeting = Greeting { parameters, search_path, read_from, wants_kept };
         Ok(self.thread.greetings.keep(beginning, asked, greeting))
     }
 }

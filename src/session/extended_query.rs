@@ -4,13 +4,14 @@
 //! place among the server's. A Sync is never made up: one goes to each server that got messages since the last.
 
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Start;
 use super::pipeline::LONG_PIPELINE_LEN;
 use super::place::Place;
-use super::prepared::Statement;
+use super::prepared::{Naming, Statement};
 use super::row_limit::{self, Rest};
 use super::run::Session;
 use crate::backend::Frame;
@@ -120,11 +121,14 @@ impl Session {
         if !name.is_empty() {
             self.check_room(parse.text.len())?;
         }
-        let statement = Rc::new(self.new_statement(parse.text, parse.types)?);
+        let mut statement = self.new_statement(parse.text, parse.types)?;
         if !statement.plan.may_follow_failure() {
             self.refuse_if_failed()?;
         }
-        self.statements.insert(name.clone(), statement);
+        if !name.is_empty() {
+            statement.naming = Some(Naming { at: SystemTime::now(), command: None });
+        }
+        self.statements.insert(name.clone(), Rc::new(statement));
         self.batch.parsed.push(name.clone());
         self.batch.unanswered_parse = Some(name);
         Ok(())
@@ -296,7 +300,7 @@ impl Session {
                 let target = |c| request.values().target(c, &router.operands, Use::Compared);
                 map.colocation(router.colocation).is_some_and(|c| !matches!(target(c), executor::Target::Unknown(_)))
             }),
-            Plan::Coordinator(c) => c.needs.is_empty() && !c.recalls_sequences,
+            Plan::Coordinator(c) => c.needs.is_empty() && c.recalls.is_none(),
             Plan::Transaction(_) | Plan::Empty | Plan::Session(_) => true,
             _ => false,
         }

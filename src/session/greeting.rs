@@ -22,6 +22,8 @@ pub struct Greeting {
     /// Schemas, `"$user"` replaced.
     pub search_path: Vec<String>,
     pub read_from: ReadFrom,
+    /// `Session::wants_kept`.
+    pub wants_kept: Option<bool>,
 }
 
 /// The latest greetings of one thread.
@@ -83,7 +85,8 @@ mod tests {
     }
 
     fn greeting(path: &str) -> Greeting {
-        Greeting { parameters: Vec::new(), search_path: vec![path.to_owned()], read_from: ReadFrom::default() }
+        let search_path = vec![path.to_owned()];
+        Greeting { parameters: Vec::new(), search_path, read_from: ReadFrom::default(), wants_kept: None }
     }
 
     fn found(greetings: &Greetings, beginning: &Beginning, now: Instant) -> Option<String> {

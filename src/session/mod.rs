@@ -41,6 +41,7 @@ mod simple_query;
 mod startup;
 mod statement_plans;
 mod statements;
+mod statements_view;
 mod tally;
 mod transaction_commands;
 

@@ -1,5 +1,6 @@
 //! Where a plan runs: on one server with the client's own messages, or as something of the proxy's own.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::prepared::Statement;
@@ -7,7 +8,7 @@ use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
-use crate::planner::{self, Context, Mode, Plan, Router, SessionCommand};
+use crate::planner::{self, Context, Mode, Plan, Router, Sequences, SessionCommand};
 use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Operand, Spliced};
@@ -57,6 +58,7 @@ impl Session {
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
                 self.note_placed(route.kind);
                 self.txn().may_write |= !route.is_read;
+                self.wrote_on_shards |= !route.is_read;
                 self.load.place(route.colocation, route.group, route.is_read);
                 return Ok(Some(place));
             }
@@ -96,6 +98,7 @@ impl Session {
         let (group, node, _) = self.find_at_once(router, request)?;
         self.note_placed(plan.kind());
         self.txn().may_write |= plan.may_write();
+        self.wrote_on_shards |= plan.may_write();
         self.load.place(router.colocation, group, router.access == Access::Read);
         Some(Place::Server { node, group: Some(group), query: router.query.clone(), shared: true })
     }
@@ -133,6 +136,7 @@ impl Session {
         self.choose_servers(plan).await?;
         if plan.may_write() {
             self.txn().may_write = true;
+            self.wrote_on_shards |= !matches!(&**plan, Plan::Coordinator(_) | Plan::ReferenceWrite(_));
         }
         // These are counted as what they turn out to be.
         if !matches!(&**plan, Plan::Router(_) | Plan::Session(SessionCommand::Execute { .. })) {
@@ -186,9 +190,7 @@ impl Session {
                 Ok(place.unwrap_or_else(|| Place::Virtual(plan.clone())))
             }
             Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema && c.sets.is_empty() => {
-                for figures in &c.needs {
-                    combine::gather_figures(self.txn(), *figures).await?;
-                }
+                self.gather_figures(&c.needs).await?;
                 self.note_session_effects(c).await?;
                 Ok(Place::Server {
                     node: NodeId::COORDINATOR,
@@ -231,12 +233,27 @@ impl Session {
             let pin = if plan.pins_unknown { Pin::Unknown } else { Pin::Visible };
             self.txn().pin(pin);
         }
-        if plan.recalls_sequences {
+        if let Some(sequences) = &plan.recalls {
+            self.refuse_drawn_elsewhere(sequences)?;
             self.txn().check_sequences().await?;
         }
         self.may_unpin |= plan.frees || plan.changes_schema;
         self.note_renumbered(plan.renumbers.clone());
         Ok(())
+    }
+
+    /// What shards have drawn, their servers remember; the coordinator would tell an older value.
+    fn refuse_drawn_elsewhere(&self, recalled: &Sequences) -> Result<()> {
+        let may_concern = |drawn: &HashSet<String>| match recalled {
+            Sequences::Named(names) => names.iter().any(|name| drawn.contains(name)),
+            Sequences::Any => !drawn.is_empty(),
+        };
+        if !self.wrote_on_shards || !self.with_map(|map| may_concern(map.drawn_sequences())) {
+            return Ok(());
+        }
+        Err(PgError::unsupported("currval and lastval are not supported where shards may have drawn the value")
+            .detail("The session has written to distributed tables, and workers draw the values of their sequences.")
+            .hint("Use INSERT ... RETURNING, or currval with the name of another sequence."))
     }
 
     /// Notes that the servers of the transaction may keep what this text has done, if nobody can read what it runs.

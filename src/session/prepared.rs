@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -39,12 +40,28 @@ pub struct Statement {
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
     is_opaque: OnceCell<bool>,
+    /// How it got its name, where it has one.
+    pub(super) naming: Option<Naming>,
+}
+
+/// What `pg_prepared_statements` tells of a statement besides.
+#[derive(Clone)]
+pub(super) struct Naming {
+    pub at: SystemTime,
+    /// The whole text of an SQL PREPARE.
+    pub command: Option<Box<str>>,
 }
 
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
         let Parsed { number, text, types, plan } = parsed;
-        Self { number, text, types, plan, map_version, description: RefCell::new(None), is_opaque: OnceCell::new() }
+        let (description, is_opaque) = (RefCell::new(None), OnceCell::new());
+        Self { number, text, types, plan, map_version, description, is_opaque, naming: None }
+    }
+
+    /// What it takes and gives, where that was asked for already.
+    pub(super) fn known_description(&self) -> Option<Rc<Description>> {
+        self.description.borrow().clone()
     }
 
     pub fn returns_rows(&self) -> bool {
@@ -141,6 +158,7 @@ impl Session {
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
             is_opaque: OnceCell::new(),
+            naming: statement.naming.clone(),
         }))
     }
 
@@ -231,10 +249,10 @@ impl Session {
         Ok(server)
     }
 
-    /// PREPARE name (types) AS body.
-    pub async fn prepare(&mut self, name: &str, types: &[String], body: &str) -> Result<()> {
+    /// PREPARE name (types) AS body; `command` is all of it.
+    pub async fn prepare(&mut self, name: &str, types: &[String], body: &str, command: &str) -> Result<()> {
         let key = Bytes::copy_from_slice(name.as_bytes());
-        self.check_room(body.len())?;
+        self.check_room(command.len())?;
         if self.statements.contains(&key) {
             return Err(PgError::new(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
@@ -252,6 +270,7 @@ impl Session {
         let description = self.describe(&statement).await?;
         statement.types = description.parameters.as_slice().into();
         statement.number = Rc::default();
+        statement.naming = Some(Naming { at: SystemTime::now(), command: Some(command.into()) });
         self.statements.insert(key, Rc::new(statement));
         answer::command_complete("PREPARE", self.client.out());
         Ok(())

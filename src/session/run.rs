@@ -25,7 +25,7 @@ use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
 use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
-use crate::planner::{ReadFrom, Renumbered};
+use crate::planner::{ReadFrom, Sequences};
 use crate::shard_map::ShardMap;
 use crate::transport::timer;
 use crate::wire::answer::{self, Status};
@@ -77,10 +77,18 @@ pub struct Session {
     pub pinned: Option<PooledServer>,
     /// With session pooling.
     pub kept: Option<Rc<Kept>>,
+    /// Has it asked for that, or against it?
+    pub wants_kept: Option<bool>,
+    /// It has been greeted.
+    pub is_open: bool,
     /// Something has run that may end what it is kept for.
     pub may_unpin: bool,
     /// Sequences that may have been set anew since the last transaction's end.
-    pub renumbers: Option<Renumbered>,
+    pub renumbers: Option<Sequences>,
+    /// Shards may have drawn values since `memory` began.
+    pub wrote_on_shards: bool,
+    /// By which the coordinator's connections know what this session has drawn from sequences: `Leftovers::sequences_of`.
+    pub memory: u64,
     /// It was lost, and with it what it was kept for: the session ends.
     pub has_lost_pin: bool,
     /// Parameters that changed and the client has yet to be told of.
@@ -227,8 +235,12 @@ impl Session {
     }
 
     pub fn begin(&mut self, kind: Kind, options: &str) {
+        if self.wrote_on_shards && self.pinned.is_none() && self.kept.is_none() {
+            self.forget_drawn();
+        }
         let origin = Origin {
             client: self.cancel.pid.into(),
+            memory: self.memory,
             executor: &self.thread.executor,
             identity: &self.identity,
             settings: &self.settings,
@@ -236,6 +248,12 @@ impl Session {
             kept: &self.kept,
         };
         self.transaction = Some(Transaction::new(kind, origin, options, self.pinned.take()));
+    }
+
+    /// Nothing that was drawn from sequences before is remembered.
+    pub fn forget_drawn(&mut self) {
+        self.wrote_on_shards = false;
+        self.memory = self.memory.wrapping_add(1 << u32::BITS);
     }
 
     /// Drops a transaction object that has ended, keeping what outlives it.
@@ -287,14 +305,14 @@ impl Session {
         Ok(())
     }
 
-    pub fn note_renumbered(&mut self, which: Option<Renumbered>) {
+    pub fn note_renumbered(&mut self, which: Option<Sequences>) {
         if let Some(which) = which {
             self.renumbers = Some(which.and(self.renumbers.take()));
         }
     }
 
     /// What servers have been lent of sequences. The statement that set one anew stands, whatever becomes of this.
-    async fn discard_lent(&mut self, which: &Renumbered) {
+    async fn discard_lent(&mut self, which: &Sequences) {
         if let Err(error) = sequences::discard(&self.thread.shared.catalog, which).await {
             tracing::error!(%error, "values that were lent before a sequence was set anew may still be used");
             self.warn_with(error.code(), "values that servers were lent before may still be used");

@@ -1,13 +1,16 @@
 //! SET, RESET, DISCARD: the client's settings follow the client, not a connection.
 
+use std::rc::Rc;
+
 use super::run::Session;
-use crate::backend::{config_statement, quote_literal};
+use crate::backend::{config_statement, quote_literal, set_statement};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Kind, Routed, changed_parameters, relay};
-use crate::planner::{ReadFrom, SessionCommand, SetConfig};
+use crate::planner::{ReadFrom, SessionCommand, SetConfig, keeps_servers};
 use crate::shard_map::NodeId;
 use crate::sql::Operand;
+use crate::sql::transaction_statement::characteristics;
 use crate::wire::answer;
 use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
@@ -36,7 +39,7 @@ impl Session {
             SessionCommand::DiscardAll => self.discard_all().await,
             SessionCommand::Prepare { name, types, body } => {
                 let body = text[body.start as usize..body.end as usize].to_owned();
-                self.prepare(name, types, &body).await
+                self.prepare(name, types, &body, text).await
             }
             SessionCommand::Execute { name, arguments } => {
                 self.execute_prepared(name, arguments, request).await.map(|_| ())
@@ -71,7 +74,13 @@ impl Session {
                 self.search_path_is_local |= is_path(name);
             }
         } else {
-            self.txn().note_settings(text, |settings| settings.set(name, text.to_owned()));
+            self.txn().note_settings(text, |settings| match name {
+                // Several at once, each of which may be set anew by itself.
+                "session_characteristics" => characteristics(text)
+                    .into_iter()
+                    .for_each(|(name, value)| settings.set(name, set_statement(name, &value))),
+                _ => settings.set(name, text.to_owned()),
+            });
         }
         self.after_setting(name).await
     }
@@ -109,17 +118,33 @@ impl Session {
         Ok(())
     }
 
-    /// What routing leans on, with the settings as they are now: the schemas that names are looked for in, and whether
-    /// standbys are read from.
+    /// What routing leans on, with the settings as they are now: the schemas that names are looked for in, whether
+    /// standbys are read from, whether servers are kept.
     pub async fn read_search_path(&mut self) -> Result<()> {
         let sql = "SELECT pg_catalog.current_setting('search_path'), current_user, \
-                   pg_catalog.current_setting('tenantry.read_from', true)";
+                   pg_catalog.current_setting('tenantry.read_from', true), \
+                   pg_catalog.current_setting('tenantry.pool_mode', true)";
         let rows = self.txn().query(NodeId::COORDINATOR, sql).await?;
-        let Some([Some(path), Some(user), read_from]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
+        let Some([Some(path), Some(user), read_from, pool_mode]) = rows.first().map(Vec::as_slice) else {
+            return Ok(());
+        };
         self.search_path = split_path(path, user);
         // A role's default may be anything.
         self.read_from = read_from.as_deref().and_then(|from| ReadFrom::parse(from).ok()).unwrap_or_default();
+        let keeps = pool_mode.as_deref().and_then(|mode| keeps_servers(mode).ok());
+        if std::mem::replace(&mut self.wants_kept, keeps) != keeps && self.is_open {
+            self.keep_servers();
+        }
         Ok(())
+    }
+
+    /// As the session has asked for, or the configuration says: from its next transaction on.
+    pub fn keep_servers(&mut self) {
+        let keeps = self.wants_kept.unwrap_or_else(|| self.thread.executor.pools.are_for_sessions());
+        if keeps != self.kept.is_some() {
+            self.kept = keeps.then(Rc::default);
+        }
+        self.is_open = true;
     }
 
     /// Behind `set_config`, which has run on the coordinator: the other servers follow, and later connections.
@@ -155,6 +180,10 @@ impl Session {
         }
         self.statements.clear();
         self.portals.clear();
+        self.forget_drawn();
+        if let Some(kept) = &self.kept {
+            kept.wipe();
+        }
         let told = self.coordinator_parameters().await?;
         if let Some(mut pinned) = self.pinned.take() {
             // What it kept is discarded with it.
@@ -221,7 +250,7 @@ fn is_true(value: &str) -> bool {
 }
 
 fn is_path(name: &str) -> bool {
-    matches!(name, "search_path" | "role" | "session_authorization" | "tenantry.read_from")
+    matches!(name, "search_path" | "role" | "session_authorization" | "tenantry.read_from" | "tenantry.pool_mode")
 }
 
 /// Reads a search_path as Postgres prints it: names separated by commas, quoted where needed.
@@ -268,11 +297,12 @@ fn split_path(path: &str, user: &str) -> Vec<String> {
 ///
 /// Errors: 0A000, 22023.
 pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
-    if name == "tenantry.read_from" {
-        return ReadFrom::parse(value).map(drop);
+    match name {
+        "tenantry.read_from" => return ReadFrom::parse(value).map(drop),
+        "tenantry.pool_mode" => return keeps_servers(value).map(drop),
+        _ => {}
     }
-    let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
-    if name == "standard_conforming_strings" && off {
+    if name == "standard_conforming_strings" && !is_true(value) {
         return Err(
             PgError::unsupported("standard_conforming_strings cannot be turned off").hint("Write escapes as E'...'.")
         );
@@ -324,6 +354,9 @@ mod tests {
     fn encodings_with_quotes_inside_characters_are_refused() {
         assert!(refuse_unsafe("client_encoding", "utf-8").is_ok());
         assert_eq!(refuse_unsafe("client_encoding", "SJIS").unwrap_err().code(), SqlState::FEATURE_NOT_SUPPORTED);
-        assert!(refuse_unsafe("standard_conforming_strings", "off").is_err());
+        for off in ["off", "OFF", "of", "f", " n", "0", ""] {
+            assert!(refuse_unsafe("standard_conforming_strings", off).is_err(), "{off}");
+        }
+        assert!(refuse_unsafe("standard_conforming_strings", "tru").is_ok());
     }
 }

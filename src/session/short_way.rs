@@ -275,6 +275,7 @@ impl Session {
         self.note_request_at(requested, tag, unit);
         self.note_placed(way.kind);
         self.load.place(way.colocation, way.group, way.is_read);
+        self.wrote_on_shards |= !way.is_read;
         let Way { node, group, query, version, is_read, .. } = way;
         let unit = unit.clone();
         Some(UnderWay { seat, node, group, query, unit, version, parses: false, writes: !is_read })

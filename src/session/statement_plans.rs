@@ -13,7 +13,7 @@ use crate::functions;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Renumbered, Rowset,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Rowset, Sequences,
     Shards,
 };
 use crate::shard_map::NodeId;
@@ -89,9 +89,7 @@ impl Session {
 
     /// A statement that calls `set_config`: it runs on the coordinator, then the settings are carried everywhere.
     async fn set_config(&mut self, plan: &Coordinator, request: Request<'_>) -> Result<()> {
-        for figures in &plan.needs {
-            combine::gather_figures(self.txn(), *figures).await?;
-        }
+        self.gather_figures(&plan.needs).await?;
         self.note_session_effects(plan).await?;
         for set in &plan.sets {
             super::settings::refuse_unsafe_name(&set.name, request.bind)?;
@@ -164,7 +162,7 @@ impl Session {
         }
         self.txn().require_atomic().await?;
         let restarts = matches!(plan.action, DdlAction::Truncate { restart_identity: true, .. });
-        self.note_renumbered(restarts.then_some(Renumbered::Any));
+        self.note_renumbered(restarts.then_some(Sequences::Any));
         let txn = self.transaction.as_mut().expect("there is one now");
         ddl::run(txn, plan).await?;
         txn.announce_change().await?;
@@ -225,9 +223,7 @@ impl Session {
                 ),
             });
         }
-        for view in &call.needs {
-            combine::gather_figures(self.txn(), *view).await?;
-        }
+        self.gather_figures(&call.needs).await?;
         self.put_notices();
         let query = Spliced::new(call.text.clone(), splices);
         let participant = self.txn().join(NodeId::COORDINATOR).await?;
@@ -364,7 +360,10 @@ impl Session {
             Plan::Coordinator(c) if !c.sets.is_empty() => {
                 return Err(PgError::unsupported("cannot use the rows of set_config in another statement"));
             }
-            Plan::Coordinator(c) => return Ok(c.query.clone()),
+            Plan::Coordinator(c) => {
+                self.gather_figures(&c.needs).await?;
+                return Ok(c.query.clone());
+            }
             Plan::Combine(c) => c.clone(),
             Plan::Scatter(s) if s.access == Access::Read => Combine {
                 rowsets: vec![rowset(s.colocation, s.shards.clone(), &s.query)],

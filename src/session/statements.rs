@@ -20,6 +20,11 @@ impl Statements {
         self.by_name.get(name)
     }
 
+    /// Those that have a name.
+    pub fn named(&self) -> impl Iterator<Item = (&Bytes, &Rc<Statement>)> {
+        self.by_name.iter().filter(|(name, _)| !name.is_empty())
+    }
+
     pub fn contains(&self, name: &[u8]) -> bool {
         self.by_name.contains_key(name)
     }
@@ -70,5 +75,6 @@ const STATEMENT_BYTES: usize = 512;
 const PLAN_FACTOR: usize = 8;
 
 fn cost(name: &Bytes, statement: &Statement) -> usize {
-    name.len() + statement.text.len()
+    let command = statement.naming.as_ref().and_then(|naming| naming.command.as_ref());
+    name.len() + command.map_or(statement.text.len(), |command| command.len())
 }

@@ -21,6 +21,7 @@ pub struct ShardMap {
     last_group: Option<ShardGroupId>,
     shadows: HashSet<(String, String)>,
     opaque: OpaqueCode,
+    drawn_sequences: HashSet<String>,
     role_settings: Arc<str>,
 }
 
@@ -43,6 +44,8 @@ pub struct ShardMapParts {
     /// an unqualified name may mean them, depending on search_path.
     pub shadows: Vec<(String, String)>,
     pub opaque: OpaqueCode,
+    /// Those that shards draw from, by name, in whatever schema.
+    pub drawn_sequences: HashSet<String>,
     /// A fingerprint of what ALTER ROLE and ALTER DATABASE have SET: connections logged in before a change have it not.
     pub role_settings: Arc<str>,
 }
@@ -169,7 +172,13 @@ impl ColocationGroup {
 impl ShardMap {
     /// Builds the look-up tables. `version` grows with every snapshot a process makes.
     pub fn new(version: u64, parts: ShardMapParts) -> Self {
-        let mut map = ShardMap { version, nodes: parts.nodes, opaque: parts.opaque, ..ShardMap::default() };
+        let mut map = ShardMap {
+            version,
+            nodes: parts.nodes,
+            opaque: parts.opaque,
+            drawn_sequences: parts.drawn_sequences,
+            ..ShardMap::default()
+        };
         map.node_positions = map.nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
         map.role_settings = parts.role_settings;
         map.shadows.extend(parts.shadows);
@@ -197,6 +206,11 @@ impl ShardMap {
     /// See `ShardMapParts`.
     pub fn role_settings(&self) -> &Arc<str> {
         &self.role_settings
+    }
+
+    /// Names of the sequences that shards draw from.
+    pub fn drawn_sequences(&self) -> &HashSet<String> {
+        &self.drawn_sequences
     }
 
     pub fn opaque_code(&self) -> &OpaqueCode {

@@ -3,6 +3,7 @@
 use crate::error::PgError;
 
 use super::Cursor;
+use super::lexer::is_keyword;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionStatement {
@@ -136,6 +137,20 @@ impl Modes {
     }
 }
 
+/// The settings that SET SESSION CHARACTERISTICS AS TRANSACTION sets, and their values.
+pub fn characteristics(text: &str) -> Vec<(&'static str, String)> {
+    let modes = Modes::read(text);
+    let tokens = super::lexer::lex(text, true).unwrap_or_default();
+    let is_deferrable = tokens.iter().any(|token| is_keyword(text, token, "deferrable")).then_some(modes.is_deferrable);
+    let on = |is_on: bool| if is_on { "on" } else { "off" }.to_owned();
+    let settings = [
+        ("default_transaction_isolation", modes.isolation.map(str::to_ascii_lowercase)),
+        ("default_transaction_read_only", modes.reads_only.map(on)),
+        ("default_transaction_deferrable", is_deferrable.map(on)),
+    ];
+    settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
 const LEVELS: &[(&[&str], &str)] = &[
     (&["isolation", "level", "serializable"], "SERIALIZABLE"),
     (&["isolation", "level", "repeatable", "read"], "REPEATABLE READ"),
@@ -153,5 +168,20 @@ mod tests {
         assert_eq!(modes, Modes { isolation: Some("REPEATABLE READ"), reads_only: Some(true), is_deferrable: false });
         assert_eq!(Modes::read("BEGIN READ WRITE").reads_only, Some(false));
         assert!(Modes::read("SET CONSTRAINTS ALL DEFERRED").is_empty());
+    }
+
+    #[test]
+    fn characteristics_are_settings_of_their_own() {
+        let of = |modes: &str| {
+            let settings = characteristics(&format!("SET SESSION CHARACTERISTICS AS TRANSACTION {modes}"));
+            settings
+                .iter()
+                .map(|(name, value)| format!("{}={value}", &name["default_transaction_".len()..]))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(of("READ WRITE, ISOLATION LEVEL REPEATABLE READ"), "isolation=repeatable read read_only=off");
+        assert_eq!(of("NOT DEFERRABLE"), "deferrable=off");
+        assert_eq!(of("READ ONLY DEFERRABLE"), "read_only=on deferrable=on");
     }
 }

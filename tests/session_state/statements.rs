@@ -85,6 +85,50 @@ pub fn names_of_prepared_statements_are_the_clients_own(stage: &Stage) {
     assert_eq!(row(&run(&mut two, &["P - : SELECT 1", "B - -", "E - 0"])), "1", "another client is not concerned");
 }
 
+/// Goal: `pg_prepared_statements` is the client's own. Method: two clients that prepare in both ways, on shared connections; the rows
+/// without times are those of a session with Postgres itself.
+pub fn a_client_is_shown_what_it_has_prepared(stage: &Stage) {
+    let coordinator = stage.served.coordinator_dsn();
+    let port =
+        coordinator.rsplit(':').next().and_then(|rest| rest.split('/').next()).and_then(|port| port.parse().ok());
+    let direct = Wire::login(port.expect("a port"), "postgres");
+    let shown = "SELECT name, statement, parameter_types, from_sql, prepare_time BETWEEN now() - interval '1 minute' AND now() \
+                 FROM pg_prepared_statements ORDER BY 1";
+    let mut answers = Vec::new();
+    for mut one in [direct, stage.superuser()] {
+        one.query("BEGIN");
+        one.query("PREPARE \"By SQL\" (int, text) AS SELECT id FROM plain WHERE id = $1 AND said = $2");
+        one.query("COMMIT");
+        for message in
+            ["P by_message : SELECT $1::date, $2::int[]", "P other : SELECT 'it''s \\ \"x\"'", "P - : SELECT 1", "S"]
+        {
+            one.send(&frame(message));
+        }
+        one.answers_until("Z");
+        one.query("PREPARE gone AS SELECT 1; DEALLOCATE gone");
+        let mut said = one.query(shown);
+        // In a transaction, by a name with its schema, under another, and as a prepared statement itself.
+        said.extend(one.query("BEGIN READ ONLY"));
+        said.extend(one.query(
+            "SELECT count(p.*), max(pg_typeof(p.parameter_types)::text) FROM pg_catalog.pg_prepared_statements p",
+        ));
+        said.extend(one.query("COMMIT"));
+        one.query("PREPARE look AS SELECT name FROM pg_prepared_statements WHERE NOT from_sql ORDER BY 1");
+        said.extend(one.query("EXECUTE look"));
+        said.extend(one.query("DEALLOCATE ALL"));
+        said.extend(one.query("SELECT * FROM pg_prepared_statements"));
+        answers.push(said);
+    }
+    assert_eq!(answers[1], answers[0]);
+    // Nobody else's.
+    let (mut one, mut two) = (stage.superuser(), stage.superuser());
+    one.query("PREPARE mine AS SELECT 1");
+    assert_eq!(row(&two.query("SELECT count(*) FROM pg_prepared_statements")), "0");
+    assert_eq!(row(&one.query("SELECT name FROM pg_prepared_statements")), "mine");
+    assert_eq!(code(&one.query("COPY (SELECT name FROM pg_prepared_statements) TO STDOUT")), "no error");
+    one.query("DEALLOCATE ALL");
+}
+
 /// 20 on each connection; one pipeline uses 35, each twice, and one of them fails.
 pub fn servers_keep_a_bounded_number_of_statements(stage: &Stage) {
     let mut one = stage.superuser();

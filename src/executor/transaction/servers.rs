@@ -129,10 +129,10 @@ impl Transaction {
                 keep(&mut server, pin);
             }
             let leftovers = &mut server.leftovers;
-            if is_kept && leftovers.sequences_of != self.client {
-                leftovers.sequences_of = self.client;
+            if (is_kept || self.kept.is_some()) && leftovers.sequences_of != self.memory {
+                leftovers.sequences_of = self.memory;
                 server.query("DISCARD SEQUENCES").await?;
-            } else if self.kind == Kind::Auto && leftovers.sequences_of != self.client {
+            } else if self.kind == Kind::Auto && leftovers.sequences_of != self.memory {
                 leftovers.sequences_of = 0;
             }
         }
@@ -151,7 +151,7 @@ impl Transaction {
         let participant = self.participants.last_mut().expect("just pushed");
         participant.is_replica = is_replica;
         if self.kind != Kind::Auto {
-            participant.begin(&self.begin, &self.journal, self.client).await?;
+            participant.begin(&self.begin, &self.journal, self.memory).await?;
             // What was SET stands in the journal, between the savepoints that it was set between.
             participant.server.settings = self.settings.clone();
         }
