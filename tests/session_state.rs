@@ -256,10 +256,36 @@ fn settings_by_other_names_are_carried(stage: &Stage) {
         ("SET default_transaction_read_only TO DEFAULT", "read committed on 7s"),
         ("SET statement_timeout = '9s'", "read committed on 9s"),
         ("SET statement_timeout TO DEFAULT", "read committed on 7s"),
+        // What is said of a transaction later than at its beginning, and of the one chained to it.
+        ("BEGIN; SET LOCAL statement_timeout = '9s'; SET LOCAL statement_timeout TO DEFAULT", "read committed on 7s"),
+        ("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ", "repeatable read on 7s"),
+        ("ROLLBACK; BEGIN; SET TRANSACTION READ WRITE, ISOLATION LEVEL SERIALIZABLE", "serializable off 7s"),
+        ("COMMIT AND CHAIN", "serializable off 7s"),
+        ("ROLLBACK AND CHAIN", "serializable off 7s"),
+        ("ROLLBACK; BEGIN; BEGIN READ WRITE, ISOLATION LEVEL SERIALIZABLE", "serializable off 7s"),
+        ("ROLLBACK", "read committed on 7s"),
     ] {
         assert_eq!(code(&one.query(sql)), "no error", "{sql}");
         assert_eq!(there(&mut one), [wanted; 2], "{sql}");
     }
+    // A value of several parts, of which a statement names one.
+    let date = "SELECT '2024-02-03'::date::text FROM items WHERE tenant = 1 LIMIT 1";
+    for (sql, wanted) in [
+        ("SET datestyle = 'SQL, DMY'", "03/02/2024"),
+        ("SET DateStyle TO German", "03.02.2024"),
+        ("SET DateStyle TO SQL", "03/02/2024"),
+        ("SET datestyle TO MDY", "02/03/2024"),
+        ("RESET DateStyle", "2024-02-03"),
+    ] {
+        assert_eq!(code(&one.query(sql)), "no error", "{sql}");
+        assert_eq!(row(&one.query(date)), wanted, "{sql}");
+    }
+    let mut two = Wire::login_with(stage.port(), "postgres", &[("TimeZone", "Asia/Tokyo")]);
+    for sql in ["SET TIME ZONE 3", "SET TIME ZONE LOCAL"] {
+        assert_eq!(code(&two.query(sql)), "no error", "{sql}");
+    }
+    let zone = "SELECT current_setting('TimeZone') FROM items WHERE tenant = 1 LIMIT 1";
+    assert_eq!(row(&two.query(zone)), "Asia/Tokyo");
 }
 
 fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {

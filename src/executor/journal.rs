@@ -4,6 +4,7 @@ use super::participant::Step;
 use super::transaction::{Kind, Transaction};
 use crate::backend::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
+use crate::sql::transaction_statement::Modes;
 
 pub(super) struct Entry {
     pub sql: String,
@@ -78,6 +79,12 @@ impl Transaction {
         self.run_step(sql, Step::Modes).await?;
         self.note(Entry { sql: sql.to_owned(), kind: EntryKind::Modes });
         Ok(())
+    }
+
+    /// Statements that have said what kind of transaction it is, behind BEGIN.
+    pub fn modes(&self) -> Vec<String> {
+        let modes = self.journal.iter().filter(|entry| matches!(entry.kind, EntryKind::Modes));
+        modes.map(|entry| entry.sql.clone()).filter(|sql| !Modes::read(sql).is_empty()).collect()
     }
 
     /// Later servers run this too when they join.

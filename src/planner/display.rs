@@ -199,7 +199,9 @@ impl Display for SessionCommand {
             SessionCommand::Set { name, local, .. } => {
                 write!(f, "session set {name}{}", if *local { " local" } else { "" })
             }
-            SessionCommand::Reset { name, .. } => write!(f, "session reset {name}"),
+            SessionCommand::Reset { name, local, .. } => {
+                write!(f, "session reset {name}{}", if *local { " local" } else { "" })
+            }
             SessionCommand::ResetAll => write!(f, "session reset all"),
             SessionCommand::DiscardAll => write!(f, "session discard all"),
             SessionCommand::Prepare { name, types, .. } => {

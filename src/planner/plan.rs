@@ -534,8 +534,10 @@ pub enum SessionCommand {
         local: bool,
         text: String,
     },
+    /// RESET, and SET to DEFAULT, which may be LOCAL.
     Reset {
         name: String,
+        local: bool,
         text: String,
     },
     ResetAll,

@@ -21,8 +21,8 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
             return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
         }
         // What the client has connected with is its default.
-        SessionStatement::Set { name, local: false, values } if values.is_empty() => {
-            SessionCommand::Reset { name, text: text.to_owned() }
+        SessionStatement::Set { name, local, values } if values.is_empty() => {
+            SessionCommand::Reset { name, local, text: text.to_owned() }
         }
         SessionStatement::Set { name, local, values } => {
             check_setting(&name, &values)?;
@@ -35,7 +35,7 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         SessionStatement::SetConstraints { names } => {
             return Ok(Plan::Transaction(TransactionCommand::SetConstraints { names, text: text.to_owned() }));
         }
-        SessionStatement::Reset { name } => SessionCommand::Reset { name, text: text.to_owned() },
+        SessionStatement::Reset { name } => SessionCommand::Reset { name, local: false, text: text.to_owned() },
         SessionStatement::ResetAll => SessionCommand::ResetAll,
         SessionStatement::Show => {
             return Ok(Coordinator { access: Access::Read, returns_rows: true, ..coordinator(text) }.into());

@@ -19,7 +19,12 @@ impl Session {
     pub async fn session_command(&mut self, command: &SessionCommand, text: &str, request: Request<'_>) -> Result<()> {
         match command {
             SessionCommand::Set { name, local, text } => self.set(name, *local, text).await,
-            SessionCommand::Reset { name, text } => {
+            SessionCommand::Reset { name, local: true, text } => {
+                let startup = self.startup_settings.iter().find(|(known, _)| known == name);
+                let own = startup.and_then(|(_, sql)| sql.strip_prefix("SET ").map(|rest| format!("SET LOCAL {rest}")));
+                self.set(name, true, own.as_deref().unwrap_or(text)).await
+            }
+            SessionCommand::Reset { name, local: false, text } => {
                 if !self.run_on_every_server(text).await? {
                     return Ok(());
                 }
@@ -74,9 +79,13 @@ impl Session {
                 self.search_path_is_local |= is_path(name);
             }
         } else {
-            self.txn().note_settings(text, |settings| match name {
+            // Parts of it that this statement has not named are as they were before.
+            let coordinator = self.txn().participant(NodeId::COORDINATOR).filter(|_| name == "datestyle");
+            let date_style = coordinator.and_then(|p| p.server.parameter("DateStyle").map(str::to_owned));
+            self.txn().note_settings(text, |settings| match (name, date_style) {
+                (_, Some(style)) => settings.set(name, set_statement(name, &style)),
                 // Several at once, each of which may be set anew by itself.
-                "session_characteristics" => characteristics(text)
+                ("session_characteristics", _) => characteristics(text)
                     .into_iter()
                     .for_each(|(name, value)| settings.set(name, set_statement(name, &value))),
                 _ => settings.set(name, text.to_owned()),

@@ -78,9 +78,17 @@ impl Session {
             Some(txn) if txn.kind == Kind::Explicit => {
                 self.refuse_if_failed()?;
                 self.warn_with(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
+                if !options.is_empty() {
+                    self.txn().set_modes(&format!("SET TRANSACTION {options}")).await?;
+                }
             }
             // Inside a multi-statement text BEGIN makes the block that is under way the client's own.
-            Some(txn) if txn.kind == Kind::Implicit && !txn.is_single => txn.kind = Kind::Explicit,
+            Some(txn) if txn.kind == Kind::Implicit && !txn.is_single => {
+                txn.kind = Kind::Explicit;
+                if !options.is_empty() {
+                    txn.set_modes(&format!("SET TRANSACTION {options}")).await?;
+                }
+            }
             // In a pipeline what ran since the last Sync becomes part of the block, as in Postgres.
             Some(txn) if txn.is_unsynced() => {
                 txn.require_atomic().await?;
@@ -115,7 +123,7 @@ impl Session {
             answer::command_complete(tag, self.client.out());
             return Ok(());
         };
-        let options = txn.options().to_owned();
+        let (options, modes) = (txn.options().to_owned(), txn.modes());
         let commits = tag == "COMMIT" && !txn.failed;
         let result = match end_servers(txn, commits).await {
             Ok(()) if commits => txn.commit().await,
@@ -127,6 +135,9 @@ impl Session {
         result?;
         if chain {
             self.begin(Kind::Explicit, &options);
+            for sql in modes {
+                self.txn().set_modes(&sql).await?;
+            }
         }
         answer::command_complete(if commits { "COMMIT" } else { "ROLLBACK" }, self.client.out());
         Ok(())

@@ -93,7 +93,8 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
     ] {
         let mut special = c;
         if special.take_all(words) && !special.is("to") && !special.is_operator("=") && !special.is_punct(b'.') {
-            return Ok(set(name, local, read_values(&special)?));
+            let is_default = name == "timezone" && special.is("local") && special.peek_at(1).is_none();
+            return Ok(set(name, local, if is_default { Vec::new() } else { read_values(&special)? }));
         }
     }
     let name = read_parameter_name(&mut c)?;
