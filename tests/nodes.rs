@@ -4,9 +4,11 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
-use support::psql_error;
 use support::served::Served;
+use support::wire_client::Client;
+use support::{psql, psql_error, wait_until};
 
 /// Goal: a server that is not fit is told all that is wrong at once; one that is joins with every argument, stays the same when
 /// it is added again, and leaves.
@@ -99,6 +101,32 @@ fn a_server_is_checked_joins_and_leaves() {
     served.psql(&format!("SELECT master_remove_node('localhost', {port})"));
     assert_eq!(served.psql("SELECT node_port FROM master_get_active_worker_nodes()"), first.to_string());
     assert_eq!(served.psql("SELECT citus_is_coordinator(), citus_is_primary_node()"), "t|t");
+}
+
+/// Goal: who writes a reference table waits for its copy only, not for all that a new server is given before.
+/// Method: a role that the server is to get is being made there by somebody else, whose transaction stays open.
+#[test]
+fn reference_tables_are_written_while_a_server_is_prepared() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE countries (code text PRIMARY KEY)");
+    served.psql("SELECT create_reference_table('countries')");
+    served.psql("CREATE ROLE late");
+    let port = served.servers().add_worker().expect("it starts").port();
+    let mut other = Client::connect(port, &[]);
+    other.query("BEGIN");
+    assert_eq!(other.query("CREATE ROLE late"), "C(CREATE ROLE) Z(T)");
+
+    let add = format!("SELECT citus_add_node('127.0.0.1', {port})");
+    let dsn = served.dsn(0);
+    let adding = std::thread::spawn(move || psql(&dsn, &add));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let server = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    assert!(wait_until(Duration::from_secs(30), || psql(&server, waits) == "1"), "the server is prepared");
+    psql(&served.dsn(0), "SET lock_timeout TO '5s'; INSERT INTO countries VALUES ('de')");
+    assert_eq!(other.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    adding.join().expect("it is added");
+    served.psql("INSERT INTO countries VALUES ('fr')");
+    assert_eq!(psql(&server, "SELECT string_agg(code, ' ' ORDER BY code) FROM countries"), "de fr");
 }
 
 /// It is seen before, and nothing is left of it.

@@ -128,4 +128,10 @@ events_p2026_06|2026-06-01 00:00:00+00|2026-07-01 00:00:00+00"
         let error = support::psql_error(&as_app, sql);
         assert!(error.contains("42501"), "{sql}: {error}");
     }
+
+    // A tenant of a partitioned table is isolated like any other: its partitions are no tables beside it.
+    let rows = cluster.psql("SELECT count(*) FROM events");
+    cluster.psql("SELECT isolate_tenant_to_new_shard('events', 7)");
+    assert_eq!(cluster.psql("SELECT DISTINCT tenant FROM tenantry_tenants"), "7");
+    assert_eq!(cluster.psql("SELECT count(*) FROM events"), rows);
 }

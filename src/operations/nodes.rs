@@ -221,20 +221,24 @@ pub(super) async fn refuse_while_moving(
     Ok(())
 }
 
-/// Roles, schemas, extensions, types and reference tables, in one transaction on the new server.
+/// Roles, schemas, extensions and types, which is committed there; then reference tables, in one transaction on the new server. Who
+/// writes those waits for their copies only.
 pub(super) async fn prepare_server(
     txn: &mut Transaction,
     catalog: &Catalog,
     map: &ShardMap,
     address: &Address,
 ) -> Result<()> {
-    // Nobody may write a reference table between its copy and the commit that makes the node known.
-    let references = node_objects::lock_reference_tables(txn, map).await?;
     let settings = catalog.settings();
     let coordinator = connect_to_coordinator(settings).await?;
     let mut worker = connect(settings, address).await?;
     let target = worker.transaction().await.map_err(pg_error)?;
     node_objects::copy_definitions(&coordinator, &target).await?;
+    target.commit().await.map_err(pg_error)?;
+    sequences::prepare_server(&coordinator, &mut worker).await?;
+    // Nobody may write a reference table between its copy and the commit that makes the node known.
+    let references = node_objects::lock_reference_tables(txn, map).await?;
+    let target = worker.transaction().await.map_err(pg_error)?;
     for reference in &references {
         node_objects::copy_reference_table(&coordinator, &target, reference).await?;
     }
@@ -242,6 +246,7 @@ pub(super) async fn prepare_server(
         target.batch_execute(&reference.foreign_keys).await.map_err(pg_error)?;
     }
     target.commit().await.map_err(pg_error)?;
+    // Those of tables that have been distributed meanwhile.
     sequences::prepare_server(&coordinator, &mut worker).await
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::part::Part;
+use super::shard_count::has_colocated;
 use super::state::Move;
 use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas, session};
 use crate::catalog::pg_error;
@@ -21,7 +22,8 @@ pub async fn isolate_tenant_to_new_shard(
     let map = environment.catalog.refresh().await?;
     let (table, _) = distributed(&map, arguments)?;
     let cascades = arguments.get("cascade_option").and_then(Value::as_str).unwrap_or_default();
-    if map.tables_of(table.colocation).len() > 1 && !cascades.eq_ignore_ascii_case("cascade") {
+    let probe = session::connect(environment, NodeId::COORDINATOR).await?;
+    if !cascades.eq_ignore_ascii_case("cascade") && has_colocated(&probe, &table).await? {
         let (name, tenant) = (readable(&table.name), tenant_text(arguments)?);
         return Err(PgError::unsupported(format!("cannot isolate tenant because \"{name}\" has colocated tables"))
             .hint(format!(
@@ -29,6 +31,7 @@ pub async fn isolate_tenant_to_new_shard(
                  Example usage: isolate_tenant_to_new_shard('{name}', '{tenant}', 'CASCADE')"
             )));
     }
+    drop(probe);
     isolate(environment, arguments, None, notify).await
 }
 

@@ -106,19 +106,23 @@ fn distributed(map: &ShardMap, arguments: &Value) -> Result<Table> {
 
 /// Colocated tables are cut alike, which the caller must have said that he wants. Partitions go with their table.
 async fn check_colocated(catalog: &Session, table: &Table, cascades: Option<bool>) -> Result<()> {
-    let ColocationId(colocation) = table.colocation;
-    let sql = "SELECT count(*) FROM tenantry.distributed_table d JOIN pg_class c ON c.oid = d.logicalrelid
-               WHERE d.colocationid = $1 AND NOT c.relispartition";
-    let tables: i64 = catalog.query_one(sql, &[&(colocation as i32)]).await.map_err(pg_error)?.get(0);
     match cascades {
         Some(true) => Ok(()),
-        _ if tables <= 1 => Ok(()),
+        _ if !has_colocated(catalog, table).await? => Ok(()),
         None => Err(invalid("cascade_to_colocated parameter is necessary".to_owned())
             .detail(format!("Table {} is colocated with other tables.", readable(&table.name)))
             .hint("With cascade_to_colocated => true the number of their shards is changed too.")),
         Some(false) => Err(PgError::unsupported("colocated tables cannot get different numbers of shards")
             .hint("With cascade_to_colocated => true all of them are changed.")),
     }
+}
+
+/// Is another table cut alike? Partitions are part of their table.
+pub(super) async fn has_colocated(catalog: &Session, table: &Table) -> Result<bool> {
+    let sql = "SELECT count(*) > 1 FROM tenantry.distributed_table d JOIN pg_class c ON c.oid = d.logicalrelid
+               WHERE d.colocationid = $1 AND NOT c.relispartition";
+    let ColocationId(colocation) = table.colocation;
+    Ok(catalog.query_one(sql, &[&(colocation as i32)]).await.map_err(pg_error)?.get(0))
 }
 
 /// One move on the way.
