@@ -119,9 +119,13 @@ struct Frozen(Vec<i32>);
 
 impl Frozen {
     async fn server(stage: &Stage, node: NodeId) -> Frozen {
-        let sql = "SELECT pid FROM pg_stat_activity
-                   UNION ALL SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
-        Self::those(stage, node, sql).await
+        let sql = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
+        let mut frozen = Self::those(stage, node, sql).await;
+        // From here on there are no more; those that are logging in are not in pg_stat_activity yet.
+        let all = frozen.0.iter().copied().flat_map(children).chain(frozen.0.clone());
+        frozen.0 = all.collect();
+        frozen.signal("STOP");
+        frozen
     }
 
     /// The process that sends the move's changes.
@@ -142,6 +146,18 @@ impl Frozen {
             let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// Processes that this one has started.
+fn children(parent: i32) -> Vec<i32> {
+    let parent_of = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: the state, and the parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let processes = std::fs::read_dir("/proc").expect("there are processes").flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
 impl Drop for Frozen {
