@@ -108,6 +108,72 @@ fn a_request_that_fails_says_why_and_leaves_nothing() {
     assert!(tenantry(&cluster, "cluster edit --workers 2").contains("Successful"));
 }
 
+/// Goal: a change of size that fails leaves the servers that were to go as they were: they take shards again.
+/// Method: a shard that cannot be moved stands on the server that is to go.
+#[test]
+fn servers_that_could_not_go_take_shards_again() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE UNLOGGED TABLE notes (tenant int)");
+    cluster.psql("SELECT create_distributed_table('notes', 'tenant', shard_count => 4)");
+    let edit = run(&["cluster", "edit", "--workers", "1", "--port", &cluster.port().to_string()]);
+    let said = [edit.stdout, edit.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert_eq!(edit.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not bring the cluster to 1 workers") && said.contains("unlogged"), "{said}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node WHERE shouldhaveshards"), "2");
+    cluster.psql("DROP TABLE notes");
+    assert!(tenantry(&cluster, "cluster edit --workers 1").contains("Successful"));
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node"), "1");
+}
+
+/// Goal: a change of size that meets what may pass, a server that is restarted for example, is tried again.
+/// Method: the coordinator answers four of its statements as a server that is shut down does.
+#[test]
+fn a_change_of_size_goes_on_after_what_passes() {
+    let cluster = Cluster::start(2);
+    psql(
+        &cluster.coordinator_dsn(),
+        "CREATE SEQUENCE calls; CREATE FUNCTION shut_down() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF nextval('public.calls') <= 4 AND NEW.state = 'Progressing' THEN \
+         RAISE EXCEPTION SQLSTATE '57P01' USING MESSAGE = 'terminating connection due to administrator command'; \
+         END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER shut_down BEFORE UPDATE ON tenantry.cluster_request FOR EACH ROW WHEN (NEW.state = 'Progressing') \
+         EXECUTE FUNCTION shut_down()",
+    );
+    let said = tenantry(&cluster, "cluster edit --workers 1");
+    assert!(said.contains("Successful"), "{said}");
+    assert!(cluster.psql("SELECT last_value FROM calls").parse::<i64>().is_ok_and(|calls| calls > 4), "it failed");
+    assert_eq!(cluster.psql("SELECT count(*) FROM pg_dist_node"), "1");
+}
+
+/// Goal: a command that waits for a change of size outlives a restart of its proxy, as the change does.
+/// Method: another proxy than the cluster's own is asked; a client keeps the change from ending until that one is back.
+#[test]
+fn a_command_outlives_its_proxy() {
+    let cluster = Cluster::start(2);
+    cluster.psql("CREATE TABLE items (tenant int, id bigint)");
+    cluster.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 4)");
+    let tenant = cluster.psql(&format!(
+        "SELECT t FROM generate_series(1, 100) t JOIN pg_dist_shard_placement p \
+         ON p.shardid = get_shard_id_for_distribution_column('items', t) WHERE p.nodeport = {} LIMIT 1",
+        cluster.worker_port(1)
+    ));
+    let mut client = Client::connect(cluster.port(), &[]);
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.query(&format!("INSERT INTO items VALUES ({tenant}, 1)")), "C(INSERT 0 1) Z(T)");
+    let port = cluster.port() + 12;
+    let proxy = Serve::start(&cluster, port, "auth = \"trust-loopback\"", "");
+    let arguments = ["cluster", "edit", "--workers", "1", "--port", &port.to_string()].map(str::to_owned);
+    let command = std::thread::spawn(move || run(&arguments.each_ref().map(String::as_str)));
+    let state = || cluster.psql("SELECT coalesce(max(state), '') FROM tenantry.cluster_request");
+    assert!(wait_until(Duration::from_secs(60), || state() == "Progressing"), "{}", state());
+    drop(proxy);
+    let _proxy = Serve::start(&cluster, port, "auth = \"trust-loopback\"", "");
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    let output = command.join().expect("it ends");
+    let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned()).concat();
+    assert!(output.status.success() && said.contains("Successful"), "{said}");
+}
+
 /// Goal: where nobody starts servers a request is told to be waiting, and can be taken back.
 #[test]
 fn a_request_that_nobody_carries_out_is_told_and_cancelled() {

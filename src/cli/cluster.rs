@@ -9,6 +9,7 @@ use super::show;
 use super::table::Table;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::cluster_size::{DETAIL, request_workers};
+use crate::operations::rebalance::job::may_pass;
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -58,13 +59,28 @@ impl Cluster {
 }
 
 async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
-    let connection = proxy.connect().await?;
+    let mut connection = proxy.connect().await?;
     let asked = connection.ask(&request_workers(workers)).await?;
     let id = asked.number().ok_or_else(|| unreadable("id"))?;
     let start = Instant::now();
-    let mut told = String::new();
+    let (mut told, mut lost) = (String::new(), None);
     loop {
-        let request = Request::read(&connection, id).await?;
+        let request = match Request::read(&connection, id).await {
+            Ok(request) => request,
+            Err(error) if !may_pass(&error) => return Err(error),
+            // The request goes on without us, and the proxy may be back soon.
+            Err(error) if lost.get_or_insert_with(Instant::now).elapsed() > PROXY_PATIENCE => {
+                return Err(error.hint(format!("Request {id} goes on by itself: see \"tenantry cluster list\".")));
+            }
+            Err(_) => {
+                tokio::time::sleep(POLL).await;
+                if let Ok(again) = proxy.connect().await {
+                    connection = again;
+                }
+                continue;
+            }
+        };
+        lost = None;
         let line = request.to_line();
         if line != told {
             println!("{line}  [{:.1} s]", start.elapsed().as_secs_f64());
@@ -202,6 +218,8 @@ fn unreadable(what: &str) -> PgError {
 }
 
 const POLL: Duration = Duration::from_millis(100);
+/// Longest wait for a proxy that was restarted while its command runs.
+const PROXY_PATIENCE: Duration = Duration::from_secs(60);
 const NOBODY_AFTER: Duration = Duration::from_secs(10);
 
 fn history() -> String {

@@ -9,7 +9,8 @@
 //! Between two steps it looks whether the request is to be paused or cancelled. Cancelled, it leaves what is done: servers
 //! that were added stay, and those that were to go take shards again.
 //!
-//! What a request asks for is compared with the nodes there are, so one that was cut off goes on where it stopped.
+//! What a request asks for is compared with the nodes there are, so one that was cut off goes on where it stopped; and so does
+//! one that met what may pass, a server that was being restarted for example. Failed, it leaves what is done as well.
 //! The cluster is changed by the same SQL that a user would type, through the proxy.
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
-use super::rebalance::job::KIND;
+use super::rebalance::job::{KIND, may_pass};
 use crate::catalog;
 use crate::catalog::Address;
 use crate::catalog::quote::literal;
@@ -37,9 +38,9 @@ pub trait Provisioner {
 ///
 /// A request's own failure is written in its row. Not cancel safe: stop it by `stop`.
 pub async fn run(provisioner: &mut impl Provisioner, proxy: &tokio_postgres::Config, stop: &CancellationToken) {
-    let mut trouble = Recurring::default();
+    let (mut trouble, mut attempts) = (Recurring::default(), Attempts::default());
     while !stop.is_cancelled() {
-        let worked = stop.run_until_cancelled(serve(provisioner, proxy, &mut trouble)).await;
+        let worked = stop.run_until_cancelled(serve(provisioner, proxy, &mut trouble, &mut attempts)).await;
         if let Some(Err(error)) = worked {
             trouble.failed(&error, UNSEEN);
         }
@@ -66,6 +67,7 @@ async fn serve(
     provisioner: &mut impl Provisioner,
     proxy: &tokio_postgres::Config,
     trouble: &mut Recurring,
+    attempts: &mut Attempts,
 ) -> Result<()> {
     let (client, connection) = proxy.connect(NoTls).await.map_err(catalog::pg_error)?;
     let connection = tokio::spawn(connection);
@@ -74,8 +76,9 @@ async fn serve(
         while let Some(request) = sql.oldest_request().await? {
             tracing::info!(request = request.id, workers = request.workers, "changing the number of workers");
             if let Err(error) = carry_out(&request, provisioner, &sql).await {
-                if connection.is_finished() {
-                    // Nobody failed but the connection: the request stays open and goes on with the next one.
+                // Nobody failed but the connection, or a server that may be back soon: the request stays open and goes on with
+                // the next connection.
+                if connection.is_finished() || may_pass(&error) && attempts.has_more(request.id) {
                     return Err(error);
                 }
                 tracing::warn!(request = request.id, %error, "could not change the number of workers");
@@ -84,6 +87,24 @@ async fn serve(
         }
         trouble.works(UNSEEN);
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// How often the request under way has met what may pass.
+#[derive(Default)]
+struct Attempts {
+    request: i64,
+    failed: u32,
+}
+
+impl Attempts {
+    /// Called for each failure: may it be tried again?
+    fn has_more(&mut self, request: i64) -> bool {
+        if self.request != request {
+            *self = Self { request, failed: 0 };
+        }
+        self.failed += 1;
+        self.failed <= RETRIES_MAX
     }
 }
 
@@ -134,23 +155,39 @@ async fn shrink(
     provisioner: &mut impl Provisioner,
     sql: &Sql,
 ) -> Result<Go> {
-    let wanted = request.workers + 1;
-    let leaving = workers.split_off(request.workers);
-    let mut left = leaving.len();
+    let mut leaving = workers.split_off(request.workers);
     // All at once, or the first to be drained would fill the next.
     sql.let_hold_shards(&leaving, false).await?;
+    let done = empty_and_end(request, &mut leaving, provisioner, sql).await;
+    // Who tries again has them empty anew.
+    if !matches!(done, Ok(Go::On))
+        && let Err(error) = sql.let_hold_shards(&leaving, true).await
+    {
+        tracing::warn!(request = request.id, %error, "servers that were to go take no shards, and stay");
+    }
+    done
+}
+
+/// Empties the servers that take no more shards, and ends them. Those that are ended are no longer among `leaving`.
+async fn empty_and_end(
+    request: &Request,
+    leaving: &mut Vec<Address>,
+    provisioner: &mut impl Provisioner,
+    sql: &Sql,
+) -> Result<Go> {
+    let (wanted, mut left) = (request.workers + 1, leaving.len());
     let servers = Servers { ready: wanted + left, wanted };
-    let detail = match leaving.as_slice() {
+    let detail = match &leaving[..] {
         [one] => format!("moving shards off {}:{}", one.host, one.port),
         several => format!("moving shards off {} servers", several.len()),
     };
     if sql.rebalance(request, &detail, &servers, "drain_only := true").await? == Go::Back {
-        sql.let_hold_shards(&leaving, true).await?;
         return Ok(Go::Back);
     }
-    for address in leaving.iter().rev() {
+    while let Some(address) = leaving.last() {
         sql.run(&format!("SELECT citus_remove_node({})", arguments(address))).await?;
-        provisioner.remove_worker(address).await?;
+        let address = leaving.pop().expect("it is the last");
+        provisioner.remove_worker(&address).await?;
         left -= 1;
         sql.note(request, State::Progressing, "stopping servers", &Servers { ready: wanted + left, wanted }).await?;
     }
@@ -404,4 +441,5 @@ fn explain(error: &PgError) -> String {
 
 const UNSEEN: &str = "could not look for requests for another size of the cluster";
 const POLL: Duration = Duration::from_millis(200);
+const RETRIES_MAX: u32 = 5;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);

@@ -204,7 +204,7 @@ async fn note_end(
 }
 
 /// A node that could not be reached, locks that were not to be had: next time it may work.
-fn may_pass(error: &PgError) -> bool {
+pub fn may_pass(error: &PgError) -> bool {
     // Who cancels a move does not want it again.
     error.code() != SqlState::OPERATOR_INTERVENTION
         && (matches!(error.code().class(), "08" | "40" | "53" | "57") || error.code() == SqlState::LOCK_NOT_AVAILABLE)
