@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use support::served::Served;
 use support::wire_client::Client;
-use support::{psql, psql_error, wait_until};
+use support::{psql, psql_command, psql_error, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Goal: a server that is not fit is told all that is wrong at once; one that is joins with every argument, stays the same when
 /// it is added again, and leaves.
@@ -71,6 +73,14 @@ fn a_server_is_checked_joins_and_leaves() {
     assert!(refused.contains("only the 'shouldhaveshards' property can be set using this function"), "{refused}");
     served.psql(&property("shouldhaveshards"));
     assert_eq!(served.psql(&row), "42|primary|default|t|f");
+    // Two nodes are two servers, also when the node's own is away.
+    served.servers().stop_at(port).expect("it stops");
+    let refused = psql_error(&served.dsn(0), &format!("SELECT citus_update_node({id}, 'localhost', {first})"));
+    assert!(
+        refused.contains("55000") && refused.contains(&format!("same server as node 127.0.0.1:{first}")),
+        "{refused}"
+    );
+    served.servers().restart_at(port, None).expect("it starts");
     served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
     assert_eq!(served.psql(&row), "");
     let refused = psql_error(&served.dsn(0), &format!("SELECT citus_remove_node('127.0.0.1', {port})"));
@@ -146,6 +156,52 @@ fn a_move_is_refused_that_a_disk_has_no_room_for(served: &Served, from: u16, to:
     }
     let unfinished = "SELECT count(*) FROM tenantry.shard_move WHERE finished_at IS NULL";
     assert_eq!(served.psql(unfinished), "0");
+}
+
+/// Goal: a server that died as a move's target, was removed, and comes back later, is of use again.
+/// Method: a client's transaction keeps the move from copying; the target dies meanwhile, and is removed.
+#[test]
+fn a_server_that_was_removed_with_half_a_copy_comes_back() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE items (tenant int, id int, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 2)");
+    served.psql("INSERT INTO items SELECT 1, generate_series(1, 100)");
+    let [first, port] = [0, 1].map(|at| served.worker_port(at));
+    assert_eq!(served.servers().add_worker().expect("it starts").port(), port);
+    let add = format!("SELECT citus_add_node('127.0.0.1', {port})");
+    served.psql(&add);
+    let shard = served.psql("SELECT get_shard_id_for_distribution_column('items', 1)");
+    let moved = format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {first}, '127.0.0.1', {port})");
+
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.query("INSERT INTO items VALUES (1, 101)"), "C(INSERT 0 1) Z(T)");
+    let (dsn, sql) = (served.dsn(0), moved.clone());
+    let call = std::thread::spawn(move || psql_error(&dsn, &sql));
+    let state = || served.psql("SELECT coalesce(max(state), '') FROM tenantry.shard_move");
+    assert!(wait_until(PATIENCE, || state() == "target_created"), "{}", state());
+    served.servers().kill_at(port).expect("it ends");
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    call.join().expect("it fails");
+    let remove = format!("SELECT citus_remove_node('127.0.0.1', {port})");
+    let is_removed = || {
+        let _ = psql_command(&served.dsn(0)).args(["-c", &remove]).output();
+        served.psql("SELECT count(*) FROM pg_dist_node") == "1"
+    };
+    assert!(wait_until(PATIENCE, is_removed));
+    let state = || served.psql("SELECT max(state) FROM tenantry.shard_move");
+    assert!(wait_until(PATIENCE, || state() == "failed"), "{}", state());
+
+    served.servers().restart_at(port, None).expect("it starts");
+    served.psql(&add);
+    let refused = psql_error(&served.dsn(0), &moved);
+    assert!(refused.contains("42P06") && refused.contains("citus_cleanup_orphaned_resources()"), "{refused}");
+    // What stands where it belongs is no remnant, whatever it is said to be.
+    let schema = psql(&served.worker_dsn(0), "SELECT min(nspname) FROM pg_namespace WHERE nspname LIKE 'public\\_%'");
+    psql(&served.worker_dsn(0), &format!("COMMENT ON SCHEMA {schema} IS 'tenantry move 999'"));
+    served.psql("CALL citus_cleanup_orphaned_resources()");
+    served.psql(&moved);
+    assert_eq!(served.psql("SELECT count(*) FROM items"), "101");
 }
 
 /// Environment of servers that ask this folder's `df`.

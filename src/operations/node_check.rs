@@ -3,7 +3,7 @@
 use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::disk::{self, ROOM_TO_SPARE, megabytes};
-use crate::shard_map::ShardMap;
+use crate::shard_map::{NodeId, ShardMap};
 
 /// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
 pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
@@ -21,15 +21,7 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
             ));
         }
     }
-    for worker in map.active_workers() {
-        let at = Address { host: worker.host.clone(), port: worker.port };
-        // A worker that is down cannot be the server that has just answered.
-        if let Ok(client) = connect(settings, &at).await
-            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
-        {
-            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
-        }
-    }
+    complaints.extend(other_names(catalog, map, None, &candidate).await);
     if complaints.is_empty() {
         return Ok(());
     }
@@ -39,6 +31,21 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
     )
     .detail(complaints.join(" "))
     .hint("Call citus_add_node again when that is mended; settings count once the server is restarted."))
+}
+
+/// Complaints that the server is one of the active workers already, but for this one, under whatever name.
+pub async fn other_names(catalog: &Catalog, map: &ShardMap, except: Option<NodeId>, candidate: &Facts) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for worker in map.active_workers().filter(|worker| Some(worker.id) != except) {
+        let at = Address { host: worker.host.clone(), port: worker.port };
+        // A worker that is down cannot be the server that has just answered.
+        if let Ok(client) = connect(catalog.settings(), &at).await
+            && facts(&client).await.is_ok_and(|known| known.identity == candidate.identity)
+        {
+            complaints.push(format!("It is the same server as node {}:{}.", worker.host, worker.port));
+        }
+    }
+    complaints
 }
 
 /// What a server's facts have against it. `database`: the name of the one that clients see.

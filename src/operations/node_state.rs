@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
-use super::node_check::{check_server, facts};
+use super::node_check::{check_server, facts, other_names};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use super::standbys::{has_address, update_standby};
 use crate::catalog::nodes;
@@ -138,6 +138,9 @@ async fn check_takes_over(
     if !missing.is_empty() {
         return Err(refused(format!("The server there lacks shards of the node: {}.", missing.join(", ")))
             .hint("Give the address of the same server, or of a standby of it that was promoted."));
+    }
+    if let Some(same) = other_names(catalog, map, Some(node), &candidate).await.into_iter().next() {
+        return Err(refused(same));
     }
     if let Ok(client) = connect(settings, old).await
         && let Ok(known) = facts(&client).await

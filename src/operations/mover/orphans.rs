@@ -11,12 +11,13 @@ use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::Result;
 use crate::operations::sequences;
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 
-/// Repairs abandoned moves, then drops slots, publications and the moves' own schemas that belong to no move at work, and what
-/// workers were lent of sequences that no table draws from any more.
+/// Repairs abandoned moves, then drops slots, publications, the moves' own schemas and half copies of shards that belong to no
+/// move at work, and what workers were lent of sequences that no table draws from any more. Half a copy is left on a node that
+/// was removed while it was away, and added again.
 ///
-/// Rows of users are never touched: fenced source schemas stay. Errors: those of the nodes; nodes before are clean then.
+/// Rows of users are never touched: fenced source schemas stay, and so does whatever has a shard's name where that shard is. Errors: those of the nodes; nodes before are clean then.
 pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, notify: &Notify<'_>) -> Result<Value> {
     let mut cleaned = recover(environment).await?;
     let map = environment.catalog.refresh().await?;
@@ -28,8 +29,13 @@ pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, no
         // A move's row is there before anything of it is: whoever has none by now is an orphan.
         let sql = "SELECT moveid FROM tenantry.shard_move WHERE state NOT IN ('done', 'failed')";
         let at_work: Vec<i64> = catalog.query(sql, &[]).await.map_err(pg_error)?.iter().map(|row| row.get(0)).collect();
+        let map = environment.catalog.refresh().await?;
         for row in found.iter().filter(|row| !at_work.contains(&row.get(2))) {
-            remove(&session, row.get(0), row.get(1)).await?;
+            let (kind, name): (&str, &str) = (row.get(0), row.get(1));
+            if kind == "copy" && is_placed(&map, node, name) {
+                continue;
+            }
+            remove(&session, kind, name).await?;
             cleaned += 1;
         }
     }
@@ -40,11 +46,17 @@ pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, no
     Ok(Value::Null)
 }
 
+/// Does a shard group of this schema's name live on the node?
+fn is_placed(map: &ShardMap, node: NodeId, schema: &str) -> bool {
+    let group = schema.rsplit_once('_').and_then(|(_, number)| number.parse().ok()).map(ShardGroupId);
+    map.colocations().flat_map(|c| &c.shard_groups).any(|g| Some(g.id) == group && g.node == node)
+}
+
 async fn remove(session: &Session, kind: &str, name: &str) -> Result<()> {
     let sql = match kind {
         "slot" => format!("SELECT pg_drop_replication_slot({})", literal(name)),
         "publication" => format!("DROP PUBLICATION {}", identifier(name)),
-        _ => format!("DROP SCHEMA {} CASCADE", identifier(name)),
+        _ => format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(name)),
     };
     session.batch_execute(&sql).await.map_err(pg_error)
 }
@@ -57,4 +69,7 @@ WITH found (kind, name) AS (
     UNION ALL SELECT 'schema', nspname::text FROM pg_namespace)
 SELECT kind, name, (regexp_match(name, '^tenantry_(?:move|part)_([0-9]{1,18})$'))[1]::bigint
 FROM found WHERE name ~ '^tenantry_(move|part)_[0-9]{1,18}$'
-ORDER BY kind = 'schema', kind = 'publication'";
+UNION ALL
+SELECT 'copy', nspname::text, (regexp_match(obj_description(oid, 'pg_namespace'), '^tenantry move ([0-9]{1,18})$'))[1]::bigint
+FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') ~ '^tenantry move [0-9]{1,18}$' AND nspname !~ '^tenantry_'
+ORDER BY 1 DESC";

@@ -50,7 +50,13 @@ pub async fn create_shards(target: &Target, mv: &Move, on_source: &Definition) -
         }
         statements.extend(on_source.clone().on_target(mv, *group).tables);
     }
-    create(target, mv, statements).await
+    create(target, mv, statements).await.map_err(|error| match error.code() {
+        SqlState::DUPLICATE_SCHEMA => error.hint(
+            "A node that came back after it had been removed may have half a copy: \
+             CALL citus_cleanup_orphaned_resources() drops it.",
+        ),
+        _ => error,
+    })
 }
 
 /// The statement that marks a schema as this move's.
