@@ -125,8 +125,13 @@ impl Pools {
         self.inner.nodes.settings().load().replica_lag
     }
 
+    /// For so long statements wait for a server that is down.
+    pub fn outage_timeout(&self) -> Duration {
+        self.inner.nodes.settings().load().outage_timeout
+    }
+
     fn is_late(&self, began: Instant) -> bool {
-        began.elapsed() >= self.inner.nodes.settings().load().outage_timeout
+        began.elapsed() >= self.outage_timeout()
     }
 
     fn pool(&self, address: &ServerAddress, identity: &Identity, purpose: Purpose) -> Rc<Pool> {

@@ -186,6 +186,17 @@ pub async fn checkout(pool: &Pool) -> Result<Object> {
     })
 }
 
+/// Is a server gone, going or coming? Or do all control connections wait for one that may be gone?
+pub fn is_away(error: &PgError) -> bool {
+    let codes = [
+        SqlState::CONNECTION_FAILURE,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::TOO_MANY_CONNECTIONS,
+    ];
+    codes.contains(&error.code()) || Some(error.code()) == SqlState::from_bytes(b"57P02")
+}
+
 /// A server's error with all its fields, or our gate's; anything else is a lost connection (08006).
 pub fn pg_error(error: tokio_postgres::Error) -> PgError {
     if let Some(refusal) = gate::refusal(&error) {

@@ -31,7 +31,8 @@ pub mod two_phase;
 
 pub use at_hand::MapAtHand;
 pub use connection::{
-    Address, Settings, checkout, connect, connect_patiently, connect_to_coordinator, connect_to_primary, pg_error,
+    Address, Settings, checkout, connect, connect_patiently, connect_to_coordinator, connect_to_primary, is_away,
+    pg_error,
 };
 pub use gate::Gate;
 pub use load::{LOAD, parse};

@@ -8,10 +8,15 @@
 //!
 //! The decision row is the commit: first writer wins, so a recovery that decides "abort" and an owner that decides
 //! "commit" cannot both succeed (docs/decisions). Whatever is left behind, `jobs/two_phase_recovery.rs` finishes.
+//!
+//! A coordinator that is away is waited for, as by statements: before anything is prepared, and for the decision, which is asked
+//! for again when its answer was lost. A recovery keeps decisions for much longer than that may take.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use deadpool_postgres::Object;
 use futures_util::future::join_all;
 
 use super::{Executor, Participant};
@@ -20,6 +25,7 @@ use crate::catalog::two_phase::{Decision, Undecided};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 use crate::tally::Count;
+use crate::transport::timer;
 use crate::wire::answer::Status;
 
 /// Names of distributed transactions: unique over all proxies and restarts.
@@ -75,7 +81,8 @@ pub fn transaction_of_gid(gid: &str) -> Option<&str> {
 
 /// Commits on all participants or on none; gives the participants back in any case.
 ///
-/// Errors: what a server says before the decision, or the coordinator instead of it; 40001 when a recovery decided
+/// Errors: what a server says before the decision, or the coordinator instead of it; 08006 when that is away for
+/// `pool.outage_timeout`; 40001 when a recovery decided
 /// against us; 08007 when the answer to COMMIT or to the decision was lost, or when a participant could not be told yet.
 pub async fn commit(executor: &Rc<Executor>, mut participants: Vec<Participant>) -> (Vec<Participant>, Result<()>) {
     let result = match participants.as_mut_slice() {
@@ -133,6 +140,12 @@ async fn commit_prepared(executor: &Executor, writers: &mut [&mut Participant]) 
     writers.sort_by_key(|p| !p.node.is_coordinator());
     let coordinators = writers.iter().filter(|p| p.node.is_coordinator()).count();
     let (coordinator, workers) = writers.split_at_mut(coordinators);
+    if coordinator.is_empty()
+        && let Err(error) = control_connection(executor, Instant::now()).await
+    {
+        roll_back_each(workers).await;
+        return Err(error);
+    }
     let nodes: Vec<NodeId> = workers.iter().map(|p| p.node).collect();
     let prepared = join_all(workers.iter_mut().map(|p| {
         let sql = format!("PREPARE TRANSACTION '{}'", gid(p));
@@ -219,8 +232,44 @@ async fn decide(
     nodes: &[NodeId],
     wanted: Decision,
 ) -> std::result::Result<Decision, Undecided> {
-    let client = executor.catalog.client(NodeId::COORDINATOR).await.map_err(Undecided::Refused)?;
-    catalog::two_phase::decide(&**client, transaction, wanted, nodes).await
+    let began = Instant::now();
+    let mut lost = None;
+    loop {
+        let decided = match control_connection(executor, began).await {
+            Ok(client) => catalog::two_phase::decide(&**client, transaction, wanted, nodes).await,
+            Err(error) => Err(Undecided::Refused(error)),
+        };
+        match decided {
+            // Whoever asks again hears what stands.
+            Err(Undecided::Lost(error)) if catalog::is_away(&error) && is_awaited(executor, began) => {
+                lost = Some(error);
+                timer::sleep(AGAIN_AFTER).await;
+            }
+            Err(Undecided::Refused(error)) => {
+                return Err(lost.map_or_else(|| Undecided::Refused(error), Undecided::Lost));
+            }
+            decided => return decided,
+        }
+    }
+}
+
+/// To the coordinator, which is waited for while it is away. `began`: since when.
+async fn control_connection(executor: &Executor, began: Instant) -> Result<Object> {
+    loop {
+        match executor.catalog.client(NodeId::COORDINATOR).await {
+            Err(error) if catalog::is_away(&error) && is_awaited(executor, began) => timer::sleep(AGAIN_AFTER).await,
+            Err(error) if catalog::is_away(&error) => {
+                return Err(PgError::new(SqlState::CONNECTION_FAILURE, "the coordinator cannot be reached")
+                    .detail(error.message().to_owned())
+                    .hint("It decides on transactions over several nodes. They wait for it for pool.outage_timeout."));
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn is_awaited(executor: &Executor, began: Instant) -> bool {
+    began.elapsed() < executor.pools.outage_timeout()
 }
 
 fn too_late() -> PgError {
@@ -298,6 +347,8 @@ async fn roll_back(participants: &mut [Participant]) {
 fn unknown(message: &str) -> PgError {
     PgError::new(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, message)
 }
+
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

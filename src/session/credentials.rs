@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::auth::RolePassword;
-use crate::catalog::{Catalog, pg_error};
+use crate::catalog::{Catalog, is_away, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 use crate::transport::timer;
@@ -185,17 +185,6 @@ async fn read(catalog: &Catalog, names: Vec<String>) -> Result<Roles> {
 
 fn unreadable(why: PgError) -> PgError {
     PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot read the coordinator's roles").detail(why.to_string())
-}
-
-/// Is it gone, going or coming? Or do all connections wait for one that may be gone?
-fn is_away(error: &PgError) -> bool {
-    let codes = [
-        SqlState::CONNECTION_FAILURE,
-        SqlState::CANNOT_CONNECT_NOW,
-        SqlState::ADMIN_SHUTDOWN,
-        SqlState::TOO_MANY_CONNECTIONS,
-    ];
-    codes.contains(&error.code()) || Some(error.code()) == SqlState::from_bytes(b"57P02")
 }
 
 const AGAIN_AFTER: Duration = Duration::from_millis(200);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::place::Place;
 use super::run::Session;
 use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
+use crate::catalog::is_away;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Retry, Routed};
@@ -213,7 +214,6 @@ impl Session {
                 return Ok(Description { fields, ..nothing });
             }
             Plan::Session(_) => return Ok(nothing),
-            Plan::Explain(_) => "EXPLAIN SELECT 1".to_owned(),
             Plan::Coordinator(c) => c.query.render(None),
             Plan::FunctionCall(call) => describing(call),
             _ => statement.text.to_string(),
@@ -227,8 +227,18 @@ impl Session {
             participant.is_unsynced = false;
             return result;
         }
-        let mut server = self.coordinator_for_a_moment().await?;
-        server.describe(&text, &statement.types).await
+        let mut lost = 0;
+        loop {
+            match self.describe_beside(&text, &statement.types).await {
+                // Our own question: where it was lost, it is asked again.
+                Err(error) if is_away(&error) && lost < LOST_MAX => lost += 1,
+                described => return described,
+            }
+        }
+    }
+
+    async fn describe_beside(&mut self, text: &str, types: &[u32]) -> Result<Description> {
+        self.coordinator_for_a_moment().await?.describe(text, types).await
     }
 
     /// The client's Bind as `node` understands it.
@@ -400,3 +410,6 @@ fn no_statement(name: &[u8]) -> PgError {
     };
     PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }
+
+/// So often a description may be lost with its server.
+const LOST_MAX: u32 = 5;

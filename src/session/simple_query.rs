@@ -67,7 +67,17 @@ impl Session {
             }
         }
         let succeeded = self.is_alive();
-        self.end_unit(succeeded).await
+        self.commit_unit(succeeded).await
+    }
+
+    /// Ends the unit. Nothing is complete that cannot be committed: as in Postgres, the error comes instead of the last statement's
+    /// tag.
+    async fn commit_unit(&mut self, succeeded: bool) -> Result<()> {
+        let ended = self.end_unit(succeeded).await;
+        if ended.is_err() && succeeded {
+            answer::take_back_completion(self.client.out());
+        }
+        ended
     }
 
     fn is_alive(&self) -> bool {
@@ -107,7 +117,7 @@ impl Session {
     async fn end_single(&mut self) -> Result<()> {
         self.put_notices();
         match &self.transaction {
-            Some(txn) if txn.is_single => self.end_unit(true).await,
+            Some(txn) if txn.is_single => self.commit_unit(true).await,
             _ => Ok(()),
         }
     }

@@ -56,6 +56,21 @@ fn fields(error: &PgError) -> Vec<(u8, String)> {
     error.fields().map(|(key, value)| (key, value.replace('\0', " "))).collect()
 }
 
+/// Takes back the CommandComplete that `out` ends with, if it does.
+pub fn take_back_completion(out: &mut BytesMut) {
+    let begins = |at: usize| {
+        let length = out[at + 1..].first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
+        out[at] == b'C' && length == Some(out.len() - at - 1)
+    };
+    let earliest = out.len().saturating_sub(COMPLETION_MAX);
+    if let Some(at) = (earliest..out.len()).rev().find(|at| begins(*at)) {
+        out.truncate(at);
+    }
+}
+
+/// Longer than any.
+const COMPLETION_MAX: usize = 64;
+
 pub fn ready(status: Status, out: &mut BytesMut) {
     let status = match status {
         Status::Idle => TransactionStatus::Idle,
@@ -199,6 +214,21 @@ mod tests {
         let again = PgError::from_body(&out[5..]);
         assert_eq!((again.message(), again.detail_text(), again.hint_text()), ("a b", Some("d"), Some("h")));
         assert!(again.fields().any(|f| f == (b'P', "9")));
+    }
+
+    #[test]
+    fn a_completion_at_the_end_is_taken_back_and_nothing_else() {
+        let mut out = BytesMut::new();
+        text_row(&[Some("COPY 3")], &mut out);
+        let row = out.clone();
+        take_back_completion(&mut out);
+        assert_eq!(out, row);
+        command_complete("COPY 3", &mut out);
+        command_complete("INSERT 0 2", &mut out);
+        take_back_completion(&mut out);
+        take_back_completion(&mut out);
+        take_back_completion(&mut out);
+        assert_eq!(out, row);
     }
 
     #[test]
