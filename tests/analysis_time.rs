@@ -152,7 +152,7 @@ fn list(n: usize, item: impl Fn(usize) -> String) -> String {
 /// The CPU time that it took, and the code of the refusal.
 fn analyse(map: &ShardMap, text: &str, time: Duration) -> (Duration, Option<SqlState>) {
     let path = ["public".to_owned()];
-    let provided = Provided { inline: HashSet::new(), functions: HashSet::new(), views: HashMap::new() };
+    let provided = Provided { inline: HashMap::new(), functions: HashSet::new(), views: HashMap::new() };
     let context = Context {
         map,
         search_path: &path,

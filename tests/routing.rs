@@ -76,11 +76,12 @@ fn map() -> ShardMap {
 
 fn provided() -> Provided {
     Provided {
-        inline: HashSet::from([
-            "citus_version",
-            "citus_get_active_worker_nodes",
-            "shard_name",
-            "get_shard_id_for_distribution_column",
+        inline: HashMap::from([
+            ("citus_version", None),
+            ("citus_get_active_worker_nodes", None),
+            ("shard_name", None),
+            ("get_shard_id_for_distribution_column", None),
+            ("citus_table_size", Some(Figures::ShardSizes)),
         ]),
         functions: HashSet::from(["citus_add_node", "create_distributed_table"]),
         views: HashMap::from([("citus_tables", Some(Figures::ShardSizes)), ("pg_dist_node", None)]),

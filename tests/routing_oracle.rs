@@ -415,7 +415,7 @@ async fn every_plan_gives_the_answer_of_a_single_postgres() {
         client.batch_execute(&setup).await.unwrap();
     }
     let (map, path) = (map(), ["public".to_owned()]);
-    let provided = Provided { functions: HashSet::new(), inline: HashSet::new(), views: HashMap::new() };
+    let provided = Provided { functions: HashSet::new(), inline: HashMap::new(), views: HashMap::new() };
     let context = Context {
         map: &map,
         search_path: &path,

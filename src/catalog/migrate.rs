@@ -56,6 +56,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (280, "united_shards", include_str!("schema/280_united_shards.sql")),
     (281, "waiting_indexes", include_str!("schema/281_waiting_indexes.sql")),
     (290, "rehearsals", include_str!("schema/290_rehearsals.sql")),
+    (300, "size_functions", include_str!("schema/300_size_functions.sql")),
     (310, "prepared_statements", include_str!("schema/310_prepared_statements.sql")),
 ];
 

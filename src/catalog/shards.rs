@@ -1,6 +1,6 @@
 //! Rows of `tenantry.shard_group` and `tenantry.shard`, as statements for a client's transaction.
 
-use super::quote::{literal, qualified, shard_schema};
+use super::quote::{literal, shard_schema};
 use crate::shard_map::{ColocationId, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap, TableOid};
 
 /// Answers `count` rows: fresh ids.
@@ -33,50 +33,30 @@ pub fn place_group(group: ShardGroupId, node: NodeId) -> String {
     format!("UPDATE tenantry.shard_group SET nodeid = {node} WHERE id = {group}")
 }
 
-/// What a size counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
-    /// Main fork only: `pg_relation_size`.
-    Relation,
-    /// With TOAST and maps, without indexes: `pg_table_size`.
-    Table,
-    /// Everything: `pg_total_relation_size`.
-    Total,
-}
-
-/// Answers `shardid, size` for the shards and reference copies that stand on `node`; only those of `table` if given, and
-/// then with its partitions, which are tables of their own otherwise. None when there are none. A shard that has just
-/// moved away is left out.
-pub fn sizes(map: &ShardMap, node: NodeId, table: Option<TableOid>, measure: Measure) -> Option<String> {
-    let function = match measure {
-        Measure::Relation => "pg_relation_size",
-        Measure::Table => "pg_table_size",
-        Measure::Total => "pg_total_relation_size",
-    };
+/// Answers, for the shards and reference copies that stand on `node`, bytes of everything, without indexes, and of the main
+/// fork alone: `shardid, size, table_size, relation_size`. None when there are none. A shard that has just moved away is left
+/// out. Any role may ask: tables are found in the system catalogs, which needs no privilege on their schemas.
+pub fn sizes(map: &ShardMap, node: NodeId) -> Option<String> {
     let mut rows = Vec::new();
-    for managed in map.tables().filter(|t| table.is_none_or(|oid| oid == t.oid)) {
+    let mut add = |shard: ShardId, schema: &str, name: &str| {
+        rows.push(format!("({shard}, {}, {})", literal(schema), literal(name)));
+    };
+    for managed in map.tables() {
         if managed.is_reference() {
-            let name = qualified(&managed.schema, &managed.name);
-            rows.extend(managed.shards.first().map(|shard| format!("({shard}, {})", literal(&name))));
+            managed.shards.first().into_iter().for_each(|shard| add(*shard, &managed.schema, &managed.name));
             continue;
         }
         let Some(colocation) = map.colocation(managed.colocation) else { continue };
         for (shard, group) in managed.shards.iter().zip(&colocation.shard_groups).filter(|(_, g)| g.node == node) {
-            let name = qualified(&shard_schema(&managed.schema, group.id), &managed.name);
-            rows.push(format!("({shard}, {})", literal(&name)));
+            add(*shard, &shard_schema(&managed.schema, group.id), &managed.name);
         }
     }
-    let partitions = match table {
-        Some(_) => format!(
-            " + coalesce((SELECT sum(pg_catalog.{function}(p.relid)) \
-             FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(v.name)) p WHERE p.level > 0), 0)::pg_catalog.int8"
-        ),
-        None => String::new(),
-    };
     (!rows.is_empty()).then(|| {
         format!(
-            "SELECT v.shardid, pg_catalog.{function}(pg_catalog.to_regclass(v.name)){partitions} \
-             FROM (VALUES {}) v (shardid, name) WHERE pg_catalog.to_regclass(v.name) IS NOT NULL",
+            "SELECT v.shardid, pg_catalog.pg_total_relation_size(c.oid), pg_catalog.pg_table_size(c.oid), \
+             pg_catalog.pg_relation_size(c.oid) FROM (VALUES {}) v (shardid, nspname, relname) \
+             JOIN pg_catalog.pg_namespace n ON n.nspname = v.nspname \
+             JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.relname",
             rows.join(", ")
         )
     })

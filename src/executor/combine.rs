@@ -8,9 +8,10 @@
 use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
 use crate::backend::config_statement;
-use crate::error::Result;
+use crate::catalog::shards;
+use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Combine, Figures, Rowset};
-use crate::shard_map::NodeId;
+use crate::shard_map::{Node, NodeId};
 use crate::wire::frontend::{self, Bind};
 use crate::wire::reply_queue::To;
 
@@ -140,20 +141,25 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures, prepared: &
             let map = txn.map();
             let mut values = Vec::new();
             for node in map.active_workers() {
-                let Some(sql) =
-                    crate::catalog::shards::sizes(&map, node.id, None, crate::catalog::shards::Measure::Total)
-                else {
-                    continue;
-                };
+                let Some(sql) = shards::sizes(&map, node.id) else { continue };
+                // Where shards stand is wanted most when a server is away.
+                match txn.join(node.id).await.map(drop) {
+                    Err(error) if error.code() == SqlState::CONNECTION_FAILURE => {
+                        txn.warning(unmeasured(node, &error));
+                        values.push(format!("(NULL, {}, NULL, NULL, NULL)", node.id));
+                        continue;
+                    }
+                    joined => joined?,
+                }
                 for row in txn.query(node.id, &sql).await? {
-                    if let [Some(shard), Some(size)] = row.as_slice() {
-                        values.push(format!("({shard}, {}, {size})", node.id));
+                    if let [Some(shard), Some(total), Some(table), Some(relation)] = row.as_slice() {
+                        values.push(format!("({shard}, {}, {total}, {table}, {relation})", node.id));
                     }
                 }
             }
             let mut sql =
                 "DROP TABLE IF EXISTS pg_temp.tenantry_shard_sizes; CREATE TEMPORARY TABLE tenantry_shard_sizes \
-                 (shardid bigint, nodeid int, size bigint) ON COMMIT DROP;"
+                 (shardid bigint, nodeid int, size bigint, table_size bigint, relation_size bigint) ON COMMIT DROP;"
                     .to_owned();
             if !values.is_empty() {
                 sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
@@ -164,6 +170,12 @@ pub async fn gather_figures(txn: &mut Transaction, figures: Figures, prepared: &
             Ok(())
         }
     }
+}
+
+/// 01000, for who asks for sizes while a node cannot be reached.
+fn unmeasured(node: &Node, why: &PgError) -> PgError {
+    PgError::new(SqlState::WARNING, format!("sizes on node {}:{} are not known", node.host, node.port))
+        .detail(why.detail_text().unwrap_or(why.message()).to_owned())
 }
 
 /// Signature, flags and extension length of binary COPY data. Source: PostgreSQL manual, COPY, "Binary Format".

@@ -13,7 +13,7 @@ pub struct CreateDistributedTable {
 
 #[derive(Deserialize)]
 pub struct OneTable {
-    #[serde(alias = "relation_name", alias = "function_name")]
+    #[serde(alias = "function_name")]
     pub table_name: Option<u32>,
 }
 

@@ -13,12 +13,10 @@ use super::arguments::{
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
-use crate::catalog::shards::Measure;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
 use crate::operations::reference_table::create_reference_table;
-use crate::operations::sizes::table_size;
 use crate::operations::standbys::add_secondary_node as add_secondary;
 use crate::operations::{node_pause, node_state, nodes, time_partitions};
 use crate::planner::{Figures, Provided};
@@ -99,9 +97,6 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             txn.executor.loads.reset(&env.catalog).await?;
             Ok(Value::Null)
         }
-        "citus_total_relation_size" => size(name, arguments, txn, Measure::Total).await,
-        "citus_relation_size" => size(name, arguments, txn, Measure::Relation).await,
-        "citus_table_size" => size(name, arguments, txn, Measure::Table).await,
         _ => Err(PgError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} is not provided"))),
     }
 }
@@ -139,9 +134,6 @@ pub fn provided() -> Provided {
             "citus_set_coordinator_host",
             "citus_set_node_property",
             "master_set_node_property",
-            "citus_total_relation_size",
-            "citus_relation_size",
-            "citus_table_size",
             "citus_drain_node",
             "master_drain_node",
             "citus_move_shard_placement",
@@ -173,34 +165,37 @@ pub fn provided() -> Provided {
             "tenantry_cluster_status",
             "citus_stat_tenants_reset",
         ]),
-        inline: HashSet::from([
-            "citus_version",
-            "citus_add_rebalance_strategy",
-            "citus_set_default_rebalance_strategy",
-            "citus_shard_cost_1",
-            "citus_shard_cost_by_disk_size",
-            "citus_node_capacity_1",
-            "citus_shard_allowed_on_node_true",
-            "citus_job_list",
-            "citus_stat_tenants",
-            "tenantry_recommend",
-            "tenantry_shard_cost_by_load",
-            "tenantry_shard_cost_by_statements",
-            "tenantry_shard_cost_by_bytes",
-            "tenantry_cluster_pause",
-            "tenantry_cluster_resume",
-            "tenantry_cluster_cancel",
-            "citus_is_coordinator",
-            "citus_is_primary_node",
-            "citus_coordinator_nodeid",
-            "citus_copy_shard_placement",
-            "citus_get_active_worker_nodes",
-            "master_get_active_worker_nodes",
-            "column_to_column_name",
-            "column_name_to_column",
-            "shard_name",
-            "get_shard_id_for_distribution_column",
-            "get_missing_time_partition_ranges",
+        inline: HashMap::from([
+            ("citus_version", None),
+            ("citus_add_rebalance_strategy", None),
+            ("citus_set_default_rebalance_strategy", None),
+            ("citus_shard_cost_1", None),
+            ("citus_shard_cost_by_disk_size", None),
+            ("citus_node_capacity_1", None),
+            ("citus_shard_allowed_on_node_true", None),
+            ("citus_job_list", None),
+            ("citus_stat_tenants", None),
+            ("tenantry_recommend", None),
+            ("tenantry_shard_cost_by_load", None),
+            ("tenantry_shard_cost_by_statements", None),
+            ("tenantry_shard_cost_by_bytes", None),
+            ("tenantry_cluster_pause", None),
+            ("tenantry_cluster_resume", None),
+            ("tenantry_cluster_cancel", None),
+            ("citus_is_coordinator", None),
+            ("citus_is_primary_node", None),
+            ("citus_coordinator_nodeid", None),
+            ("citus_copy_shard_placement", None),
+            ("citus_get_active_worker_nodes", None),
+            ("master_get_active_worker_nodes", None),
+            ("column_to_column_name", None),
+            ("column_name_to_column", None),
+            ("shard_name", None),
+            ("get_shard_id_for_distribution_column", None),
+            ("get_missing_time_partition_ranges", None),
+            ("citus_total_relation_size", Some(Figures::ShardSizes)),
+            ("citus_table_size", Some(Figures::ShardSizes)),
+            ("citus_relation_size", Some(Figures::ShardSizes)),
         ]),
         views: HashMap::from([
             ("pg_dist_node", None),
@@ -288,12 +283,6 @@ async fn add_node(
         is_active,
     };
     nodes::add_node(txn, &env.catalog, request).await.map(|id| json!(id))
-}
-
-async fn size(name: &str, arguments: Value, txn: &mut Transaction, measure: Measure) -> Result<Value> {
-    let arguments: OneTable = read(name, arguments)?;
-    let table = required(arguments.table_name, "relation_name")?;
-    table_size(txn, TableOid(table), measure).await.map(|size| json!(size))
 }
 
 /// Postgres has typed the arguments already; what doesn't fit here is our own mistake.

@@ -18,7 +18,6 @@ pub mod rebalance;
 pub mod reference_table;
 mod schema_privileges;
 pub mod sequences;
-pub mod sizes;
 pub mod standbys;
 mod statistics;
 pub mod table_checks;

@@ -70,7 +70,7 @@ impl Display for Plan {
             }
             Plan::Transaction(command) => command.fmt(f),
             Plan::Session(command) => command.fmt(f),
-            Plan::Explain(inner) => write!(f, "explain ({inner})"),
+            Plan::Explain(explain) => write!(f, "explain ({})", explain.inner),
         }
     }
 }

@@ -11,23 +11,42 @@ use crate::sql::{Splice, With};
 
 use super::names::names_managed_table;
 use super::statement::{ends, meaning};
-use super::{Call, Context, FunctionCall, Plan, unsupported};
+use super::{Call, Context, Figures, FunctionCall, Plan, unsupported};
 
 /// `tenantry.` goes in front of the names of inline functions, instead of a `pg_catalog.` that was written.
 pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Splice> {
-    (0..tokens.len())
-        .filter_map(|at| {
-            let name_at = name_of_call(text, tokens, at)?;
-            let is_ours = ctx.provided.inline.contains(fold(text, &tokens[name_at]).as_ref());
-            // `INSERT INTO shard_name (a)`: a relation with a column list.
-            let is_relation = at > 0 && is_keyword(text, &tokens[at - 1], "into");
-            (is_ours && !is_relation).then(|| Splice {
-                at: tokens[at].start,
-                len: tokens[name_at].start - tokens[at].start,
-                with: With::Fixed("tenantry.".into()),
-            })
-        })
-        .collect()
+    let splice = |(at, name_at, _): (usize, usize, _)| Splice {
+        at: tokens[at].start,
+        len: tokens[name_at].start - tokens[at].start,
+        with: With::Fixed("tenantry.".into()),
+    };
+    inline_calls(text, tokens, ctx).map(splice).collect()
+}
+
+/// The figures that the inline functions need.
+pub(super) fn inline_needs(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Figures> {
+    let mut needs = Vec::new();
+    for figures in inline_calls(text, tokens, ctx).filter_map(|(_, _, figures)| figures) {
+        if !needs.contains(&figures) {
+            needs.push(figures);
+        }
+    }
+    needs
+}
+
+/// Where each begins, its name stands, and what it needs.
+fn inline_calls(
+    text: &str,
+    tokens: &[Token],
+    ctx: &Context<'_>,
+) -> impl Iterator<Item = (usize, usize, Option<Figures>)> {
+    (0..tokens.len()).filter_map(move |at| {
+        let name_at = name_of_call(text, tokens, at)?;
+        let figures = *ctx.provided.inline.get(fold(text, &tokens[name_at]).as_ref())?;
+        // `INSERT INTO shard_name (a)`: a relation with a column list.
+        let is_relation = at > 0 && is_keyword(text, &tokens[at - 1], "into");
+        (!is_relation).then_some((at, name_at, figures))
+    })
 }
 
 /// As `inline_splices`, for views too, within string constants that hold code: what a function's body calls `pg_dist_node` is what a
@@ -92,7 +111,7 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     if calls.is_empty() {
         return None;
     }
-    let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), Vec::new());
+    let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), inline_needs(text, tokens, ctx));
     let clock = Clock::start(ctx.complexity.time);
     let tree = match parse(text, tokens, &ctx.complexity, &clock) {
         Ok(tree) => Some(tree),

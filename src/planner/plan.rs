@@ -37,7 +37,7 @@ pub enum Plan {
     Transaction(TransactionCommand),
     Session(SessionCommand),
     /// EXPLAIN of a statement that one worker cannot explain: what we would do.
-    Explain(Box<Plan>),
+    Explain(Explain),
 }
 
 impl Plan {
@@ -102,7 +102,7 @@ impl Plan {
             Plan::FunctionCall(_) => 10,
             Plan::Transaction(_) => 11,
             Plan::Session(_) => 12,
-            Plan::Explain(plan) => plan.kind(),
+            Plan::Explain(explain) => explain.inner.kind(),
         }
     }
 }
@@ -220,7 +220,7 @@ pub struct Coordinator {
     pub on_all_nodes: bool,
     /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ...).
     pub outside_transaction: bool,
-    /// System views that need figures of the workers before they are read.
+    /// What its system views and inline functions need before they are read.
     pub needs: Vec<Figures>,
 }
 
@@ -255,10 +255,18 @@ impl Sequences {
     }
 }
 
+#[derive(Debug, Clone)]
+pub struct Explain {
+    pub inner: Box<Plan>,
+    /// As one JSON document, for tools that draw plans.
+    pub is_json: bool,
+}
+
 /// Figures gathered before a statement that reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figures {
-    /// From the workers into `pg_temp.tenantry_shard_sizes(shardid bigint, nodeid int, size bigint)`.
+    /// From the workers into `pg_temp.tenantry_shard_sizes(shardid bigint, nodeid int, size bigint, table_size bigint,
+    /// relation_size bigint)`.
     ShardSizes,
     /// Loads that this proxy has seen, into the catalog.
     Loads,
@@ -461,7 +469,7 @@ pub struct FunctionCall {
     pub calls: Vec<Call>,
     /// System views and inline functions, anywhere in the statement.
     pub splices: Vec<Splice>,
-    /// Figures that these views need.
+    /// Figures that these need.
     pub needs: Vec<Figures>,
     /// It answers no rows.
     pub is_procedure: bool,
@@ -574,9 +582,9 @@ pub struct Context<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Provided {
     pub functions: std::collections::HashSet<&'static str>,
-    /// Ordinary SQL functions in schema `tenantry` of the coordinator: only `tenantry.` is spliced in front of the name,
-    /// and their arguments may be columns. Statements on distributed tables must not call them.
-    pub inline: std::collections::HashSet<&'static str>,
+    /// Ordinary SQL functions in schema `tenantry` of the coordinator, and the figures each needs: only `tenantry.` is spliced
+    /// in front of the name, and their arguments may be columns. Statements on distributed tables must not call them.
+    pub inline: std::collections::HashMap<&'static str, Option<Figures>>,
     /// System views, living in schema `tenantry` of the coordinator, and the figures each needs.
     pub views: std::collections::HashMap<&'static str, Option<Figures>>,
 }

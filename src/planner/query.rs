@@ -10,7 +10,7 @@ use crate::sql::scope::Meaning;
 use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
 use crate::sql::{Access, Operand, Spliced};
 
-use super::function_call::inline_splices;
+use super::function_call::{inline_needs, inline_splices};
 use super::names::{coordinator, names_managed_table};
 use super::session_effects::with_session_effects;
 use super::statement::{Statement, has_call, is_stored_as_written, meaning};
@@ -36,7 +36,7 @@ pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mo
         }
         Err(_) => {
             let query = Spliced::new(text, inline_splices(text, tokens, ctx));
-            let plan = Coordinator { query, ..unread(text, tokens) };
+            let plan = Coordinator { query, needs: inline_needs(text, tokens, ctx), ..unread(text, tokens) };
             let reads = plan.access == Access::Read;
             with_session_effects(text, tokens, reads, plan).map(Plan::from)
         }

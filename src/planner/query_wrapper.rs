@@ -9,14 +9,14 @@ use crate::sql::{Access, Cursor, Splice, Spliced};
 use super::names::{coordinator, names_managed_table};
 use super::session_effects::refuse_hidden_settings;
 use super::statement::is_stored_as_written;
-use super::{Combine, Context, Coordinator, Figures, Plan, Router, Rowset, Scatter, Shards};
+use super::{Combine, Context, Coordinator, Explain, Figures, Plan, Router, Rowset, Scatter, Shards};
 
 pub(super) type PlanQuery<'q> = &'q dyn Fn(&str) -> Result<Plan, PgError>;
 
 /// Behind EXPLAIN.
 pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: PlanQuery<'_>) -> Result<Plan, PgError> {
     let text = c.text();
-    let mut analyze = false;
+    let (mut analyze, mut format) = (false, "text".to_owned());
     match c.parenthesized()? {
         // `EXPLAIN (SELECT 1)` has a query in parentheses, not options.
         Some(options)
@@ -25,6 +25,8 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
             for mut option in options.split_commas()? {
                 if option.take("analyze") || option.take("analyse") {
                     analyze = !["off", "false", "0"].contains(&option.rest_text().to_ascii_lowercase().as_str());
+                } else if option.take("format") {
+                    format = option.rest_text().trim_matches('\'').to_ascii_lowercase();
                 }
             }
         }
@@ -91,7 +93,13 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
                     "Use EXPLAIN without ANALYZE, or restrict the statement to one value of the distribution column.",
                 ));
         }
-        inner => Plan::Explain(Box::new(inner)),
+        _ if !["text", "json"].contains(&format.as_str()) => {
+            return Err(PgError::unsupported(format!(
+                "EXPLAIN (FORMAT {format}) of a statement over several shards is not supported"
+            ))
+            .hint("Use TEXT or JSON."));
+        }
+        inner => Plan::Explain(Explain { inner: Box::new(inner), is_json: format == "json" }),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::sql::scope::{Builder, Meaning, QueryNode, Relation, ScopeNode};
 use crate::sql::tree::{Body, Expr, Name, Query};
 use crate::sql::{Access, Operand, Splice, Spliced, With};
 
-use super::function_call::inline_splices;
+use super::function_call::{inline_needs, inline_splices};
 use super::names::quote_identifier;
 use super::{Context, Figures, Mode, Shards};
 
@@ -179,7 +179,7 @@ impl<'a> Statement<'a> {
     }
 
     pub fn needs(&self) -> Vec<Figures> {
-        let mut needs = Vec::new();
+        let mut needs = inline_needs(self.text, self.tokens, self.ctx);
         for relation in &self.relations {
             if let Meaning::View(name) = &relation.meaning
                 && let Some(Some(figures)) = self.ctx.provided.views.get(name.as_str())
@@ -198,7 +198,7 @@ impl<'a> Statement<'a> {
 
     pub fn access(&self) -> Access {
         let reads =
-            |name: &String| super::functions::reads_only(name) || self.ctx.provided.inline.contains(name.as_str());
+            |name: &String| super::functions::reads_only(name) || self.ctx.provided.inline.contains_key(name.as_str());
         if self.writes() || !self.calls().iter().all(reads) { Access::Write } else { Access::Read }
     }
 

@@ -1,6 +1,6 @@
 //! `routing/utility.txt`, line by line: the text left of `=>` becomes the plan on the right.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::error::PgError;
 use crate::shard_map::{
@@ -80,7 +80,7 @@ fn plan_query(text: &str, ctx: &Context<'_>) -> Result<Plan, PgError> {
 
 fn plan(text: &str) -> Option<Result<Plan, PgError>> {
     let provided = Provided {
-        inline: HashSet::from(["shard_name"]),
+        inline: HashMap::from([("shard_name", None)]),
         views: HashMap::from([("pg_dist_node", None), ("citus_shards", Some(Figures::ShardSizes))]),
         ..Provided::default()
     };

@@ -13,8 +13,8 @@ use crate::functions;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, FunctionCall, InsertSelect, Plan, Rowset, Sequences,
-    Shards,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, InsertSelect, Plan, Rowset,
+    Sequences, Shards,
 };
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -77,13 +77,19 @@ impl Session {
         Ok(())
     }
 
-    fn explain(&mut self, plan: &Plan, request: Request<'_>) {
+    fn explain(&mut self, plan: &Explain, request: Request<'_>) {
         use crate::wire::rows::Field;
         if request.describe {
-            let field = Field { name: "QUERY PLAN".to_owned(), type_oid: 25, type_modifier: -1 };
+            let type_oid = if plan.is_json { 114 } else { 25 };
+            let field = Field { name: "QUERY PLAN".to_owned(), type_oid, type_modifier: -1 };
             answer::row_description(&[field], self.client.out());
         }
-        answer::text_row(&[Some(&plan.to_string())], self.client.out());
+        let line = plan.inner.to_string();
+        let told = match plan.is_json {
+            true => serde_json::json!([{ "Plan": { "Node Type": line } }]).to_string(),
+            false => line,
+        };
+        answer::text_row(&[Some(&told)], self.client.out());
         answer::command_complete("EXPLAIN", self.client.out());
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::catalog::pg_error;
-use crate::catalog::shards::{Measure, sizes};
+use crate::catalog::shards::sizes;
 use crate::error::Result;
 use crate::operations::mover::MoverEnvironment;
 use crate::shard_map::{NodeId, ShardId};
@@ -35,14 +35,17 @@ pub async fn tell(environment: &MoverEnvironment, job: i64, details: &mut Value)
 /// Bytes of the tables of those groups that stand on the node, as moves count them.
 async fn waiting(environment: &MoverEnvironment, node: NodeId, groups: &[i64]) -> Result<i64> {
     let map = environment.catalog.map();
-    let Some(sql) = sizes(&map, node, None, Measure::Table) else { return Ok(0) };
+    let Some(sql) = sizes(&map, node) else { return Ok(0) };
     let waits = |shard: i64| {
         map.group_of_shard(ShardId(shard as u64)).is_some_and(|(_, group)| groups.contains(&(group.0 as i64)))
     };
     let client = environment.catalog.client(node).await?;
     let mut bytes = 0;
     for row in client
-        .query(&format!("SELECT shardid::int8, size::int8 FROM ({sql}) s (shardid, size)"), &[])
+        .query(
+            &format!("SELECT shardid::int8, table_size FROM ({sql}) s (shardid, size, table_size, relation_size)"),
+            &[],
+        )
         .await
         .map_err(pg_error)?
     {

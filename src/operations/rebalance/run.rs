@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use super::call::shards_of;
 use super::plan::{Bytes, ShardMove};
 use crate::catalog::pg_error;
-use crate::catalog::shards::{Measure, sizes};
+use crate::catalog::shards::sizes;
 use crate::error::Result;
 use crate::operations::mover::{
     MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group,
@@ -106,7 +106,7 @@ pub async fn group_bytes(environment: &MoverEnvironment, map: &ShardMap) -> Resu
 pub async fn shard_sizes(environment: &MoverEnvironment, map: &ShardMap) -> Result<HashMap<ShardId, u64>> {
     let mut found = HashMap::new();
     for node in map.active_workers() {
-        let Some(sql) = sizes(map, node.id, None, Measure::Total) else { continue };
+        let Some(sql) = sizes(map, node.id) else { continue };
         let client = environment.catalog.client(node.id).await?;
         for row in client.query(&sql, &[]).await.map_err(pg_error)? {
             let shard = row.try_get::<_, i32>(0).map(i64::from).or_else(|_| row.try_get::<_, i64>(0));
