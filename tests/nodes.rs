@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::served::Served;
 use support::wire_client::Client;
 use support::{psql, psql_command, psql_error, wait_until};
+use tenantry::wire::frontend;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -202,6 +203,29 @@ fn a_server_that_was_removed_with_half_a_copy_comes_back() {
     served.psql("CALL citus_cleanup_orphaned_resources()");
     served.psql(&moved);
     assert_eq!(served.psql("SELECT count(*) FROM items"), "101");
+}
+
+/// Goal: who writes a reference table while a node is removed does not notice.
+/// Method: a COPY that has begun sends its rows when the node is gone.
+#[test]
+fn a_node_may_go_while_a_reference_table_is_written() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE colors (id int)");
+    served.psql("SELECT create_reference_table('colors')");
+    let port = served.worker_port(1);
+    assert_eq!(served.servers().add_worker().expect("it starts").port(), port);
+    served.psql(&format!("SELECT citus_add_node('127.0.0.1', {port})"));
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    frontend::query("COPY colors FROM STDIN", &mut client.out);
+    frontend::copy_data(b"1\n", &mut client.out);
+    client.flush();
+    let locks = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'colors'::regclass AND mode = 'RowExclusiveLock'";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), locks) == "t"), "it has begun");
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    frontend::copy_done(&mut client.out);
+    assert_eq!(client.answer(), "G C(COPY 1) Z(I)");
+    assert_eq!(served.psql("SELECT count(*) FROM colors"), "1");
+    assert_eq!(psql(&served.worker_dsn(0), "SELECT count(*) FROM colors"), "1");
 }
 
 /// Environment of servers that ask this folder's `df`.

@@ -280,6 +280,9 @@ impl CopyRouter {
         let sql = format!("COPY {place} ({}) FROM STDIN {}", columns.join(", "), self.options);
         for node in nodes {
             let data = self.data_for(txn, node, &data).await;
+            if group.is_none() && txn.has_left(node) {
+                continue;
+            }
             let participant = txn.join(node).await?;
             participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
             let server = &mut participant.server;

@@ -69,6 +69,9 @@ pub async fn write(
 async fn write_copy(txn: &mut Transaction, node: NodeId, sql: &str, request: Request<'_>) -> Result<()> {
     let executor = txn.executor.clone();
     let bind = executor.object_ids.bind_for(&executor.catalog, node, request.bind, request.types).await;
+    if txn.has_left(node) {
+        return Ok(());
+    }
     let participant = txn.join(node).await?;
     combine::run_bound(participant, sql, &bind.with_results(false), request.types).await
 }

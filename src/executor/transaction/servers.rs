@@ -104,6 +104,11 @@ impl Transaction {
         })
     }
 
+    /// Has the node been removed?
+    pub fn has_left(&self, node: NodeId) -> bool {
+        !node.is_coordinator() && self.with_map(|map| map.node(node).is_none())
+    }
+
     /// The server of `node`, joining it when it does not take part yet.
     ///
     /// Errors: 08006 and what logging in says, 53300 when no connection is free.
