@@ -206,6 +206,30 @@ fn a_request_that_nobody_carries_out_is_told_and_cancelled() {
     assert!(!refused.status.success() && why.contains("no change of the cluster's size is under way"), "{why}");
 }
 
+/// Goal: a request that waits for another is not taken back when its turn comes, however long it has waited.
+/// Method: the test is who carries requests out. The first one ends after the time that nobody may need to take one, and the second
+/// is taken a moment later.
+#[test]
+fn a_request_that_has_waited_for_its_turn_is_left_a_moment_to_be_taken() {
+    let served = Served::start(1);
+    served.psql("SELECT tenantry_cluster_edit(2)");
+    let set = |what: &str| psql(&served.coordinator_dsn(), &format!("UPDATE tenantry.cluster_request SET {what}"));
+    set("started_at = now()");
+    let port = served.proxy_port(0).to_string();
+    let command = std::thread::spawn(move || run(&["cluster", "edit", "--workers", "3", "--port", &port]));
+    let comes = |condition: &str| {
+        let sql = format!("SELECT count(*) FROM tenantry.cluster_request WHERE {condition}");
+        assert!(wait_until(Duration::from_secs(60), || served.psql(&sql) == "1"), "{condition}");
+    };
+    comes("id = 2 AND created_at < now() - interval '11 s'");
+    set("state = 'Successful', finished_at = now() WHERE id = 1");
+    comes("id = 1 AND finished_at < now() - interval '1 s'");
+    set("started_at = now() WHERE id = 2");
+    set("state = 'Successful', finished_at = now() WHERE id = 2");
+    let output = command.join().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// `tenantry dev` carries out what is asked for at another proxy of the cluster, over HTTP.
 #[test]
 fn the_number_of_workers_is_asked_for_over_http() {

@@ -63,7 +63,7 @@ async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
     let asked = connection.ask(&request_workers(workers)).await?;
     let id = asked.number().ok_or_else(|| unreadable("id"))?;
     let start = Instant::now();
-    let (mut told, mut lost) = (String::new(), None);
+    let (mut told, mut lost, mut attended) = (String::new(), None, start);
     loop {
         let request = match Request::read(&connection, id).await {
             Ok(request) => request,
@@ -98,11 +98,12 @@ async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
                 )
                 .detail(request.detail));
             }
-            _ if !request.started && start.elapsed() > NOBODY_AFTER && nobody_works(&connection).await? => {
-                return Err(refuse_without_provisioner(&connection, id).await?);
-            }
-            _ => tokio::time::sleep(POLL).await,
+            // It waits for those before it.
+            _ if request.started || !nobody_works(&connection).await.unwrap_or(false) => attended = Instant::now(),
+            _ if attended.elapsed() > NOBODY_AFTER => return Err(refuse_without_provisioner(&connection, id).await?),
+            _ => {}
         }
+        tokio::time::sleep(POLL).await;
     }
 }
 
