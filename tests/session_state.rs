@@ -28,6 +28,8 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     policies_see_the_settings_of_their_client(&stage);
     settings_end_where_postgres_ends_them(&stage);
     settings_by_other_names_are_carried(&stage);
+    names_follow_the_search_path(&stage);
+    settings_of_a_pipeline_end_with_it(&stage);
     what_the_client_is_told_of_settings_stays_right(&stage);
     backslashes_are_letters(&stage);
     what_cannot_be_carried_is_refused(&stage);
@@ -286,6 +288,81 @@ fn settings_by_other_names_are_carried(stage: &Stage) {
     }
     let zone = "SELECT current_setting('TimeZone') FROM items WHERE tenant = 1 LIMIT 1";
     assert_eq!(row(&two.query(zone)), "Asia/Tokyo");
+}
+
+/// Goal: names mean what the search_path finds that is in force, however it came to be. Method: two tables of one name in two schemas, whose
+/// rows say which one was read, of one tenant and of all.
+fn names_follow_the_search_path(stage: &Stage) {
+    for schema in ["north", "south"] {
+        stage.served.psql(&format!("CREATE SCHEMA {schema}"));
+        stage.served.psql(&format!("CREATE TABLE {schema}.places (tenant int, said text)"));
+        stage.served.psql(&format!("SELECT create_distributed_table('{schema}.places', 'tenant')"));
+        stage.served.psql(&format!("INSERT INTO {schema}.places VALUES (1, '{schema}')"));
+    }
+    let mut one = stage.superuser();
+    one.query("SET search_path = north");
+    for set in [
+        "SET search_path = south",
+        "SET LOCAL search_path = south",
+        "SET SCHEMA 'south'",
+        "SELECT set_config('search_path', 'south', false)",
+        "SELECT set_config('search_path', 'south', true)",
+    ] {
+        for (ways, found) in [
+            (vec!["BEGIN", "SAVEPOINT s", set], "south"),
+            (vec!["BEGIN", "SAVEPOINT s", set, "RELEASE s"], "south"),
+            (vec!["BEGIN", "SAVEPOINT s", set, "ROLLBACK TO s"], "north"),
+            (vec!["BEGIN", "SAVEPOINT s", "SAVEPOINT r", set, "RELEASE r", "SELECT 1/0", "ROLLBACK TO s"], "north"),
+            (vec!["BEGIN", set, "ROLLBACK"], "north"),
+            (vec![&format!("{set}; SELECT 1/0")], "north"),
+            (vec!["SELECT 1", &format!("SELECT 1; {set}; SELECT 1/0")], "north"),
+        ] {
+            for sql in &ways {
+                one.query(sql);
+            }
+            for read in ["SELECT said FROM places WHERE tenant = 1", "SELECT max(said) FROM places"] {
+                assert_eq!(row(&one.query(read)), found, "{read} behind {ways:?}");
+            }
+            one.query("ROLLBACK");
+            assert_eq!(row(&one.query("SELECT said FROM places WHERE tenant = 1")), "north", "behind {ways:?}");
+        }
+    }
+    for schema in ["north", "south"] {
+        stage.served.psql(&format!("DROP TABLE {schema}.places"));
+        stage.served.psql(&format!("DROP SCHEMA {schema}"));
+    }
+}
+
+/// Goal: what is sent without a Sync in between is one transaction for settings too. Method: a policy shows a tenant's rows, or does not.
+fn settings_of_a_pipeline_end_with_it(stage: &Stage) {
+    let mut one = stage.app();
+    let rows = "SELECT count(*) FROM items WHERE tenant = 1";
+    for (statements, inside, behind) in [
+        (vec!["SET LOCAL app.tenant = 'all'", rows], "3", "0 "),
+        (vec!["SELECT set_config('app.tenant', 'all', true)", rows], "all 3", "0 "),
+        (
+            vec![rows, "SET LOCAL app.tenant = 'all'", rows, "INSERT INTO plain (said) VALUES ('x')", rows],
+            "0 3 3",
+            "0 ",
+        ),
+        (vec!["SET app.tenant = 'all'", rows, "SELECT 1/0"], "3", "0 "),
+        (vec!["SELECT set_config('app.tenant', 'all', false)", rows, "SELECT 1/0"], "all 3", "0 "),
+        (vec!["SET app.tenant = 'all'", rows], "3", "2 all"),
+        (vec!["RESET app.tenant", rows, "SELECT 1/0"], "0", "2 all"),
+        (vec!["RESET app.tenant"], "", "0 "),
+        (vec!["SET app.tenant = 'all'"], "", "2 all"),
+    ] {
+        for sql in &statements {
+            for message in [&format!("P - : {sql}"), "B - -", "E - 0"] {
+                one.send(&frame(message));
+            }
+        }
+        one.send(&frame("S"));
+        let said: Vec<_> =
+            one.answers_until("Z").iter().filter_map(|a| a.strip_prefix("D ").map(str::to_owned)).collect();
+        assert_eq!(said.join(" "), inside, "{statements:?}");
+        assert_eq!(stage.seen(&mut one), behind, "{statements:?}");
+    }
 }
 
 fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {

@@ -79,6 +79,17 @@ impl Plan {
         }
     }
 
+    /// Does it set anything that ends with the transaction, or with its failure?
+    pub fn sets_for_transaction(&self) -> bool {
+        match self {
+            Plan::Session(command) => {
+                matches!(command, SessionCommand::Set { .. } | SessionCommand::Reset { .. } | SessionCommand::ResetAll)
+            }
+            Plan::Coordinator(coordinator) => !coordinator.sets.is_empty(),
+            _ => false,
+        }
+    }
+
     /// May it run in a transaction that has failed?
     /// Source: PostgreSQL src/backend/tcop/postgres.c, IsTransactionExitStmt().
     pub fn may_follow_failure(&self) -> bool {

@@ -408,6 +408,13 @@ impl Session {
                     }
                     _ => self.pause().await?,
                 }
+                if plan.sets_for_transaction()
+                    && self.transaction.as_ref().is_none_or(|t| t.kind == Kind::Auto)
+                    && !self.is_last()
+                {
+                    // What follows is in its transaction: a setting that is local holds for it, and goes with it when it fails.
+                    self.txn().require_atomic().await?;
+                }
                 let types = self.types_for(&statement, bind.parameter_count()).await?;
                 let request = Request { bind: &bind, types: &types, describe: false };
                 if !plan.may_follow_failure() {
@@ -492,6 +499,13 @@ impl Session {
             },
         }
         Ok(())
+    }
+}
+
+impl Session {
+    /// Is Sync what the client has sent next?
+    fn is_last(&self) -> bool {
+        self.replay.front().map_or(self.client.received().first(), |frame| Some(&frame.tag)) == Some(&b'S')
     }
 }
 

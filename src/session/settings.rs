@@ -118,10 +118,8 @@ impl Session {
             self.presence.set_application(application);
         }
         if is_path(name) {
-            if self.status() != answer::Status::Idle {
-                // A rollback takes it back.
-                self.search_path_is_local = true;
-            }
+            // A rollback takes it back, also one of what runs as one without a BEGIN.
+            self.search_path_is_local |= self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto);
             self.read_search_path().await?;
         }
         Ok(())

@@ -67,6 +67,9 @@ impl Session {
             }
             TransactionCommand::RollbackTo { name } => {
                 self.txn().rollback_to(name, &format!("ROLLBACK TO SAVEPOINT {}", quoted(name))).await?;
+                if self.search_path_is_local {
+                    Box::pin(self.read_search_path()).await?;
+                }
                 answer::command_complete("ROLLBACK", self.client.out());
                 Ok(())
             }
