@@ -225,6 +225,11 @@ impl FoundPool {
         }
         Some(pool.guard(connection))
     }
+
+    /// Is there a connection that nobody uses?
+    pub fn has_idle(&self) -> bool {
+        !self.0.state.borrow().idle.is_empty()
+    }
 }
 
 impl Pool {

@@ -14,6 +14,7 @@ mod client;
 pub mod combine;
 pub mod copy_in;
 pub mod copy_out;
+mod handed;
 mod hold;
 mod journal;
 mod kept;
@@ -28,6 +29,7 @@ mod transaction;
 mod two_phase;
 
 pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
+pub use handed::Handed;
 pub use hold::{HoldGuard, Holds, TableHoldGuard};
 pub use journal::changed_parameters;
 pub use kept::Kept;

@@ -21,6 +21,7 @@ use futures_util::future::join_all;
 use super::Executor;
 use super::cancel::CancelHandle;
 use super::combine::Rowsets;
+use super::handed::Handed;
 use super::journal::Entry;
 use super::kept::Kept;
 use super::participant::Participant;
@@ -76,6 +77,7 @@ pub struct Transaction {
     pub parameter_changes: Vec<(String, String)>,
     pub(super) rowsets: Rowsets,
     kept: Option<Rc<Kept>>,
+    handed: Handed,
     /// Whose it is.
     client: u64,
     /// See `Leftovers::sequences_of`.
@@ -107,6 +109,7 @@ pub struct Origin<'a> {
     pub cancel: &'a Arc<CancelHandle>,
     /// With session pooling.
     pub kept: &'a Option<Rc<Kept>>,
+    pub handed: &'a Handed,
 }
 
 impl Transaction {
@@ -138,6 +141,7 @@ impl Transaction {
             parameter_changes: Vec::new(),
             rowsets: Rowsets::default(),
             kept: origin.kept.clone(),
+            handed: origin.handed.clone(),
             client: origin.client,
             memory: origin.memory,
             schema_changed: false,

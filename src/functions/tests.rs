@@ -11,7 +11,7 @@ use crate::catalog::{self, Catalog};
 use crate::dev_cluster::{self, DevCluster};
 use crate::error::{Result, SqlState};
 use crate::executor::cancel::CancelHandle;
-use crate::executor::{Executor, Holds, Kind, ObjectIds, Origin, Transaction, TransactionIds};
+use crate::executor::{Executor, Handed, Holds, Kind, ObjectIds, Origin, Transaction, TransactionIds};
 use crate::operations::ddl;
 use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
@@ -70,6 +70,7 @@ impl Cluster {
             settings: &SessionSettings::default(),
             cancel: &Arc::new(CancelHandle::default()),
             kept: &None,
+            handed: &Handed::default(),
         };
         Transaction::new(Kind::Explicit, origin, "", None)
     }

@@ -115,6 +115,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         cancel,
         presence,
         requested: None,
+        has_begun: false,
         transaction_requested: Instant::now(),
         answered: None,
         slow_after: None,

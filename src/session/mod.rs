@@ -44,6 +44,8 @@ mod statements;
 mod statements_view;
 mod tally;
 mod transaction_commands;
+mod unit;
+mod waiting;
 
 pub use admin_database::{ADMIN_DATABASE, AdminDatabase, Visitor};
 pub use cancel_keys::{CancelKeys, watch_clients};

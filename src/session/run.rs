@@ -52,6 +52,8 @@ pub struct Session {
     pub presence: Present,
     /// When the request under way came, and the transaction's first.
     pub requested: Option<Instant>,
+    /// A cancel request reaches the statement already that is about to get its server.
+    pub has_begun: bool,
     pub transaction_requested: Instant,
     /// When its answer was over, where that is known already.
     pub answered: Option<Instant>,
@@ -246,6 +248,7 @@ impl Session {
             settings: &self.settings,
             cancel: &self.cancel.handle,
             kept: &self.kept,
+            handed: &self.pools.handed,
         };
         self.transaction = Some(Transaction::new(kind, origin, options, self.pinned.take()));
     }
@@ -368,6 +371,7 @@ impl Session {
             Box::pin(self.read_newer_map()).await;
         }
         answer::ready(self.status(), self.client.out());
+        self.pools.handed.give_back();
         self.avoids_replicas = false;
         self.note_answered();
         Ok(())

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::prepared::Statement;
 use super::run::Session;
-use super::short_way::Messages;
+use super::unit::Messages;
 use crate::error::Result;
 use crate::executor::Kind;
 use crate::planner::{Plan, TransactionCommand};

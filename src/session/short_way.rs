@@ -13,7 +13,6 @@
 //! has to be run again: outside a transaction its messages are kept until the answer is over, and inside one only what
 //! cannot be run again goes here.
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,8 +24,10 @@ use super::prepared::Statement;
 use super::run::Session;
 use super::short_command::Command;
 use super::simple_query::{Undo, only_statement};
+use super::unit::{Frames, Messages, Unit};
+use super::waiting::Wanted;
 use crate::backend::cancel::CancelTarget;
-use crate::backend::{Frame, PooledServer, Server};
+use crate::backend::{PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
@@ -34,7 +35,7 @@ use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, mo
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
-use crate::wire::frame::{self, HEADER_LEN};
+use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Bind, Parse};
 use crate::wire::reply_queue::{Reply, To};
 
@@ -42,6 +43,8 @@ use crate::wire::reply_queue::{Reply, To};
 pub(super) enum ShortWay {
     Statement(UnderWay),
     Command(Command),
+    /// Every connection is in use.
+    Wait(Wanted),
 }
 
 /// A statement whose messages are queued for its server.
@@ -124,14 +127,33 @@ impl Session {
         }
         let unit = Unit::read(self.client.received(), self.client.limits().message_bytes)?;
         let bytes = self.client.take(unit.len());
-        let way = match &unit {
+        self.way_of(&unit, bytes)
+    }
+
+    /// The same for messages that were taken. The client has them again when they do not go the short way.
+    pub(super) fn short_way_of(&mut self, bytes: Bytes) -> Option<ShortWay> {
+        match Unit::read(&bytes, self.client.limits().message_bytes) {
+            Some(unit) => self.way_of(&unit, bytes),
+            None => {
+                self.client.put_back(bytes);
+                None
+            }
+        }
+    }
+
+    fn way_of(&mut self, unit: &Unit, bytes: Bytes) -> Option<ShortWay> {
+        let way = match unit {
             Unit::Extended(messages) => self.extended_short_way(messages, &bytes),
             Unit::Simple { .. } => self.simple_short_way(&bytes),
         };
-        if way.is_none() {
-            self.client.put_back(bytes);
+        match (way, self.pools.take_missing()) {
+            (None, Some(node)) => Some(ShortWay::Wait(Wanted { node, unit: bytes })),
+            (None, None) => {
+                self.client.put_back(bytes);
+                None
+            }
+            (way, _) => way,
         }
-        way
     }
 
     fn extended_short_way(&mut self, messages: &Messages, unit: &Bytes) -> Option<ShortWay> {
@@ -261,7 +283,7 @@ impl Session {
         let requested = self.requested.unwrap_or_else(Instant::now);
         let mut seat = match &mut self.transaction {
             None => self.idle_seat(way.node, requested)?,
-            Some(txn) if !self.cancel.handle.begin_at_once() => return None,
+            Some(_) if !self.has_begun && !self.cancel.handle.begin_at_once() => return None,
             Some(txn) => {
                 let participant = match txn.is_blank() {
                     true => txn.join_at_once(way.node, way.group, &self.pools, requested)?,
@@ -286,8 +308,12 @@ impl Session {
             Some(kept) => kept.take(node)?,
             None => self.thread.executor.take_idle(node, &self.identity, &self.pools, now)?,
         };
-        if !server.carries(&self.settings) || !self.cancel.handle.begin_at_once() {
-            self.leave(node, server);
+        let begins = || self.has_begun || self.cancel.handle.begin_at_once();
+        if !server.carries(&self.settings) || !begins() {
+            match &self.kept {
+                Some(kept) => kept.put(node, server),
+                None => self.pools.handed.put(node, server),
+            }
             return None;
         }
         let target = server.cancel_target();
@@ -305,11 +331,12 @@ impl Session {
         match way {
             ShortWay::Statement(under_way) => self.go_with_statement(under_way).await,
             ShortWay::Command(command) => self.go_with_command(command).await,
+            ShortWay::Wait(wanted) => Box::pin(self.wait_for_server(wanted)).await,
         }
     }
 
     /// Brings the answer to the client, whose turn it is then; or puts the messages where they are run again.
-    async fn go_with_statement(&mut self, under_way: UnderWay) -> Result<()> {
+    pub(super) async fn go_with_statement(&mut self, under_way: UnderWay) -> Result<()> {
         let UnderWay { seat, node, group, query, unit, version, parses, writes } = under_way;
         let routed = Routed {
             group: Some(group),
@@ -427,146 +454,4 @@ struct Repeat {
     parses: bool,
     /// Of the map that it was routed with.
     version: u64,
-}
-
-/// The messages of one statement, whole.
-enum Unit {
-    Extended(Messages),
-    Simple { len: usize },
-}
-
-/// Where they are: payloads, without headers.
-pub(super) struct Messages {
-    pub(super) parse: Option<Range<usize>>,
-    bind: Range<usize>,
-    pub(super) describes: bool,
-    len: usize,
-}
-
-impl Unit {
-    /// What `received` begins with; `None` for everything that is no such unit, not all there, or with a message longer
-    /// than the client's may be.
-    fn read(received: &[u8], message_bytes_max: usize) -> Option<Self> {
-        let header = |at: usize| {
-            let header = frame::header(&received[at..]).ok().flatten()?;
-            let is_whole = at + header.len <= received.len().min(UNIT_LEN_MAX);
-            (is_whole && header.len <= message_bytes_max).then_some(header)
-        };
-        let first = header(0)?;
-        let (parse, at) = match first.tag {
-            b'Q' => return Some(Unit::Simple { len: first.len }),
-            b'P' if received.get(HEADER_LEN) == Some(&0) => (Some(HEADER_LEN..first.len), first.len),
-            b'B' => (None, 0),
-            _ => return None,
-        };
-        let second = header(at)?;
-        let bind = at + HEADER_LEN..at + second.len;
-        // The portal without a name.
-        if second.tag != b'B' || received.get(bind.start) != Some(&0) {
-            return None;
-        }
-        let rest = &received[bind.end..];
-        let (describes, after) = match rest.strip_prefix(DESCRIBE) {
-            Some(after) => (true, after),
-            None => (false, rest),
-        };
-        after.starts_with(EXECUTE_SYNC).then(|| {
-            let len = received.len() - after.len() + EXECUTE_SYNC.len();
-            Unit::Extended(Messages { parse, bind, describes, len })
-        })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Unit::Extended(messages) => messages.len,
-            Unit::Simple { len } => *len,
-        }
-    }
-}
-
-/// The frames of a unit, one by one.
-struct Frames(Bytes);
-
-impl Iterator for Frames {
-    type Item = Frame;
-
-    fn next(&mut self) -> Option<Frame> {
-        let header = frame::header(&self.0).ok().flatten()?;
-        Some(Frame { tag: header.tag, bytes: self.0.split_to(header.len) })
-    }
-}
-
-/// Longer ones are worth the long way.
-const UNIT_LEN_MAX: usize = 8 * 1024;
-/// Describe of the portal without a name.
-const DESCRIBE: &[u8] = b"D\0\0\0\x06P\0";
-/// Execute of the portal without a name, all rows; and Sync.
-const EXECUTE_SYNC: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
-
-#[cfg(test)]
-mod tests {
-    use bytes::BytesMut;
-
-    use super::*;
-
-    fn messages(write: impl FnOnce(&mut BytesMut)) -> BytesMut {
-        let mut out = BytesMut::new();
-        write(&mut out);
-        out
-    }
-
-    fn bind(portal: &[u8]) -> BytesMut {
-        messages(|out| Bind::text(&[Some("7")]).write(portal, b"s", out))
-    }
-
-    fn end() -> BytesMut {
-        messages(|out| {
-            frontend::execute(b"", 0, out);
-            frontend::sync(out);
-        })
-    }
-
-    fn joined(parts: &[BytesMut]) -> BytesMut {
-        let mut all = BytesMut::new();
-        parts.iter().for_each(|part| all.extend_from_slice(part));
-        all
-    }
-
-    #[test]
-    fn the_messages_of_one_statement_are_a_unit_however_much_follows() {
-        let parse = messages(|out| frontend::parse(b"", "SELECT 1", &[], out));
-        let describe = messages(|out| frontend::describe(frontend::Target::Portal(b""), out));
-        let query = messages(|out| frontend::query("SELECT 1", out));
-        for parts in [vec![bind(b""), end()], vec![parse, bind(b""), describe, end()], vec![query]] {
-            let unit = joined(&parts);
-            let followed = joined(&[unit.clone(), bind(b"")]);
-            assert!(Unit::read(&followed, 5).is_none());
-            assert_eq!(Unit::read(&followed, UNIT_LEN_MAX).map(|found| found.len()), Some(unit.len()));
-            for cut in 0..unit.len() {
-                assert!(Unit::read(&unit[..cut], UNIT_LEN_MAX).is_none(), "cut at {cut}");
-            }
-            let tags: Vec<_> = Frames(unit.freeze()).map(|frame| frame.tag).collect();
-            assert_eq!(tags.len(), parts.len() + usize::from(tags.contains(&b'S')));
-        }
-    }
-
-    #[test]
-    fn what_leaves_a_portal_or_is_too_long_is_none() {
-        let limited = messages(|out| {
-            frontend::execute(b"", 5, out);
-            frontend::sync(out);
-        });
-        let named = messages(|out| frontend::parse(b"s", "SELECT 1", &[], out));
-        let long = messages(|out| frontend::query(&"x".repeat(UNIT_LEN_MAX), out));
-        let flushed = joined(&[bind(b""), messages(frontend::flush), end()]);
-        for parts in [
-            vec![bind(b"p"), end()],
-            vec![bind(b""), limited],
-            vec![named, bind(b""), end()],
-            vec![long],
-            vec![flushed],
-        ] {
-            assert!(Unit::read(&joined(&parts), UNIT_LEN_MAX).is_none());
-        }
-    }
 }

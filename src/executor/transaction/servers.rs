@@ -8,6 +8,7 @@ use super::{Kind, Pin, Transaction};
 use crate::backend::{FoundPool, Identity, PooledServer, ServerAddress};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Executor;
+use crate::executor::handed::Handed;
 use crate::executor::participant::Participant;
 use crate::planner::ReadFrom;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
@@ -77,8 +78,9 @@ impl Transaction {
             if !self.cancel.remove(&target) {
                 server.poison();
             }
-            if let Some(kept) = &self.kept {
-                kept.put(node, server);
+            match &self.kept {
+                Some(kept) => kept.put(node, server),
+                None => self.handed.put(node, server),
             }
             return None;
         }
@@ -171,12 +173,14 @@ impl Transaction {
         {
             return Ok((server, false));
         }
+        let mut handed = self.handed.take(node).filter(|_| !self.read_from.is_replicas());
         loop {
             let address = self.address(node)?;
             let replica =
                 if self.read_from.is_replicas() { Box::pin(self.checkout_replica(node)).await? } else { None };
             let is_replica = replica.is_some();
             let mut server = match replica
+                .or_else(|| handed.take())
                 .or_else(|| self.executor.pools.find(&address, &self.identity).take_idle(Instant::now()))
             {
                 Some(server) => server,
@@ -278,9 +282,17 @@ pub struct PoolsAtHand {
     /// Of a map of this version.
     version: Cell<u64>,
     pools: RefCell<Vec<(NodeId, FoundPool)>>,
+    /// Whose connections were all in use when one was looked for.
+    missing: Cell<Option<NodeId>>,
+    pub handed: Handed,
 }
 
 impl PoolsAtHand {
+    /// The node for which the last look found no connection that nobody uses, once.
+    pub fn take_missing(&self) -> Option<NodeId> {
+        self.missing.take()
+    }
+
     fn with<T>(
         &self,
         version: u64,
@@ -316,6 +328,11 @@ impl Executor {
         map.node(node).map(|node| ServerAddress { host: node.host.clone(), port: node.port })
     }
 
+    /// Where the node is now; `None` for one that the map does not have.
+    pub fn current_address(&self, node: NodeId) -> Option<ServerAddress> {
+        self.map.with(|map| self.address(map, node))
+    }
+
     /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
     pub fn take_idle(
         &self,
@@ -326,7 +343,14 @@ impl Executor {
     ) -> Option<PooledServer> {
         self.map.with(|map| {
             let find = || Some(self.pools.find(&self.address(map, node)?, identity));
-            let mut server = pools.with(map.version(), node, find, |pool| pool.take_idle(now))??;
+            let handed = pools.handed.take(node);
+            let look = |pool: &FoundPool| pool.take_idle(now).ok_or_else(|| pool.has_idle());
+            let found = match handed {
+                Some(server) => Ok(server),
+                None => pools.with(map.version(), node, find, look)?,
+            };
+            pools.missing.set(matches!(found, Err(false)).then_some(node));
+            let mut server = found.ok()?;
             let is_current = is_current(&mut server, map);
             if !is_current {
                 server.poison();
