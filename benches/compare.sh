@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (epoll; io-uring), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +29,7 @@ clients=${CLIENTS:-8 64}
 idle=${IDLE-64 1000 10000}
 targets=${TARGETS:-direct floor pgbouncer tenantry}
 threads=${THREADS:-1}
-io=${IO:-epoll}
+io=${IO:-auto}
 port=${PORT:-7832}
 tenantry=${TENANTRY:-target/release/tenantry}
 relay=${RELAY:-target/release/examples/relay_floor}

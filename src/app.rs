@@ -410,13 +410,16 @@ impl DataThreads {
 
 /// Runs `work` on this thread, which waits for its sockets as `io` says, if it may.
 fn run_data_thread(io: Io, control: &runtime::Handle, mut work: impl Future<Output = ()> + 'static) {
-    if io == Io::IoUring {
+    if io != Io::Epoll {
         // New connections to servers and timers are of the control runtime.
         let _entered = control.enter();
         match ring::block_on(work) {
             Ok(()) => return,
             Err((error, unbegun)) => {
-                tracing::warn!(%error, "io_uring is not to be had, epoll is taken");
+                match io {
+                    Io::IoUring => tracing::warn!(%error, "io_uring is not to be had, epoll is taken"),
+                    Io::Auto | Io::Epoll => tracing::debug!(%error, "io_uring is not to be had, epoll is taken"),
+                }
                 work = unbegun;
             }
         }

@@ -55,8 +55,8 @@ pub struct Listen {
     pub takeover_socket: Option<PathBuf>,
     /// Threads that serve clients; 0 for as many as the machine has cores. Default: 0. Reload: no.
     pub threads: usize,
-    /// How they wait for sockets: epoll, or io-uring (Linux 6.1), which takes less of the CPU and not every container may
-    /// use; where it is refused they take epoll. Default: epoll. Reload: no.
+    /// How they wait for sockets: io-uring (Linux 6.1) takes less of the CPU than epoll; auto takes it where it may, which not
+    /// every container does, and epoll elsewhere. Default: auto. Reload: no.
     pub io: Io,
 }
 
@@ -64,7 +64,9 @@ pub struct Listen {
 #[serde(rename_all = "kebab-case")]
 pub enum Io {
     #[default]
+    Auto,
     Epoll,
+    /// As auto, and the log warns where it is refused.
     IoUring,
 }
 
@@ -283,7 +285,7 @@ impl Default for Listen {
             stop_timeout: Time(std::time::Duration::from_secs(10)),
             takeover_socket: None,
             threads: 0,
-            io: Io::Epoll,
+            io: Io::Auto,
         }
     }
 }
