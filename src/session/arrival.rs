@@ -53,6 +53,10 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         Wish::Cancel { pid, key } => {
             let others = passed_cancels::ask_others(&thread.shared, pid, &key);
             thread.shared.cancel_keys.cancel(pid, &key, peer.ip(), others).await;
+            // Its end is all the answer there is: over TLS one that is not announced is an error to libpq.
+            if let Some(mut stream) = opening.stream.filter(Stream::is_encrypted) {
+                let _ = timer::timeout_at(deadline, stream.shutdown()).await;
+            }
             return Ok(());
         }
         Wish::Session(startup) => startup,
