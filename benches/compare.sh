@@ -10,7 +10,7 @@
 # All three have one thread for clients, as PgBouncer has; THREADS gives Tenantry and the floor more.
 # Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry.
 # Prints medians over all rounds of throughput, mean and p99 latency and the program's CPU time per statement (user and
-# system, from /proc/PID/stat), ratios of the same round, memory with idle clients, and which bars are reached.
+# system, from /proc/PID/stat), that of the servers, ratios of the same round, memory with idle clients, and which bars are reached.
 # Everything runs on loopback; servers and data are thrown away at the end.
 #
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
@@ -194,6 +194,16 @@ write_script() {
 # CPU time of a process so far, in clock ticks: fields 14 and 15, counted after the command's closing bracket.
 ticks() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 
+# The same of all processes of the worker together; those that have ended are in the postmaster's fields 16 and 17.
+server_ticks() {
+    local pid files=("/proc/$postmaster/stat")
+    for pid in $(pgrep -P "$postmaster"); do
+        files+=("/proc/$pid/stat")
+    done
+    # One that has ended meanwhile is none of theirs who are measured.
+    { cat "${files[@]}" 2>/dev/null || true; } | sed 's/.*) //' | awk 'NR == 1 { sum = $14 + $15 } { sum += $12 + $13 } END { print sum }'
+}
+
 # Runs pgbench for so many seconds, with further options.
 run() {
     local script=$1 mode=$2 count=$3 target=$4 seconds=$5 log=$work/pgbench.log
@@ -204,23 +214,29 @@ run() {
         fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
 }
 
-# One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us_per_statement.
+# One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us servers_cpu_us, the
+# last two per statement.
 measure() {
-    local script=$1 mode=$2 count=$3 round=$4 target=$5 pid before=0 after=0 log=$work/pgbench.log
+    local script=$1 mode=$2 count=$3 round=$4 target=$5 pid before=0 after=0 servers log=$work/pgbench.log
     pid=${pid_of[$(process_of "$target" "$mode")]:-}
     rm -f "$work"/latency.*
+    servers=$(server_ticks)
     [ -z "$pid" ] || before=$(ticks "$pid")
     run "$script" "$mode" "$count" "$target" "$duration" --log --log-prefix="$work/latency" --sampling-rate=0.2
     [ -z "$pid" ] || after=$(ticks "$pid")
+    servers=$(($(server_ticks) - servers))
     ! grep -q 'number of failed transactions: [1-9]' "$log" || fail "pgbench had failed transactions: $(cat "$log")"
     local p99
     p99=$(cat "$work"/latency.* | awk '{ print $3 }' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR - 1) * 0.99) + 1] / 1000 }')
-    awk -v head="$script $mode $count $round $target" -v p99="$p99" -v ticks=$((after - before)) -v hertz="$ticks_per_second" \
-        -v statements="$(statements_of "$script" | wc -l)" '
+    awk -v head="$script $mode $count $round $target" -v p99="$p99" -v ticks=$((after - before)) -v servers="$servers" \
+        -v hertz="$ticks_per_second" -v statements="$(statements_of "$script" | wc -l)" '
         /^number of transactions actually processed/ { n = $6 + 0 }
         /^latency average = / { mean = $4 }
         /^tps = / { tps = $3 }
-        END { print head, tps, mean, p99, ticks / hertz * 1e6 / n / statements }' "$log" >>"$results"
+        END {
+            each = 1e6 / hertz / n / statements
+            print head, tps, mean, p99, ticks * each, servers * each
+        }' "$log" >>"$results"
 }
 
 # In turn, so that whatever else the machine does falls on all; every round begins with another one.
@@ -241,6 +257,7 @@ ticks_per_second=$(getconf CLK_TCK)
 results=${RESULTS:-$work/results}
 : >"$results"
 start_cluster
+postmaster=$(psql -X -A -t -d "$(dsn "$worker_port")" -c "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
 load "$(dsn "$port")" "SELECT create_distributed_table('bench', 'tenant_id');"
 load "$(dsn "$worker_port")" ""
 ! has_target tenantry || start_tenantry
