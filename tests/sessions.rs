@@ -91,6 +91,39 @@ fn a_prepared_statement_means_the_tables_of_its_clients_search_path() {
     }
 }
 
+/// T42: a server reads the constants of a statement once, when it parses it; clients that share what it parsed read
+/// them each by their own settings.
+#[test]
+fn a_prepared_statement_reads_its_constants_by_its_own_clients_settings() {
+    let cluster = Cluster::start(1);
+    cluster.psql("CREATE TABLE events (tenant int PRIMARY KEY, at timestamptz, day date)");
+    cluster.psql("SELECT create_distributed_table('events', 'tenant')");
+    cluster.psql("INSERT INTO events VALUES (1, '2030-02-01 12:00+00', '2030-02-01')");
+    let noon = "SELECT count(*) FROM events WHERE tenant = $1 AND at = '2030-02-01 12:00'::timestamptz";
+    let day = "SELECT count(*) FROM events WHERE tenant = $1 AND day = $$1/2/2030$$::date";
+    let count = |n: u32| format!("1 2 D({n}) C(SELECT 1) Z(I)");
+    // Both data threads, and the connections of both, see both.
+    for round in 0..4 {
+        for (zone, style, at_noon, that_day) in [("UTC", "ISO, MDY", 1, 0), ("Asia/Tokyo", "ISO, DMY", 0, 1)] {
+            let parameters = [("TimeZone", zone), ("DateStyle", style)];
+            let mut client = Client::connect(cluster.port(), &parameters);
+            assert_eq!(client.run_prepared("n", noon, &[Some("1")]), count(at_noon), "{round} {zone}");
+            assert_eq!(client.run_prepared("d", day, &[Some("1")]), count(that_day), "{round} {style}");
+            // By SET, by SET LOCAL and by set_config it is the same.
+            let mut client = Client::connect(cluster.port(), &[("TimeZone", "America/Lima")]);
+            client.query(&format!("SET TIME ZONE '{zone}'"));
+            assert_eq!(client.run_prepared("n", noon, &[Some("1")]), count(at_noon), "{round} {zone}");
+            client.query("SET TIME ZONE 'America/Lima'; DEALLOCATE n; BEGIN");
+            client.query(&format!("SET LOCAL TIME ZONE '{zone}'"));
+            let within = count(at_noon).replace("Z(I)", "Z(T)");
+            assert_eq!(client.run_prepared("n", noon, &[Some("1")]), within, "{round} {zone}");
+            client.query("ROLLBACK; DEALLOCATE n");
+            client.query(&format!("SELECT set_config('TimeZone', '{zone}', false)"));
+            assert_eq!(client.run_prepared("n", noon, &[Some("1")]), count(at_noon), "{round} {zone}");
+        }
+    }
+}
+
 /// T42: the same text, when something else than the text has changed. Several rounds, so that all data threads
 /// remember both meanings.
 #[test]

@@ -64,6 +64,12 @@ impl SessionSettings {
         self.entries.is_empty()
     }
 
+    /// Those of its statements that `sets_for_constants`; empty where it has none.
+    pub fn of_constants(&self) -> String {
+        let statements = self.entries.iter().filter(|(name, _)| READ_CONSTANTS.contains(&name.as_str()));
+        statements.map(|(_, statement)| statement.as_str()).collect::<Vec<_>>().join(";")
+    }
+
     /// The statements that turn a connection carrying `self` into one carrying `wanted`; `None` when it already does.
     pub fn statements_to(&self, wanted: &SessionSettings) -> Option<String> {
         if self == wanted {
@@ -134,6 +140,26 @@ impl SharedSettings {
 
 /// Applications connect in few ways; each one is looked through with every login.
 const SHARED_MAX: usize = 16;
+
+/// What a statement's constants are read by, once for all, when it is parsed: `'1/2/2030'::date`, `'12:00'::timestamptz`.
+/// Source: PostgreSQL manual, 20.11 Client Connection Defaults, 20.13 Version and Platform Compatibility.
+const READ_CONSTANTS: &[&str] = &[
+    "timezone",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    "xmloption",
+    "array_nulls",
+    "backslash_quote",
+    "standard_conforming_strings",
+    "transform_null_equals",
+];
+
+/// May the statement, a SET or `set_config`, change what constants are read by?
+pub fn sets_for_constants(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    READ_CONSTANTS.iter().chain(&["zone", "xml"]).any(|name| sql.contains(name))
+}
 
 fn entry_bytes(name: &str, statement: &str) -> usize {
     2 * size_of::<String>() + name.len() + statement.len()

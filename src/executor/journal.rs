@@ -2,7 +2,7 @@
 
 use super::participant::Step;
 use super::transaction::{Kind, Transaction};
-use crate::backend::SessionSettings;
+use crate::backend::{SessionSettings, sets_for_constants};
 use crate::error::{PgError, Result, SqlState};
 use crate::sql::transaction_statement::Modes;
 
@@ -67,6 +67,18 @@ impl Transaction {
             self.journal_bytes += entry.bytes(last);
             last = entry.settings().or(last);
         }
+    }
+
+    /// The statements that have set what constants are read by, for its session or for itself; empty where none has.
+    pub fn settings_of_constants(&self) -> String {
+        let mut sql = self.settings.of_constants();
+        for entry in self.journal.iter().filter(|entry| matches!(entry.kind, EntryKind::Plain)) {
+            if sets_for_constants(&entry.sql) {
+                sql.push(';');
+                sql.push_str(&entry.sql);
+            }
+        }
+        sql
     }
 
     async fn run_step(&mut self, sql: &str, step: Step) -> Result<()> {

@@ -13,8 +13,9 @@ use crate::tally::Lookups;
 
 /// By text.
 type Plans = HashMap<Box<str>, (Made, Rc<Plan>)>;
-/// By text, parameter types and search_path: types of parameters are inferred once, from the names found then.
-type StatementIds = HashMap<(Box<str>, Vec<u32>, Vec<String>), u64>;
+/// By text, parameter types, search_path and settings: types of parameters are inferred once, from the names found then, and
+/// constants are read once.
+type StatementIds = HashMap<(Box<str>, Vec<u32>, Vec<String>, Box<str>), u64>;
 
 #[derive(Default)]
 pub struct PlanCache {
@@ -97,14 +98,15 @@ impl PlanCache {
         known.insert(text.into(), (Made::of(context), parsed.clone()));
     }
 
-    /// One number for each text, parameter types and search_path: what servers' prepared statements are named after.
-    pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String]) -> u64 {
+    /// One number for each text, parameter types, search_path and settings: what servers' prepared statements are named
+    /// after.
+    pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String], settings: &str) -> u64 {
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= MAX_PLANS {
             // Numbers are never used twice, so servers cannot confuse an old statement with a new one.
             statements.clear();
         }
-        *statements.entry((text.into(), types.to_vec(), search_path.to_vec())).or_insert_with(|| {
+        *statements.entry((text.into(), types.to_vec(), search_path.to_vec(), settings.into())).or_insert_with(|| {
             self.next_statement.set(self.next_statement.get() + 1);
             self.next_statement.get()
         })

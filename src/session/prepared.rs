@@ -1,6 +1,6 @@
 //! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -24,20 +24,29 @@ use crate::wire::{answer, rows};
 /// What parsing gives: the same for every client that sends the text with these types.
 #[derive(Clone)]
 pub struct Parsed {
-    /// Of what servers prepare for it; 0: not asked for yet.
-    number: Rc<Cell<u64>>,
+    number: Rc<RefCell<Number>>,
     pub text: Rc<str>,
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
+    has_constants: bool,
+}
+
+/// What servers' prepared statements are named after; 0: not asked for yet.
+#[derive(Default)]
+struct Number {
+    number: u64,
+    /// That constants are read by.
+    settings: String,
 }
 
 /// A parsed statement.
 pub struct Statement {
-    number: Rc<Cell<u64>>,
+    number: Rc<RefCell<Number>>,
     pub text: Rc<str>,
     /// As the client gave them; 0 where it left one open.
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
+    has_constants: bool,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
     is_opaque: OnceCell<bool>,
@@ -55,9 +64,9 @@ pub(super) struct Naming {
 
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
-        let Parsed { number, text, types, plan } = parsed;
+        let Parsed { number, text, types, plan, has_constants } = parsed;
         let (description, is_opaque) = (RefCell::new(None), OnceCell::new());
-        Self { number, text, types, plan, map_version, description, is_opaque, naming: None }
+        Self { number, text, types, plan, has_constants, map_version, description, is_opaque, naming: None }
     }
 
     /// What it takes and gives, where that was asked for already.
@@ -130,7 +139,8 @@ impl Session {
         }
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
-        let parsed = Parsed { number: Rc::default(), text: text.into(), types: types.into(), plan };
+        let has_constants = may_have_constants(text);
+        let parsed = Parsed { number: Rc::default(), text: text.into(), types: types.into(), plan, has_constants };
         self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
         Ok(Statement::new(parsed, map_version))
     }
@@ -156,6 +166,7 @@ impl Session {
             text: statement.text.clone(),
             types: statement.types.clone(),
             plan: self.plan(&statement.text)?,
+            has_constants: statement.has_constants,
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
             is_opaque: OnceCell::new(),
@@ -164,14 +175,25 @@ impl Session {
     }
 
     /// What servers know the statement by. The same for the same names, text, types and search_path, in every session of
-    /// this thread. Plans are the server's business: it makes them anew for another role.
+    /// this thread, and for the same settings where it has constants. Plans are the server's business: it makes them anew
+    /// for another role.
     pub fn key_of(&self, statement: &Statement, query: &Spliced, group: Option<ShardGroupId>) -> StatementKey {
-        if statement.number.get() == 0 {
+        let settings = if statement.has_constants { self.settings_of_constants() } else { String::new() };
+        let mut known = statement.number.borrow_mut();
+        if known.number == 0 || known.settings != settings {
             let any_shard = query.render(Some(ShardGroupId(0)));
-            let id = self.thread.plans.statement_id(&any_shard, &statement.types, &self.search_path);
-            statement.number.set(id);
+            let number = self.thread.plans.statement_id(&any_shard, &statement.types, &self.search_path, &settings);
+            *known = Number { number, settings };
         }
-        StatementKey { statement: statement.number.get(), group: group.map_or(0, |g| g.0) }
+        StatementKey { statement: known.number, group: group.map_or(0, |g| g.0) }
+    }
+
+    /// What its constants are read by now.
+    fn settings_of_constants(&self) -> String {
+        match &self.transaction {
+            Some(txn) => txn.settings_of_constants(),
+            None => self.settings.of_constants(),
+        }
     }
 
     /// What the statement takes and gives, as the coordinator says; asked for once.
@@ -378,6 +400,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Are there constants in the text whose meaning hangs on settings? Some that hang on none are taken for such.
+fn may_have_constants(text: &str) -> bool {
+    let dollar_quotes = || text.split('$').skip(1).any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    text.contains('\'') || dollar_quotes() || text.to_ascii_lowercase().contains("null")
 }
 
 /// Digits, or a quoted string without anything to unescape.
