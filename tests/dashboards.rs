@@ -77,3 +77,83 @@ fn sizes_are_for_everybody_and_told_as_far_as_they_are_known() {
     assert_eq!(served.psql("SELECT citus_total_relation_size('app.items', fail_on_error => false) IS NULL"), "t");
     assert!(warning.contains(&format!("WARNING:  01000: sizes on node 127.0.0.1:{second} are not known")), "{warning}");
 }
+
+/// Goal: who does what and who waits for whom is seen of all servers at once, by Citus's names.
+/// Method: one client holds a tenant's row on each worker and a local table on the coordinator, others wait for them; then the views
+/// tell of each pair, agree with the servers, and go on with a warning while a worker is away.
+#[test]
+fn activity_and_waits_are_told_of_all_servers() {
+    let mut served = Served::start_with(2, 2, "[pool]\noutage_timeout = \"1s\"\n");
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY, n int); CREATE TABLE here (id int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 4)");
+    served.psql("INSERT INTO items SELECT generate_series(1, 40), 0; INSERT INTO here VALUES (1)");
+    let nodes = served.psql("SELECT nodeid FROM pg_dist_node ORDER BY nodeport");
+    let nodes: Vec<_> = nodes.lines().collect();
+    let names = [0, 1].map(|worker| served.tenant_of("items", worker));
+    let [first, second] = names.map(|tenant| format!("UPDATE items SET n = n + 1 WHERE tenant = {tenant}"));
+    let here = "SELECT id FROM here FOR UPDATE";
+    let texts = [first.as_str(), second.as_str(), here];
+    let client = |name: &str| Client::connect(served.proxy_port(0), &[("application_name", name)]);
+    let mut holder = client("holder");
+    holder.query("BEGIN");
+    texts.iter().for_each(|sql| drop(holder.query(sql)));
+    let mut waiting = texts.map(|sql| {
+        let mut waiter = client("waiter");
+        waiter.send(sql);
+        waiter.flush();
+        waiter
+    });
+    let waits = "SELECT waiting_nodeid, blocking_nodeid, citus_nodeid_for_gpid(waiting_gpid), waiting_gpid <> blocking_gpid, \
+                 blocked_statement LIKE '%items SET n%' OR blocked_statement LIKE '%here FOR%' FROM citus_lock_waits ORDER BY 1";
+    let pairs = ["0", nodes[0], nodes[1]].map(|node| format!("{node}|{node}|{node}|t|t")).join("\n");
+    assert!(wait_until(Duration::from_secs(30), || served.psql(waits) == pairs), "{}", served.psql(waits));
+    // What Citus's manual counts, and what its views are joined by.
+    let by_type = "SELECT wait_event_type, count(*) FROM citus_stat_activity WHERE state = 'active' AND application_name = 'waiter' \
+                   GROUP BY 1";
+    assert_eq!(served.psql(by_type), "Lock|3");
+    let clients = "SELECT nodeid, count(*) FROM citus_dist_stat_activity WHERE application_name IN ('holder', 'waiter') \
+                   AND backend_type = 'client backend' GROUP BY 1 ORDER BY 1";
+    assert_eq!(served.psql(clients), format!("0|2\n{}|2\n{}|2", nodes[0], nodes[1]));
+    let own =
+        "SELECT count(*) FROM citus_stat_activity WHERE application_name = 'tenantry control' AND NOT is_worker_query";
+    assert_eq!(served.psql(own), "0");
+    let locks = "SELECT l.nodeid, l.relation_name FROM citus_locks l JOIN citus_stat_activity a USING (global_pid) \
+                 WHERE a.application_name = 'holder' AND l.locktype = 'relation' AND l.mode IN ('RowExclusiveLock', 'RowShareLock') \
+                 AND l.relation_name NOT LIKE '%pkey' ORDER BY 1";
+    let held = served.psql(locks);
+    assert!(held.starts_with("0|here\n") && held.matches("|public_1").count() == 2, "{held}");
+    let pids = "SELECT citus_pid_for_gpid(global_pid) = pid, global_pid = citus_calculate_gpid(nodeid, pid), count(*) > 6 \
+                FROM citus_stat_activity GROUP BY 1, 2";
+    assert_eq!(served.psql(pids), "t|t|t");
+
+    // In both protocols; for each role what Postgres lets it see; not where nobody has asked the workers.
+    let mut prepared = client("reader");
+    let said =
+        prepared.run_prepared("waits", "SELECT count(*) FROM citus_lock_waits WHERE waiting_nodeid > $1", &[Some("0")]);
+    assert!(said.ends_with("D(2) C(SELECT 1) Z(I)"), "{said}");
+    served.psql("CREATE ROLE watcher LOGIN");
+    let watcher = served.dsn(0).replace("//postgres@", "//watcher@");
+    let shown = "SELECT DISTINCT current_statement_in_blocking_process FROM citus_lock_waits";
+    assert_eq!(psql(&watcher, shown), "<insufficient privilege>");
+    served.psql("CREATE VIEW mine AS SELECT count(*) FROM citus_locks");
+    let refused = psql_error(&watcher.replace("watcher", "postgres"), "SELECT * FROM mine");
+    assert!(refused.contains("0A000") && refused.contains("not known here"), "{refused}");
+    let refused = psql_error(&served.dsn(0), "SELECT count(*) FROM items, citus_locks");
+    assert!(
+        refused.contains("0A000") && refused.contains("cannot be read together with distributed tables"),
+        "{refused}"
+    );
+
+    holder.query("ROLLBACK");
+    for waiter in &mut waiting {
+        waiter.answer();
+    }
+    assert_eq!(served.psql("SELECT count(*) FROM citus_lock_waits"), "0");
+    served.servers().kill_worker(1).expect("it ends");
+    let told =
+        || psql_command(&served.dsn(0)).args(["-c", "SELECT DISTINCT nodeid FROM citus_locks"]).output().expect("psql");
+    let is_told = wait_until(Duration::from_secs(30), || told().status.success());
+    let [rows, warning] = [told().stdout, told().stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(is_told && !rows.lines().any(|node| node == nodes[1]), "{rows} {warning}");
+    assert!(warning.contains("locks on node 127.0.0.1:") && warning.contains("are not known"), "{warning}");
+}

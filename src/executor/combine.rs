@@ -7,11 +7,9 @@
 
 use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
-use crate::backend::config_statement;
-use crate::catalog::shards;
-use crate::error::{PgError, Result, SqlState};
-use crate::planner::{Combine, Figures, Rowset};
-use crate::shard_map::{Node, NodeId};
+use crate::error::Result;
+use crate::planner::{Combine, Rowset};
+use crate::shard_map::NodeId;
 use crate::wire::frontend::{self, Bind};
 use crate::wire::reply_queue::To;
 
@@ -122,60 +120,6 @@ pub async fn run_bound(participant: &mut Participant, sql: &str, bind: &Bind, ty
     let result = server.finish().await.map(|_| ());
     participant.statements += 1;
     result
-}
-
-/// Figures that a system view reads, brought to the coordinator. `prepared`: what the session has prepared, as JSON, where that is what
-/// it reads.
-pub async fn gather_figures(txn: &mut Transaction, figures: Figures, prepared: &str) -> Result<()> {
-    match figures {
-        // Of other proxies there is what they have written last.
-        Figures::Loads => txn.executor.loads.publish(&txn.executor.catalog).await,
-        Figures::PreparedStatements => {
-            // Until the end of the transaction, which the statement is then a part of.
-            txn.require_atomic().await?;
-            let sql = config_statement("tenantry.prepared_statements", prepared, true);
-            txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
-        }
-        Figures::ShardSizes => {
-            txn.require_atomic().await?;
-            let map = txn.map();
-            let mut values = Vec::new();
-            for node in map.active_workers() {
-                let Some(sql) = shards::sizes(&map, node.id) else { continue };
-                // Where shards stand is wanted most when a server is away.
-                match txn.join(node.id).await.map(drop) {
-                    Err(error) if error.code() == SqlState::CONNECTION_FAILURE => {
-                        txn.warning(unmeasured(node, &error));
-                        values.push(format!("(NULL, {}, NULL, NULL, NULL)", node.id));
-                        continue;
-                    }
-                    joined => joined?,
-                }
-                for row in txn.query(node.id, &sql).await? {
-                    if let [Some(shard), Some(total), Some(table), Some(relation)] = row.as_slice() {
-                        values.push(format!("({shard}, {}, {total}, {table}, {relation})", node.id));
-                    }
-                }
-            }
-            let mut sql =
-                "DROP TABLE IF EXISTS pg_temp.tenantry_shard_sizes; CREATE TEMPORARY TABLE tenantry_shard_sizes \
-                 (shardid bigint, nodeid int, size bigint, table_size bigint, relation_size bigint) ON COMMIT DROP;"
-                    .to_owned();
-            if !values.is_empty() {
-                sql.push_str(&format!("INSERT INTO pg_temp.tenantry_shard_sizes VALUES {}", values.join(",")));
-            }
-            txn.join(NodeId::COORDINATOR).await?.begin_rowsets()?;
-            txn.query(NodeId::COORDINATOR, &sql).await?;
-            txn.join(NodeId::COORDINATOR).await?.end_rowsets();
-            Ok(())
-        }
-    }
-}
-
-/// 01000, for who asks for sizes while a node cannot be reached.
-fn unmeasured(node: &Node, why: &PgError) -> PgError {
-    PgError::new(SqlState::WARNING, format!("sizes on node {}:{} are not known", node.host, node.port))
-        .detail(why.detail_text().unwrap_or(why.message()).to_owned())
 }
 
 /// Signature, flags and extension length of binary COPY data. Source: PostgreSQL manual, COPY, "Binary Format".

@@ -14,6 +14,7 @@ mod client;
 pub mod combine;
 pub mod copy_in;
 pub mod copy_out;
+pub mod figures;
 mod handed;
 mod hold;
 mod journal;

@@ -19,4 +19,4 @@ mod new_worker_tests;
 mod tests;
 
 pub use by_itself::{call_by_itself, runs_by_itself};
-pub use registry::{Environment, call, provided};
+pub use registry::{Environment, call, is_procedure, provided};

@@ -101,6 +101,11 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
     }
 }
 
+/// Is it called by CALL?
+pub fn is_procedure(name: &str) -> bool {
+    matches!(name, "citus_cleanup_orphaned_resources" | "citus_cleanup_orphaned_shards" | "drop_old_time_partitions")
+}
+
 /// Every name that the planner is to look out for.
 pub fn provided() -> Provided {
     Provided {
@@ -186,6 +191,9 @@ pub fn provided() -> Provided {
             ("citus_is_primary_node", None),
             ("citus_coordinator_nodeid", None),
             ("citus_copy_shard_placement", None),
+            ("citus_calculate_gpid", None),
+            ("citus_nodeid_for_gpid", None),
+            ("citus_pid_for_gpid", None),
             ("citus_get_active_worker_nodes", None),
             ("master_get_active_worker_nodes", None),
             ("column_to_column_name", None),
@@ -218,6 +226,10 @@ pub fn provided() -> Provided {
             ("tenantry_loads", Some(Figures::Loads)),
             ("tenantry_proxies", None),
             ("citus_stat_tenants", Some(Figures::Loads)),
+            ("citus_stat_activity", Some(Figures::Activity)),
+            ("citus_dist_stat_activity", Some(Figures::Activity)),
+            ("citus_locks", Some(Figures::Locks)),
+            ("citus_lock_waits", Some(Figures::LockWaits)),
         ]),
     }
 }

@@ -283,6 +283,12 @@ pub enum Figures {
     Loads,
     /// What the session has prepared, as JSON into the setting `tenantry.prepared_statements`.
     PreparedStatements,
+    /// Rows of the workers' `pg_stat_activity`, as JSON into the setting `tenantry.activity`.
+    Activity,
+    /// Of their `pg_locks`, into `tenantry.locks`.
+    Locks,
+    /// Who waits for whom on each of them, into `tenantry.lock_waits`.
+    LockWaits,
 }
 
 #[derive(Debug, Clone)]

@@ -74,8 +74,10 @@ pub(super) fn servers_statements(name: &str) -> PgError {
 }
 
 pub(super) fn needs_figures() -> PgError {
-    PgError::unsupported("sizes of shards and loads cannot be read together with distributed tables in one statement")
-        .hint("Read the view, or call the function, in a statement of its own.")
+    PgError::unsupported(
+        "sizes, loads and activity of servers cannot be read together with distributed tables in one statement",
+    )
+    .hint("Read the view, or call the function, in a statement of its own.")
 }
 
 pub(super) fn write_many_tables(detail: &str) -> PgError {

@@ -15,19 +15,19 @@ use serde_json::{Value, json};
 use super::prepared::Statement;
 use super::run::Session;
 use crate::error::Result;
-use crate::executor::{Kind, combine};
+use crate::executor::{Kind, figures};
 use crate::planner::Figures;
 use crate::wire::rows;
 
 impl Session {
     /// Brings to the coordinator what the system views of a statement read.
     pub(super) async fn gather_figures(&mut self, needs: &[Figures]) -> Result<()> {
-        for figures in needs {
-            let prepared = match figures {
+        for needed in needs {
+            let prepared = match needed {
                 Figures::PreparedStatements => Box::pin(self.prepared_statements()).await,
-                Figures::ShardSizes | Figures::Loads => String::new(),
+                _ => String::new(),
             };
-            combine::gather_figures(self.txn(), *figures, &prepared).await?;
+            figures::gather(self.txn(), *needed, &prepared).await?;
         }
         Ok(())
     }
