@@ -115,6 +115,14 @@ events_p2026_06|2026-06-01 00:00:00+00|2026-07-01 00:00:00+00"
         ("SELECT create_time_partitions('hours', '6 hours', '2020-01-01')", "22023: start_from must be before end_at"),
         ("SELECT create_time_partitions('hours', NULL, '2020-01-01')", "22004"),
         ("SELECT create_time_partitions('nowhere', '1 day', '2020-01-01')", "42P01"),
+        // Not even carried out: what has been dropped, or cleaned up, is gone.
+        (
+            "SELECT drop_old_time_partitions('numbers', 'infinity')",
+            "42809: drop_old_time_partitions(unknown, unknown) is a procedure",
+        ),
+        ("SELECT citus_cleanup_orphaned_resources()", "HINT:  To call a procedure, use CALL."),
+        ("CALL citus_rebalance_wait()", "42809: citus_rebalance_wait() is not a procedure"),
+        ("CALL create_distributed_table('plain', 'at')", "HINT:  To call a function, use SELECT."),
     ] {
         let error = cluster.psql_error(sql);
         assert!(error.contains(words), "{sql}: {error}");

@@ -420,7 +420,7 @@ fn plain_constant(argument: &str) -> Option<String> {
 }
 
 /// The statement with every provided function in the form that only describes.
-fn describing(call: &FunctionCall) -> String {
+pub(super) fn describing(call: &FunctionCall) -> String {
     let names = call.calls.iter().map(|c| Splice {
         at: c.name_at.start,
         len: c.name_at.end - c.name_at.start,

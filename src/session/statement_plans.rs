@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::prepared::describing;
 use super::run::Session;
 use crate::backend::quote_literal;
 use crate::error::{PgError, Result, SqlState};
@@ -202,6 +203,9 @@ impl Session {
     /// Calls of provided functions: Postgres evaluates the arguments, we act, Postgres runs the statement with the
     /// results in the calls' places.
     async fn function_call(&mut self, call: &FunctionCall, request: Request<'_>) -> Result<()> {
+        if call.calls.iter().any(|c| functions::is_procedure(&c.name) != call.is_procedure) {
+            self.check_kinds(call, request).await?;
+        }
         let moves = call.calls.iter().any(|c| functions::runs_by_itself(&c.name));
         if moves {
             let name = &call.calls[0].name;
@@ -242,6 +246,15 @@ impl Session {
         server.queue_execute(b"", 0, To::Client);
         server.queue_sync();
         self.relay_own(Routed { query: Some(&query), ..Routed::default() }).await
+    }
+
+    /// Before anything is done: SELECT of a procedure, or CALL of a function, is 42809 in Postgres's words.
+    async fn check_kinds(&mut self, call: &FunctionCall, request: Request<'_>) -> Result<()> {
+        let server = &mut self.txn().join(NodeId::COORDINATOR).await?.server;
+        server.queue_parse("", &describing(call), request.types, To::Nobody);
+        server.queue_sync();
+        let name = &call.calls[0].name;
+        server.finish().await.map(drop).map_err(|e| without_our_schema(e, name))
     }
 
     async fn evaluate_arguments(&mut self, sql: &str, request: Request<'_>) -> Result<Value> {
@@ -436,9 +449,9 @@ fn put_notice(notice: Notice, out: &mut BytesMut) {
 
 /// An error about our stand-in function, in terms of the function that the user called.
 fn without_our_schema(error: PgError, name: &str) -> PgError {
-    let ours = format!("tenantry_arguments.{name}");
+    let ours = ["tenantry_arguments", "tenantry_describe"].map(|schema| format!("{schema}.{name}"));
     error.map_fields(|key, value| match key {
-        b'M' | b'D' | b'H' => value.replace(&ours, name),
+        b'M' | b'D' | b'H' => ours.iter().fold(value, |value, ours| value.replace(ours, name)),
         // A position in our text would point anywhere in the user's.
         b'P' => "1".to_owned(),
         _ => value,
