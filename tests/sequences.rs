@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::served::{Served, Stop, connect};
+use support::wire_client::Client as Wire;
 use support::{psql, psql_error, wait_until};
 use tokio_postgres::Client;
 
@@ -41,6 +42,7 @@ fn values_are_drawn_once_whatever_happens() {
     tables_begin_to_draw(&served);
     nothing_is_lent_for_what_no_shard_draws(&served);
     what_was_lent_goes_with_the_last_table(&served);
+    what_is_lent_for_an_open_transaction_stays(&served);
     a_sequence_comes_to_its_end(&served);
     a_killed_worker_goes_on_behind_what_it_gave(&mut served);
 }
@@ -364,6 +366,31 @@ fn what_was_lent_goes_with_the_last_table(served: &Served) {
     assert_eq!(served.everywhere(&orders), ["0", "13", "13"]);
     served.psql("INSERT INTO orders VALUES (1), (2), (3)");
     expect_unique(served, "orders");
+}
+
+/// A table begins to draw in a transaction that is still open: whoever forgets what nobody draws from waits for it.
+fn what_is_lent_for_an_open_transaction_stays(served: &Served) {
+    served.psql("CREATE SEQUENCE open_ids; CREATE SEQUENCE other_ids; CREATE TABLE begins (tenant int, id bigint)");
+    served.psql("CREATE TABLE ends (tenant int, id bigint DEFAULT nextval('open_ids'))");
+    served.psql("SELECT create_distributed_table('begins', 'tenant'), create_distributed_table('ends', 'tenant')");
+    let leave = "ALTER TABLE ends ALTER id SET DEFAULT nextval('other_ids')";
+    for (forget, sequence) in [("CALL citus_cleanup_orphaned_resources()", "other_ids"), (leave, "open_ids")] {
+        let mut client = Wire::connect(served.proxy_port(0), &[]);
+        client.query("BEGIN");
+        let begun = client.query(&format!("ALTER TABLE begins ALTER id SET DEFAULT nextval('{sequence}')"));
+        assert!(begun.ends_with("Z(T)"), "{begun}");
+        let forgets = script(&served.dsn(0), forget);
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        let waits = || psql(&served.coordinator_dsn(), waits) == "1";
+        assert!(wait_until(Duration::from_secs(30), waits), "{forget} waits for the open transaction");
+        client.query("COMMIT");
+        let output = forgets.wait_with_output().expect("psql ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        served.psql("INSERT INTO begins SELECT generate_series(1, 20)");
+        expect_unique(served, "begins");
+        served.psql("ALTER TABLE begins ALTER id DROP DEFAULT; TRUNCATE begins");
+    }
+    served.psql("DROP TABLE begins, ends");
 }
 
 fn a_killed_worker_goes_on_behind_what_it_gave(served: &mut Served) {

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, GenericClient};
 
 use super::table_definition::{Sequence, TableDefinition};
 use crate::catalog::quote::literal;
-use crate::catalog::{Address, Catalog, checkout, connect, pg_error, tables};
+use crate::catalog::{Address, Catalog, checkout, connect, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::planner::Sequences;
@@ -29,6 +29,7 @@ pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &T
     if sequences.is_empty() {
         return Ok(());
     }
+    txn.query(NodeId::COORDINATOR, &lock()).await?;
     let map = txn.map();
     for worker in map.active_workers() {
         let address = Address { host: worker.host.clone(), port: worker.port };
@@ -38,6 +39,12 @@ pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &T
         }
     }
     Ok(())
+}
+
+/// On the coordinator, to the end of the transaction. What is lent is committed at once, and that a table draws from it only
+/// later: who forgets what nobody draws from waits for those in between. Everybody may take it, as owners of tables must.
+fn lock() -> String {
+    format!("SELECT pg_catalog.pg_advisory_xact_lock({LOCK}, 0)")
 }
 
 /// Each once.
@@ -79,7 +86,7 @@ pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Resu
     if !is_there && !drawn(&**coordinator).await?.iter().any(|(drawn, _)| *drawn == oid) {
         return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("no shard draws from sequence {oid}")));
     }
-    lend_to(&coordinator, &mut worker, oid, ahead).await
+    lend_to(&**coordinator, &mut worker, oid, ahead).await
 }
 
 /// Sequences that distributed tables draw from, with their names.
@@ -117,15 +124,18 @@ pub async fn discard(catalog: &Catalog, which: &Sequences) -> Result<()> {
 }
 
 /// Of the sequences that tables drew from before they were dropped, those that no distributed table draws from any more are
-/// forgotten on the workers, in the client's transaction.
+/// forgotten on the workers, in the client's transaction. One whose snapshot may be older than the lock leaves them to
+/// `forget_unused`.
 pub async fn forget(txn: &mut Transaction, oids: &BTreeSet<u32>) -> Result<()> {
     if oids.is_empty() {
         return Ok(());
     }
+    txn.query(NodeId::COORDINATOR, &lock()).await?;
     let list: Vec<_> = oids.iter().map(u32::to_string).collect();
     let sql = format!(
         "SELECT o FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) o WHERE NOT EXISTS (SELECT FROM \
-         tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d WHERE t.partmethod = 'h' AND d.sequence = o)",
+         tenantry.distributed_table t, tenantry.drawn_sequences(t.logicalrelid) d WHERE t.partmethod = 'h' AND d.sequence = o) \
+         AND pg_catalog.current_setting('transaction_isolation') = 'read committed'",
         list.join(",")
     );
     let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
@@ -145,7 +155,7 @@ pub async fn forget(txn: &mut Transaction, oids: &BTreeSet<u32>) -> Result<()> {
 }
 
 /// Has workers forget what they were lent of sequences that no distributed table draws from any more; answers how many there
-/// were. What shards could still draw from stays. The catalog is locked only where there is something to forget.
+/// were. What shards could still draw from stays.
 pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
     let mut lent = Vec::new();
     for node in catalog.map().active_workers() {
@@ -161,8 +171,7 @@ pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
         return Ok(0);
     }
     let transaction = coordinator.transaction().await.map_err(pg_error)?;
-    // Nobody distributes a table meanwhile, after its sequences were lent and before it is known that it draws.
-    transaction.batch_execute(tables::lock()).await.map_err(pg_error)?;
+    transaction.batch_execute(&lock()).await.map_err(pg_error)?;
     let sql = "SELECT EXISTS (SELECT FROM tenantry.shard_move WHERE relation IS NOT NULL AND state NOT IN ('done', 'failed'))";
     if transaction.query_one(sql, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)? {
         return Ok(0);
@@ -204,16 +213,19 @@ pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result
 /// As `prepare`, for tables that are committed.
 pub async fn prepare_committed(catalog: &Catalog, definitions: impl Iterator<Item = &TableDefinition>) -> Result<()> {
     let map = catalog.map();
+    let mut pooled = checkout(catalog.pool()).await?;
+    let coordinator: &mut Client = &mut pooled;
+    let coordinator = coordinator.transaction().await.map_err(pg_error)?;
+    coordinator.batch_execute(&lock()).await.map_err(pg_error)?;
     for sequence in sequences_of(definitions) {
         for worker in map.active_workers() {
-            let (coordinator, mut client) = (checkout(catalog.pool()).await?, catalog.client(worker.id).await?);
-            lend_to(&coordinator, &mut client, sequence.oid, 1).await?;
+            lend_to(&coordinator, &mut *catalog.client(worker.id).await?, sequence.oid, 1).await?;
         }
     }
-    Ok(())
+    coordinator.commit().await.map_err(pg_error)
 }
 
-async fn lend_to(coordinator: &Client, worker: &mut Client, oid: u32, ahead: i64) -> Result<()> {
+async fn lend_to(coordinator: &impl GenericClient, worker: &mut Client, oid: u32, ahead: i64) -> Result<()> {
     let sql = "SELECT relname::text, seqincrement FROM pg_class JOIN pg_sequence ON seqrelid = oid WHERE oid = $1";
     let Some(row) = coordinator.query_opt(sql, &[&oid]).await.map_err(pg_error)? else {
         return Err(PgError::new(SqlState::UNDEFINED_TABLE, format!("sequence with OID {oid} does not exist")));
@@ -378,7 +390,7 @@ const NO_MORE: i64 = -i64::MAX;
 const FUNCTIONS: &str = include_str!("next_value.sql");
 /// The most blocks that a worker can be lent beyond the one that it draws from.
 pub const AHEAD_MAX: i64 = SLOTS - 2;
-/// Class of the advisory locks on workers: "tnsq" in ASCII.
+/// Class of the advisory locks: "tnsq" in ASCII.
 const LOCK: i32 = i32::from_be_bytes(*b"tnsq");
 /// An application that draws from the sequence at the same moment breaks a block.
 const ATTEMPTS_MAX: usize = 32;
