@@ -157,3 +157,62 @@ fn activity_and_waits_are_told_of_all_servers() {
     assert!(is_told && !rows.lines().any(|node| node == nodes[1]), "{rows} {warning}");
     assert!(warning.contains("locks on node 127.0.0.1:") && warning.contains("are not known"), "{warning}");
 }
+
+/// Goal: a command reaches every server or shard as Citus's functions do it: by itself, each with its own result.
+/// Method: what succeeds, fails, ends with a rollback, cannot run in a transaction, and meets a server that is away; and roles.
+#[test]
+fn commands_run_on_all_servers_and_shards() {
+    let mut served = Served::start_with(2, 2, "[pool]\noutage_timeout = \"1s\"\n");
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY, n int); CREATE TABLE more (tenant int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 4)");
+    served.psql("SELECT create_distributed_table('more', 'tenant', shard_count => 4)");
+    served.psql("CREATE TABLE colors (id int)");
+    served.psql("SELECT create_reference_table('colors')");
+    served.psql("INSERT INTO items SELECT generate_series(1, 100), 0; INSERT INTO colors VALUES (1), (2)");
+    let [first, second] = [0, 1].map(|worker| served.worker_port(worker));
+    let settings = "SELECT * FROM run_command_on_workers($$ SHOW port $$) ORDER BY nodeport";
+    assert_eq!(served.psql(settings), format!("127.0.0.1|{first}|t|{first}\n127.0.0.1|{second}|t|{second}"));
+    let everywhere = "SELECT count(DISTINCT nodeid), bool_and(success), min(result) FROM run_command_on_all_nodes($$ VACUUM colors $$, parallel := false)";
+    assert_eq!(served.psql(everywhere), "3|t|VACUUM");
+    assert_eq!(served.psql("SELECT * FROM run_command_on_coordinator('SELECT count(*) FROM colors')"), "0|t|2");
+    let counts = "SELECT count(*), sum(result::int), bool_and(success) FROM run_command_on_shards('items', 'SELECT count(*) FROM %s')";
+    assert_eq!(served.psql(counts), "4|100|t");
+    let copies = "SELECT nodeport, result FROM run_command_on_placements('colors', 'SELECT count(*) FROM %s', parallel => false) ORDER BY 1";
+    assert_eq!(served.psql(copies), format!("{first}|2\n{second}|2"));
+    let pairs = "SELECT count(*), count(DISTINCT shardid2), sum(result::int) FROM run_command_on_colocated_placements(
+                 'items', 'more', 'SELECT count(*) FROM %s LEFT JOIN %s USING (tenant)')";
+    assert_eq!(served.psql(pairs), "4|4|100");
+
+    // By itself, each: what fails on one runs on the others, and a rollback takes nothing back.
+    let some =
+        "SELECT count(*) FILTER (WHERE success), min(result) FILTER (WHERE NOT success) FROM run_command_on_workers(
+                $$ SELECT 1 / (current_setting('port')::int - %) $$)"
+            .replace('%', &first.to_string());
+    assert_eq!(served.psql(&some), "1|ERROR:  division by zero");
+    served.psql("BEGIN; SELECT run_command_on_shards('items', 'UPDATE %s SET n = 1'); ROLLBACK");
+    assert_eq!(served.psql("SELECT sum(n) FROM items"), "100");
+    let many = "SELECT DISTINCT result FROM run_command_on_workers('SELECT 1, 2')";
+    assert_eq!(served.psql(many), "ERROR:  expected a single column in query result");
+    assert_eq!(
+        served.psql("SELECT DISTINCT result FROM run_command_on_workers('TABLE items')"),
+        "ERROR:  relation \"items\" does not exist"
+    );
+    served.psql("SELECT run_command_on_workers('SET statement_timeout TO 1')");
+    assert_eq!(
+        served.psql("SELECT sum(n) FROM items WHERE tenant IN (1, 2, 3, 4) AND pg_sleep(0.01) IS NOT NULL"),
+        "4"
+    );
+    let refused = psql_error(&served.dsn(0), "SELECT run_command_on_all_nodes('SELECT count(*) FROM items')");
+    assert!(refused.contains("0A000") && refused.contains("names distributed table \"items\""), "{refused}");
+    let refused = psql_error(&served.dsn(0), "SELECT run_command_on_shards('pg_class', 'SELECT 1')");
+    assert!(refused.contains("42P16") && refused.contains("is not distributed"), "{refused}");
+
+    served.psql("CREATE ROLE app LOGIN; CREATE ROLE keeper LOGIN IN ROLE tenantry_admin");
+    let as_role = |role: &str| served.dsn(0).replace("//postgres@", &format!("//{role}@"));
+    let whoami = "SELECT DISTINCT result FROM run_command_on_workers('SELECT current_user')";
+    assert!(psql_error(&as_role("app"), whoami).contains("42501"));
+    assert_eq!(psql(&as_role("keeper"), whoami), "keeper");
+    served.servers().kill_worker(1).expect("it ends");
+    let asked = "SELECT nodeport, success, result LIKE 'ERROR:  %' FROM run_command_on_workers('SELECT 1') ORDER BY 1";
+    assert_eq!(served.psql(asked), format!("{first}|t|f\n{second}|f|t"));
+}

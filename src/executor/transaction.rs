@@ -3,10 +3,12 @@
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
 //! saved meanwhile) in the same write: `servers.rs`. How it ends on several servers at once stands in `two_phase.rs`.
 
+mod apart;
 mod constraints;
 mod servers;
 mod snapshots;
 
+pub use apart::Answered;
 pub use constraints::ConstraintsOf;
 pub use servers::PoolsAtHand;
 pub use snapshots::moved;

@@ -90,3 +90,14 @@ pub struct UpdateNode {
     pub new_node_port: Option<i32>,
     pub force: Option<bool>,
 }
+
+/// Of all functions that run a command elsewhere.
+#[derive(Deserialize)]
+pub struct RunCommand {
+    #[serde(alias = "table_name1")]
+    pub table_name: Option<u32>,
+    pub table_name2: Option<u32>,
+    pub command: Option<String>,
+    pub parallel: Option<bool>,
+    pub give_warning_for_connection_errors: Option<bool>,
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{
     AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
-    NodeAddress, NodeProperty, OneTable, PauseNode, UpdateNode,
+    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UpdateNode,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -18,7 +18,7 @@ use crate::executor::Transaction;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::standbys::add_secondary_node as add_secondary;
-use crate::operations::{node_pause, node_state, nodes, time_partitions};
+use crate::operations::{node_pause, node_state, nodes, run_command, time_partitions};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
 
@@ -91,6 +91,12 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             let (property, value) = (required(property, "property")?, required(value, "value")?);
             nodes::set_node_property(txn, &host, port, &property, value).await.map(|()| Value::Null)
         }
+        "run_command_on_workers"
+        | "run_command_on_all_nodes"
+        | "run_command_on_coordinator"
+        | "run_command_on_shards"
+        | "run_command_on_placements"
+        | "run_command_on_colocated_placements" => run_elsewhere(name, arguments, txn).await,
         "tenantry_cluster_edit" => cluster_size::request(name, arguments, txn).await,
         "tenantry_cluster_status" => cluster_size::status(txn).await,
         "citus_stat_tenants_reset" => {
@@ -166,6 +172,12 @@ pub fn provided() -> Provided {
             "tenantry_undo_move",
             "tenantry_keep_move",
             "tenantry_cancel_move",
+            "run_command_on_workers",
+            "run_command_on_all_nodes",
+            "run_command_on_coordinator",
+            "run_command_on_shards",
+            "run_command_on_placements",
+            "run_command_on_colocated_placements",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
             "citus_stat_tenants_reset",
@@ -261,6 +273,28 @@ async fn create_time_partitions(arguments: Value, txn: &mut Transaction) -> Resu
 fn node_address(name: &str, arguments: Value) -> Result<(String, i32)> {
     let NodeAddress { nodename, nodeport } = read(name, arguments)?;
     Ok((required(nodename, "nodename")?, required(nodeport, "nodeport")?))
+}
+
+async fn run_elsewhere(name: &str, arguments: Value, txn: &mut Transaction) -> Result<Value> {
+    let RunCommand { table_name, table_name2, command, parallel, give_warning_for_connection_errors: warns } =
+        read(name, arguments)?;
+    let command = run_command::Command {
+        text: required(command, "command")?,
+        is_parallel: parallel.unwrap_or(true),
+        warns: warns.unwrap_or(false),
+    };
+    let table = || required(table_name, "table_name").map(TableOid);
+    match name {
+        "run_command_on_workers" => run_command::on_workers(txn, &command).await,
+        "run_command_on_all_nodes" => run_command::on_all_nodes(txn, &command, false).await,
+        "run_command_on_coordinator" => run_command::on_all_nodes(txn, &command, true).await,
+        "run_command_on_shards" => run_command::on_shards(txn, table()?, &command, false).await,
+        "run_command_on_placements" => run_command::on_shards(txn, table()?, &command, true).await,
+        _ => {
+            let tables = [table()?, TableOid(required(table_name2, "table_name2")?)];
+            run_command::on_colocated(txn, tables, &command).await
+        }
+    }
 }
 
 async fn update_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {

@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod partitions;
 pub mod rebalance;
 pub mod reference_table;
+pub mod run_command;
 mod schema_privileges;
 pub mod sequences;
 pub mod standbys;
