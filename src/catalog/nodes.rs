@@ -10,6 +10,8 @@ use crate::shard_map::NodeId;
 /// A node to be added.
 #[derive(Debug, Clone)]
 pub struct NewNode {
+    /// As `next_id` has given; the next one when none.
+    pub id: Option<NodeId>,
     pub host: String,
     pub port: u16,
     /// The next free one when none; 0 for the coordinator.
@@ -20,14 +22,20 @@ pub struct NewNode {
     pub is_active: bool,
 }
 
+/// Answers one row: the `nodeid` of a node that is going to be added.
+pub fn next_id() -> &'static str {
+    "SELECT pg_catalog.nextval('tenantry.node_id')"
+}
+
 /// Answers one row: the new `nodeid`.
 pub fn insert(node: &NewNode) -> String {
     // Groups whose numbers users have chosen do not come from the sequence.
     let next = "greatest(pg_catalog.nextval('tenantry.node_group_id'), (SELECT max(groupid) + 1 FROM tenantry.node))";
     let group = node.group_id.map_or(next.to_owned(), |g| g.to_string());
+    let id = node.id.map_or("DEFAULT".to_owned(), |id| id.to_string());
     format!(
-        "INSERT INTO tenantry.node (groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards, isactive) \
-         VALUES ({group}, {}, {}, {}, {}, {}, {}) RETURNING nodeid",
+        "INSERT INTO tenantry.node (nodeid, groupid, nodename, nodeport, noderole, nodecluster, shouldhaveshards, isactive) \
+         VALUES ({id}, {group}, {}, {}, {}, {}, {}, {}) RETURNING nodeid",
         literal(&node.host),
         node.port,
         literal(&node.role),
@@ -87,13 +95,13 @@ pub fn delete(node: NodeId) -> String {
     )
 }
 
-/// Answers `moveid, colocationid, keeps` for the unfinished moves that read or write the node. `keeps` is 1 where rows may
+/// Answers `moveid, colocationid, keeps` for the unfinished moves of shards that read or write the node. `keeps` is 1 where rows may
 /// be on it alone although the catalog does not say so yet.
 pub fn unfinished_moves(node: NodeId) -> String {
     format!(
         "SELECT moveid, colocationid, (state = 'caught_up' AND (tenant IS NOT NULL OR join_rest IS NOT NULL))::pg_catalog.int4 \
          FROM tenantry.shard_move WHERE state NOT IN ('done', 'failed', 'undoable') \
-         AND ({node} IN (source_node, target_node) OR {node} = ANY (piece_nodes)) ORDER BY moveid"
+         AND relations IS NULL AND ({node} IN (source_node, target_node) OR {node} = ANY (piece_nodes)) ORDER BY moveid"
     )
 }
 

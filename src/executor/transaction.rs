@@ -325,6 +325,13 @@ impl Transaction {
         Ok(())
     }
 
+    /// Awaits `work`, which is dropped when the client cancels its statement.
+    ///
+    /// Errors: 57014 then; those of `work`.
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.cancel.unless_cancelled(work).await
+    }
+
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
     pub async fn query(&mut self, node: NodeId, sql: &str) -> Result<Vec<Row>> {
         let participant = self.join(node).await?;

@@ -16,6 +16,7 @@ use crate::catalog::Catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::operations::create_distributed_table::{self, create_distributed_table};
+use crate::operations::mover::MoverEnvironment;
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::standbys::add_secondary_node as add_secondary;
 use crate::operations::{node_pause, node_state, nodes, run_command, time_partitions};
@@ -25,6 +26,8 @@ use crate::shard_map::TableOid;
 /// What functions need besides the client's transaction.
 pub struct Environment {
     pub catalog: Arc<Catalog>,
+    /// For what copies rows to a new node.
+    pub mover: MoverEnvironment,
     /// `citus.shard_count` as the session has it; 32 by default.
     pub shard_count: u32,
 }
@@ -55,7 +58,7 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         "citus_add_inactive_node" | "master_add_inactive_node" => add_node(name, arguments, txn, env, false).await,
         "citus_activate_node" | "master_activate_node" => {
             let (host, port) = node_address(name, arguments)?;
-            node_state::activate_node(txn, &env.catalog, &host, port).await.map(|id| json!(id))
+            node_state::activate_node(txn, &env.mover, &host, port).await.map(|id| json!(id))
         }
         "citus_disable_node" | "master_disable_node" => {
             let (host, port) = node_address(name, arguments)?;
@@ -328,7 +331,7 @@ async fn add_node(
         cluster: required(arguments.nodecluster, "nodecluster")?,
         is_active,
     };
-    nodes::add_node(txn, &env.catalog, request).await.map(|id| json!(id))
+    nodes::add_node(txn, &env.mover, request).await.map(|id| json!(id))
 }
 
 /// Postgres has typed the arguments already; what doesn't fit here is our own mistake.

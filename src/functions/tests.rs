@@ -13,6 +13,7 @@ use crate::error::{Result, SqlState};
 use crate::executor::cancel::CancelHandle;
 use crate::executor::{Executor, Handed, Holds, Kind, ObjectIds, Origin, Transaction, TransactionIds};
 use crate::operations::ddl;
+use crate::operations::mover::MoverEnvironment;
 use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -49,7 +50,8 @@ impl Cluster {
             transaction_ids: Arc::new(TransactionIds::new("test".into())),
             settings: Default::default(),
         });
-        Self { ports, servers, env: Environment { catalog, shard_count: 8 }, executor }
+        let mover = MoverEnvironment::new(catalog.clone(), executor.holds.clone(), Arc::default());
+        Self { ports, servers, env: Environment { catalog, mover, shard_count: 8 }, executor }
     }
 
     async fn with_workers() -> Self {

@@ -39,8 +39,7 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
             if *concurrently && !owners.is_empty() {
                 return Err(refuse_concurrently());
             }
-            let tables = owners.iter().map(|(table, _)| table).filter(|t| !t.is_reference());
-            keep_moves_out(txn, &tables.map(|t| t.colocation).collect()).await?;
+            keep_moves_out(txn, &owners.iter().map(|(table, _)| table.colocation).collect()).await?;
             drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
         }
         DdlAction::Statistics { names, drops, sets_schema } => {
@@ -79,15 +78,15 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     }
 }
 
-/// Colocation groups whose shards the statement may touch.
+/// Colocation groups whose shards, or copies of reference tables, the statement may touch.
 fn concerned(map: &ShardMap, ddl: &Ddl) -> BTreeSet<ColocationId> {
     // Through foreign keys to a reference table, CASCADE reaches any distributed table.
     let cascades =
         matches!(ddl.action, DdlAction::Truncate { cascade: true, .. } | DdlAction::DropTable { cascade: true, .. });
     if cascades && ddl.tables.iter().any(|t| t.is_reference()) {
-        return map.tables().filter(|t| !t.is_reference()).map(|t| t.colocation).collect();
+        return map.tables().map(|t| t.colocation).collect();
     }
-    ddl.tables.iter().filter(|t| !t.is_reference()).map(|t| t.colocation).collect()
+    ddl.tables.iter().map(|t| t.colocation).collect()
 }
 
 /// From here to the end of the transaction no shard of these groups moves. The transaction's map is fresh afterwards:
@@ -529,8 +528,7 @@ async fn alter_index(
         Some(part) => index_owner(txn, part).await?.map(|owner| (part, owner)),
         None => None,
     };
-    let table = owner.iter().map(|(table, _)| table).find(|t| !t.is_reference());
-    keep_moves_out(txn, &table.map(|t| t.colocation).into_iter().collect()).await?;
+    keep_moves_out(txn, &owner.iter().map(|(table, _)| table.colocation).collect()).await?;
     let text = ddl.query.text().clone();
     txn.query_for_client(&text).await?;
     let Some((table, index)) = owner else { return Ok(()) };

@@ -15,6 +15,7 @@ pub mod node_state;
 pub mod nodes;
 pub mod partitions;
 pub mod rebalance;
+mod reference_copies;
 pub mod reference_table;
 pub mod run_command;
 mod schema_privileges;

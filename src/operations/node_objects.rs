@@ -16,14 +16,40 @@ use crate::shard_map::{NodeId, ShardMap};
 
 /// A reference table as it is to be made on the new worker.
 pub struct Reference {
-    name: String,
+    /// Quoted, with its schema.
+    pub name: String,
     /// Removes a copy that an earlier attempt left; never a table that isn't ours.
-    replace: String,
-    create: String,
-    after_rows: String,
+    pub replace: String,
+    pub create: String,
+    pub keys_and_indexes: String,
     /// After all reference tables are there.
     pub foreign_keys: String,
+    pub rest: String,
     columns: String,
+}
+
+impl Reference {
+    /// Errors: 55000 for a foreign key to a table that is on no worker.
+    pub fn of(definition: &TableDefinition, map: &ShardMap) -> Result<Self> {
+        let name = definition.quoted();
+        let stages = definition.for_copy(map)?;
+        let columns: Vec<String> = definition.stored_columns().iter().map(|c| identifier(c)).collect();
+        let (schema, relation) = (literal(&definition.schema), literal(&definition.name));
+        Ok(Self {
+            replace: format!(
+                "DO $tenantry$ BEGIN IF EXISTS (SELECT FROM tenantry.reference_copy WHERE schema = {schema} \
+                 AND name = {relation}) AND pg_catalog.to_regclass({}) IS NOT NULL THEN DROP TABLE {name} CASCADE; \
+                 END IF; END $tenantry$;",
+                literal(&name)
+            ),
+            create: format!("{}{}", stages.table, remember_copy(&definition.schema, &definition.name)),
+            keys_and_indexes: stages.keys_and_indexes,
+            foreign_keys: stages.foreign_keys,
+            rest: stages.rest,
+            columns: columns.join(", "),
+            name,
+        })
+    }
 }
 
 /// Locks every reference table against writers until the client's transaction ends.
@@ -34,23 +60,7 @@ pub async fn lock_reference_tables(txn: &mut Transaction, map: &ShardMap) -> Res
     for table in tables {
         let name = qualified(&table.schema, &table.name);
         txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN EXCLUSIVE MODE")).await?;
-        let definition = TableDefinition::read(txn, table.oid).await?;
-        let stages = definition.for_copy(map)?;
-        let columns: Vec<String> = definition.stored_columns().iter().map(|c| identifier(c)).collect();
-        let (schema, relation) = (literal(&table.schema), literal(&table.name));
-        references.push(Reference {
-            replace: format!(
-                "DO $tenantry$ BEGIN IF EXISTS (SELECT FROM tenantry.reference_copy WHERE schema = {schema} \
-                 AND name = {relation}) AND pg_catalog.to_regclass({}) IS NOT NULL THEN DROP TABLE {name} CASCADE; \
-                 END IF; END $tenantry$;",
-                literal(&name)
-            ),
-            create: format!("{}{}", stages.table, remember_copy(&table.schema, &table.name)),
-            after_rows: format!("{}{}", stages.keys_and_indexes, stages.rest),
-            foreign_keys: stages.foreign_keys,
-            columns: columns.join(", "),
-            name,
-        });
+        references.push(Reference::of(&TableDefinition::read(txn, table.oid).await?, map)?);
     }
     Ok(references)
 }
@@ -70,7 +80,8 @@ pub async fn copy_reference_table(coordinator: &Client, target: &Target<'_>, ref
         sink.send(chunk.map_err(pg_error)?).await.map_err(pg_error)?;
     }
     sink.as_mut().finish().await.map_err(pg_error)?;
-    target.batch_execute(&reference.after_rows).await.map_err(pg_error)
+    let Reference { keys_and_indexes, rest, .. } = reference;
+    target.batch_execute(&format!("{keys_and_indexes}{rest}")).await.map_err(pg_error)
 }
 
 /// Types that users have made have another OID on each server, and some name others in their binary values.
@@ -89,10 +100,17 @@ pub async fn copy_definitions(coordinator: &Client, target: &Target<'_>) -> Resu
              SET LOCAL check_function_bodies = off;
              CREATE SCHEMA IF NOT EXISTS tenantry;
              GRANT USAGE ON SCHEMA tenantry TO PUBLIC;
-             CREATE TABLE IF NOT EXISTS tenantry.reference_copy (schema text, name text, PRIMARY KEY (schema, name));",
+             CREATE TABLE IF NOT EXISTS tenantry.reference_copy (schema text, name text, PRIMARY KEY (schema, name));
+",
         )
         .await
         .map_err(pg_error)?;
+    // Of copies that were given up: nobody is to drop with them what is made now.
+    let sql = "SELECT format('DROP SCHEMA IF EXISTS tenantry_move_%s CASCADE', moveid) FROM tenantry.shard_move \
+               WHERE relations IS NOT NULL AND state <> 'done'";
+    for row in coordinator.query(sql, &[]).await.map_err(pg_error)? {
+        target.batch_execute(row.get(0)).await.map_err(pg_error)?;
+    }
     node_definitions::copy(coordinator, target).await?;
     // Members of tenantry_admin make shard schemas and reference copies as themselves.
     target

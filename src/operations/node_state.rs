@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
 use super::node_check::{check_server, facts, other_names};
+use super::mover::MoverEnvironment;
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use super::standbys::{has_address, update_standby};
 use crate::catalog::nodes;
@@ -18,7 +19,7 @@ use crate::shard_map::{NodeId, ShardMap};
 /// `SELECT citus_activate_node(...)`: checks the server, gives it what it lacks, and puts it into service. Answers its id.
 ///
 /// Errors: 42704 when there is no such node, and those of `citus_add_node`.
-pub async fn activate_node(txn: &mut Transaction, catalog: &Arc<Catalog>, host: &str, port: i32) -> Result<i64> {
+pub async fn activate_node(txn: &mut Transaction, mover: &MoverEnvironment, host: &str, port: i32) -> Result<i64> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
@@ -28,8 +29,8 @@ pub async fn activate_node(txn: &mut Transaction, catalog: &Arc<Catalog>, host: 
     let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     if !node.is_active && !node.id.is_coordinator() {
-        check_server(catalog, &map, &address).await?;
-        prepare_server(txn, catalog, &map, &address).await?;
+        check_server(&mover.catalog, &map, &address).await?;
+        prepare_server(txn, mover, &map, (node.id, &address)).await?;
         txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, true)).await?;
         txn.reload_map().await?;
     }

@@ -3,16 +3,15 @@
 //! What is made on the new server is made on a control connection and may be made again; the node's row belongs to
 //! the client's transaction and decides.
 
-use std::sync::Arc;
-
 use super::create_distributed_table::number;
-use super::mover;
+use super::mover::{self, MoverEnvironment};
 use super::node_check::check_server;
 use super::node_objects;
+use super::reference_copies;
 use super::sequences;
 use super::standbys::add_secondary_node;
 use crate::catalog::nodes::{self, NewNode};
-use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
+use crate::catalog::{Address, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{ColocationId, NodeId, ShardMap};
@@ -32,7 +31,8 @@ pub struct AddNode {
 
 /// Answers the node's id; that of the existing node when it is already there. A secondary one is a standby of the primary of
 /// its group.
-pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: AddNode) -> Result<i64> {
+pub async fn add_node(txn: &mut Transaction, mover: &MoverEnvironment, request: AddNode) -> Result<i64> {
+    let catalog = &mover.catalog;
     let address = address(&request.host, request.port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
@@ -74,11 +74,15 @@ pub async fn add_node(txn: &mut Transaction, catalog: &Arc<Catalog>, request: Ad
         return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message)
             .hint("A standby of that node is added with citus_add_secondary_node."));
     }
+    let mut id = None;
     if request.is_active {
         check_server(catalog, &map, &address).await?;
-        prepare_server(txn, catalog, &map, &address).await?;
+        let next = NodeId(number(txn, nodes::next_id()).await?.unwrap_or_default() as u32);
+        prepare_server(txn, mover, &map, (next, &address)).await?;
+        id = Some(next);
     }
     let row = NewNode {
+        id,
         is_active: request.is_active,
         host: address.host,
         port: address.port,
@@ -221,31 +225,23 @@ pub(super) async fn refuse_while_moving(
     Ok(())
 }
 
-/// Roles, schemas, extensions and types, which is committed there; then reference tables, in one transaction on the new server. Who
-/// writes those waits for their copies only.
+/// Roles, schemas, extensions and types, which is committed there; then reference tables. The server becomes `node`, if the
+/// transaction commits.
 pub(super) async fn prepare_server(
     txn: &mut Transaction,
-    catalog: &Catalog,
+    mover: &MoverEnvironment,
     map: &ShardMap,
-    address: &Address,
+    (node, address): (NodeId, &Address),
 ) -> Result<()> {
-    let settings = catalog.settings();
+    let settings = mover.catalog.settings();
     let coordinator = connect_to_coordinator(settings).await?;
     let mut worker = connect(settings, address).await?;
+    reference_copies::keep_changes_out(txn, map).await?;
     let target = worker.transaction().await.map_err(pg_error)?;
     node_objects::copy_definitions(&coordinator, &target).await?;
     target.commit().await.map_err(pg_error)?;
     sequences::prepare_server(&coordinator, &mut worker).await?;
-    // Nobody may write a reference table between its copy and the commit that makes the node known.
-    let references = node_objects::lock_reference_tables(txn, map).await?;
-    let target = worker.transaction().await.map_err(pg_error)?;
-    for reference in &references {
-        node_objects::copy_reference_table(&coordinator, &target, reference).await?;
-    }
-    for reference in &references {
-        target.batch_execute(&reference.foreign_keys).await.map_err(pg_error)?;
-    }
-    target.commit().await.map_err(pg_error)?;
+    reference_copies::copy_all(txn, mover, (&coordinator, &mut worker), (node, address)).await?;
     // Those of tables that have been distributed meanwhile.
     sequences::prepare_server(&coordinator, &mut worker).await
 }

@@ -39,6 +39,7 @@ pub async fn add_secondary_node(
     }
     check_standby(catalog, &primary, &standby).await?;
     let row = NewNode {
+        id: None,
         host: standby.host,
         port: standby.port,
         group_id: Some(node.group_id),

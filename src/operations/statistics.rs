@@ -28,8 +28,7 @@ pub async fn change(
     if sets_schema && !owners.is_empty() {
         return Err(PgError::unsupported("statistics of a distributed or reference table must stay in its schema"));
     }
-    let distributed = owners.iter().filter(|(_, table, _)| !table.is_reference());
-    keep_moves_out(txn, &distributed.map(|(_, table, _)| table.colocation).collect()).await?;
+    keep_moves_out(txn, &owners.iter().map(|(_, table, _)| table.colocation).collect()).await?;
     let text = ddl.query.text().clone();
     txn.query_for_client(&text).await?;
     if owners.is_empty() {

@@ -180,6 +180,11 @@ impl TableDefinition {
         self.after_indexes.retain(|statement| !statement.ends_with(" REPLICA IDENTITY FULL"));
     }
 
+    /// Its name, quoted, with its schema.
+    pub fn quoted(&self) -> String {
+        qualified(&self.schema, &self.name)
+    }
+
     pub fn column(&self, name: &str) -> Option<&ColumnDefinition> {
         self.columns.iter().find(|c| c.name == name)
     }

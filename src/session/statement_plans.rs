@@ -279,7 +279,9 @@ impl Session {
             .query(NodeId::COORDINATOR, "SELECT pg_catalog.current_setting('citus.shard_count', true)")
             .await?;
         let shard_count = shard_count.first().and_then(|r| r[0].as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
-        let env = functions::Environment { catalog: self.thread.shared.catalog.clone(), shard_count };
+        let shared = &self.thread.shared;
+        let (catalog, mover) = (shared.catalog.clone(), shared.mover.clone());
+        let env = functions::Environment { catalog, mover, shard_count };
         functions::call(name, arguments, self.txn(), &env).await
     }
 

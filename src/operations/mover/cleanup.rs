@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cutover::{self, has_schema};
 use super::session::{self, Session, with_short_locks};
 use super::state::{LocalTable, Move, MoveState};
-use super::{MoverEnvironment, row_index, undo};
+use super::{MoverEnvironment, newcomer, row_index, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
@@ -44,12 +44,18 @@ async fn remove(
     let has_switched = mv.state == MoveState::Switched;
     let mut targets = Vec::new();
     for (node, groups) in mv.targets() {
-        if !is_removed(&map, node) {
-            targets.push((session::connect(environment, node).await?, node, groups));
+        // What never became a node is not in the map either.
+        if is_removed(&map, node) && (mv.newcomer.is_none() || has_switched) {
+            continue;
+        }
+        match session::connect(environment, node).await {
+            Err(error) if newcomer::is_given_up(catalog, mv, &map, &error).await? => {}
+            connected => targets.push((connected?, node, groups)),
         }
     }
     let on_target = identifier(&mv.target_name());
     for (target, node, groups) in &targets {
+        newcomer::drop_copies(environment, target, mv).await?;
         // The move's schema was created together with the tables.
         if let Some(table) = mv.table.as_ref().filter(|_| !has_switched)
             && has_schema(target, &mv.target_name()).await?
@@ -86,8 +92,10 @@ async fn remove(
                 target.batch_execute(&sql).await.map_err(pg_error)?;
             }
         }
-        if let (Some(table), Some(source)) = (&mv.table, &source) {
+        if let Some(source) = source.as_ref().filter(|_| mv.table.is_some() || mv.newcomer.is_some()) {
             undo_full_identity(environment, source, mv).await?;
+        }
+        if let (Some(table), Some(source)) = (&mv.table, &source) {
             empty_shell(environment, source, table).await?;
         }
         return mv.advance(catalog, MoveState::Done, "Completed").await;
@@ -168,7 +176,7 @@ async fn is_marked(session: &Session, mv: &Move, schema: &str) -> Result<bool> {
 }
 
 /// A slot that a dead proxy left may still have its sender.
-async fn drop_slot(source: &Session, mv: &Move) -> Result<()> {
+pub(super) async fn drop_slot(source: &Session, mv: &Move) -> Result<()> {
     let name = literal(&mv.name());
     let end_sender = format!(
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \

@@ -6,10 +6,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::cancel::Wishes;
+use super::newcomer::Newcomer;
+use super::state::Move;
 use super::throttle::MoveLimits;
-use crate::catalog::Catalog;
+use crate::catalog::{Address, Catalog};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Holds;
+use crate::shard_map::NodeId;
 
 /// What moves need from the rest of the proxy.
 #[derive(Clone)]
@@ -21,6 +24,8 @@ pub struct MoverEnvironment {
     pub limits: Arc<ArcSwap<MoveLimits>>,
     /// For tests: end here as a crash would, with everything left as it is.
     pub stop_at: Option<StopPoint>,
+    /// A server that may be in no catalog yet.
+    pub(super) newcomer: Option<(NodeId, Address)>,
     /// Which moves somebody has cancelled.
     pub(super) wishes: Arc<Wishes>,
 }
@@ -100,7 +105,29 @@ pub enum StopPoint {
 
 impl MoverEnvironment {
     pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
-        Self { catalog, holds, settings: MoverSettings::default(), limits, stop_at: None, wishes: Arc::default() }
+        let (settings, wishes) = (MoverSettings::default(), Arc::default());
+        Self { catalog, holds, settings, limits, stop_at: None, newcomer: None, wishes }
+    }
+
+    /// For work on this move, whose target may be in no catalog yet.
+    pub(super) fn of(&self, mv: &Move) -> Self {
+        let newcomer = mv.newcomer.as_ref().map(|Newcomer { address, .. }| (mv.target, address.clone()));
+        Self { newcomer, ..self.clone() }
+    }
+
+    /// Where a node's servers may be.
+    ///
+    /// Errors: 42704 when there is no such node.
+    pub(super) fn hosts(&self, node: NodeId) -> Result<Vec<Address>> {
+        match &self.newcomer {
+            Some((id, address)) if *id == node => Ok(vec![address.clone()]),
+            _ => self.catalog.hosts(node),
+        }
+    }
+
+    /// Does it take part in the cluster? Nobody waits for one to come back that does not.
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        self.newcomer.as_ref().is_none_or(|(id, _)| *id != node)
     }
 
     /// Most moves that one node may take part in now.

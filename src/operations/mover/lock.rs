@@ -38,6 +38,11 @@ pub fn share_statement(colocation: ColocationId) -> String {
     format!("SELECT {}", lanes("pg_advisory_xact_lock_shared", colocation).collect::<Vec<_>>().join(", "))
 }
 
+/// For a transaction that moves the group itself: no other move of it is alive until it ends, and no schema change.
+pub fn own_statement(colocation: ColocationId) -> String {
+    format!("SELECT {}", lanes("pg_advisory_xact_lock", colocation).collect::<Vec<_>>().join(", "))
+}
+
 /// As `share_statement`, without waiting; answers 1 or 0.
 pub fn try_share_statement(colocation: ColocationId) -> String {
     let lanes = lanes("pg_try_advisory_xact_lock_shared", colocation).collect::<Vec<_>>().join(" AND ");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::MoverEnvironment;
+use super::{MoverEnvironment, session};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
@@ -58,7 +58,14 @@ impl<'a> LockWatch<'a> {
 
     /// False when it does not wait for a lock.
     async fn end_wait(&self) -> Result<bool> {
-        let client = self.environment.catalog.client(self.node).await?;
+        let client = match self.environment.is_member(self.node) {
+            true => self.environment.catalog.client(self.node).await?,
+            false => return self.end_wait_by(&*session::connect(self.environment, self.node).await?).await,
+        };
+        self.end_wait_by(&client).await
+    }
+
+    async fn end_wait_by(&self, client: &Client) -> Result<bool> {
         let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
                    WHERE pid = $1 AND backend_start::text = $2 AND wait_event_type = 'Lock'";
         let row = client.query_opt(sql, &[&self.process.0, &self.process.1]).await.map_err(pg_error)?;

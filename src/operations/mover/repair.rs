@@ -54,12 +54,19 @@ pub async fn recover_all(environment: &MoverEnvironment) -> Result<Recovered> {
 }
 
 pub(super) async fn repair_failed(environment: &MoverEnvironment, mv: &Move, error: &PgError) -> Result<()> {
+    settle(environment, mv, Some(error)).await
+}
+
+/// Waits until nobody works on the move any more, and repairs it. `error`: why it has failed, if it has.
+pub(super) async fn settle(environment: &MoverEnvironment, mv: &Move, error: Option<&PgError>) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     lock::acquire_lane(environment, &catalog, mv.colocation, *MOVES_AT_ONCE.end(), environment.settings.lock_patience)
         .await?;
     lock::acquire_group(environment, &catalog, mv.group, environment.settings.lock_patience).await?;
     let mv = mv.reload(&catalog).await?;
-    if let Err(unnoted) = mv.note_error(&catalog, error).await {
+    if let Some(error) = error
+        && let Err(unnoted) = mv.note_error(&catalog, error).await
+    {
         // A catalog that takes no writes is no reason to keep the source waiting.
         tracing::warn!(move_id = mv.id, error = %unnoted, "could not note why a shard move failed");
     }
@@ -70,11 +77,14 @@ pub(super) async fn repair_failed(environment: &MoverEnvironment, mv: &Move, err
 /// group's lock.
 pub(super) async fn repair(environment: &MoverEnvironment, catalog: &Session, mv: Move) -> Result<()> {
     let mut mv = mv.reload(catalog).await?;
+    let environment = &environment.of(&mv);
     match mv.state {
         MoveState::Done | MoveState::Failed | MoveState::Undoable => return Ok(()),
         MoveState::Switched => {}
         // The flip of a local table is one transaction, the source's own.
         MoveState::CaughtUp if mv.table.is_some() => {}
+        // So is a new node's.
+        MoveState::CaughtUp if mv.newcomer.is_some() => {}
         MoveState::CaughtUp => {
             let source = session::connect(environment, mv.source).await?;
             let targets = match Target::connect(environment, &mv).await {

@@ -5,7 +5,7 @@ use super::session::Session;
 use super::snapshot::SourceTable;
 use super::state::Move;
 use super::target::Target;
-use crate::catalog::pg_error;
+use crate::catalog::{Address, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::disk::{self, ROOM_TO_SPARE, megabytes};
 use crate::shard_map::NodeId;
@@ -53,14 +53,15 @@ pub async fn check(
     for target in targets {
         let part = i128::from(bytes) * target.groups.len() as i128 / groups.max(1) as i128;
         if let Some(room) = Room::on(&target.session, part as i64).await.filter(|room| !room.is_enough()) {
-            return Err(too_little(environment, target.node, room));
+            return Err(too_little(environment, target.node, room)?);
         }
     }
     Ok(())
 }
 
-fn too_little(environment: &MoverEnvironment, node: NodeId, room: Room) -> PgError {
-    let map = environment.catalog.map();
-    let text = format!("the disk of node {} has too little room for the move", super::address(map.node(node)));
-    PgError::new(SqlState::DISK_FULL, text).detail(room.told()).hint("Make room there, or choose another node.")
+/// Errors: 42704 when there is no such node.
+fn too_little(environment: &MoverEnvironment, node: NodeId, room: Room) -> Result<PgError> {
+    let Address { host, port } = environment.hosts(node)?.swap_remove(0);
+    let text = format!("the disk of node {host}:{port} has too little room for the move");
+    Ok(PgError::new(SqlState::DISK_FULL, text).detail(room.told()).hint("Make room there, or choose another node."))
 }

@@ -49,10 +49,11 @@ impl Logins {
 ///
 /// Errors: 08006 when the node cannot be reached, the server's own when it refuses.
 pub async fn connect(environment: &MoverEnvironment, node: NodeId) -> Result<Session> {
-    let (catalog, settings) = (&environment.catalog, environment.catalog.settings());
+    let settings = environment.catalog.settings();
     // A move waits longer for its workers than statements do.
-    let patience = if node.is_coordinator() { Duration::ZERO } else { environment.settings.silence_patience };
-    let hosts = catalog.hosts(node)?;
+    let is_waited_for = !node.is_coordinator() && environment.is_member(node);
+    let patience = if is_waited_for { environment.settings.silence_patience } else { Duration::ZERO };
+    let hosts = environment.hosts(node)?;
     let mut logins = Logins::begin(settings);
     let client = loop {
         match connect_patiently(settings, &hosts, patience).await {

@@ -92,12 +92,14 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
             c.relreplident = 'f'
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = ANY ($1) AND c.relkind = 'r'
-        AND ($2::oid IS NULL OR c.oid = $2 OR c.oid IN (SELECT relid FROM pg_partition_tree($2))) ORDER BY c.oid";
+        AND ($2::oid IS NULL OR c.oid = $2 OR c.oid IN (SELECT relid FROM pg_partition_tree($2)))
+        AND ($3::text[] IS NULL OR c.oid IN (SELECT to_regclass(name) FROM unnest($3) name)) ORDER BY c.oid";
     let only = mv.table.as_ref().map(|table| table.oid.0);
+    let named = mv.newcomer.as_ref().map(|newcomer| &newcomer.tables);
     let quote = |names: Vec<String>| names.iter().map(|name| identifier(name)).collect();
     let mut tables = Vec::new();
     let shard_schemas = mv.shard_schemas();
-    for row in source.query(sql, &[&shard_schemas, &only]).await.map_err(pg_error)? {
+    for row in source.query(sql, &[&shard_schemas, &only, &named]).await.map_err(pg_error)? {
         let name: String = row.get(1);
         if row.get(2) {
             return Err(PgError::unsupported(format!("cannot move a shard of the unlogged table \"{name}\""))

@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use super::MoveReport;
 use super::copy::Copied;
 use super::join::Join;
+use super::newcomer::Newcomer;
 use super::part::Part;
 use super::pieces::Piece;
 use super::session::Session;
@@ -81,6 +82,8 @@ pub struct Move {
     pub join: Option<Join>,
     /// It is to be taken back before its cutover.
     pub is_rehearsal: bool,
+    /// Reference tables go to a server that takes no part yet, not a shard group to a node.
+    pub newcomer: Option<Newcomer>,
 }
 
 /// A local table that becomes a distributed one.
@@ -123,6 +126,7 @@ impl Move {
             back_of,
             join,
             is_rehearsal: false,
+            newcomer: None,
         }
     }
 
@@ -133,13 +137,16 @@ impl Move {
         let sql = "INSERT INTO tenantry.shard_move (colocationid, shard_group_id, source_node, target_node, schemas,
                        tenant, tenant_key, tenant_hash, tenant_group, rest_group, piece_groups, piece_nodes, piece_maxima,
                        relation, relation_name, partkey, key_type, key_collation, shard_count,
-                       state, back_of, join_rest, join_merged, join_staging, united_groups, is_rehearsal)
-                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $27
+                       state, back_of, join_rest, join_merged, join_staging, united_groups, is_rehearsal,
+                       relations, target_host, target_port)
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $27,
+                       $28, $29, $30
                    WHERE (SELECT count(*) FROM (SELECT FROM tenantry.node
                               WHERE nodeid = ANY ($26) AND (isactive OR nodeid = $3) FOR SHARE) locked) = cardinality($26)
                    RETURNING moveid";
-        let nodes: BTreeSet<NodeId> =
-            planned.targets().into_iter().map(|(node, _)| node).chain([planned.source]).collect();
+        // What is no node yet is kept by whoever makes it one.
+        let targets = planned.targets().into_iter().filter(|_| planned.newcomer.is_none());
+        let nodes: BTreeSet<NodeId> = targets.map(|(node, _)| node).chain([planned.source]).collect();
         let nodes: Vec<i32> = nodes.iter().filter(|node| !node.is_coordinator()).map(|node| node.0 as i32).collect();
         let id = |group: ShardGroupId| group.0 as i64;
         let Move {
@@ -156,6 +163,7 @@ impl Move {
             back_of,
             join,
             is_rehearsal,
+            newcomer,
             ..
         } = &planned;
         let row = catalog
@@ -189,6 +197,9 @@ impl Move {
                     &united.iter().copied().map(id).collect::<Vec<_>>(),
                     &nodes,
                     is_rehearsal,
+                    &newcomer.as_ref().map(|newcomer| &newcomer.tables),
+                    &newcomer.as_ref().map(|newcomer| &newcomer.address.host),
+                    &newcomer.as_ref().map(|newcomer| i32::from(newcomer.address.port)),
                 ],
             )
             .await
@@ -302,9 +313,9 @@ impl Move {
         if self.renames() { format!("tenantry_part_{}", self.id) } else { self.name() }
     }
 
-    /// The source's schemas, unquoted: the shard groups', one after the other, or the local table's.
+    /// The source's schemas, unquoted: the shard groups', one after the other, or the local or reference tables'.
     pub fn shard_schemas(&self) -> Vec<String> {
-        if self.table.is_some() {
+        if self.table.is_some() || self.newcomer.is_some() {
             return self.schemas.clone();
         }
         self.sources().iter().flat_map(|group| self.schemas_of(*group)).collect()
@@ -360,6 +371,9 @@ impl Move {
 
     /// The schemas of one shard group, unquoted, in the order of `schemas`.
     pub fn schemas_of(&self, group: ShardGroupId) -> Vec<String> {
+        if self.newcomer.is_some() {
+            return self.schemas.clone();
+        }
         self.schemas.iter().map(|schema| shard_schema(schema, group)).collect()
     }
 
@@ -434,6 +448,7 @@ impl Move {
             }),
             united: row.get::<_, Vec<i64>>(27).into_iter().map(|id| ShardGroupId(id as u64)).collect(),
             is_rehearsal: row.get(28),
+            newcomer: Newcomer::read(row, 29)?,
         })
     }
 }
@@ -453,7 +468,7 @@ const SELECT: &str = "SELECT moveid, colocationid, shard_group_id, source_node, 
                       piece_groups, piece_nodes, piece_maxima, \
                       (SELECT minvalue FROM tenantry.shard_group g WHERE g.id = shard_group_id), \
                       relation, relation_name, partkey, key_type, key_collation, shard_count, back_of, join_rest, join_merged, join_staging, \
-                      united_groups, is_rehearsal FROM tenantry.shard_move";
+                      united_groups, is_rehearsal, relations, target_host, target_port FROM tenantry.shard_move";
 
 /// The phase of a move that was meant to be taken back.
 pub const REHEARSED: &str = "Rehearsed";

@@ -1,0 +1,400 @@
+//! Reference tables are copied to a server that is going to be a node, while clients write them.
+//!
+//! ```text
+//!   coordinator:  public.countries ──slot, COPY, stream──> public.countries on the server, which nobody knows yet
+//!                     └─ the client's transaction: LOCK TABLE ─ last marker there ─ row of the node, 'switched'; COMMIT
+//! ```
+//!
+//! The client's transaction has the lanes of the colocation group for as long as it lives, and its commit is the flip: so the copies
+//! are in use exactly when the server is a node. The work itself runs beside it, and waits for its end; whatever that was, a repair
+//! (repair.rs) then takes away what is not needed, here or on another proxy.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::attempt::too_late;
+use super::copy::Copied;
+use super::guard::Guard;
+use super::marker::Marker;
+use super::newcomer::Newcomer;
+use super::pieces::Routes;
+use super::repair::{repair, settle};
+use super::session::{self, Session, is_lock_failure};
+use super::snapshot::SourceTable;
+use super::state::{Move, MoveState};
+use super::stream::Apply;
+use super::target::{self, Target};
+use super::throttle::{CopyThrottle, Pace};
+use super::{
+    MoveReport, MoverEnvironment, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state, unfinished, verify,
+};
+use crate::backend::replication::{CreatedSlot, ReplicationConnection};
+use crate::catalog::{Address, pg_error};
+use crate::error::{PgError, Result, SqlState};
+use crate::operations::node_objects::Reference;
+use crate::operations::table_definition::TableDefinition;
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId, ShardMap, TableOid};
+
+/// What is to be copied, and where to.
+#[derive(Debug, Clone)]
+pub struct CopyRequest {
+    /// What the server will be, in the catalog.
+    pub node: NodeId,
+    pub address: Address,
+    /// The client's transaction has it for itself.
+    pub colocation: ColocationId,
+    /// The tables, quoted, with their schemas.
+    pub names: Vec<String>,
+    /// Server process of the client's transaction, on the coordinator.
+    pub process: i32,
+}
+
+/// A copy under way, for the client's transaction. Dropping it ends the copy, unless it has switched.
+pub struct Following {
+    caught_up: Option<oneshot::Receiver<CaughtUp>>,
+    finish: mpsc::Sender<Finished>,
+    notices: Vec<Notice>,
+}
+
+/// Whoever is told that all changes are there.
+type Finished = oneshot::Sender<Result<()>>;
+
+/// None: nothing was copied, because others' transactions stay open.
+struct CaughtUp {
+    result: Result<Option<i64>>,
+    notices: Vec<Notice>,
+}
+
+impl Following {
+    /// Returns once the copies are there and follow the coordinator's closely: the move's id. None when the tables cannot be
+    /// followed now; nothing is on the server then.
+    ///
+    /// Errors: those of the copy.
+    pub async fn caught_up(&mut self) -> Result<Option<i64>> {
+        let Some(caught_up) = self.caught_up.take() else { return Err(ended()) };
+        let CaughtUp { result, notices } = caught_up.await.map_err(|_| ended())?;
+        self.notices = notices;
+        result
+    }
+
+    /// What the copy has to say.
+    pub fn notices(&mut self) -> impl Iterator<Item = PgError> {
+        let said = std::mem::take(&mut self.notices);
+        said.into_iter().map(|said| {
+            let success = SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE");
+            let notice = PgError::new(success, said.message);
+            match said.detail {
+                Some(detail) => notice.detail(detail),
+                None => notice,
+            }
+        })
+    }
+
+    /// To be called while nobody can write the tables: returns when the last change is in the copies.
+    ///
+    /// Errors: 57014 when that takes too long, 55000 when a table was changed, those of the copy.
+    pub async fn finish(&mut self) -> Result<()> {
+        let (told, finished) = oneshot::channel();
+        self.finish.send(told).await.map_err(|_| ended())?;
+        finished.await.map_err(|_| ended())?
+    }
+}
+
+/// Begins to copy, in a task of its own.
+pub fn begin(environment: &MoverEnvironment, request: CopyRequest) -> Following {
+    let (tell, caught_up) = oneshot::channel();
+    let (finish, asked) = mpsc::channel(1);
+    let mut environment = environment.clone();
+    // Who waits for the node would rather wait for a lock than for a stranger's transaction.
+    environment.settings.slot_patience = environment.settings.lock_patience;
+    let run = async move {
+        let mut teller = Teller { tell: Some(tell), notices: Mutex::default() };
+        if let Err(error) = run(&environment, request, &mut teller, asked).await {
+            tracing::warn!(%error, "reference tables could not be copied to a new node");
+            teller.tell(Err(error));
+        }
+    };
+    tokio::spawn(run);
+    Following { caught_up: Some(caught_up), finish, notices: Vec::new() }
+}
+
+/// Tells the client's transaction, once.
+struct Teller {
+    tell: Option<oneshot::Sender<CaughtUp>>,
+    notices: Mutex<Vec<Notice>>,
+}
+
+impl Teller {
+    fn note(&self, notice: Notice) {
+        self.notices.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(notice);
+    }
+
+    fn tell(&mut self, result: Result<Option<i64>>) {
+        let notices = std::mem::take(self.notices.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        if let Some(tell) = self.tell.take() {
+            // Nobody listens where the client has gone.
+            let _ = tell.send(CaughtUp { result, notices });
+        }
+    }
+}
+
+/// From the move's row to its end.
+///
+/// Errors: of what comes before the row; others are told, and noted in it.
+async fn run(
+    environment: &MoverEnvironment,
+    request: CopyRequest,
+    teller: &mut Teller,
+    asked: mpsc::Receiver<Finished>,
+) -> Result<()> {
+    let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
+    // The transaction's locks say that nobody works on them.
+    for abandoned in unfinished(&catalog, request.colocation).await? {
+        let id = abandoned.id;
+        if let Err(error) = repair(environment, &catalog, abandoned).await {
+            tracing::warn!(move_id = id, %error, "could not repair an abandoned copy of reference tables, will retry");
+        }
+    }
+    let map = environment.catalog.refresh().await?;
+    let of_map = || map.tables().filter(|table| table.is_reference());
+    let mut schemas: Vec<String> = of_map().map(|table| table.schema.clone()).collect();
+    schemas.sort();
+    schemas.dedup();
+    let mut oids: Vec<TableOid> = of_map().map(|table| table.oid).collect();
+    oids.sort();
+    let sql = "SELECT nextval('tenantry.shard_id')";
+    let group = ShardGroupId(catalog.query_one(sql, &[]).await.map_err(pg_error)?.get::<_, i64>(0) as u64);
+    let newcomer = Newcomer { address: request.address, tables: request.names };
+    let mv = Move::new(request.colocation, group, (NodeId::COORDINATOR, request.node), schemas);
+    let mut mv = Move::plan(&catalog, Move { newcomer: Some(newcomer), ..mv }).await?;
+    let environment = &environment.of(&mv);
+    let work = Work { environment, catalog: &catalog, map: &map, oids, process: request.process };
+    let ended = work.carry_out(&mut mv, teller, asked).await;
+    if let Err(error) = &ended {
+        tracing::warn!(move_id = mv.id, %error, "copying reference tables to a new node has failed");
+        if environment.stop_at.is_some() && error.code() == super::environment::STOPPED {
+            teller.tell(Err(error.clone()));
+            return Ok(());
+        }
+    }
+    teller.tell(ended.clone().map(|()| None));
+    drop(catalog);
+    // Until the client's transaction ends.
+    if let Err(error) = settle(environment, &mv, ended.as_ref().err()).await {
+        tracing::warn!(move_id = mv.id, %error, "could not clean up after a copy of reference tables, will retry");
+    }
+    Ok(())
+}
+
+struct Work<'a> {
+    environment: &'a MoverEnvironment,
+    catalog: &'a Session,
+    map: &'a ShardMap,
+    oids: Vec<TableOid>,
+    process: i32,
+}
+
+impl Work<'_> {
+    /// All states up to the last change.
+    async fn carry_out(
+        &self,
+        mv: &mut Move,
+        teller: &mut Teller,
+        mut asked: mpsc::Receiver<Finished>,
+    ) -> Result<()> {
+        let Work { environment, catalog, map, .. } = *self;
+        let settings = &environment.settings;
+        environment.stop_at(StopPoint::Planned)?;
+        let source = session::connect(environment, mv.source).await?;
+        let targets = Target::connect(environment, mv).await?;
+        let [target] = &targets[..] else { return Err(ended()) };
+        snapshot::check_source(&source).await?;
+        let routes = Routes::new(mv, map)?;
+        let tables = snapshot::tables(&source, mv, map, &routes).await?;
+        room::check(environment, &source, mv, &tables, &targets).await?;
+        let watch = Guard::begin(environment, mv);
+        let (replication, slot) = match self.begin_stream(&source, mv, &tables, &watch, teller).await {
+            Err(error) if is_lock_failure(&error) => {
+                tracing::info!(move_id = mv.id, %error, "reference tables are copied within a lock");
+                teller.tell(Ok(None));
+                return Err(error);
+            }
+            begun => begun?,
+        };
+        environment.stop_at(StopPoint::SlotCreated)?;
+        let definitions = self.definitions(&source).await?;
+        let references = references(&definitions, mv, map)?;
+        let statements = references.iter().flat_map(|table| [table.replace.clone(), table.create.clone()]).collect();
+        target::create(target, mv, statements).await?;
+        mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
+        environment.stop_at(StopPoint::TargetCreated)?;
+
+        mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
+        let throttle = CopyThrottle::new(environment, &watch);
+        let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
+        let copied = watch.during(copy).await?;
+        mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
+        environment.stop_at(StopPoint::Copied)?;
+
+        watch.during(build_keys_and_indexes(target, &references)).await?;
+        watch.during(row_index::build(&targets, mv, &tables)).await?;
+        environment.stop_at(StopPoint::IndexesBuilt)?;
+        mv.note_phase(catalog, "Catching Up", 0).await?;
+        let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
+        let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
+        let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
+        let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
+        let following = async {
+            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+            mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
+            finish_tables(target, &references, &mut apply).await?;
+            mv.note_phase(catalog, "Final Catchup", 0).await?;
+            if settings.verify {
+                marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
+                verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
+            }
+            marker.catch_up(&mut apply, settings.near, settings.catch_up_patience).await
+        };
+        watch.during(following).await?;
+        mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
+        environment.stop_at(StopPoint::CaughtUp)?;
+
+        teller.tell(Ok(Some(mv.id)));
+        let (asked, applied) = apply.run_while(watch.during(async { Ok(asked.recv().await) })).await;
+        applied?;
+        let Some(finished) = asked? else { return Err(ended()) };
+        let began = Instant::now();
+        apply.pace.is_on = false;
+        let last = self.last_changes(&source, &definitions, &mut marker, &mut apply).await;
+        let hold = began.elapsed();
+        let rows_applied = apply.rows();
+        // A slot that nobody reads any more need not wait for the client's transaction.
+        drop(apply);
+        let is_told = finished.send(last.clone()).is_ok();
+        last?;
+        cleanup::drop_slot(&source, mv).await?;
+        let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
+        let report = MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 1 };
+        mv.note_report(catalog, &report).await?;
+        if is_told { Ok(()) } else { Err(ended()) }
+    }
+
+    /// Publication and slot. Nothing is on the target yet.
+    ///
+    /// Errors: 55P03 when transactions of others, which may wait for the client's, stay open.
+    async fn begin_stream(
+        &self,
+        source: &Session,
+        mv: &mut Move,
+        tables: &[SourceTable],
+        watch: &Guard,
+        teller: &Teller,
+    ) -> Result<(ReplicationConnection, CreatedSlot)> {
+        let Work { environment, catalog, .. } = *self;
+        let notify = |notice| teller.note(notice);
+        snapshot::prepare(environment, catalog, source, mv, tables, Some(watch), &notify).await?;
+        tokio::select! {
+            biased;
+            created = watch.during(snapshot::create_slot(environment, mv)) => created,
+            error = self.is_waited_for(source) => Err(error),
+        }
+    }
+
+    /// Returns when somebody waits for the client's transaction whose end the slot waits for: that would never be.
+    async fn is_waited_for(&self, source: &Session) -> PgError {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity \
+                   WHERE backend_xid IS NOT NULL AND $1::int4 = ANY (pg_blocking_pids(pid)))";
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match source.query_one(sql, &[&self.process]).await.map_err(pg_error) {
+                Err(error) => return error,
+                Ok(row) if row.get(0) => {
+                    return PgError::new(SqlState::LOCK_NOT_AVAILABLE, "a transaction that has written waits for this one");
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// All tables as they are now, each with the text that it was read from.
+    async fn definitions(&self, source: &Session) -> Result<Vec<(TableDefinition, String)>> {
+        let mut definitions = Vec::new();
+        for oid in &self.oids {
+            let row = source.query_one(&TableDefinition::statement(*oid), &[]).await.map_err(pg_error)?;
+            let text: Option<String> = row.get(0);
+            let text = text.ok_or_else(changed)?;
+            definitions.push((TableDefinition::parse(&text)?, text));
+        }
+        Ok(definitions)
+    }
+
+    /// While nobody writes.
+    async fn last_changes(
+        &self,
+        source: &Session,
+        definitions: &[(TableDefinition, String)],
+        marker: &mut Marker,
+        apply: &mut Apply,
+    ) -> Result<()> {
+        let now = self.definitions(source).await?;
+        // Schema changes wait for the lanes; one that came past them would be lost.
+        if !now.iter().map(|(_, text)| text).eq(definitions.iter().map(|(_, text)| text)) {
+            return Err(changed());
+        }
+        let id = marker.insert("fence").await?;
+        let patience = self.environment.settings.fence_patience;
+        timeout(patience, apply.run_until_marker(id)).await.unwrap_or_else(|_| Err(too_late()))
+    }
+}
+
+/// What the copies are to be. A table that got a full identity for the move is made without.
+fn references(definitions: &[(TableDefinition, String)], mv: &Move, map: &ShardMap) -> Result<Vec<Reference>> {
+    let reference = |(definition, _): &(TableDefinition, String)| {
+        let mut definition = definition.clone();
+        if mv.full_identity.contains(&definition.quoted()) {
+            definition.forget_full_identity();
+        }
+        Reference::of(&definition, map)
+    };
+    definitions.iter().map(reference).collect()
+}
+
+async fn build_keys_and_indexes(target: &Target, references: &[Reference]) -> Result<()> {
+    for reference in references {
+        target.session.batch_execute(&reference.keys_and_indexes).await.map_err(pg_error)?;
+    }
+    Ok(())
+}
+
+/// Foreign keys, what else only matters once clients write here, and statistics.
+async fn finish_tables(target: &Target, references: &[Reference], apply: &mut Apply) -> Result<()> {
+    for reference in references {
+        for statements in [&reference.foreign_keys, &reference.rest] {
+            let (done, applied) = apply.run_while(target.session.batch_execute(statements)).await;
+            applied?;
+            done.map_err(pg_error)?;
+        }
+        target::analyze(target, &reference.name, &mut Some(&mut *apply)).await?;
+    }
+    Ok(())
+}
+
+/// The row is not as the copy left it.
+pub fn taken_over(id: i64) -> PgError {
+    state::taken_over(id).hint("Add the node again.")
+}
+
+fn changed() -> PgError {
+    let what = "a reference table was changed while it was being copied";
+    PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, what).hint("Add the node again.")
+}
+
+/// Nobody wants the copies, or nobody makes them, any more.
+fn ended() -> PgError {
+    PgError::new(SqlState::QUERY_CANCELED, "copying reference tables to a new node has ended")
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
