@@ -16,6 +16,8 @@ mod registry;
 #[cfg(test)]
 mod new_worker_tests;
 #[cfg(test)]
+mod reference_copy_tests;
+#[cfg(test)]
 mod tests;
 
 pub use by_itself::{call_by_itself, runs_by_itself};

@@ -23,7 +23,7 @@ use crate::dev_cluster::ports::PortRange;
 pub struct Cluster {
     ports: PortRange,
     pub servers: DevCluster,
-    env: Environment,
+    pub env: Environment,
     executor: Rc<Executor>,
 }
 
@@ -62,7 +62,7 @@ impl Cluster {
         cluster
     }
 
-    fn begin(&self) -> Transaction {
+    pub fn begin(&self) -> Transaction {
         let identity = Identity { user: "postgres".into(), database: "postgres".into(), secret: Secret::None };
         let origin = Origin {
             client: 1,
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     /// Calls a function as a client would: arguments by Postgres, then the operation, then the result by Postgres.
-    async fn call_in(&self, txn: &mut Transaction, name: &str, arguments: &str) -> Result<Option<String>> {
+    pub async fn call_in(&self, txn: &mut Transaction, name: &str, arguments: &str) -> Result<Option<String>> {
         let sql = format!("SELECT tenantry_arguments.{name}({arguments})");
         let json = txn.query(NodeId::COORDINATOR, &sql).await?[0][0].clone().unwrap();
         let result = super::call(name, serde_json::from_str(&json).unwrap(), txn, &self.env).await?;

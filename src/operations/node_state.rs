@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
-use super::node_check::{check_server, facts, other_names};
 use super::mover::MoverEnvironment;
+use super::node_check::{check_server, facts, other_names};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use super::standbys::{has_address, update_standby};
 use crate::catalog::nodes;

@@ -9,6 +9,7 @@
 //! are in use exactly when the server is a node. The work itself runs beside it, and waits for its end; whatever that was, a repair
 //! (repair.rs) then takes away what is not needed, here or on another proxy.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,14 @@ use super::stream::Apply;
 use super::target::{self, Target};
 use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state, unfinished, verify,
+    MoveReport, MoverEnvironment, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state, unfinished,
+    verify,
 };
 use crate::backend::replication::{CreatedSlot, ReplicationConnection};
+use crate::catalog::quote::qualified;
 use crate::catalog::{Address, pg_error};
 use crate::error::{PgError, Result, SqlState};
+use crate::operations::create_distributed_table::notice;
 use crate::operations::node_objects::Reference;
 use crate::operations::table_definition::TableDefinition;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId, ShardMap, TableOid};
@@ -83,14 +87,7 @@ impl Following {
     /// What the copy has to say.
     pub fn notices(&mut self) -> impl Iterator<Item = PgError> {
         let said = std::mem::take(&mut self.notices);
-        said.into_iter().map(|said| {
-            let success = SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE");
-            let notice = PgError::new(success, said.message);
-            match said.detail {
-                Some(detail) => notice.detail(detail),
-                None => notice,
-            }
-        })
+        said.into_iter().map(|said| notice(&said.message))
     }
 
     /// To be called while nobody can write the tables: returns when the last change is in the copies.
@@ -165,6 +162,11 @@ async fn run(
     schemas.dedup();
     let mut oids: Vec<TableOid> = of_map().map(|table| table.oid).collect();
     oids.sort();
+    let names: BTreeSet<String> = of_map().map(|table| qualified(&table.schema, &table.name)).collect();
+    if names != request.names.iter().cloned().collect() {
+        let what = "this transaction's snapshot does not have all reference tables";
+        return Err(PgError::new(SqlState::SERIALIZATION_FAILURE, what).hint("Retry the transaction."));
+    }
     let sql = "SELECT nextval('tenantry.shard_id')";
     let group = ShardGroupId(catalog.query_one(sql, &[]).await.map_err(pg_error)?.get::<_, i64>(0) as u64);
     let newcomer = Newcomer { address: request.address, tables: request.names };
@@ -199,12 +201,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// All states up to the last change.
-    async fn carry_out(
-        &self,
-        mv: &mut Move,
-        teller: &mut Teller,
-        mut asked: mpsc::Receiver<Finished>,
-    ) -> Result<()> {
+    async fn carry_out(&self, mv: &mut Move, teller: &mut Teller, mut asked: mpsc::Receiver<Finished>) -> Result<()> {
         let Work { environment, catalog, map, .. } = *self;
         let settings = &environment.settings;
         environment.stop_at(StopPoint::Planned)?;
@@ -312,7 +309,10 @@ impl Work<'_> {
             match source.query_one(sql, &[&self.process]).await.map_err(pg_error) {
                 Err(error) => return error,
                 Ok(row) if row.get(0) => {
-                    return PgError::new(SqlState::LOCK_NOT_AVAILABLE, "a transaction that has written waits for this one");
+                    return PgError::new(
+                        SqlState::LOCK_NOT_AVAILABLE,
+                        "a transaction that has written waits for this one",
+                    );
                 }
                 Ok(_) => {}
             }
