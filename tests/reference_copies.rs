@@ -207,7 +207,7 @@ fn reference_tables_are_written_while_they_are_copied() {
     assert_eq!(stage.coordinator(applied), "done|t|t");
 
     // Foreign keys hold there, among reference tables and from shards.
-    let refused = support::psql_error(&stage.server(), "INSERT INTO cities VALUES (0, 5000000)");
+    let refused = support::psql_error(&stage.server(), "INSERT INTO cities VALUES (9000000, 9000000)");
     assert!(refused.contains("23503"), "{refused}");
     stage.served.psql("SELECT rebalance_table_shards('orders')");
     let placed = format!(
@@ -218,7 +218,7 @@ fn reference_tables_are_written_while_they_are_copied() {
     stage.served.psql("INSERT INTO orders SELECT t, t, -t FROM generate_series(1, 50) t");
     for tenant in 1..=20 {
         let refused =
-            support::psql_error(&stage.served.dsn(0), &format!("INSERT INTO orders VALUES ({tenant}, 0, 5000000)"));
+            support::psql_error(&stage.served.dsn(0), &format!("INSERT INTO orders VALUES ({tenant}, 0, 9000000)"));
         assert!(refused.contains("23503"), "{refused}");
     }
 }
@@ -273,7 +273,13 @@ fn a_copy_that_could_not_begin_keeps_writers_waiting_instead() {
     let stage = Stage::set();
     stage.let_go();
     let remove = format!("SELECT citus_remove_node('127.0.0.1', {})", stage.port);
-    let in_a_block = format!("BEGIN; INSERT INTO notes VALUES ('before'); {}; COMMIT", stage.add());
+    // What it has written itself nobody else could copy.
+    let refused = support::psql_error(
+        &stage.served.dsn(0),
+        &format!("BEGIN; INSERT INTO notes VALUES ('before'); {}; COMMIT", stage.add()),
+    );
+    assert!(refused.contains("25001") && refused.contains("Commit it first."), "{refused}");
+    let in_a_block = format!("BEGIN; CREATE TABLE local_one (id int); {}; COMMIT", stage.add());
     let output = psql_command(&stage.served.dsn(0)).args(["-c", &in_a_block]).output().expect("psql runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("writes of reference tables wait"), "{said}");

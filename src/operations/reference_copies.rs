@@ -24,11 +24,23 @@ use crate::shard_map::{ColocationId, NodeId, ShardMap};
 use crate::transport::timer;
 
 /// From here to the end of the transaction nobody changes or drops a reference table, and it alone copies them.
+///
+/// Errors: 25001 when it has itself written or changed one: nobody else sees that yet.
 pub async fn keep_changes_out(txn: &mut Transaction, map: &ShardMap) -> Result<()> {
     let colocations: BTreeSet<ColocationId> =
         map.tables().filter(|table| table.is_reference()).map(|table| table.colocation).collect();
     if colocations.is_empty() {
         return Ok(());
+    }
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND pid = pg_catalog.pg_backend_pid() \
+             AND relation = ANY ({}::pg_catalog.regclass[]::pg_catalog.oid[]) \
+             AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'ExclusiveLock'))",
+        array(&names(map))
+    );
+    if is_true(txn, &sql).await? {
+        let what = "cannot copy reference tables to a node in a transaction that has written or changed them";
+        return Err(PgError::new(SqlState::ACTIVE_SQL_TRANSACTION, what).hint("Commit it first."));
     }
     for colocation in colocations {
         txn.query(NodeId::COORDINATOR, &mover::own_statement(colocation)).await?;
@@ -50,8 +62,7 @@ pub async fn copy_all(
     let Some(colocation) = map.tables().find(|table| table.is_reference()).map(|table| table.colocation) else {
         return Ok(());
     };
-    let names: Vec<String> =
-        map.tables().filter(|table| table.is_reference()).map(|t| qualified(&t.schema, &t.name)).collect();
+    let names = names(&map);
     if let Some(process) = may_be_followed(txn, &names).await? {
         let request = CopyRequest { node, address: address.clone(), colocation, names: names.clone(), process };
         let mut following = timer::with_lender(async { reference_copy::begin(mover, request) }).await;
@@ -131,6 +142,11 @@ async fn take_over(
         true => Ok(()),
         false => Err(reference_copy::taken_over(id)),
     }
+}
+
+/// Of all reference tables, quoted, with their schemas.
+fn names(map: &ShardMap) -> Vec<String> {
+    map.tables().filter(|table| table.is_reference()).map(|table| qualified(&table.schema, &table.name)).collect()
 }
 
 async fn is_true(txn: &mut Transaction, sql: &str) -> Result<bool> {
