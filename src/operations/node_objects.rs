@@ -56,11 +56,19 @@ impl Reference {
 pub async fn lock_reference_tables(txn: &mut Transaction, map: &ShardMap) -> Result<Vec<Reference>> {
     let mut tables: Vec<_> = map.tables().filter(|t| t.is_reference()).collect();
     tables.sort_by_key(|t| t.oid);
+    // Tables that a copy which was given up has not put back yet.
+    let sql = "SELECT pg_catalog.unnest(full_identity) FROM tenantry.shard_move \
+               WHERE relations IS NOT NULL AND state NOT IN ('done', 'failed')";
+    let lent = txn.query(NodeId::COORDINATOR, sql).await?;
     let mut references = Vec::new();
     for table in tables {
         let name = qualified(&table.schema, &table.name);
         txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN EXCLUSIVE MODE")).await?;
-        references.push(Reference::of(&TableDefinition::read(txn, table.oid).await?, map)?);
+        let mut definition = TableDefinition::read(txn, table.oid).await?;
+        if lent.iter().flatten().flatten().any(|name| *name == definition.quoted()) {
+            definition.forget_full_identity();
+        }
+        references.push(Reference::of(&definition, map)?);
     }
     Ok(references)
 }
