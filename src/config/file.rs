@@ -188,6 +188,9 @@ pub struct Pool {
     pub dead_peer_after: Time,
     /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
     pub prepared_statements: usize,
+    /// Statements without a name whose text comes again are kept prepared on workers' connections too. Default: false.
+    /// Reload: yes.
+    pub share_unnamed: bool,
 }
 
 /// Bounds of running statements.
@@ -325,6 +328,7 @@ impl Default for Pool {
             silence_max: Time(of.silence_max),
             dead_peer_after: Time(of.dead_peer_after),
             prepared_statements: of.prepared_statements,
+            share_unnamed: executor::Settings::default().share_unnamed,
         }
     }
 }

@@ -269,6 +269,7 @@ const RELOADS: &[&str] = &[
     "pool.prepared_statements",
     "pool.reconnect_max",
     "pool.replica_lag",
+    "pool.share_unnamed",
     "pool.silence_max",
     "pool.size",
     "tls.certificate",

@@ -144,6 +144,7 @@ impl Settings {
                 copy_buffer_bytes: execution.copy_buffer.0,
                 copy_row_bytes: execution.copy_row.0,
                 client: limits.client()?,
+                share_unnamed: pool.share_unnamed,
                 client_statements: limits.statements,
                 client_statement_bytes: limits.statement_texts.0,
                 ..executor::Settings::default()

@@ -82,6 +82,8 @@ pub struct Settings {
     pub client_statements: usize,
     /// Most bytes that their texts may take together.
     pub client_statement_bytes: usize,
+    /// Statements without a name that come again are kept prepared too.
+    pub share_unnamed: bool,
 }
 
 impl Default for Settings {
@@ -92,6 +94,7 @@ impl Default for Settings {
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
             client: ClientLimits::default(),
+            share_unnamed: false,
             client_statements: 10_000,
             client_statement_bytes: 16 << 20,
         }

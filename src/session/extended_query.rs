@@ -253,8 +253,11 @@ impl Session {
                     Box::pin(self.txn().check_sees(node, group)).await?;
                 }
                 let parsed = self.batch.unanswered_parse.take();
-                let is_prepared = shared && !name.is_empty();
-                let key = is_prepared.then(|| self.key_of(&statement, &query, group));
+                let key = match (shared, name.is_empty()) {
+                    (false, _) => None,
+                    (true, false) => Some(self.key_of(&statement, &query, group)),
+                    (true, true) => self.key_of_unnamed(&statement, group).filter(|_| !node.is_coordinator()),
+                };
                 // Where the server is to parse it now, its own ParseComplete is the answer.
                 let to = if parsed.is_some() { To::Client } else { To::Nobody };
                 let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
@@ -262,12 +265,7 @@ impl Session {
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 let server = &mut participant.server;
                 if let Some(key) = key {
-                    let is_parsing = server.ensure_prepared(key, &statement.types, to, || query.render(group));
-                    if !is_parsing && parsed.is_some() {
-                        let mut bytes = BytesMut::new();
-                        answer::parse_complete(&mut bytes);
-                        server.simulate(bytes.freeze());
-                    }
+                    server.ensure_prepared(key, &statement.types, to, || query.render(group));
                     server.queue_bind_prepared(&bind, key);
                 } else {
                     server.queue_parse("", &query.render(group), &types, to);

@@ -82,6 +82,9 @@ impl PlanCache {
         // What is no hit here is looked up by its statement's own text.
         is_hit.then(|| {
             self.lookups.note(true);
+            if let Some(unnamed) = parsed.unnamed.as_ref().filter(|number| number.get() == 0) {
+                unnamed.set(self.fresh_number());
+            }
             parsed.clone()
         })
     }
@@ -106,10 +109,14 @@ impl PlanCache {
             // Numbers are never used twice, so servers cannot confuse an old statement with a new one.
             statements.clear();
         }
-        *statements.entry((text.into(), types.to_vec(), search_path.to_vec(), settings.into())).or_insert_with(|| {
-            self.next_statement.set(self.next_statement.get() + 1);
-            self.next_statement.get()
-        })
+        *statements
+            .entry((text.into(), types.to_vec(), search_path.to_vec(), settings.into()))
+            .or_insert_with(|| self.fresh_number())
+    }
+
+    fn fresh_number(&self) -> u64 {
+        self.next_statement.set(self.next_statement.get() + 1);
+        self.next_statement.get()
     }
 }
 

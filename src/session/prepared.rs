@@ -1,6 +1,6 @@
 //! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -15,6 +15,7 @@ use crate::executor::scatter::Request;
 use crate::executor::{Retry, Routed};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
 use crate::shard_map::{NodeId, ShardGroupId};
+use crate::sql::lexer::{Token, TokenKind, string_value};
 use crate::sql::{Splice, Spliced, With};
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::nested_oids::may_nest;
@@ -29,6 +30,9 @@ pub struct Parsed {
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     has_constants: bool,
+    /// Of what servers prepare for Parses without a name, which mean the tables as they are now: another one after each
+    /// change of the map. 0: the text has come once; `None`: its constants mean something else each time.
+    pub(super) unnamed: Option<Rc<Cell<u64>>>,
 }
 
 /// What servers' prepared statements are named after; 0: not asked for yet.
@@ -47,6 +51,7 @@ pub struct Statement {
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     has_constants: bool,
+    unnamed: Option<Rc<Cell<u64>>>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
     is_opaque: OnceCell<bool>,
@@ -64,9 +69,9 @@ pub(super) struct Naming {
 
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
-        let Parsed { number, text, types, plan, has_constants } = parsed;
+        let Parsed { number, text, types, plan, has_constants, unnamed } = parsed;
         let (description, is_opaque) = (RefCell::new(None), OnceCell::new());
-        Self { number, text, types, plan, has_constants, map_version, description, is_opaque, naming: None }
+        Self { number, text, types, plan, has_constants, unnamed, map_version, description, is_opaque, naming: None }
     }
 
     /// What it takes and gives, where that was asked for already.
@@ -140,7 +145,9 @@ impl Session {
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
         let has_constants = may_have_constants(text);
-        let parsed = Parsed { number: Rc::default(), text: text.into(), types: types.into(), plan, has_constants };
+        let unnamed = (!may_name_a_moment(whole, &tokens)).then(Rc::default);
+        let (number, text, types) = (Rc::default(), text.into(), types.into());
+        let parsed = Parsed { number, text, types, plan, has_constants, unnamed };
         self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
         Ok(Statement::new(parsed, map_version))
     }
@@ -167,6 +174,7 @@ impl Session {
             types: statement.types.clone(),
             plan: self.plan(&statement.text)?,
             has_constants: statement.has_constants,
+            unnamed: None,
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
             is_opaque: OnceCell::new(),
@@ -186,6 +194,16 @@ impl Session {
             *known = Number { number, settings };
         }
         StatementKey { statement: known.number, group: group.map_or(0, |g| g.0) }
+    }
+
+    /// What servers know a statement without a name by, where it is to be kept prepared there. Its constants are read by
+    /// nobody's settings.
+    pub(super) fn key_of_unnamed(&self, statement: &Statement, group: Option<ShardGroupId>) -> Option<StatementKey> {
+        let number = statement.unnamed.as_ref()?.get();
+        let is_shared = number != 0
+            && self.thread.executor.settings.load().share_unnamed
+            && (!statement.has_constants || self.settings_of_constants().is_empty());
+        is_shared.then(|| StatementKey { statement: number, group: group.map_or(0, |g| g.0) })
     }
 
     /// What its constants are read by now.
@@ -406,6 +424,16 @@ impl Session {
 fn may_have_constants(text: &str) -> bool {
     let dollar_quotes = || text.split('$').skip(1).any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
     text.contains('\'') || dollar_quotes() || text.to_ascii_lowercase().contains("null")
+}
+
+/// May a constant of the text mean the time when it is parsed, as `'now'::timestamptz` does? Some that do not are taken
+/// for such. Source: PostgreSQL manual, 8.5.1.4 Special Values.
+fn may_name_a_moment(text: &str, tokens: &[Token]) -> bool {
+    let names_one = |token: &Token| match string_value(text, token).filter(|_| token.kind != TokenKind::UString) {
+        Some(value) => ["now", "today", "tomorrow", "yesterday"].iter().any(|w| value.to_ascii_lowercase().contains(w)),
+        None => true,
+    };
+    tokens.iter().filter(|token| token.is_string()).any(names_one)
 }
 
 /// Digits, or a quoted string without anything to unescape.

@@ -220,14 +220,20 @@ impl Session {
     ) {
         let UnderWay { seat, group, query, .. } = under_way;
         let (server, group) = (seat.server(), Some(*group));
-        if bind.statement.is_empty() {
-            let to = if messages.parse.is_some() { To::Client } else { To::Nobody };
-            server.queue_parse("", &query.render(group), &statement.types, to);
-            server.queue_bind(bind, b"", "", To::Client);
-        } else {
-            let key = self.key_of(statement, query, group);
-            server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
-            server.queue_bind_prepared(bind, key);
+        let to = if messages.parse.is_some() { To::Client } else { To::Nobody };
+        let key = match bind.statement.is_empty() {
+            true => self.key_of_unnamed(statement, group),
+            false => Some(self.key_of(statement, query, group)),
+        };
+        match key {
+            Some(key) => {
+                server.ensure_prepared(key, &statement.types, to, || query.render(group));
+                server.queue_bind_prepared(bind, key);
+            }
+            None => {
+                server.queue_parse("", &query.render(group), &statement.types, to);
+                server.queue_bind(bind, b"", "", To::Client);
+            }
         }
         // What follows goes as it came.
         server.queue().extend_from_slice(&unit[messages.bind.end..]);

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::data::{DataRow, FieldDescription, NoData, ParameterDescription, RowDescription};
-use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete, PortalSuspended};
+use pgwire::messages::extendedquery::{BindComplete, CloseComplete, PortalSuspended};
 use pgwire::messages::response::{
     CommandComplete, EmptyQueryResponse, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
 };
@@ -88,8 +88,10 @@ pub fn empty_query(out: &mut BytesMut) {
     put(EmptyQueryResponse::new(), out);
 }
 
+pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
 pub fn parse_complete(out: &mut BytesMut) {
-    put(ParseComplete::new(), out);
+    out.extend_from_slice(PARSE_COMPLETE);
 }
 
 pub fn bind_complete(out: &mut BytesMut) {

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Server;
 use crate::backend::prepared::StatementKey;
+use crate::wire::answer;
 use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reply_queue::{Reply, To};
 use crate::wire::rows;
@@ -97,10 +98,13 @@ impl Server {
         self.queue_execute(portal.as_bytes(), 0, To::Nobody);
     }
 
-    /// Makes `key` known to this connection. True when it had to be parsed: ParseComplete comes, for `to`.
-    pub fn ensure_prepared(&mut self, key: StatementKey, types: &[u32], to: To, sql: impl FnOnce() -> String) -> bool {
+    /// Makes `key` known to this connection. ParseComplete comes for `to`, also where nothing has to be parsed.
+    pub fn ensure_prepared(&mut self, key: StatementKey, types: &[u32], to: To, sql: impl FnOnce() -> String) {
         if self.prepared.is_known(key) {
-            return false;
+            if to == To::Client {
+                self.simulate(Bytes::from_static(answer::PARSE_COMPLETE));
+            }
+            return;
         }
         for _ in 0..self.prepared.add(key, &mut self.write) {
             self.replies.push(Reply::Close, To::Nobody);
@@ -108,6 +112,5 @@ impl Server {
         let types = self.types_here(types);
         frontend::parse(key.name().as_bytes(), &sql(), &types, &mut self.write);
         self.replies.push(Reply::Prepare, to);
-        true
     }
 }

@@ -1,0 +1,216 @@
+//! `pool.share_unnamed`: statements without a name that come again are kept prepared on workers' connections, and nobody
+//! can tell but by the time they take.
+
+mod support;
+
+use support::served::Served;
+use support::wire_client::Client;
+use tenantry::wire::frontend::{self, Bind, Target};
+
+/// One thread and few connections to each worker, of which the one used last comes first: what is kept meets everyone.
+const CONFIG: &str = "[pool]\nsize = 2\nshare_unnamed = true\n";
+
+#[test]
+fn statements_without_a_name_are_shared_and_nobody_can_tell() {
+    let served = Served::start_with(2, 1, CONFIG);
+    let tenants = served.tenants();
+    served.psql(
+        "CREATE FUNCTION kept() RETURNS bigint LANGUAGE sql VOLATILE \
+         AS 'SELECT count(*) FROM pg_catalog.pg_prepared_statements'",
+    );
+    what_comes_again_is_kept(&served, &tenants[0]);
+    conversations_stay_the_same(&served, &tenants[0]);
+    tables_may_change_in_between(&served, &tenants[0]);
+    constants_are_read_anew(&served, &tenants[0]);
+    shards_may_move_in_between(&served, &tenants[0]);
+    nothing_is_kept_any_more(&served, &tenants[1]);
+}
+
+fn unnamed(client: &mut Client, sql: &str, values: &[Option<&str>]) -> String {
+    frontend::parse(b"", sql, &[], &mut client.out);
+    client.bind_and_execute("", values);
+    frontend::sync(&mut client.out);
+    client.answer()
+}
+
+/// How many statements the connection to the tenant's worker keeps.
+fn kept(client: &mut Client, tenant: &str) -> u32 {
+    let said = client.query(&format!("SELECT kept() FROM items WHERE tenant = {tenant} LIMIT 1"));
+    let count = said.strip_prefix("T D(").and_then(|rest| rest.split(')').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+}
+
+fn what_comes_again_is_kept(served: &Served, tenant: &str) {
+    let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
+    let before = kept(&mut one, tenant);
+    let sql = "SELECT count(*) FROM items WHERE tenant = $1";
+    assert_eq!(unnamed(&mut one, sql, &[Some(tenant)]), "1 2 D(1) C(SELECT 1) Z(I)");
+    assert_eq!(kept(&mut one, tenant), before, "a text that came once");
+    for client in [&mut one, &mut two] {
+        assert_eq!(unnamed(client, sql, &[Some(tenant)]), "1 2 D(1) C(SELECT 1) Z(I)");
+    }
+    assert_eq!(kept(&mut one, tenant), before + 1);
+}
+
+/// Each conversation three times: its statement is parsed alone, then parsed to be kept, then found.
+fn conversations_stay_the_same(served: &Served, tenant: &str) {
+    let sql = |n: usize| format!("SELECT {n}, id FROM items WHERE tenant = $1 AND id < $2");
+    type Say = fn(&mut Client, &str, &str);
+    let conversations: &[(Say, &str)] = &[
+        // The portal described, as most drivers do.
+        (
+            |client, sql, tenant| {
+                frontend::parse(b"", sql, &[], &mut client.out);
+                Bind::text(&[Some(tenant), Some("9")]).write(b"", b"", &mut client.out);
+                frontend::describe(Target::Portal(b""), &mut client.out);
+                frontend::execute(b"", 0, &mut client.out);
+            },
+            "1 2 T D(0,1) C(SELECT 1)",
+        ),
+        // The statement described, and bound twice.
+        (
+            |client, sql, tenant| {
+                frontend::parse(b"", sql, &[], &mut client.out);
+                frontend::describe(Target::Statement(b""), &mut client.out);
+                for most in ["9", "0"] {
+                    client.bind_and_execute("", &[Some(tenant), Some(most)]);
+                }
+            },
+            "1 t T 2 D(1,1) C(SELECT 1) 2 C(SELECT 0)",
+        ),
+        // Rows in parts, and a Flush in between.
+        (
+            |client, sql, tenant| {
+                frontend::parse(b"", sql, &[], &mut client.out);
+                frontend::flush(&mut client.out);
+                Bind::text(&[Some(tenant), Some("9")]).write(b"p", b"", &mut client.out);
+                frontend::execute(b"p", 1, &mut client.out);
+                frontend::execute(b"p", 1, &mut client.out);
+            },
+            "1 2 D(2,1) s C(SELECT 0)",
+        ),
+        // A value that is none; the statement is there nevertheless.
+        (
+            |client, sql, tenant| {
+                frontend::parse(b"", sql, &[], &mut client.out);
+                client.bind_and_execute("", &[Some(tenant), Some("x")]);
+                frontend::sync(&mut client.out);
+                assert_eq!(client.answer(), "1 E(22P02) Z(I)");
+                client.bind_and_execute("", &[Some(tenant), Some("9")]);
+            },
+            "2 D(3,1) C(SELECT 1)",
+        ),
+        // In a block, after a failure in which it is not run.
+        (
+            |client, sql, tenant| {
+                client.query("BEGIN");
+                assert_eq!(unnamed(client, sql, &[Some(tenant), Some("9")]), "1 2 D(4,1) C(SELECT 1) Z(T)");
+                client.query("SAVEPOINT s");
+                assert_eq!(unnamed(client, "SELECT 1 / 0", &[]), "1 E(22012) Z(E)");
+                assert_eq!(unnamed(client, sql, &[Some(tenant), Some("9")]), "E(25P02) Z(E)");
+                client.query("ROLLBACK TO s");
+                assert_eq!(unnamed(client, sql, &[Some(tenant), Some("9")]), "1 2 D(4,1) C(SELECT 1) Z(T)");
+                client.query("COMMIT");
+                frontend::parse(b"", sql, &[], &mut client.out);
+                client.bind_and_execute("", &[Some(tenant), Some("9")]);
+            },
+            "1 2 D(4,1) C(SELECT 1)",
+        ),
+    ];
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    for (n, (say, wanted)) in conversations.iter().enumerate() {
+        for round in 0..3 {
+            say(&mut client, &sql(n), tenant);
+            frontend::sync(&mut client.out);
+            assert_eq!(client.answer(), format!("{wanted} Z(I)"), "conversation {n}, round {round}");
+        }
+    }
+}
+
+fn tables_may_change_in_between(served: &Served, tenant: &str) {
+    let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
+    let all = "SELECT * FROM items WHERE tenant = $1";
+    let row = |rest: &str, end: &str| format!("1 2 D({tenant},1{rest}) C(SELECT 1) Z({end})");
+    let missing = "SELECT more FROM items WHERE tenant = $1";
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut one, all, &[Some(tenant)]), row("", "I"));
+        assert_eq!(unnamed(&mut one, missing, &[Some(tenant)]), "E(42703) Z(I)");
+    }
+    // In a transaction of its own.
+    one.query("BEGIN");
+    one.query("ALTER TABLE items ADD more int DEFAULT 5");
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut one, all, &[Some(tenant)]), row(",5", "T"));
+    }
+    one.query("ROLLBACK");
+    for client in [&mut one, &mut two] {
+        assert_eq!(unnamed(client, all, &[Some(tenant)]), row("", "I"));
+    }
+    // By somebody else, between two statements of a transaction: an error would fail it.
+    one.query("BEGIN");
+    assert_eq!(unnamed(&mut one, "SELECT 1", &[]), "1 2 D(1) C(SELECT 1) Z(T)");
+    assert_eq!(two.query("ALTER TABLE items ADD more int DEFAULT 6"), "C(ALTER TABLE) Z(I)");
+    assert_eq!(unnamed(&mut one, all, &[Some(tenant)]), row(",6", "T"));
+    one.query("COMMIT");
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut one, missing, &[Some(tenant)]), "1 2 D(6) C(SELECT 1) Z(I)");
+    }
+    two.query("ALTER TABLE items DROP more");
+    for client in [&mut one, &mut two] {
+        assert_eq!(unnamed(client, all, &[Some(tenant)]), row("", "I"));
+    }
+}
+
+fn constants_are_read_anew(served: &Served, tenant: &str) {
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    // A server reads such a constant when it parses it.
+    for constant in ["'now'", "' NOW '", "E'\\x6eow'", "$$now$$", "'n'\n'ow'", "U&'\\006eow'"] {
+        let now = format!("SELECT {constant}::timestamptz::text FROM items WHERE tenant = $1");
+        let said: Vec<_> = (0..4).map(|_| unnamed(&mut client, &now, &[Some(tenant)])).collect();
+        assert!(said.windows(2).all(|two| two[0].starts_with("1 2 D(2") && two[0] != two[1]), "{said:?}");
+    }
+    let noon = "SELECT extract(hour FROM '2030-02-01 12:00+00'::timestamptz)::int, \
+                '2030-02-01 12:00'::timestamptz = '2030-02-01 12:00+00' FROM items WHERE tenant = $1";
+    for _ in 0..3 {
+        for (zone, said) in [("UTC", "12,t"), ("Asia/Tokyo", "21,f")] {
+            let mut client = Client::connect(served.proxy_port(0), &[("TimeZone", zone)]);
+            for _ in 0..2 {
+                assert_eq!(
+                    unnamed(&mut client, noon, &[Some(tenant)]),
+                    format!("1 2 D({said}) C(SELECT 1) Z(I)"),
+                    "{zone}"
+                );
+            }
+        }
+    }
+}
+
+fn shards_may_move_in_between(served: &Served, tenant: &str) {
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let sql = "SELECT count(*) FROM items WHERE tenant = $1 AND id = 1";
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {tenant})"));
+    let [here, there] = [0, 1].map(|worker| served.worker_port(worker));
+    for (from, to) in [(here, there), (there, here)] {
+        for _ in 0..3 {
+            assert_eq!(unnamed(&mut client, sql, &[Some(tenant)]), "1 2 D(1) C(SELECT 1) Z(I)");
+        }
+        served.psql(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to})"));
+    }
+    assert_eq!(unnamed(&mut client, sql, &[Some(tenant)]), "1 2 D(1) C(SELECT 1) Z(I)");
+}
+
+/// Once the setting is taken back.
+fn nothing_is_kept_any_more(served: &Served, tenant: &str) {
+    let file = served.config_file(0);
+    let config = std::fs::read_to_string(&file).unwrap().replace("share_unnamed = true", "share_unnamed = false");
+    std::fs::write(&file, config).unwrap();
+    served.signal_proxy(0, "HUP");
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let is_reloaded = || served.logged(0).contains("share_unnamed");
+    assert!(support::wait_until(std::time::Duration::from_secs(20), is_reloaded), "{}", served.logged(0));
+    let before = kept(&mut client, tenant);
+    for _ in 0..4 {
+        unnamed(&mut client, "SELECT id + 1 FROM items WHERE tenant = $1", &[Some(tenant)]);
+    }
+    assert_eq!(kept(&mut client, tenant), before);
+}
