@@ -113,7 +113,9 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
             }
         }),
     });
-    let mover = MoverEnvironment::new(catalog.clone(), holds.clone(), live.moves.clone());
+    let instance = transaction_ids.instance().to_owned();
+    let mover = MoverEnvironment::new(catalog.clone(), holds.clone(), live.moves.clone()).driven_by(&instance);
+    let answering = jobs::hold_for_others(catalog.clone(), holds.clone(), instance);
     let shared = Arc::new(Shared {
         holds,
         loads: loads.clone(),
@@ -146,6 +148,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         let console = console.clone();
         async move { console.note_averages().await }
     });
+    tokio::spawn(answering);
     tokio::spawn(jobs::lend_values(catalog.clone(), nodes.clone()));
     tokio::spawn(jobs::follow_primaries(catalog.clone(), nodes.clone(), shared.coordinator.clone()));
     control.spawn(jobs::watch_replicas(catalog.clone(), nodes.clone(), stop.clone()));

@@ -59,6 +59,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (300, "size_functions", include_str!("schema/300_size_functions.sql")),
     (310, "prepared_statements", include_str!("schema/310_prepared_statements.sql")),
     (311, "reference_copies", include_str!("schema/311_reference_copies.sql")),
+    (316, "holds", include_str!("schema/316_holds.sql")),
     (320, "activity", include_str!("schema/320_activity.sql")),
     (321, "run_command", include_str!("schema/321_run_command.sql")),
 ];

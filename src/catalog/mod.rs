@@ -19,6 +19,7 @@ mod way;
 
 pub mod cancel_requests;
 pub mod cleanup;
+pub mod holds;
 pub mod job_tasks;
 pub mod jobs;
 pub mod loads;

@@ -40,9 +40,11 @@ pub struct Catalog {
     newest: AtomicU64,
     version: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
-    /// Cancel requests that other proxies have got: their ids, not yet taken.
-    cancels: Mutex<Vec<i64>>,
-    cancel_asked: Notify,
+    /// Cancel requests that other proxies have got, and holds that they ask for or have ended.
+    cancels: Rung,
+    holds: Rung,
+    /// How often a proxy has answered that it holds.
+    held: tokio::sync::watch::Sender<u64>,
     loading: tokio::sync::Mutex<Loaded>,
 }
 
@@ -53,6 +55,36 @@ struct Loaded {
     json: String,
     /// The number of the newest move.
     moves: i64,
+}
+
+/// Ids that have rung and were not taken yet.
+#[derive(Default)]
+struct Rung {
+    ids: Mutex<Vec<i64>>,
+    news: Notify,
+}
+
+impl Rung {
+    fn note(&self, payload: &str) {
+        let Ok(id) = payload.parse() else { return };
+        let mut ids = self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Nobody takes them: what is so old is waited for no more.
+        if ids.len() < RUNG_MAX {
+            ids.push(id);
+        }
+        self.news.notify_one();
+    }
+
+    /// Waits for some. For one waiter.
+    async fn take(&self) -> Vec<i64> {
+        loop {
+            let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            if !ids.is_empty() {
+                return ids;
+            }
+            self.news.notified().await;
+        }
+    }
 }
 
 impl Catalog {
@@ -68,8 +100,9 @@ impl Catalog {
             newest: AtomicU64::new(0),
             version: AtomicU64::new(0),
             published: tokio::sync::watch::Sender::new(0),
-            cancels: Mutex::default(),
-            cancel_asked: Notify::new(),
+            cancels: Rung::default(),
+            holds: Rung::default(),
+            held: tokio::sync::watch::Sender::new(0),
             loading: tokio::sync::Mutex::default(),
         });
         catalog.refresh().await?;
@@ -102,23 +135,17 @@ impl Catalog {
 
     /// Waits until other proxies have got cancel requests that may be for sessions of this one; their ids. For one waiter.
     pub async fn cancels_asked(&self) -> Vec<i64> {
-        loop {
-            let asked = std::mem::take(&mut *self.cancels.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-            if !asked.is_empty() {
-                return asked;
-            }
-            self.cancel_asked.notified().await;
-        }
+        self.cancels.take().await
     }
 
-    fn note_cancel(&self, payload: &str) {
-        let Ok(id) = payload.parse() else { return };
-        let mut cancels = self.cancels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Nobody takes them: what is so old is waited for no more.
-        if cancels.len() < CANCELS_MAX {
-            cancels.push(id);
-        }
-        self.cancel_asked.notify_one();
+    /// Waits until proxies ask for holds, or end them; their ids. For one waiter.
+    pub async fn holds_asked(&self) -> Vec<i64> {
+        self.holds.take().await
+    }
+
+    /// Changes when a proxy has answered that it holds.
+    pub fn answers_to_holds(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.held.subscribe()
     }
 
     /// A snapshot that has everything committed before the call. Cancel safe.
@@ -224,21 +251,19 @@ impl Catalog {
         let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
         let receive = async {
             while let Some(message) = messages.next().await {
-                match message.map_err(pg_error)? {
-                    AsyncMessage::Notification(rung) if rung.channel() == CANCEL_CHANNEL => {
-                        self.note_cancel(rung.payload());
-                    }
-                    AsyncMessage::Notification(_) => {
-                        // Full: a reload is already due, and it will see this change too.
-                        let _ = ring.try_send(());
-                    }
-                    _ => {}
+                let AsyncMessage::Notification(rung) = message.map_err(pg_error)? else { continue };
+                match rung.channel() {
+                    CANCEL_CHANNEL => self.cancels.note(rung.payload()),
+                    HOLD_CHANNEL => self.holds.note(rung.payload()),
+                    HELD_CHANNEL => self.held.send_modify(|answers| *answers += 1),
+                    // Full: a reload is already due, and it will see this change too.
+                    _ => drop(ring.try_send(())),
                 }
             }
             Ok(())
         };
         let reload = async {
-            client.batch_execute("LISTEN tenantry_catalog; LISTEN tenantry_cancel").await.map_err(pg_error)?;
+            client.batch_execute(LISTEN).await.map_err(pg_error)?;
             loop {
                 self.refresh().await?;
                 trouble.works(UNHEARD);
@@ -274,7 +299,10 @@ fn hosts_of(node: &Node) -> Vec<Address> {
 
 const UNHEARD: &str = "could not listen for changes of the catalog";
 const CANCEL_CHANNEL: &str = "tenantry_cancel";
-const CANCELS_MAX: usize = 10_000;
+const HOLD_CHANNEL: &str = "tenantry_hold";
+const HELD_CHANNEL: &str = "tenantry_held";
+const LISTEN: &str = "LISTEN tenantry_catalog; LISTEN tenantry_cancel; LISTEN tenantry_hold; LISTEN tenantry_held";
+const RUNG_MAX: usize = 10_000;
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const REREAD_AFTER: Duration = Duration::from_secs(15);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use crate::wire::frontend::Bind;
 use crate::wire::reply_queue::To;
 
 impl Transaction {
-    /// The shard groups that a statement concerns, as the map is once none of them is held.
+    /// The shard groups that a statement concerns, entered, as the map is once none of them is held.
     ///
     /// Errors: 40001 after the hold timeout.
     pub async fn free_groups(
@@ -22,7 +22,7 @@ impl Transaction {
         loop {
             let map = self.map();
             let groups = groups_of(map.colocation(colocation).ok_or_else(super::stale_plan)?);
-            self.await_holds(&groups).await?;
+            self.enter(&groups).await?;
             // A hold may have ended because other groups have the rows now.
             let map = self.map();
             let now = map.colocation(colocation).ok_or_else(super::stale_plan)?;

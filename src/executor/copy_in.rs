@@ -254,7 +254,7 @@ impl CopyRouter {
             (Where::Everywhere(nodes), _) => nodes.clone(),
             (Where::Shards { colocation, .. }, Some(group)) => {
                 // As the map is now: a hold may have ended because the group is elsewhere.
-                txn.await_holds(&[group]).await?;
+                txn.enter(&[group]).await?;
                 let map = txn.map();
                 let now = map.colocation(colocation.id).ok_or_else(super::stale_plan)?;
                 match now.group(group) {

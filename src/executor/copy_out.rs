@@ -37,7 +37,7 @@ pub async fn copy_table(
     let mut waiting: VecDeque<ShardGroupId> = colocation.shard_groups.iter().map(|g| g.id).collect();
     let mut at = 0;
     while let Some(id) = waiting.front().copied() {
-        txn.await_holds(&[id]).await?;
+        txn.enter(&[id]).await?;
         // As the map is now: a hold may have ended because the group is elsewhere.
         let map = txn.map();
         let now = map.colocation(table.colocation).ok_or_else(super::stale_plan)?;

@@ -1,14 +1,23 @@
-//! Statements of a shard group that is being cut over wait here; they don't fail.
+//! Statements of a shard group that is being cut over wait here, in the order in which they came; they don't fail.
 //!
-//! So do statements that name a local table which is about to be distributed.
-//! A hold is this proxy's own: proxies that do not know of it are stopped by the fence (docs/life_of_a_move.md).
+//! ```text
+//!   statement ── try_enter ──> entered ──────────────── its transaction's end ── leave
+//!                    └ held: wait ... released, try_enter          │
+//!   move ────── begin ─────────── drained: all that had entered ───┘── fence ── end of the hold
+//! ```
+//!
+//! Who enters is what could not be run again elsewhere once a part of it is done; the rest is stopped by the fence, and repeated.
+//! So do statements wait that name a local table which is about to be distributed.
+//! A hold is this process's own. Other proxies are asked for theirs (operations/mover/everywhere.rs).
 
-use std::sync::Arc;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use tokio::sync::watch;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::shard_map::ShardGroupId;
 use crate::tally::Histogram;
@@ -17,14 +26,48 @@ use crate::transport::timer;
 /// The shard groups that are held.
 #[derive(Debug, Default)]
 pub struct Holds {
-    held: DashMap<ShardGroupId, watch::Receiver<()>>,
+    groups: DashMap<ShardGroupId, State>,
     /// Local tables by their names, without schemas.
     tables: DashMap<String, watch::Receiver<()>>,
     /// Lets the common case, nothing held, cost one load.
     count: AtomicUsize,
+    /// The last has left a held group.
+    left: Notify,
     /// How long holds took, and how long statements waited for their end.
     pub lengths: Histogram,
     pub waits: Histogram,
+}
+
+/// Of a shard group that is held, or that somebody has entered.
+#[derive(Debug, Default)]
+struct State {
+    /// Transactions that may use it.
+    entered: usize,
+    queue: Option<Arc<Queue>>,
+}
+
+/// Who waits for the end of a hold, first come first; `None` when it has ended.
+#[derive(Debug)]
+struct Queue(Mutex<Option<VecDeque<oneshot::Sender<()>>>>);
+
+impl Queue {
+    fn new(waiting: VecDeque<oneshot::Sender<()>>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(waiting))))
+    }
+
+    /// Is told of the end of the hold; at once when it has ended.
+    fn stand(&self) -> oneshot::Receiver<()> {
+        let (wake, woken) = oneshot::channel();
+        if let Some(waiting) = &mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            waiting.push_back(wake);
+        }
+        woken
+    }
+
+    /// Ends it; who has waited is to be woken, or to wait for another end.
+    fn end(&self) -> VecDeque<oneshot::Sender<()>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take().unwrap_or_default()
+    }
 }
 
 /// Holds a shard group until it is dropped.
@@ -32,8 +75,7 @@ pub struct Holds {
 pub struct HoldGuard {
     holds: Arc<Holds>,
     group: ShardGroupId,
-    /// Dropping it wakes everybody who waits.
-    release: watch::Sender<()>,
+    queue: Arc<Queue>,
     since: Instant,
 }
 
@@ -77,11 +119,15 @@ impl Holds {
 
     /// From now on new statements of `group` wait.
     pub fn begin(self: &Arc<Self>, group: ShardGroupId) -> HoldGuard {
-        let (release, waiting) = watch::channel(());
-        if self.held.insert(group, waiting).is_none() {
+        let mut state = self.groups.entry(group).or_default();
+        if state.queue.is_none() {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        HoldGuard { holds: self.clone(), group, release, since: Instant::now() }
+        // Who waits for the end of an older hold waits for this one's.
+        let queue = Queue::new(state.queue.take().map(|older| older.end()).unwrap_or_default());
+        state.queue = Some(queue.clone());
+        drop(state);
+        HoldGuard { holds: self.clone(), group, queue, since: Instant::now() }
     }
 
     /// As `begin`, for several.
@@ -90,7 +136,7 @@ impl Holds {
     }
 
     pub fn is_held(&self, group: ShardGroupId) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.held.contains_key(&group)
+        self.count.load(Ordering::Acquire) > 0 && self.groups.get(&group).is_some_and(|state| state.queue.is_some())
     }
 
     /// Shard groups held now.
@@ -98,15 +144,15 @@ impl Holds {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until `group` is not held; false after `timeout`.
+    /// Waits until `group` is not held; false after `timeout`. Who has come first is woken first.
     pub async fn wait(&self, group: ShardGroupId, timeout: Duration) -> bool {
         let released = async {
             loop {
-                // The receiver is cloned so that no lock of the map is held while waiting.
-                let Some(mut waiting) = self.held.get(&group).map(|w| w.clone()) else { return };
-                // The only news is that the sender is gone.
-                let _ = waiting.changed().await;
-                tokio::task::yield_now().await;
+                // Cloned so that no lock of the map is kept while waiting.
+                let queue = self.groups.get(&group).and_then(|state| state.queue.clone());
+                let Some(queue) = queue else { return };
+                // Without a message, it had ended before.
+                let _ = queue.stand().await;
             }
         };
         let since = Instant::now();
@@ -114,15 +160,62 @@ impl Holds {
         self.waits.record(since.elapsed());
         is_released
     }
+
+    /// A transaction is going to use `group`, and a hold that begins from now on counts it until `leave`. False when the group is
+    /// held.
+    pub fn try_enter(&self, group: ShardGroupId) -> bool {
+        let mut state = self.groups.entry(group).or_default();
+        let is_free = state.queue.is_none();
+        state.entered += usize::from(is_free);
+        is_free
+    }
+
+    /// Ends what `try_enter` began.
+    pub fn leave(&self, groups: &HashSet<ShardGroupId>) {
+        for group in groups {
+            let Entry::Occupied(mut state) = self.groups.entry(*group) else { continue };
+            state.get_mut().entered -= 1;
+            match state.get() {
+                State { entered: 0, queue: None } => drop(state.remove()),
+                State { entered: 0, .. } => {
+                    drop(state);
+                    self.left.notify_waiters();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until all have left that had entered one of these groups, which are held.
+    pub async fn drained(&self, groups: &[ShardGroupId]) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if groups.iter().all(|group| self.groups.get(group).is_none_or(|state| state.entered == 0)) {
+                return;
+            }
+            left.await;
+        }
+    }
 }
 
 impl Drop for HoldGuard {
     fn drop(&mut self) {
         self.holds.lengths.record(self.since.elapsed());
         // Another hold of the same group may have taken this one's place.
-        let own = self.release.subscribe();
-        if self.holds.held.remove_if(&self.group, |_, waiting| waiting.same_channel(&own)).is_some() {
+        if let Entry::Occupied(mut state) = self.holds.groups.entry(self.group)
+            && state.get().queue.as_ref().is_some_and(|queue| Arc::ptr_eq(queue, &self.queue))
+        {
+            state.get_mut().queue = None;
+            if state.get().entered == 0 {
+                state.remove();
+            }
             self.holds.count.fetch_sub(1, Ordering::SeqCst);
+        }
+        for wake in self.queue.end() {
+            // Who has given up waiting is not there any more.
+            let _ = wake.send(());
         }
     }
 }
@@ -159,6 +252,58 @@ mod tests {
         drop(guard);
         assert!(waiter.await.unwrap());
         assert!(!holds.is_held(group));
+    }
+
+    #[tokio::test]
+    async fn who_has_come_first_is_woken_first() {
+        let (holds, order) = (Arc::new(Holds::default()), Arc::new(Mutex::new(Vec::new())));
+        let group = ShardGroupId(1);
+        let first = holds.begin(group);
+        let mut waiters = Vec::new();
+        for number in 0..100 {
+            let (holds, order) = (holds.clone(), order.clone());
+            waiters.push(tokio::spawn(async move {
+                assert!(holds.wait(group, Duration::from_secs(60)).await);
+                order.lock().unwrap().push(number);
+            }));
+            tokio::task::yield_now().await;
+        }
+        // Another one in its place changes nothing.
+        let second = holds.begin(group);
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(order.lock().unwrap().is_empty());
+        // Some give up.
+        waiters.iter().skip(3).step_by(10).for_each(tokio::task::JoinHandle::abort);
+        drop(second);
+        let stayed = futures_util::future::join_all(waiters).await.iter().filter(|ended| ended.is_ok()).count();
+        let all: Vec<_> = (0..100).filter(|number| number % 10 != 3).collect();
+        assert_eq!(*order.lock().unwrap(), all);
+        assert_eq!(stayed, all.len());
+    }
+
+    #[tokio::test]
+    async fn a_hold_is_drained_when_all_have_left() {
+        let holds = Arc::new(Holds::default());
+        let (group, other) = (ShardGroupId(1), ShardGroupId(2));
+        assert!(holds.try_enter(group) && holds.try_enter(group) && holds.try_enter(other));
+        let guard = holds.begin(group);
+        assert!(!holds.try_enter(group) && holds.try_enter(other));
+        let drained = {
+            let holds = holds.clone();
+            tokio::spawn(async move { holds.drained(&[group]).await })
+        };
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+            assert!(!drained.is_finished());
+            holds.leave(&HashSet::from([group]));
+        }
+        drained.await.unwrap();
+        drop(guard);
+        assert!(holds.try_enter(group));
+        holds.leave(&HashSet::from([group, other]));
+        holds.leave(&HashSet::from([other]));
+        assert!(holds.groups.is_empty(), "nothing is kept of what nobody uses");
     }
 
     #[tokio::test]

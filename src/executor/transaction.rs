@@ -14,7 +14,7 @@ pub use servers::PoolsAtHand;
 pub use snapshots::moved;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,6 +61,8 @@ pub struct Transaction {
     pub(super) journal: Vec<Entry>,
     pub(super) journal_bytes: usize,
     pub(super) participants: Vec<Participant>,
+    /// Shard groups whose cut-over waits for its end, besides those that its servers were used for.
+    entered: HashSet<ShardGroupId>,
     /// The map as this transaction sees it, once it has changed the catalog itself.
     pub(super) private_map: Option<Arc<ShardMap>>,
     notices: Vec<(&'static str, PgError)>,
@@ -133,6 +135,7 @@ impl Transaction {
             journal: Vec::new(),
             journal_bytes: 0,
             participants: Vec::new(),
+            entered: HashSet::new(),
             private_map: None,
             notices: Vec::new(),
             pins: pinned.as_ref().map(|_| Pin::Visible),
@@ -253,7 +256,13 @@ impl Transaction {
 
     /// Has this transaction used the shard group? Then its statements must not be held.
     pub fn uses(&self, group: ShardGroupId) -> bool {
-        self.participants.iter().any(|p| p.groups.contains(&group))
+        self.entered.contains(&group) || self.participants.iter().any(|p| p.groups.contains(&group))
+    }
+
+    /// Must a statement for the shard group enter it? Where servers have done something for this transaction it could not be run
+    /// again, if the shard group left meanwhile.
+    pub fn must_enter(&self, group: ShardGroupId) -> bool {
+        !self.participants.is_empty() && !self.uses(group)
     }
 
     /// May `currval` and `lastval` be asked? Only where the coordinator's connection remembers nobody else's values,
@@ -301,6 +310,35 @@ impl Transaction {
     /// Can the current statement be repeated on other servers? Only while `node` has done nothing for it yet.
     pub fn is_fresh(&self, node: NodeId) -> bool {
         self.participants.iter().find(|p| p.node == node).is_none_or(|p| p.statements == 0)
+    }
+
+    /// From here on a cut-over of these shard groups waits for the end of this transaction. Those that are being cut over are waited
+    /// for, and none is kept from it meanwhile.
+    ///
+    /// Errors: 40001 after the hold timeout.
+    pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        while !self.try_enter(groups) {
+            self.await_holds(groups).await?;
+        }
+        Ok(())
+    }
+
+    /// The same at once, for all of them or for none: false when one is held.
+    pub fn try_enter(&mut self, groups: &[ShardGroupId]) -> bool {
+        let mut entered = HashSet::new();
+        for group in groups {
+            if self.entered.contains(group) || entered.contains(group) {
+                continue;
+            }
+            if self.executor.holds.try_enter(*group) {
+                entered.insert(*group);
+            } else if !self.uses(*group) {
+                self.executor.holds.leave(&entered);
+                return false;
+            }
+        }
+        self.entered.extend(entered);
+        true
     }
 
     /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:
@@ -495,6 +533,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
+        self.executor.holds.leave(&self.entered);
         // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
         for mut participant in self.participants.drain(..) {
             let is_quiet = self.cancel.remove(&participant.server.cancel_target());

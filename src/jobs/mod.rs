@@ -2,6 +2,7 @@
 //!
 //! Every proxy runs the same jobs; what must not be done twice at once is guarded in the catalog.
 
+mod holds;
 mod loads;
 mod primaries;
 mod rebalances;
@@ -11,6 +12,7 @@ mod shares;
 mod two_phase_recovery;
 mod ways_back;
 
+pub use holds::hold_for_others;
 pub use loads::publish_loads;
 pub use primaries::{follow as follow_primaries, standbys_of_coordinator};
 pub use replicas::watch as watch_replicas;

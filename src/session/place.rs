@@ -95,7 +95,11 @@ impl Session {
             }
             _ => return None,
         };
-        let (group, node, _) = self.find_at_once(router, request)?;
+        let (group, node, version) = self.find_at_once(router, request)?;
+        let must_enter = self.transaction.as_ref().is_some_and(|txn| txn.must_enter(group));
+        if must_enter && !(self.txn().try_enter(&[group]) && self.map_version() == version) {
+            return None;
+        }
         self.note_placed(plan.kind());
         self.txn().may_write |= plan.may_write();
         self.wrote_on_shards |= plan.may_write();
@@ -353,7 +357,9 @@ impl Session {
         query: &Spliced,
         shared: bool,
     ) -> Result<Option<Place>> {
-        if self.thread.shared.holds.is_held(group) {
+        if self.transaction.as_ref().is_some_and(|txn| txn.must_enter(group)) {
+            self.txn().enter(&[group]).await?;
+        } else if self.thread.shared.holds.is_held(group) {
             self.txn().await_holds(&[group]).await?;
         }
         // The map is read after the hold: it may have ended because the group is elsewhere now.

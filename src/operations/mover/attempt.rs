@@ -1,8 +1,8 @@
 //! One attempt at a cutover: how long its clients may wait, and what happens to those who keep it from its end.
 //!
 //! ```text
-//!   attempt:  hold ─ locks, fence ─ last marker on the target ──> stands
-//!                      └ not all before the hold's time is over: rename back, release ──> again
+//!   attempt:  hold, drain ─ locks, fence ─ last marker on the target ──> stands
+//!                     └ not all before the hold's time is over: rename back, release ──> again
 //!   stream:   ────────────────────────── goes on beside it ─────────────┴─ comes to rest, in its own time
 //! ```
 //!
@@ -17,6 +17,7 @@ use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::cutover::{Sides, carry, unfence};
+use super::everywhere::Held;
 use super::guard::Guard;
 use super::join::Merge;
 use super::lock_watch::LockWatch;
@@ -26,7 +27,6 @@ use super::stream::{Apply, Arrivals};
 use super::{MoverEnvironment, StopPoint};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::HoldGuard;
 
 /// How an attempt ended that left no doubt.
 pub enum Attempt {
@@ -38,14 +38,18 @@ pub enum Attempt {
 
 /// What keeps clients waiting.
 pub struct Hold<'a> {
-    pub groups: &'a mut Vec<HoldGuard>,
+    pub held: &'a mut Held,
+    /// The other proxies that are asked to hold, too.
+    pub present: Vec<String>,
     /// When they must not wait any longer.
     pub until: Instant,
+    /// Transactions that do not end are waited for, and not stopped by the fence.
+    pub spares_transactions: bool,
 }
 
 impl Hold<'_> {
     pub fn release(&mut self) {
-        self.groups.clear();
+        self.held.release();
     }
 }
 
@@ -71,6 +75,14 @@ pub async fn attempt(
     mut hold: Hold<'_>,
     patience: Duration,
 ) -> Result<Attempt> {
+    let drained_until = Instant::now() + environment.settings.lock_timeout;
+    let drained = hold.held.drain(environment, &mv.held_groups(), &hold.present, drained_until.min(hold.until)).await;
+    if let Err(error) = drained
+        && hold.spares_transactions
+    {
+        hold.release();
+        return Ok(Attempt::Again(error.hint(OPEN_TRANSACTIONS)));
+    }
     let locks = async {
         if let Some(merge) = fence.merge {
             merge.lock().await?;
@@ -96,7 +108,7 @@ pub async fn attempt(
             hold.release();
             let rolled_back = async { sides.source.batch_execute("ROLLBACK").await.map_err(pg_error) };
             timeout(patience, rolled_back).await.unwrap_or_else(|_| Err(not_answering("source")))?;
-            error.hint("Transactions on this shard were open for too long; try again later.")
+            error.hint(OPEN_TRANSACTIONS)
         }
         Err(error) => return Err(error),
         Ok(answer) => {
@@ -185,6 +197,7 @@ pub fn stuck() -> PgError {
     .hint(SEE_LOCKS)
 }
 
+const OPEN_TRANSACTIONS: &str = "Transactions on this shard were open for too long; try again later.";
 /// Longer than a source that is well takes to be renamed back.
 const PROMPT: Duration = Duration::from_secs(1);
 const SEE_LOCKS: &str =

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::cutover::{self, FENCE, Sides};
+use super::everywhere::Held;
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
 use super::pieces::Routes;
@@ -28,14 +29,13 @@ use super::{
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::HoldGuard;
 
 /// All states, one after the other; see `run` in mod.rs.
 pub async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guards: &mut Vec<HoldGuard>,
+    held: &mut Held,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
@@ -89,7 +89,7 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
-    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), guards).await?;
+    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), held).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -142,7 +142,7 @@ async fn cut_over(
     mv: &mut Move,
     tables: &[SourceTable],
     (locker, locks): (&Session, &LockWatch<'_>),
-    guards: &mut Vec<HoldGuard>,
+    held: &mut Held,
 ) -> Result<u32> {
     let settings = &environment.settings;
     let start = Instant::now();
@@ -150,7 +150,7 @@ async fn cut_over(
     let sequences = cutover::sequences(sides.source, mv).await?;
     for attempts in 1.. {
         sides.watch.check()?;
-        *guards = environment.holds.begin_all(&mv.held_groups());
+        *held = Held::here(environment, &mv.held_groups());
         let stronger = format!("SAVEPOINT cutover; {}", lock(tables, "ACCESS EXCLUSIVE"));
         let attempt = async { locker.batch_execute(&stronger).await.map_err(pg_error) };
         match locks.during(settings.lock_timeout, attempt).await {
@@ -171,13 +171,13 @@ async fn cut_over(
                 environment.stop_at(StopPoint::FenceApplied)?;
                 cutover::carry(&sides, mv, &answer).await?;
                 cutover::switch(environment, &sides, mv).await?;
-                guards.clear();
+                held.release();
                 return Ok(attempts);
             }
             Err(error) if is_lock_failure(&error) => {
                 // What was locked before the savepoint stays locked.
                 locker.batch_execute("ROLLBACK TO SAVEPOINT cutover").await.map_err(pg_error)?;
-                guards.clear();
+                held.release();
                 if start.elapsed() > settings.lock_patience {
                     return Err(error.hint("Transactions on this shard were open for too long; try again later."));
                 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::attempt::{Attempt, Fence, Hold, attempt, beside_stream};
+use super::everywhere::{self, Held};
 use super::guard::Guard;
 use super::join::Merge;
 use super::lock_watch::LockWatch;
@@ -27,7 +28,6 @@ use super::{MoverEnvironment, StopPoint, undo};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::Result;
-use crate::executor::HoldGuard;
 
 /// How the cutover went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Sides<'a> {
     pub back: Option<&'a Move>,
 }
 
-/// Moves the placement. `guards` keep the hold when this fails half-way, so that whoever repairs can release it.
+/// Moves the placement. `held` keeps the hold when this fails half-way, so that whoever repairs can release it.
 ///
 /// Errors: 55P03 when the locks could not be had, 57014 when the last changes did not arrive before `cutover_patience` was over;
 /// the source is as before then.
@@ -58,7 +58,7 @@ pub async fn cut_over(
     tables: &[SourceTable],
     marker: &mut Marker,
     apply: &mut Apply,
-    guards: &mut Vec<HoldGuard>,
+    held: &mut Held,
 ) -> Result<Cutover> {
     let settings = &environment.settings;
     let start = Instant::now();
@@ -71,12 +71,23 @@ pub async fn cut_over(
             1 => settings.catch_up_patience,
             _ => settings.cutover_patience.saturating_sub(start.elapsed()),
         };
+        let calling = async {
+            let (present, applied) = apply.run_while(everywhere::present(environment)).await;
+            applied?;
+            present
+        };
+        let present = sides.watch.during(calling).await?;
         sides.watch.during(marker.catch_up(apply, settings.near, patience)).await?;
         sides.watch.check()?;
         apply.pace.is_on = false;
         let held_at = Instant::now();
-        *guards = environment.holds.begin_all(&mv.held_groups());
-        let hold = Hold { groups: &mut *guards, until: (held_at + settings.fence_patience).into() };
+        *held = Held::here(environment, &mv.held_groups());
+        let hold = Hold {
+            held: &mut *held,
+            present,
+            until: (held_at + settings.fence_patience).into(),
+            spares_transactions: start.elapsed() < settings.cutover_patience / 2,
+        };
         let (id, statements) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
         let fence = Fence { statements, id, merge: merge.as_ref(), source_locks: &source_locks };
         let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
@@ -91,7 +102,7 @@ pub async fn cut_over(
                     carry(&sides, mv, &answer).await?;
                 }
                 switch(environment, &sides, mv).await?;
-                guards.clear();
+                held.release();
                 return Ok(Cutover { hold: held_at.elapsed(), attempts });
             }
             Attempt::Again(why) => {

@@ -26,6 +26,8 @@ pub struct MoverEnvironment {
     pub stop_at: Option<StopPoint>,
     /// A server that may be in no catalog yet.
     pub(super) newcomer: Option<(NodeId, Address)>,
+    /// What this proxy is called among those that live.
+    pub(super) instance: Arc<str>,
     /// Which moves somebody has cancelled.
     pub(super) wishes: Arc<Wishes>,
 }
@@ -105,8 +107,13 @@ pub enum StopPoint {
 
 impl MoverEnvironment {
     pub fn new(catalog: Arc<Catalog>, holds: Arc<Holds>, limits: Arc<ArcSwap<MoveLimits>>) -> Self {
-        let (settings, wishes) = (MoverSettings::default(), Arc::default());
-        Self { catalog, holds, settings, limits, stop_at: None, newcomer: None, wishes }
+        let (settings, instance, wishes) = (MoverSettings::default(), Arc::from(""), Arc::default());
+        Self { catalog, holds, settings, limits, stop_at: None, newcomer: None, instance, wishes }
+    }
+
+    /// By a proxy that others know.
+    pub fn driven_by(self, instance: &str) -> Self {
+        Self { instance: instance.into(), ..self }
     }
 
     /// For work on this move, whose target may be in no catalog yet.

@@ -22,6 +22,7 @@ mod cutover;
 mod definition;
 pub mod distribute;
 mod environment;
+mod everywhere;
 pub mod explain;
 mod guard;
 pub mod isolate;
@@ -100,11 +101,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::HoldGuard;
 use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
 use copy::Copied;
 use cutover::{Cutover, Sides};
 use environment::STOPPED;
+use everywhere::Held;
 use guard::Guard;
 use marker::Marker;
 use pieces::Routes;
@@ -270,11 +271,11 @@ async fn carry_out(
     mode: TransferMode,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
-    let mut guards = Vec::new();
+    let mut held = Held::default();
     let ran = match mode {
-        _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut guards).await,
-        TransferMode::Online => run(environment, &catalog, &mut mv, &mut guards, notify).await,
-        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut guards, notify).await,
+        _ if mv.back_of.is_some() => undo::run(environment, &catalog, &mut mv, &mut held).await,
+        TransferMode::Online => run(environment, &catalog, &mut mv, &mut held, notify).await,
+        TransferMode::BlockWrites => blocking::run(environment, &catalog, &mut mv, &mut held, notify).await,
     };
     match ran {
         Ok(report) => Ok(report),
@@ -287,7 +288,7 @@ async fn carry_out(
             if let Err(repair_error) = repair_failed(environment, &mv, &error).await {
                 tracing::warn!(move_id = mv.id, error = %repair_error, "could not clean up after a shard move, will retry");
             }
-            drop(guards);
+            drop(held);
             Err(error)
         }
     }
@@ -298,7 +299,7 @@ async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guards: &mut Vec<HoldGuard>,
+    held: &mut Held,
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
@@ -382,7 +383,7 @@ async fn run(
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: back.as_ref() };
     let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guards).await?;
+        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,

@@ -22,6 +22,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::cutover::{self, Cutover, Sides, has_schema};
+use super::everywhere::Held;
 use super::guard::Guard;
 use super::marker::Marker;
 use super::pieces::Routes;
@@ -40,7 +41,6 @@ use super::{
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::HoldGuard;
 use crate::shard_map::{NodeId, ShardGroupId};
 use crate::tally::Recurring;
 
@@ -430,7 +430,7 @@ pub async fn run(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &mut Move,
-    guards: &mut Vec<HoldGuard>,
+    held: &mut Held,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Copied)?;
     let source = session::connect(environment, mv.source).await?;
@@ -456,7 +456,7 @@ pub async fn run(
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
     let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, guards).await?;
+        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
     let report =
         MoveReport { move_id: mv.id, rows_copied: 0, bytes_copied: 0, rows_applied: apply.rows(), hold, attempts };
     environment.stop_at(StopPoint::Switched)?;

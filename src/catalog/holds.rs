@@ -1,0 +1,97 @@
+//! Holds that one proxy asks the others for: rows of `tenantry.hold`.
+//!
+//! ```text
+//!   proxy that moves   ask ── row ──rings──> the others   asked, hold, drain, answer ──rings──> unanswered
+//!                      end ── no row ──rings──> is_asked, release
+//! ```
+
+use std::time::Duration;
+
+use tokio_postgres::GenericClient;
+
+use super::pg_error;
+use crate::error::Result;
+use crate::shard_map::ShardGroupId;
+
+/// What a proxy is asked for.
+#[derive(Debug, Clone)]
+pub struct AskedHold {
+    pub id: i64,
+    pub asker: String,
+    /// None: it only has to answer.
+    pub groups: Vec<ShardGroupId>,
+    /// It must not take longer.
+    pub limit: Duration,
+}
+
+/// The other proxies that live.
+pub async fn others(client: &impl GenericClient, asker: &str) -> Result<Vec<String>> {
+    let sql = "SELECT instance FROM tenantry.tenantry_proxies WHERE instance <> $1";
+    let rows = client.query(sql, &[&asker]).await.map_err(pg_error)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>().map_err(pg_error)
+}
+
+/// Asks all other proxies; the question's id.
+pub async fn ask(client: &impl GenericClient, asker: &str, groups: &[ShardGroupId], limit: Duration) -> Result<i64> {
+    let groups: Vec<i64> = groups.iter().map(|group| group.0 as i64).collect();
+    let row = client.query_one(ASK, &[&asker, &groups, &(limit.as_millis() as i64)]).await.map_err(pg_error)?;
+    row.try_get(0).map_err(pg_error)
+}
+
+/// Those among `asked` that live and have not answered.
+pub async fn unanswered(client: &impl GenericClient, id: i64, asked: &[String]) -> Result<Vec<String>> {
+    let rows = client.query(UNANSWERED, &[&id, &asked]).await.map_err(pg_error)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>().map_err(pg_error)
+}
+
+/// Those among `rung` that others ask this proxy for.
+pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) -> Result<Vec<AskedHold>> {
+    let sql = "SELECT id, asker, shard_groups, milliseconds FROM tenantry.hold WHERE id = ANY ($1) AND asker <> $2";
+    let rows = client.query(sql, &[&rung, &instance]).await.map_err(pg_error)?;
+    rows.iter()
+        .map(|row| {
+            let (groups, limit): (Vec<i64>, i64) = (row.try_get(2)?, row.try_get(3)?);
+            Ok(AskedHold {
+                id: row.try_get(0)?,
+                asker: row.try_get(1)?,
+                groups: groups.into_iter().map(|group| ShardGroupId(group as u64)).collect(),
+                limit: Duration::from_millis(limit as u64),
+            })
+        })
+        .collect::<std::result::Result<_, _>>()
+        .map_err(pg_error)
+}
+
+/// This proxy does so.
+pub async fn answer(client: &impl GenericClient, instance: &str, id: i64) -> Result<()> {
+    client.execute(ANSWER, &[&id, &instance]).await.map_err(pg_error)?;
+    Ok(())
+}
+
+/// Is it still wanted, by a proxy that lives?
+pub async fn is_asked(client: &impl GenericClient, asked: &AskedHold) -> Result<bool> {
+    let sql = "SELECT FROM tenantry.hold WHERE id = $1 AND asker IN (SELECT instance FROM tenantry.tenantry_proxies)";
+    Ok(client.query_opt(sql, &[&asked.id]).await.map_err(pg_error)?.is_some())
+}
+
+/// It is over.
+pub async fn end(client: &impl GenericClient, id: i64) -> Result<()> {
+    client.execute(END, &[&id]).await.map_err(pg_error)?;
+    Ok(())
+}
+
+/// What proxies have left that died meanwhile goes first.
+const ASK: &str = "WITH old AS (
+        DELETE FROM tenantry.hold WHERE asker NOT IN (SELECT instance FROM tenantry.tenantry_proxies)
+    ), asked AS (
+        INSERT INTO tenantry.hold (asker, shard_groups, milliseconds) VALUES ($1, $2, $3) RETURNING id
+    )
+    SELECT id, pg_notify('tenantry_hold', id::text) FROM asked";
+const UNANSWERED: &str = "SELECT p.instance FROM tenantry.tenantry_proxies p WHERE p.instance = ANY ($2)
+    AND NOT EXISTS (SELECT FROM tenantry.hold h WHERE h.id = $1 AND p.instance = ANY (h.answered))";
+const ANSWER: &str = "WITH answered AS (
+        UPDATE tenantry.hold SET answered = answered || $2::text WHERE id = $1 RETURNING id
+    )
+    SELECT pg_notify('tenantry_held', id::text) FROM answered";
+const END: &str = "WITH ended AS (DELETE FROM tenantry.hold WHERE id = $1 RETURNING id)
+    SELECT pg_notify('tenantry_hold', id::text) FROM ended";

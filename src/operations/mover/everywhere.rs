@@ -1,0 +1,141 @@
+//! Holds in all proxies that live: a cut-over is to meet no transaction that could not be repeated, whoever serves it.
+//!
+//! ```text
+//!   who is there? ──1 s at most, nobody waits──> present
+//!   hold here, and ask those ──until all have drained──> fence ...   release
+//!                              └ not in time: release, wait a little, again
+//! ```
+//!
+//! Who stands still or is cut off does not answer the first question, and is not waited for. The fence stops him.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::MoverEnvironment;
+use crate::catalog::{Catalog, holds};
+use crate::error::{PgError, Result, SqlState};
+use crate::executor::HoldGuard;
+use crate::shard_map::{NodeId, ShardGroupId};
+
+/// What is held, until it is released or dropped.
+#[derive(Default)]
+pub struct Held {
+    _guards: Vec<HoldGuard>,
+    elsewhere: Option<Question>,
+}
+
+impl Held {
+    /// In this proxy alone. What was held before is released.
+    pub fn here(environment: &MoverEnvironment, groups: &[ShardGroupId]) -> Self {
+        Self { _guards: environment.holds.begin_all(groups), elsewhere: None }
+    }
+
+    /// Asks the proxies that are `present` to hold these groups too, and waits until all that had entered them have left, here
+    /// and there.
+    ///
+    /// Errors: 55P03 when they have not at `until`; the catalog's.
+    pub async fn drain(
+        &mut self,
+        environment: &MoverEnvironment,
+        groups: &[ShardGroupId],
+        present: &[String],
+        until: Instant,
+    ) -> Result<()> {
+        let elsewhere = async {
+            if present.is_empty() {
+                return Ok(());
+            }
+            // Clients wait no longer there than here.
+            let limit = environment.settings.fence_patience + LATER;
+            let question = Question::ask(environment, groups, limit).await?;
+            self.elsewhere.insert(question).answered_by(present).await
+        };
+        let drained = async { tokio::join!(elsewhere, environment.holds.drained(groups)).0 };
+        timeout_at(until, drained).await.unwrap_or_else(|_| Err(not_drained()))
+    }
+
+    pub fn release(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The other proxies that answer.
+///
+/// Errors: the catalog's.
+pub async fn present(environment: &MoverEnvironment) -> Result<Vec<String>> {
+    let mut others = {
+        let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+        holds::others(&**client, &environment.instance).await?
+    };
+    if others.is_empty() {
+        return Ok(others);
+    }
+    let question = Question::ask(environment, &[], CALL_PATIENCE).await?;
+    if timeout(CALL_PATIENCE, question.answered_by(&others)).await.is_ok_and(|answered| answered.is_ok()) {
+        return Ok(others);
+    }
+    let silent = question.unanswered(&others).await?;
+    tracing::info!(proxies = ?silent, "proxies do not answer, and are not asked to hold a shard");
+    others.retain(|other| !silent.contains(other));
+    Ok(others)
+}
+
+/// A row of `tenantry.hold`, which goes when this is dropped.
+struct Question {
+    catalog: Arc<Catalog>,
+    id: i64,
+}
+
+impl Question {
+    /// Cancel safe.
+    async fn ask(environment: &MoverEnvironment, groups: &[ShardGroupId], limit: Duration) -> Result<Self> {
+        let (catalog, instance, groups) = (environment.catalog.clone(), environment.instance.clone(), groups.to_vec());
+        // By itself, so that the row is known, and goes, also when nobody waits for it any more.
+        let asking = tokio::spawn(async move {
+            let id = holds::ask(&**catalog.client(NodeId::COORDINATOR).await?, &instance, &groups, limit).await?;
+            Ok(Self { catalog, id })
+        });
+        asking.await.unwrap_or_else(|_| Err(PgError::new(SqlState::ADMIN_SHUTDOWN, "the proxy is stopping")))
+    }
+
+    /// Waits for the answers of all of `asked` that live.
+    async fn answered_by(&self, asked: &[String]) -> Result<()> {
+        let mut answers = self.catalog.answers_to_holds();
+        while !self.unanswered(asked).await?.is_empty() {
+            // A ring may be lost.
+            let _ = timeout(LOOK_EVERY, answers.changed()).await;
+        }
+        Ok(())
+    }
+
+    async fn unanswered(&self, asked: &[String]) -> Result<Vec<String>> {
+        holds::unanswered(&**self.catalog.client(NodeId::COORDINATOR).await?, self.id, asked).await
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let (catalog, id) = (self.catalog.clone(), self.id);
+        let end = async move {
+            let ended = async { holds::end(&**catalog.client(NodeId::COORDINATOR).await?, id).await };
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "other proxies are not told of the end of a hold");
+            }
+        };
+        // The process ends: others see that by themselves.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(end);
+        }
+    }
+}
+
+fn not_drained() -> PgError {
+    PgError::new(SqlState::LOCK_NOT_AVAILABLE, "transactions that use the shard did not end in time")
+}
+
+/// Who is there answers in milliseconds, unless the machine is busy.
+const CALL_PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_secs(1);

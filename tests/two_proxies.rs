@@ -1,0 +1,267 @@
+//! Shards move, driven by one proxy, while clients work through another one over the same catalog.
+
+mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "protocol/wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use support::served::{Served, Stop};
+use support::wait_until;
+use wire::{Wire, frame};
+
+/// Keys of `ledger`, and what was written there.
+type Rows = Vec<((i64, i64), i64)>;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Who moves.
+const TENANT: i64 = 7;
+const MOVES: usize = 8;
+/// More than a COPY keeps back: the first rows are at their server while others have yet to come.
+const COPIED: i64 = 20;
+
+/// Goal: transactions of several tenants, COPY and UPDATEs over all shards, none of which can be repeated once a part of them
+/// is done, notice nothing of moves that another proxy drives; nothing acknowledged is missing or there twice.
+/// Method: clients of proxy 1 use both workers before they come to the tenant that proxy 0 moves to and fro.
+#[test]
+fn clients_of_the_proxy_that_does_not_drive_notice_nothing() {
+    let stage = Stage::set();
+    let works: [Work; 4] = [transaction, copy, update_everywhere, transaction];
+    let clients: Vec<_> = works.iter().zip(0..).map(|(work, number)| Client::start(&stage, *work, number)).collect();
+    for number in 0..MOVES {
+        let before = clients.iter().map(|client| client.rounds()).collect::<Vec<_>>();
+        let goes_on = || clients.iter().zip(&before).all(|(client, before)| client.rounds() > before + 2);
+        assert!(wait_until(PATIENCE, goes_on), "a client stands still before move {number}");
+        stage.served.psql(&stage.move_to_the_other());
+    }
+    stage.stop.set();
+    let ended: Vec<Told> = clients.into_iter().map(Client::end).collect();
+    let errors: Vec<_> = ended.iter().flat_map(|told| &told.errors).collect();
+    assert!(errors.is_empty(), "{} errors: {errors:?}", errors.len());
+    let mut expected: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+    ended.iter().flat_map(|told| &told.rows).for_each(|(row, n)| *expected.entry(*row).or_default() += n);
+    assert_eq!(stage.rows(), expected);
+    assert!(ended.iter().all(|told| told.rows.len() > 3), "all have written");
+}
+
+/// Goal: statements that a cut-over holds go on in the order in which they came.
+/// Method: proxy 0 is frozen while proxy 1 holds at its wish. Clients of proxy 1, which has one connection to each worker, ask one
+/// after the other, and are told which of them came first, second and so on.
+#[test]
+fn held_statements_go_on_in_the_order_in_which_they_came() {
+    let stage = Stage::set_with(1, "[pool]\nsize = 1\n");
+    let update = format!("UPDATE ledger SET n = n + 1 WHERE tenant = {TENANT} AND id = 0 RETURNING n");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Wire::login(stage.served.proxy_port(1), "postgres")).collect();
+    for client in &mut clients {
+        client.send(&[frame(&format!("P s : {update}")), frame("S")].concat());
+        assert_eq!(client.answers_until("Z"), ["1", "Z I"]);
+    }
+    clients[0].query(&format!("INSERT INTO ledger VALUES ({TENANT}, 0, 0)"));
+    // Keeps the cut-over from its end. It has written nothing, so the copy does not wait for it.
+    let mut reader = Wire::login(stage.served.worker_port(stage.home()), "postgres");
+    reader.query(&format!("BEGIN; SELECT count(*) FROM public_{}.ledger", stage.shard));
+    let moving = {
+        let (dsn, sql) = (stage.served.dsn(0), stage.move_to_the_other());
+        std::thread::spawn(move || support::psql(&dsn, &sql))
+    };
+    let coordinator = stage.served.coordinator_dsn();
+    let asks = "SELECT count(*) FROM tenantry.hold WHERE shard_groups <> '{}'";
+    let is_held = || {
+        Served::metric(&stage.served.metrics(1), "tenantry_holds") == Some(1.0)
+            && support::psql(&coordinator, asks) == "1"
+    };
+    let is_frozen = || {
+        assert!(!moving.is_finished(), "the reader keeps it waiting");
+        if !is_held() {
+            return false;
+        }
+        stage.served.signal_proxy(0, "STOP");
+        // It may have ended just before.
+        if is_held() {
+            return true;
+        }
+        stage.served.signal_proxy(0, "CONT");
+        false
+    };
+    assert!(wait_until(PATIENCE, is_frozen), "proxy 1 holds");
+    for (number, client) in clients.iter_mut().enumerate() {
+        match number % 2 {
+            0 => client.send(&frame(&format!("Q {update}"))),
+            _ => client.send(&[frame("B - s"), frame("E - 0"), frame("S")].concat()),
+        }
+        assert!(client.is_quiet_for(Duration::from_millis(20)), "statement {number} is held");
+    }
+    reader.query("COMMIT");
+    stage.served.signal_proxy(0, "CONT");
+    for (number, client) in (1..).zip(&mut clients) {
+        let answer = client.answers_until("Z");
+        assert!(answer.contains(&format!("D {number}")), "{number}: {answer:?}");
+    }
+    moving.join().expect("it moves");
+}
+
+const CLIENTS: usize = 12;
+
+struct Stage {
+    served: Served,
+    shard: String,
+    /// Tenants of another shard group on each worker.
+    others: [i64; 2],
+    stop: Arc<Stop>,
+}
+
+impl Stage {
+    fn set() -> Self {
+        Self::set_with(2, "")
+    }
+
+    fn set_with(threads: u16, config: &'static str) -> Self {
+        let mut served = Served::start_with(2, threads, config);
+        served.start_proxy(1);
+        served.psql("CREATE TABLE ledger (tenant bigint, id bigint, n bigint, note text, PRIMARY KEY (tenant, id))");
+        served.psql("SELECT create_distributed_table('ledger', 'tenant', shard_count => 4)");
+        let shard_of =
+            |tenant: i64| served.psql(&format!("SELECT get_shard_id_for_distribution_column('ledger', {tenant})"));
+        let shard = shard_of(TENANT);
+        let others = [0, 1].map(|worker| {
+            let home = served.worker_port(worker).to_string();
+            let is_there = |tenant: &i64| {
+                let of = shard_of(*tenant);
+                let port = format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {of}");
+                of != shard && served.psql(&port) == home
+            };
+            (1..100).find(is_there).expect("two groups on each worker")
+        });
+        Self { served, shard, others, stop: Arc::default() }
+    }
+
+    /// The number of the worker that has the tenant.
+    fn home(&self) -> u16 {
+        let sql = format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {}", self.shard);
+        self.served.psql(&sql).parse::<u16>().expect("a port") - self.served.worker_port(0)
+    }
+
+    fn move_to_the_other(&self) -> String {
+        let home = self.home();
+        let (from, to) = (self.served.worker_port(home), self.served.worker_port(1 - home));
+        format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {to})", self.shard)
+    }
+
+    /// What is there: tenant and id, with how often it was written.
+    fn rows(&self) -> BTreeMap<(i64, i64), i64> {
+        let lines = self.served.psql("SELECT tenant || ' ' || id || ' ' || n FROM ledger");
+        let rows = lines.lines().map(|line| {
+            let mut numbers = line.split(' ').map(|number| number.parse::<i64>().expect("a number"));
+            let mut next = || numbers.next().expect("three numbers");
+            ((next(), next()), next())
+        });
+        rows.collect()
+    }
+}
+
+/// One round; `id` is nobody else's.
+type Work = fn(&mut Wire, [i64; 2], i64) -> Result<Rows, String>;
+
+/// A client at work.
+struct Client {
+    rounds: Arc<AtomicU64>,
+    thread: JoinHandle<Told>,
+}
+
+/// What a client was told.
+#[derive(Default)]
+struct Told {
+    /// How often rows were written.
+    rows: Rows,
+    errors: Vec<String>,
+}
+
+impl Client {
+    fn start(stage: &Stage, work: Work, number: i64) -> Self {
+        let mut wire = Wire::login(stage.served.proxy_port(1), "postgres");
+        let (rounds, stop, others) = (Arc::new(AtomicU64::new(0)), stage.stop.clone(), stage.others);
+        let counted = rounds.clone();
+        let thread = std::thread::spawn(move || {
+            let mut told = Told::default();
+            for round in 0.. {
+                if stop.is_set() {
+                    break;
+                }
+                match work(&mut wire, others, number * 1_000_000 + round * COPIED) {
+                    Ok(rows) => told.rows.extend(rows),
+                    Err(error) => {
+                        told.errors.push(error);
+                        wire.query("ROLLBACK");
+                    }
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
+                // The servers need the processors too.
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            told
+        });
+        Self { rounds, thread }
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::SeqCst)
+    }
+
+    fn end(self) -> Told {
+        self.thread.join().expect("its session goes on")
+    }
+}
+
+fn run(wire: &mut Wire, statements: &[String]) -> Result<(), String> {
+    for sql in statements {
+        let answer = wire.query(sql);
+        if answer.iter().any(|said| said.starts_with("E ")) {
+            return Err(format!("{sql}: {answer:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn insert(tenant: i64, id: i64) -> String {
+    format!("INSERT INTO ledger VALUES ({tenant}, {id}, 1)")
+}
+
+/// Five statements; the tenant comes last.
+fn transaction(wire: &mut Wire, [a, b]: [i64; 2], id: i64) -> Result<Rows, String> {
+    let update = format!("UPDATE ledger SET n = n + 1 WHERE tenant = {TENANT} AND id = {id}");
+    let read = format!("SELECT n FROM ledger WHERE tenant = {a} AND id = {id}");
+    let all = ["BEGIN".to_owned(), insert(a, id), insert(b, id), read, insert(TENANT, id), update, "COMMIT".to_owned()];
+    run(wire, &all)?;
+    Ok(vec![((a, id), 1), ((b, id), 1), ((TENANT, id), 2)])
+}
+
+/// The tenant's rows come behind others of both workers.
+fn copy(wire: &mut Wire, [a, b]: [i64; 2], first: i64) -> Result<Rows, String> {
+    wire.send(&frame("Q COPY ledger FROM STDIN"));
+    let mut rows = Vec::new();
+    for tenant in [a, b, TENANT] {
+        let lines = (first..first + COPIED).map(|id| format!("{tenant}\t{id}\t1\t{}\n", "x".repeat(8000)));
+        wire.send(&wire::message(b'd', lines.collect::<String>().as_bytes()));
+        rows.extend((first..first + COPIED).map(|id| ((tenant, id), 1)));
+    }
+    wire.send(&frame("c"));
+    let answer = wire.answers_until("Z");
+    match answer.iter().any(|said| said.starts_with("E ")) {
+        true => Err(format!("COPY: {answer:?}")),
+        false => Ok(rows),
+    }
+}
+
+/// By itself, and in a transaction that has used both workers.
+fn update_everywhere(wire: &mut Wire, [a, b]: [i64; 2], id: i64) -> Result<Rows, String> {
+    let update = format!("UPDATE ledger SET n = n + 1 WHERE id = {id}");
+    let read = |tenant: i64| format!("SELECT count(*) FROM ledger WHERE tenant = {tenant} AND id = {id}");
+    run(wire, &[insert(a, id), insert(b, id), insert(TENANT, id), update.clone()])?;
+    run(wire, &["BEGIN".to_owned(), read(a), read(b), update, "COMMIT".to_owned()])?;
+    Ok([a, b, TENANT].into_iter().map(|tenant| ((tenant, id), 3)).collect())
+}
