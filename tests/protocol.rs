@@ -22,7 +22,25 @@ fn the_proxy_speaks_as_postgres_does() {
     connections_begin_alike(&cluster);
     settings_never_leak_to_another_client(&cluster);
     cancel_requests_need_the_right_key(&cluster);
+    statements_may_name_themselves(&cluster);
     no_bytes_hurt_the_proxy(&cluster);
+}
+
+/// Named by Parse: one Postgres runs them until its stack is full.
+fn statements_may_name_themselves(cluster: &Cluster) {
+    let mut wire = Wire::login(cluster.port(), "postgres");
+    for message in ["P a : EXECUTE a", "S", "P b : EXECUTE c", "S", "P c : EXECUTE b", "S", "D S a", "D S b", "S"] {
+        wire.send(&wire::frame(message));
+    }
+    for message in ["B - a", "E - 0", "S", "B - b", "E - 0", "S"] {
+        wire.send(&wire::frame(message));
+    }
+    for message in ["Q EXECUTE a", "Q EXECUTE b", "Q SELECT 'the end'"] {
+        wire.send(&wire::frame(message));
+    }
+    let answers = wire.answers_until("D the end");
+    assert!(!answers.contains(&"closed".to_owned()), "{answers:?}");
+    assert_eq!(cluster.psql("SELECT 1"), "1");
 }
 
 fn prepare(cluster: &Cluster) {

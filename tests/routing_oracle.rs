@@ -395,6 +395,7 @@ async fn run(client: &Client, sql: &str, context: &Context<'_>) -> Option<(Strin
     Some((line, answer))
 }
 
+/// Threat T34 of docs/threats.md.
 #[tokio::test]
 async fn every_plan_gives_the_answer_of_a_single_postgres() {
     let Ok(server) = std::env::var("TENANTRY_ORACLE") else {

@@ -186,6 +186,7 @@ fn policies_see_the_settings_of_their_client(stage: &Stage) {
     assert_eq!(row(&preset.query("SELECT count(*) FROM items")), "120");
 }
 
+/// Threat T36 of docs/threats.md.
 fn settings_end_where_postgres_ends_them(stage: &Stage) {
     let mut one = stage.app();
     one.query("SET app.tenant = 'none'");
@@ -365,6 +366,7 @@ fn settings_of_a_pipeline_end_with_it(stage: &Stage) {
     }
 }
 
+/// Threat T29 of docs/threats.md.
 fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {
     let told = |answer: Vec<(u8, Vec<u8>)>| {
         let parameters = answer.into_iter().filter(|(tag, _)| *tag == b'S');
@@ -461,6 +463,7 @@ fn what_cannot_be_carried_is_refused(stage: &Stage) {
     assert_eq!(row(&one.query("SELECT current_setting('work_mem')")), "4MB");
 }
 
+/// Threat T32 of docs/threats.md.
 fn hidden_state_reaches_nobody(stage: &Stage) {
     for way in [
         "SELECT hide()",
@@ -509,6 +512,7 @@ fn hidden_state_reaches_nobody(stage: &Stage) {
     assert!(support::wait_until(Duration::from_secs(10), free));
 }
 
+/// Threat T37 of docs/threats.md.
 fn roles_follow_their_client(stage: &Stage) {
     let mut one = stage.app();
     let mut two = stage.app();
@@ -597,6 +601,7 @@ fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
     }
 }
 
+/// Threats T38, T39 of docs/threats.md.
 fn what_pins_is_let_go_of_when_it_is_gone(stage: &Stage) {
     for (made, gone) in [
         ("LISTEN one; LISTEN two", "UNLISTEN one; UNLISTEN two"),
@@ -673,6 +678,7 @@ fn sequences_values_are_the_transactions_own(stage: &Stage) {
     assert_eq!(row(&one.query("SELECT currval('plain_id_seq')")), id);
 }
 
+/// Threat T40 of docs/threats.md.
 fn an_idle_listener_is_notified(stage: &Stage) {
     let (mut listener, mut teller) = (stage.app(), stage.app());
     listener.query("LISTEN news");

@@ -153,8 +153,17 @@ impl Transaction {
 
     /// The coordinator's parameters as the client knows them, where the transaction may have changed some.
     pub(super) fn parameters_told(&self) -> Option<Vec<(String, String)>> {
+        if self.told.is_some() {
+            return self.told.clone();
+        }
         let coordinator = self.participants.iter().find(|p| p.node.is_coordinator())?;
         (!self.journal.is_empty()).then(|| coordinator.server.parameters().to_vec())
+    }
+
+    /// The client has heard of what the coordinator reports now. An error may take it back before the transaction ends.
+    pub fn note_told(&mut self) {
+        let coordinator = self.participants.iter().find(|p| p.node.is_coordinator());
+        self.told = coordinator.map(|p| p.server.parameters().to_vec());
     }
 
     /// What the coordinator reports now and the client has not been told.

@@ -49,6 +49,8 @@ pub struct Relayed {
     pub failed_reply: Option<Reply>,
     /// How many ParseComplete went to the client.
     pub parsed: usize,
+    /// How many CloseComplete of the proxy's own did.
+    pub closed: usize,
     /// The server waits for COPY data of the client; call again when it is on its way.
     pub copy_in: bool,
 }
@@ -93,6 +95,7 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
             if let Some(answer) = server.pop_simulated() {
                 if relayed.retry.is_none() {
                     relayed.parsed += usize::from(answer.first() == Some(&b'1'));
+                    relayed.closed += usize::from(answer.first() == Some(&b'3'));
                     client.out().extend_from_slice(&answer);
                 }
                 continue;

@@ -86,6 +86,8 @@ pub struct Transaction {
     client: u64,
     /// See `Leftovers::sequences_of`.
     memory: u64,
+    /// What the coordinator reported when the client was last told of it.
+    pub(super) told: Option<Vec<(String, String)>>,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// The command tag of the client's own statement, where it ran among others.
@@ -149,6 +151,7 @@ impl Transaction {
             handed: origin.handed.clone(),
             client: origin.client,
             memory: origin.memory,
+            told: None,
             schema_changed: false,
             client_tag: String::new(),
             pinned,
@@ -243,6 +246,11 @@ impl Transaction {
     /// Is there a connection to the coordinator that the session keeps, or will?
     pub fn is_pinned(&self) -> bool {
         self.pins.is_some() || self.pinned.is_some()
+    }
+
+    /// Has no server anything to do with it?
+    pub fn is_untouched(&self) -> bool {
+        self.participants.is_empty()
     }
 
     /// Has a server messages of the client since the last Sync?
@@ -379,6 +387,16 @@ impl Transaction {
             self.failed = true;
         }
         result
+    }
+
+    /// Settings as they are on the coordinator. SHOW, unlike SELECT, leaves a block without a snapshot: its isolation
+    /// level can still be set. Names as they may stand in SQL, and known to Postgres.
+    pub async fn show(&mut self, names: &[&str]) -> Result<Vec<String>> {
+        let shows: Vec<_> = names.iter().map(|name| format!("SHOW {name}")).collect();
+        let participant = self.join(NodeId::COORDINATOR).await?;
+        let result = participant.server.query_all(&shows.join(";")).await;
+        self.failed |= result.is_err();
+        Ok(result?.into_iter().flatten().map(Option::unwrap_or_default).collect())
     }
 
     /// Runs the client's own statement on the coordinator, keeping its command tag for the client.

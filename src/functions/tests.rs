@@ -377,6 +377,7 @@ async fn a_schema_change_reaches_every_shard_or_nothing() {
         access: Access::Write,
         returns_rows: false,
         pins: false,
+        needs_block: false,
         pins_unknown: false,
         frees: false,
         recalls: None,

@@ -63,7 +63,12 @@ pub(super) fn plan(
         query: partial(statement.shard_splices()),
         shell_query: partial(statement.coordinator_splices()),
     };
-    Some(Plan::Combine(Combine { rowsets: vec![rowset], query: Spliced::verbatim(last), pins: false }))
+    Some(Plan::Combine(Combine {
+        rowsets: vec![rowset],
+        query: Spliced::verbatim(last),
+        pins: false,
+        needs_block: false,
+    }))
 }
 
 /// The query of the shards, for one or the other set of names.

@@ -71,6 +71,7 @@ pub(super) fn coordinator(text: &str) -> Coordinator {
         access: Access::Write,
         returns_rows: false,
         pins: false,
+        needs_block: false,
         pins_unknown: false,
         frees: false,
         recalls: None,

@@ -86,6 +86,7 @@ impl Plan {
                 matches!(command, SessionCommand::Set { .. } | SessionCommand::Reset { .. } | SessionCommand::ResetAll)
             }
             Plan::Coordinator(coordinator) => !coordinator.sets.is_empty(),
+            Plan::Transaction(command) => matches!(command, TransactionCommand::SetForTransaction { .. }),
             _ => false,
         }
     }
@@ -156,6 +157,8 @@ pub struct Combine {
     pub query: Spliced,
     /// A WITH HOLD cursor: the session keeps its coordinator connection.
     pub pins: bool,
+    /// Any other cursor: it ends with its block.
+    pub needs_block: bool,
 }
 
 /// Rows gathered from shards.
@@ -215,6 +218,8 @@ pub struct Coordinator {
     /// Leaves state behind that only this connection has (temporary table, LISTEN, session advisory lock,
     /// WITH HOLD cursor, or a body nobody can look into): the session keeps the connection.
     pub pins: bool,
+    /// A cursor that ends with its block.
+    pub needs_block: bool,
     /// As `pins`, and Postgres cannot show what it has left: a body that nobody here can look into.
     pub pins_unknown: bool,
     /// May end what the session keeps its connection for.
@@ -539,9 +544,11 @@ pub enum TransactionCommand {
     RollbackTo {
         name: String,
     },
-    /// SET TRANSACTION ..., SET CONSTRAINTS ALL: every present and later server of this transaction.
+    /// SET TRANSACTION ..., SET CONSTRAINTS ALL: every present and later server of this transaction. `is_setting`: it was
+    /// written as the setting that it is, `SET transaction_isolation = ...`.
     SetForTransaction {
         text: String,
+        is_setting: bool,
     },
     /// SET CONSTRAINTS with names, here without their schemas.
     SetConstraints {

@@ -78,7 +78,12 @@ pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
         };
         splices.push(Splice { at: first.at, len: last.at - first.at, with });
     }
-    Ok(Plan::Combine(Combine { rowsets, query: Spliced::new(statement.text, splices), pins: false }))
+    Ok(Plan::Combine(Combine {
+        rowsets,
+        query: Spliced::new(statement.text, splices),
+        pins: false,
+        needs_block: false,
+    }))
 }
 
 /// `TABLE t` takes no alias.

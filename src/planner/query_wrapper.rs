@@ -114,6 +114,10 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
     let with_hold = c.take_all(&["with", "hold"]);
     c.take_all(&["without", "hold"]);
     c.expect("for")?;
+    let mut verb = c;
+    if verb.take_any(&["select", "values", "table", "with"]).is_none() && !verb.is_punct(b'(') {
+        return Err(c.syntax_error());
+    }
     let inner = plan_query(c.rest_text())?;
     refuse_hidden_settings(&inner)?;
     match inner {
@@ -123,6 +127,7 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
             query: rebase(text, c.rest_range().start, &inner.query),
             access: inner.access,
             pins: inner.pins || with_hold,
+            needs_block: !with_hold,
             needs: inner.needs,
             ..coordinator("")
         }
@@ -131,7 +136,7 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
         // before their table goes.
         Plan::Combine(inner) => {
             let query = rebased_under(text, c.rest_range().start, &inner.query);
-            Ok(Plan::Combine(Combine { query, pins: with_hold, ..inner }))
+            Ok(Plan::Combine(Combine { query, pins: with_hold, needs_block: !with_hold, ..inner }))
         }
         Plan::Scatter(Scatter { access: Access::Read, colocation, shards, query, .. }) => {
             Ok(cursor_over(&c, with_hold, colocation, shards, query))
@@ -155,7 +160,7 @@ fn cursor_over(c: &Cursor<'_>, pins: bool, colocation: ColocationId, shards: Sha
     let name = format!("tenantry_cursor_{:x}", rows_name(&text[..rest.start]));
     let head = Spliced::verbatim(format!("{}SELECT * FROM pg_temp.{name}", &text[..rest.start]));
     let rowset = Rowset { name, colocation, shards, query, shell_query: Spliced::verbatim(&text[rest]) };
-    Plan::Combine(Combine { rowsets: vec![rowset], query: head, pins })
+    Plan::Combine(Combine { rowsets: vec![rowset], query: head, pins, needs_block: !pins })
 }
 
 /// A number for the words of a DECLARE, its name among them.

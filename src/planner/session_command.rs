@@ -15,10 +15,10 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         SessionStatement::Set { name, values, .. } if name == "transaction_read_only" => {
             let is_on = values.first().is_none_or(|value| is_on(value));
             let text = if is_on { "SET TRANSACTION READ ONLY" } else { "SET TRANSACTION READ WRITE" };
-            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+            return Ok(set_for_transaction(text, true));
         }
         SessionStatement::Set { name, .. } if name == "transaction_isolation" || name == "transaction_deferrable" => {
-            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+            return Ok(set_for_transaction(text, true));
         }
         // What the client has connected with is its default.
         SessionStatement::Set { name, local, values } if values.is_empty() => {
@@ -30,7 +30,7 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         }
         SessionStatement::SetForTransaction { takes_snapshot: true } => return Err(refuse_snapshot()),
         SessionStatement::SetForTransaction { takes_snapshot: false } => {
-            return Ok(Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned() }));
+            return Ok(set_for_transaction(text, false));
         }
         SessionStatement::SetConstraints { names } => {
             return Ok(Plan::Transaction(TransactionCommand::SetConstraints { names, text: text.to_owned() }));
@@ -48,6 +48,10 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         SessionStatement::Execute { name, arguments } => SessionCommand::Execute { name, arguments },
         SessionStatement::Deallocate { name } => SessionCommand::Deallocate { name },
     }))
+}
+
+fn set_for_transaction(text: &str, is_setting: bool) -> Plan {
+    Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned(), is_setting })
 }
 
 /// Who answers a session's reads: `tenantry.read_from`.

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use super::greeting::{Beginning, Greeting};
 use super::load::RequestLoad;
 use super::log::Asked;
+use super::notices::Hears;
 use super::passed_cancels;
 use super::portals::Portals;
 use super::presence::Newcomer;
@@ -129,6 +130,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         search_path: Vec::new(),
         search_path_is_local: false,
         read_from: ReadFrom::default(),
+        hears: Hears::default(),
+        sets_own: false,
         avoids_replicas: false,
         statements: Statements::default(),
         portals: Portals::default(),
@@ -229,7 +232,7 @@ impl Session {
         self.startup_settings = self.settings.clone();
         let greeting = self.greeting().await?;
         self.search_path = greeting.search_path.clone();
-        (self.read_from, self.wants_kept) = (greeting.read_from, greeting.wants_kept);
+        (self.read_from, self.wants_kept, self.hears) = (greeting.read_from, greeting.wants_kept, greeting.hears);
         for (name, value) in &greeting.parameters {
             answer::parameter_status(name, value, self.client.out());
         }
@@ -256,7 +259,7 @@ impl Session {
         self.read_search_path().await?;
         self.end_auto();
         let (search_path, read_from, wants_kept) = (self.search_path.clone(), self.read_from, self.wants_kept);
-        let greeting = Greeting { parameters, search_path, read_from, wants_kept };
+        let greeting = Greeting { parameters, search_path, read_from, wants_kept, hears: self.hears };
         Ok(self.thread.greetings.keep(beginning, asked, greeting))
     }
 }

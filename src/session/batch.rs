@@ -30,6 +30,8 @@ pub struct Batch {
     pub(super) parsed: Vec<Bytes>,
     /// Those whose ParseComplete has yet to go to the client, in order: an error before it and they do not exist.
     pub(super) unconfirmed: VecDeque<Bytes>,
+    /// Statements (or portals) whose CloseComplete of ours has yet to go to the client: an error before it and they are there still.
+    pub(super) unconfirmed_closes: VecDeque<Option<(Bytes, Rc<Statement>)>>,
     /// Statements closed in it.
     pub(super) closed: Vec<(Bytes, Rc<Statement>)>,
     /// Portals bound in it.
@@ -152,6 +154,9 @@ impl Session {
             if let Err(error) = self.end_unit(succeeded).await {
                 self.fail(error)?;
             }
+        }
+        if self.transaction.is_none() {
+            self.portals.clear();
         }
         self.batch.end();
         Ok(())

@@ -39,7 +39,7 @@ pub enum Portal {
         statement: Rc<Statement>,
         bind: Rc<Bind>,
         done: bool,
-        /// Rows past the limit of what it was executed with.
+        /// Once it was executed: rows past the limit, and its end. None where it gives no rows.
         rest: Option<Rest>,
     },
 }
@@ -111,19 +111,26 @@ impl Session {
         let parse = Parse::read(frame.payload())?;
         // A copy: a slice would keep the whole read buffer for as long as the statement is known.
         let name = Bytes::copy_from_slice(parse.name);
-        if !name.is_empty() && self.statements.contains(&name) {
-            return Err(PgError::new(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
-            ));
-        }
         self.confirm_unanswered_parse().await?;
-        if !name.is_empty() {
+        if name.is_empty() {
+            // Whatever becomes of the new one.
+            self.statements.remove(b"");
+        }
+        let is_taken = !name.is_empty() && self.statements.contains(&name);
+        if !name.is_empty() && !is_taken {
             self.check_room(parse.text.len())?;
         }
         let mut statement = self.new_statement(parse.text, parse.types)?;
         if !statement.plan.may_follow_failure() {
             self.refuse_if_failed()?;
+        }
+        if is_taken {
+            // What is wrong with the text is told first. Source: PostgreSQL src/backend/commands/prepare.c, StorePreparedStatement().
+            Box::pin(self.describe(&statement)).await?;
+            return Err(PgError::new(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
+            ));
         }
         if !name.is_empty() {
             statement.naming = Some(Naming { at: SystemTime::now(), command: None });
@@ -211,10 +218,13 @@ impl Session {
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
             self.txn().is_opaque = true;
         }
-        if !statement.plan.may_follow_failure() {
+        let may_follow_failure = statement.plan.may_follow_failure() && !matches!(&*statement.plan, Plan::Empty);
+        if !may_follow_failure && self.has_failed() {
+            check_parameter_count(&statement, &bind)?;
             self.refuse_if_failed()?;
         }
         if !bind.portal.is_empty() && self.portals.contains(&bind.portal) {
+            check_parameter_count(&statement, &bind)?;
             return Err(PgError::new(
                 SqlState::from_bytes(b"42P03").expect("a valid SQLSTATE"),
                 format!("cursor \"{}\" already exists", String::from_utf8_lossy(&bind.portal)),
@@ -232,6 +242,7 @@ impl Session {
         let place = match self.place_at_once(&statement.plan, request) {
             Some(place) => place,
             None => {
+                check_parameter_count(&statement, &bind)?;
                 if !self.places_without_asking(&statement.plan, request) {
                     self.pause().await?;
                 }
@@ -277,9 +288,7 @@ impl Session {
                 self.portals.insert(bind.portal.clone(), Portal::OnServer { node, nests });
             }
             Place::Virtual(plan) => {
-                if bind.parameter_count() > 0 && takes_no_parameters(&plan) {
-                    return Err(too_many_parameters(&name, bind.parameter_count()));
-                }
+                check_parameter_count(&statement, &bind)?;
                 self.answer_unanswered_parse();
                 self.answer(answer::bind_complete);
                 let portal = bind.portal.clone();
@@ -342,13 +351,18 @@ impl Session {
                 self.confirm_unanswered_parse().await?;
                 let statement = self.statement(&name)?;
                 let description = Box::pin(self.describe(&statement)).await?;
+                if description.fields.is_some() {
+                    self.refuse_if_failed()?;
+                }
                 self.answer(|out| {
                     answer::parameter_description(&description.parameters, out);
                     answer::fields_or_no_data(description.fields.as_ref(), &[], out);
                 });
             }
             Target::Portal(name) => {
+                self.confirm_unanswered_parse().await?;
                 if let Some(node) = self.server_of_portal(name) {
+                    self.refuse_if_failed()?;
                     self.turn_to(node).await?;
                     let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
                     participant.is_unsynced = true;
@@ -360,6 +374,9 @@ impl Session {
                 };
                 let (statement, formats) = (statement.clone(), bind.result_formats());
                 let description = Box::pin(self.describe(&statement)).await?;
+                if description.fields.is_some() {
+                    self.refuse_if_failed()?;
+                }
                 self.answer(|out| answer::fields_or_no_data(description.fields.as_ref(), &formats, out));
             }
         }
@@ -368,7 +385,11 @@ impl Session {
 
     async fn execute(&mut self, frame: &Frame) -> Result<()> {
         let (name, limit) = frontend::read_execute(frame.payload())?;
+        // One that nothing was bound to is answered before.
+        self.confirm_unanswered_parse().await?;
         if let Some(node) = self.server_of_portal(name) {
+            // The error may be one that the server knows nothing of.
+            self.refuse_if_failed()?;
             self.turn_to(node).await?;
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
             participant.is_unsynced = true;
@@ -381,9 +402,12 @@ impl Session {
         match self.portals.get_mut(name) {
             None | Some(Portal::OnServer { .. }) => Err(no_portal(name)),
             Some(Portal::Virtual { done: true, .. }) => {
+                self.refuse_if_failed()?;
                 let mut rows = BytesMut::new();
                 if !self.portals.give_rest(name, limit, &mut rows) {
-                    answer::command_complete("SELECT 0", &mut rows);
+                    let name = String::from_utf8_lossy(name);
+                    let refused = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+                    return Err(PgError::new(refused, format!("portal \"{name}\" cannot be run")));
                 }
                 self.answer(|out| out.extend_from_slice(&rows));
                 Ok(())
@@ -418,14 +442,21 @@ impl Session {
                 if !plan.may_follow_failure() {
                     self.refuse_if_failed()?;
                 }
-                match has_limit {
-                    false => self.run_virtual(&plan, &statement.text, request).await?,
-                    true => {
-                        let rest = Box::pin(self.run_limited(&plan, &statement.text, request, limit)).await?;
-                        let portal = Portal::Virtual { plan: plan.clone(), statement, bind, done: true, rest };
-                        self.portals.insert(Bytes::copy_from_slice(name), portal);
+                let had_failed = self.has_failed();
+                let rest = match has_limit {
+                    true => Box::pin(self.run_limited(&plan, &statement.text, request, limit)).await?,
+                    false => {
+                        self.run_virtual(&plan, &statement.text, request).await?;
+                        let end = answer::completion(self.client.out()).filter(|_| statement.returns_rows());
+                        end.map(|end| Rest::over(Bytes::copy_from_slice(end)))
                     }
+                };
+                if rest.is_some() {
+                    let portal = Portal::Virtual { plan: plan.clone(), statement, bind, done: true, rest };
+                    self.portals.insert(Bytes::copy_from_slice(name), portal);
                 }
+                // The error itself went to the client as the server sent it.
+                self.skip_until_sync |= !had_failed && self.has_failed();
                 self.put_notices();
                 let is_undoable = self.is_undoable() && self.transaction.as_ref().is_none_or(|t| t.is_single);
                 if !is_undoable || matches!(&*plan, Plan::Transaction(_) | Plan::FunctionCall(_)) {
@@ -471,16 +502,15 @@ impl Session {
     }
 
     async fn close(&mut self, frame: &Frame) -> Result<()> {
+        self.confirm_unanswered_parse().await?;
         match Target::read(frame.payload())? {
             Target::Statement(name) => {
-                if self.batch.unanswered_parse.is_some() {
-                    self.confirm_unanswered_parse().await?;
-                }
                 // The servers keep it: other clients may use the same text.
-                if let Some(closed) = self.statements.remove(name) {
-                    self.batch.closed.push(closed);
+                let closed = self.statements.remove(name);
+                self.batch.closed.extend(closed.clone());
+                if !self.answer(answer::close_complete) {
+                    self.batch.unconfirmed_closes.push_back(closed);
                 }
-                self.answer(answer::close_complete);
             }
             Target::Portal(name) => match self.server_of_portal(name) {
                 Some(node) => {
@@ -492,7 +522,9 @@ impl Session {
                 }
                 None => {
                     self.portals.remove(name);
-                    self.answer(answer::close_complete);
+                    if !self.answer(answer::close_complete) {
+                        self.batch.unconfirmed_closes.push_back(None);
+                    }
                 }
             },
         }
@@ -515,14 +547,17 @@ fn takes_no_parameters(plan: &Plan) -> bool {
     )
 }
 
-fn too_many_parameters(statement: &[u8], supplied: u16) -> PgError {
-    PgError::new(
-        SqlState::PROTOCOL_VIOLATION,
-        format!(
-            "bind message supplies {supplied} parameters, but prepared statement \"{}\" requires 0",
-            String::from_utf8_lossy(statement)
-        ),
-    )
+/// Errors: 08P01 when the client gives more values than the statement takes, or fewer.
+fn check_parameter_count(statement: &Statement, bind: &Bind) -> Result<()> {
+    let required = if takes_no_parameters(&statement.plan) { 0 } else { statement.parameter_count() };
+    let supplied = bind.parameter_count();
+    if supplied == required {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(&bind.statement);
+    let why =
+        format!("bind message supplies {supplied} parameters, but prepared statement \"{name}\" requires {required}");
+    Err(PgError::new(SqlState::PROTOCOL_VIOLATION, why))
 }
 
 fn no_portal(name: &[u8]) -> PgError {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::notices::Hears;
 use crate::backend::{Identity, SessionSettings};
 use crate::planner::ReadFrom;
 
@@ -24,6 +25,7 @@ pub struct Greeting {
     pub read_from: ReadFrom,
     /// `Session::wants_kept`.
     pub wants_kept: Option<bool>,
+    pub hears: Hears,
 }
 
 /// The latest greetings of one thread.
@@ -86,7 +88,13 @@ mod tests {
 
     fn greeting(path: &str) -> Greeting {
         let search_path = vec![path.to_owned()];
-        Greeting { parameters: Vec::new(), search_path, read_from: ReadFrom::default(), wants_kept: None }
+        Greeting {
+            parameters: Vec::new(),
+            search_path,
+            read_from: ReadFrom::default(),
+            wants_kept: None,
+            hears: Hears::default(),
+        }
     }
 
     fn found(greetings: &Greetings, beginning: &Beginning, now: Instant) -> Option<String> {

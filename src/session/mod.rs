@@ -22,6 +22,7 @@ mod load;
 mod log;
 mod login;
 mod metrics;
+mod notices;
 mod passed_cancels;
 mod pipeline;
 mod place;

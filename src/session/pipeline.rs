@@ -31,6 +31,11 @@ impl Session {
         if fenced && self.can_rewind() {
             return Box::pin(self.repeat(Retry::Fenced, Undo::Everything)).await;
         }
+        // A Parse before it may have an error of its own.
+        let error = match self.has_failed() {
+            true => error,
+            false => self.confirm_unanswered_parse().await.err().unwrap_or(error),
+        };
         self.answer_unanswered_parse();
         self.put_notices();
         let error = self.as_told(error);
@@ -42,6 +47,10 @@ impl Session {
     /// The batch has failed, or starts again from its first frame: the current frame has no further effect.
     pub(super) fn is_interrupted(&self) -> bool {
         self.skip_until_sync || !self.batch.is_open()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|t| t.failed)
     }
 
     pub(super) fn has_joined(&mut self) -> bool {
@@ -152,6 +161,7 @@ impl Session {
             return Box::pin(self.repeat(retry, undo)).await;
         }
         self.batch.unconfirmed.drain(..relayed.parsed.min(self.batch.unconfirmed.len()));
+        self.batch.unconfirmed_closes.drain(..relayed.closed.min(self.batch.unconfirmed_closes.len()));
         if let Some(code) = relayed.error {
             self.thread.metrics.error(code);
             self.skip_until_sync = true;
@@ -159,6 +169,9 @@ impl Session {
             let unseen = self.batch.unconfirmed.drain(..).chain(self.batch.unanswered_parse.take());
             for name in unseen {
                 self.statements.remove(&name);
+            }
+            for (name, statement) in self.batch.unconfirmed_closes.drain(..).flatten() {
+                self.statements.insert(name, statement);
             }
         }
         if let Some(txn) = &mut self.transaction {

@@ -8,7 +8,7 @@ use super::run::Session;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
-use crate::planner::{self, Context, Mode, Plan, Router, Sequences, SessionCommand};
+use crate::planner::{self, Combine, Context, Coordinator, Mode, Plan, Router, Sequences, SessionCommand};
 use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Operand, Spliced};
@@ -192,6 +192,13 @@ impl Session {
                     self.note_load(colocation, place, false);
                 }
                 Ok(place.unwrap_or_else(|| Place::Virtual(plan.clone())))
+            }
+            // Told of when it runs.
+            Plan::Combine(Combine { needs_block: true, .. })
+            | Plan::Coordinator(Coordinator { needs_block: true, .. })
+                if !self.is_in_block() =>
+            {
+                Ok(Place::Virtual(plan.clone()))
             }
             Plan::Coordinator(c) if !c.on_all_nodes && !c.changes_schema && c.sets.is_empty() => {
                 self.gather_figures(&c.needs).await?;

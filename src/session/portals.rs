@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 
 use super::extended_query::Portal;
-use super::row_limit::Rest;
 
 #[derive(Default)]
 pub struct Portals {
@@ -45,15 +44,12 @@ impl Portals {
         }
     }
 
-    /// The next rows of a portal that keeps some; false where it does not.
+    /// The next rows of a portal that has been executed, or that there are none; false where it gives no rows.
     pub fn give_rest(&mut self, name: &[u8], limit: u32, out: &mut BytesMut) -> bool {
-        let Some(Portal::Virtual { rest, .. }) = self.by_name.get_mut(name) else { return false };
-        let Some(mut kept) = rest.take() else { return false };
-        let before = kept.bytes();
-        if !kept.give(limit, out) {
-            *rest = Some(kept);
-        }
-        self.bytes -= before - rest.as_ref().map_or(0, Rest::bytes);
+        let Some(Portal::Virtual { rest: Some(rest), .. }) = self.by_name.get_mut(name) else { return false };
+        let before = rest.bytes();
+        rest.give(limit, out);
+        self.bytes -= before - rest.bytes();
         true
     }
 

@@ -15,7 +15,7 @@ use crate::executor::scatter::Request;
 use crate::executor::{Retry, Routed};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
 use crate::shard_map::{NodeId, ShardGroupId};
-use crate::sql::lexer::{Token, TokenKind, string_value};
+use crate::sql::lexer::{self, Token, TokenKind, string_value};
 use crate::sql::{Splice, Spliced, With};
 use crate::wire::frontend::{Bind, Target};
 use crate::wire::nested_oids::may_nest;
@@ -55,6 +55,7 @@ pub struct Statement {
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
     is_opaque: OnceCell<bool>,
+    parameters: OnceCell<u16>,
     /// How it got its name, where it has one.
     pub(super) naming: Option<Naming>,
 }
@@ -70,8 +71,20 @@ pub(super) struct Naming {
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
         let Parsed { number, text, types, plan, has_constants, unnamed } = parsed;
-        let (description, is_opaque) = (RefCell::new(None), OnceCell::new());
-        Self { number, text, types, plan, has_constants, unnamed, map_version, description, is_opaque, naming: None }
+        let (description, is_opaque, parameters, naming) = (RefCell::new(None), OnceCell::new(), OnceCell::new(), None);
+        Self {
+            number,
+            text,
+            types,
+            plan,
+            has_constants,
+            unnamed,
+            map_version,
+            description,
+            is_opaque,
+            parameters,
+            naming,
+        }
     }
 
     /// What it takes and gives, where that was asked for already.
@@ -113,6 +126,19 @@ impl Statement {
         nest && !bind.formats_are_text()
     }
 
+    /// Does it run another one, or itself?
+    fn is_execute(&self) -> bool {
+        matches!(&*self.plan, Plan::Session(SessionCommand::Execute { .. }))
+    }
+
+    /// How many parameters it takes: as many as Parse gave types of, or as its text names.
+    pub fn parameter_count(&self) -> u16 {
+        *self.parameters.get_or_init(|| {
+            let named = if self.text.contains('$') { lexer::parameters_in(&self.text) } else { 0 };
+            named.max(self.types.len() as u16)
+        })
+    }
+
     /// Types of its parameters, as far as they are known.
     fn known_types(&self) -> Rc<[u32]> {
         match &*self.description.borrow() {
@@ -134,7 +160,7 @@ impl Session {
             return Ok(Statement::new(parsed, map_version));
         }
         let whole = text;
-        let tokens = crate::sql::lexer::lex(text, true)?;
+        let tokens = lexer::lex(text, true)?;
         let parts = crate::sql::statements::split(text, &tokens);
         if parts.len() > 1 {
             return Err(PgError::new(
@@ -178,6 +204,7 @@ impl Session {
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
             is_opaque: OnceCell::new(),
+            parameters: statement.parameters.clone(),
             naming: statement.naming.clone(),
         }))
     }
@@ -249,7 +276,9 @@ impl Session {
                 return Ok(nothing);
             }
             Plan::Session(SessionCommand::Execute { name, .. }) => {
-                let target = self.statement(name.as_bytes())?;
+                // One that is not there yet is missed when it is executed. It may be the statement itself.
+                let target = self.statements.get(name.as_bytes()).filter(|target| !target.is_execute()).cloned();
+                let Some(target) = target else { return Ok(nothing) };
                 let fields = Box::pin(self.describe(&target)).await?.fields.clone();
                 return Ok(Description { fields, ..nothing });
             }
@@ -259,7 +288,8 @@ impl Session {
             _ => statement.text.to_string(),
         };
         let in_transaction = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
-        if in_transaction {
+        // One that has failed answers nothing.
+        if in_transaction && !self.has_failed() {
             // The question's own Sync must not end what the client's messages began there.
             self.pause().await?;
             let participant = self.txn().join(NodeId::COORDINATOR).await?;
@@ -303,12 +333,6 @@ impl Session {
     pub async fn prepare(&mut self, name: &str, types: &[String], body: &str, command: &str) -> Result<()> {
         let key = Bytes::copy_from_slice(name.as_bytes());
         self.check_room(command.len())?;
-        if self.statements.contains(&key) {
-            return Err(PgError::new(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
-        }
         let mut oids = Vec::new();
         if !types.is_empty() {
             let asked: Vec<_> =
@@ -318,6 +342,12 @@ impl Session {
         }
         let mut statement = self.new_statement(body, oids)?;
         let description = self.describe(&statement).await?;
+        if self.statements.contains(&key) {
+            return Err(PgError::new(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            ));
+        }
         statement.types = description.parameters.as_slice().into();
         statement.number = Rc::default();
         statement.naming = Some(Naming { at: SystemTime::now(), command: Some(command.into()) });
@@ -337,18 +367,29 @@ impl Session {
         let describe = asked.describe;
         let statement = self.statement(name.as_bytes())?;
         let statement = self.current(statement)?;
-        if arguments.len() != statement.types.len() {
+        if statement.is_execute() {
+            return Err(PgError::unsupported("EXECUTE of a statement that is an EXECUTE itself is not supported"));
+        }
+        let required = statement.parameter_count() as usize;
+        // Source: PostgreSQL src/backend/commands/prepare.c, ExecuteQuery(): without parameters nobody looks at the arguments.
+        let arguments = if required == 0 { &[] } else { arguments };
+        if arguments.len() != required {
             return Err(PgError::new(
                 SqlState::SYNTAX_ERROR,
                 format!("wrong number of parameters for prepared statement \"{name}\""),
             )
-            .detail(format!("Expected {} parameters but got {}.", statement.types.len(), arguments.len())));
+            .detail(format!("Expected {required} parameters but got {}.", arguments.len())));
         }
-        let values = self.evaluate(arguments, &statement.types).await?;
+        // One that came by Parse may have left them open.
+        let types = match statement.types.len() == required && !statement.types.contains(&0) {
+            true => statement.types.clone(),
+            false => self.describe(&statement).await?.parameters.as_slice().into(),
+        };
+        let values = self.evaluate(arguments, &types).await?;
         let values: Vec<_> = values.iter().map(Option::as_deref).collect();
         let bind = Bind::text(&values).with_results_of(asked.bind);
         self.note_opaque_code(&statement.text);
-        let request = Request { bind: &bind, types: &statement.types, describe };
+        let request = Request { bind: &bind, types: &types, describe };
         let (node, group, query, shared) =
             match self.place(&statement.plan, &statement.text, request, Some(&statement)).await? {
                 Place::Server { node, group, query, shared } => (node, group, query, shared),
@@ -367,7 +408,7 @@ impl Session {
             server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
             key.name()
         } else {
-            server.queue_parse("", &query.render(group), &statement.types, To::Nobody);
+            server.queue_parse("", &query.render(group), &types, To::Nobody);
             String::new()
         };
         server.queue_bind(&bind, b"", &server_name, To::Nobody);

@@ -13,6 +13,7 @@ use super::greeting::Greetings;
 use super::load::RequestLoad;
 use super::log::Asked;
 use super::metrics::Metrics;
+use super::notices::Hears;
 use super::plan_cache::PlanCache;
 use super::portals::Portals;
 use super::presence::Present;
@@ -70,6 +71,9 @@ pub struct Session {
     pub search_path_is_local: bool,
     /// Whom it has asked to have its reads answered by.
     pub read_from: ReadFrom,
+    pub hears: Hears,
+    /// It has set settings of Tenantry's own, which others need not be asked for.
+    pub sets_own: bool,
     /// A standby did not have what the request under way reads: it goes on without them.
     pub avoids_replicas: bool,
     pub statements: Statements,
@@ -391,14 +395,6 @@ impl Session {
         }
         for (name, value) in self.parameter_changes.drain(..) {
             answer::parameter_status(&name, &value, self.client.out());
-        }
-    }
-
-    pub fn put_notices(&mut self) {
-        if let Some(txn) = &mut self.transaction {
-            for (severity, notice) in txn.take_notices() {
-                answer::notice(severity, &notice, self.client.out());
-            }
         }
     }
 

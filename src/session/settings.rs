@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
+use super::notices::Hears;
 use super::run::Session;
 use crate::backend::{config_statement, quote_literal, set_statement};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Routed, changed_parameters, relay};
+use crate::executor::{Kind, Routed, Transaction, changed_parameters, relay};
 use crate::planner::{ReadFrom, SessionCommand, SetConfig, keeps_servers};
 use crate::shard_map::NodeId;
 use crate::sql::Operand;
@@ -70,6 +71,10 @@ impl Session {
     }
 
     async fn set(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
+        // Its server would not say so: there it runs in a block of the pipeline's.
+        if local && !self.is_in_block() && self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto) {
+            self.warn("SET LOCAL can only be used in transaction blocks");
+        }
         if !self.run_on_every_server(text).await? {
             return Ok(());
         }
@@ -102,17 +107,23 @@ impl Session {
         let participant = txn.join(NodeId::COORDINATOR).await?;
         participant.server.queue_query(sql, To::Client);
         let relayed = relay(&mut participant.server, &mut self.client, Routed::default()).await?;
-        self.note_relayed(NodeId::COORDINATOR, &relayed);
-        if relayed.error.is_some() {
+        let txn = self.transaction.as_mut().expect("the coordinator takes part");
+        if let Some(code) = relayed.error {
+            self.thread.metrics.error(code);
+            txn.failed = true;
             return Ok(false);
         }
-        let txn = self.txn();
+        if txn.kind != Kind::Auto {
+            txn.note_told();
+        }
+        // No statement that counts: who joins anew runs it again.
         let others: Vec<_> = txn.participants().iter().map(|p| p.node).filter(|n| !n.is_coordinator()).collect();
         txn.query_each(others.into_iter().map(|node| (node, sql.to_owned())).collect()).await?;
         Ok(true)
     }
 
     async fn after_setting(&mut self, name: &str) -> Result<()> {
+        self.sets_own |= name.starts_with("tenantry.");
         let coordinator = self.transaction.as_mut().and_then(|txn| txn.participant(NodeId::COORDINATOR));
         if let Some(application) = coordinator.and_then(|p| p.server.parameter("application_name")) {
             self.presence.set_application(application);
@@ -125,17 +136,21 @@ impl Session {
         Ok(())
     }
 
-    /// What routing leans on, with the settings as they are now: the schemas that names are looked for in, whether
-    /// standbys are read from, whether servers are kept.
+    /// What is leaned on here, with the settings as they are now: the schemas that names are looked for in, what the client
+    /// hears of; whether standbys are read from and servers are kept, where the client has ever said so.
     pub async fn read_search_path(&mut self) -> Result<()> {
-        let sql = "SELECT pg_catalog.current_setting('search_path'), current_user, \
-                   pg_catalog.current_setting('tenantry.read_from', true), \
+        let names = ["search_path", "role", "session_authorization", "client_min_messages"];
+        let shown = self.txn().show(&names).await?;
+        let [path, role, authorization, least] = &shown[..] else { return Ok(()) };
+        self.search_path = split_path(path, if role == "none" { authorization } else { role });
+        self.hears = Hears::parse(least);
+        if self.is_open && !self.sets_own {
+            return Ok(());
+        }
+        let sql = "SELECT pg_catalog.current_setting('tenantry.read_from', true), \
                    pg_catalog.current_setting('tenantry.pool_mode', true)";
         let rows = self.txn().query(NodeId::COORDINATOR, sql).await?;
-        let Some([Some(path), Some(user), read_from, pool_mode]) = rows.first().map(Vec::as_slice) else {
-            return Ok(());
-        };
-        self.search_path = split_path(path, user);
+        let Some([read_from, pool_mode]) = rows.first().map(Vec::as_slice) else { return Ok(()) };
         // A role's default may be anything.
         self.read_from = read_from.as_deref().and_then(|from| ReadFrom::parse(from).ok()).unwrap_or_default();
         let keeps = pool_mode.as_deref().and_then(|mode| keeps_servers(mode).ok());
@@ -174,12 +189,14 @@ impl Session {
                 txn.remember(&sql);
             }
             touches_path |= is_path(&name);
+            self.sets_own |= name.starts_with("tenantry.");
         }
         if touches_path { self.after_setting("search_path").await } else { Ok(()) }
     }
 
     async fn discard_all(&mut self) -> Result<()> {
-        if self.status() != answer::Status::Idle {
+        let is_among_others = |txn: &Transaction| txn.kind != Kind::Auto || !txn.is_untouched();
+        if self.transaction.as_ref().is_some_and(is_among_others) {
             return Err(PgError::new(
                 SqlState::ACTIVE_SQL_TRANSACTION,
                 "DISCARD ALL cannot run inside a transaction block",
@@ -256,8 +273,17 @@ fn is_true(value: &str) -> bool {
     !value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value) || value == "on" || value == "1")
 }
 
+/// Is it one that the proxy leans on itself?
 fn is_path(name: &str) -> bool {
-    matches!(name, "search_path" | "role" | "session_authorization" | "tenantry.read_from" | "tenantry.pool_mode")
+    matches!(
+        name,
+        "search_path"
+            | "role"
+            | "session_authorization"
+            | "client_min_messages"
+            | "tenantry.read_from"
+            | "tenantry.pool_mode"
+    )
 }
 
 /// Reads a search_path as Postgres prints it: names separated by commas, quoted where needed.

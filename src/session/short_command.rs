@@ -68,6 +68,7 @@ impl Session {
             return None;
         }
         self.note_request(b'Q', unit);
+        self.forget_unnamed();
         self.note_placed(plan.kind());
         Some(Command { plan, parses: false, binds: false, describes: false })
     }

@@ -277,6 +277,7 @@ impl Session {
             version,
         };
         let mut under_way = self.set_out(way, unit, b'Q')?;
+        self.forget_unnamed();
         under_way.seat.server().queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
         Some(ShortWay::Statement(under_way))
     }

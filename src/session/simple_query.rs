@@ -27,11 +27,19 @@ impl Session {
                 return Ok(());
             }
         }
+        self.forget_unnamed();
         match self.simple_query_text(&frame).await {
             Ok(()) => {}
             Err(error) => self.fail_unit(error).await?,
         }
         self.ready().await
+    }
+
+    /// A Query has a statement and a portal without a name of its own.
+    /// Source: PostgreSQL src/backend/tcop/postgres.c, exec_simple_query().
+    pub(super) fn forget_unnamed(&mut self) {
+        self.statements.remove(b"");
+        self.portals.remove(b"");
     }
 
     /// An error that ends the unit: what the proxy began by itself is rolled back.

@@ -1,6 +1,5 @@
 //! Plans that are not one server's: the only `match plan` over all kinds.
 
-use bytes::BytesMut;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -68,6 +67,14 @@ impl Session {
             Plan::FunctionCall(call) => Box::pin(self.function_call(call, request)).await?,
             Plan::Transaction(command) => self.transaction_command(command).await?,
             Plan::Session(command) => Box::pin(self.session_command(command, text, request)).await?,
+            // Source of the words: PostgreSQL src/backend/access/transam/xact.c, RequireTransactionBlock().
+            Plan::Combine(Combine { needs_block: true, .. })
+            | Plan::Coordinator(Coordinator { needs_block: true, .. })
+                if !self.is_in_block() =>
+            {
+                let why = "DECLARE CURSOR can only be used in transaction blocks";
+                return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, why));
+            }
             Plan::Coordinator(plan) if !plan.sets.is_empty() => Box::pin(self.set_config(plan, request)).await?,
             Plan::Coordinator(plan) => Box::pin(self.coordinator_statement(plan)).await?,
             Plan::Explain(plan) => self.explain(plan, request),
@@ -304,14 +311,14 @@ impl Session {
             tokio::select! {
                 biased;
                 Some(notice) = told.recv() => {
-                    put_notice(notice, self.client.out());
+                    self.tell_of(notice);
                     self.client.flush_early().await?;
                 }
                 ended = self.cancel.handle.unless_cancelled(ended) => break ended,
             }
         };
         while let Ok(notice) = told.try_recv() {
-            put_notice(notice, self.client.out());
+            self.tell_of(notice);
         }
         match ended {
             Err(cancelled) if cancelled.code() == SqlState::QUERY_CANCELED && only_waits => {
@@ -323,6 +330,18 @@ impl Session {
             }
             ended => ended?,
         }
+    }
+
+    fn tell_of(&mut self, notice: Notice) {
+        let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
+        let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
+        if let Some(detail) = notice.detail {
+            message = message.detail(detail);
+        }
+        if let Some(hint) = notice.hint {
+            message = message.hint(hint);
+        }
+        self.tell(level, &message);
     }
 
     /// How many moves this session lets one node take part in; none: as the configuration says. Errors: 22023.
@@ -390,11 +409,13 @@ impl Session {
                 rowsets: vec![rowset(s.colocation, s.shards.clone(), &s.query)],
                 query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
                 pins: false,
+                needs_block: false,
             },
             Plan::Router(r) if r.access == Access::Read => Combine {
                 rowsets: vec![rowset(r.colocation, Shards::Holding(r.operands.clone()), &r.query)],
                 query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
                 pins: false,
+                needs_block: false,
             },
             _ => {
                 return Err(PgError::unsupported("cannot use the rows of this statement in another one")
@@ -435,18 +456,6 @@ impl Session {
         participant.server.queue_query(&sql, To::Client);
         self.relay_own(Routed::default()).await
     }
-}
-
-fn put_notice(notice: Notice, out: &mut BytesMut) {
-    let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
-    let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
-    if let Some(detail) = notice.detail {
-        message = message.detail(detail);
-    }
-    if let Some(hint) = notice.hint {
-        message = message.hint(hint);
-    }
-    answer::notice(level, &message, out);
 }
 
 /// An error about our stand-in function, in terms of the function that the user called.

@@ -14,16 +14,20 @@ impl Session {
             TransactionCommand::Begin { options } => self.begin_command(options).await,
             TransactionCommand::Commit { chain } => self.end_command("COMMIT", *chain).await,
             TransactionCommand::Rollback { chain } => self.end_command("ROLLBACK", *chain).await,
-            TransactionCommand::SetForTransaction { text } => {
+            TransactionCommand::SetForTransaction { text, is_setting } => {
                 self.refuse_if_failed()?;
+                let in_block = self.is_in_block();
+                let tag = if text.to_ascii_uppercase().contains("CONSTRAINTS") { "SET CONSTRAINTS" } else { "SET" };
+                if !in_block && !is_setting {
+                    let what = if tag == "SET" { "SET TRANSACTION" } else { tag };
+                    self.warn(&format!("{what} can only be used in transaction blocks"));
+                }
                 let txn = self.txn();
                 txn.join(NodeId::COORDINATOR).await?;
-                if explicit || txn.kind == Kind::Implicit {
-                    txn.set_modes(text).await?;
-                } else {
-                    self.warn("SET TRANSACTION can only be used in transaction blocks");
+                match txn.kind {
+                    Kind::Auto => drop(txn.query(NodeId::COORDINATOR, text).await?),
+                    _ => txn.set_modes(text).await?,
                 }
-                let tag = if text.to_ascii_uppercase().contains("CONSTRAINTS") { "SET CONSTRAINTS" } else { "SET" };
                 answer::command_complete(tag, self.client.out());
                 Ok(())
             }
@@ -76,6 +80,11 @@ impl Session {
         }
     }
 
+    /// The client's own, or that of several statements in one Query. What is done in a pipeline ends together too, but in none.
+    pub(super) fn is_in_block(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto && !txn.is_single)
+    }
+
     async fn begin_command(&mut self, options: &str) -> Result<()> {
         match &mut self.transaction {
             Some(txn) if txn.kind == Kind::Explicit => {
@@ -85,21 +94,22 @@ impl Session {
                     self.txn().set_modes(&format!("SET TRANSACTION {options}")).await?;
                 }
             }
-            // Inside a multi-statement text BEGIN makes the block that is under way the client's own.
-            Some(txn) if txn.kind == Kind::Implicit && !txn.is_single => {
-                txn.kind = Kind::Explicit;
+            // Inside a multi-statement text, or a pipeline, BEGIN makes the block that is under way the client's own.
+            Some(txn) if txn.kind == Kind::Implicit => {
                 if !options.is_empty() {
                     txn.set_modes(&format!("SET TRANSACTION {options}")).await?;
                 }
+                txn.kind = Kind::Explicit;
+                txn.is_single = false;
             }
             // In a pipeline what ran since the last Sync becomes part of the block, as in Postgres.
             Some(txn) if txn.is_unsynced() => {
                 txn.require_atomic().await?;
-                txn.kind = Kind::Explicit;
-                txn.is_single = false;
                 if !options.is_empty() {
                     txn.set_modes(&format!("SET TRANSACTION {options}")).await?;
                 }
+                txn.kind = Kind::Explicit;
+                txn.is_single = false;
             }
             Some(_) => {
                 self.end_unit(true).await?;
@@ -123,6 +133,7 @@ impl Session {
             self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
         let Some(txn) = &mut self.transaction else {
+            self.portals.clear();
             answer::command_complete(tag, self.client.out());
             return Ok(());
         };
@@ -144,14 +155,6 @@ impl Session {
         }
         answer::command_complete(if commits { "COMMIT" } else { "ROLLBACK" }, self.client.out());
         Ok(())
-    }
-
-    fn warn(&mut self, message: &str) {
-        self.warn_with(SqlState::NO_ACTIVE_SQL_TRANSACTION, message);
-    }
-
-    pub(super) fn warn_with(&mut self, code: SqlState, message: &str) {
-        answer::notice("WARNING", &PgError::new(code, message), self.client.out());
     }
 }
 

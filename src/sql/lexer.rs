@@ -92,6 +92,12 @@ pub fn lex_into(text: &str, standard_conforming_strings: bool, tokens: &mut Vec<
     Ok(())
 }
 
+/// The highest parameter that a text names: `$7` gives 7. None in what is no SQL.
+pub fn parameters_in(text: &str) -> u16 {
+    let number = |token: &Token| if let TokenKind::Param(index) = token.kind { index.saturating_add(1) } else { 0 };
+    lex(text, true).map_or(0, |tokens| tokens.iter().map(number).max().unwrap_or(0))
+}
+
 impl Token {
     pub fn text<'t>(&self, text: &'t str) -> &'t str {
         &text[self.start as usize..self.end as usize]
@@ -355,6 +361,7 @@ mod tests {
         assert_eq!(texts("a := 1..2"), ["a", ":=", "1", "..", "2"]);
     }
 
+    /// Threat T27 of docs/threats.md.
     #[test]
     fn comments_nest_and_end_at_either_line_end() {
         assert_eq!(texts("a/* /* ' */ */b--c\rd"), ["a", "b", "d"]);

@@ -171,12 +171,16 @@ fn read_prepare(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
     let name = c.identifier()?;
     let types = read_list(&mut c)?;
     c.expect("as")?;
-    if c.at_end() {
+    let mut verb = c;
+    if verb.take_any(PREPARABLE).is_none() && !verb.is_punct(b'(') {
         return Err(c.syntax_error());
     }
     let body = c.rest_range();
     Ok(SessionStatement::Prepare { name, types, body: body.start as u32..body.end as u32 })
 }
+
+/// Source: PostgreSQL src/backend/parser/gram.y, PreparableStmt.
+const PREPARABLE: &[&str] = &["select", "values", "table", "with", "insert", "update", "delete", "merge"];
 
 fn read_execute(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
     let name = c.identifier()?;

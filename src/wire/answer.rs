@@ -58,14 +58,18 @@ fn fields(error: &PgError) -> Vec<(u8, String)> {
 
 /// Takes back the CommandComplete that `out` ends with, if it does.
 pub fn take_back_completion(out: &mut BytesMut) {
+    let len = completion(out).map_or(0, <[u8]>::len);
+    out.truncate(out.len() - len);
+}
+
+/// The CommandComplete that `out` ends with, if it does.
+pub fn completion(out: &[u8]) -> Option<&[u8]> {
     let begins = |at: usize| {
         let length = out[at + 1..].first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
         out[at] == b'C' && length == Some(out.len() - at - 1)
     };
     let earliest = out.len().saturating_sub(COMPLETION_MAX);
-    if let Some(at) = (earliest..out.len()).rev().find(|at| begins(*at)) {
-        out.truncate(at);
-    }
+    (earliest..out.len()).rev().find(|at| begins(*at)).map(|at| &out[at..])
 }
 
 /// Longer than any.

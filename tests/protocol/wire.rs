@@ -1,6 +1,6 @@
 //! Frames written by hand and answers in short: `T 2`, `D 1,x`, `C SELECT 1`, `E 42P01`, `N 01000`, `Z I`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::Duration;
@@ -9,6 +9,8 @@ pub struct Wire {
     stream: TcpStream,
     buffer: VecDeque<u8>,
     pub key: (u32, Vec<u8>),
+    /// Settings that were reported, and their last values.
+    pub told: BTreeMap<String, String>,
 }
 
 impl Wire {
@@ -141,6 +143,11 @@ impl Wire {
         let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]) as usize;
         self.fill(length + 1)?;
         let frame: Vec<u8> = self.buffer.drain(..length + 1).collect();
+        if frame[0] == b'S' {
+            let text = String::from_utf8_lossy(&frame[5..]);
+            let mut parts = text.split('\0').map(str::to_owned);
+            self.told.extend(parts.next().zip(parts.next()));
+        }
         Some((frame[0], frame[5..].to_vec()))
     }
 
@@ -167,7 +174,7 @@ impl From<TcpStream> for Wire {
     fn from(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
         stream.set_nodelay(true).expect("a socket");
-        Self { stream, buffer: VecDeque::new(), key: (0, Vec::new()) }
+        Self { stream, buffer: VecDeque::new(), key: (0, Vec::new()), told: BTreeMap::new() }
     }
 }
 

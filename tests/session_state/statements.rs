@@ -3,6 +3,7 @@
 use super::{Stage, code, row};
 use crate::wire::{Wire, frame};
 
+/// Threat T41 of docs/threats.md.
 pub fn names_of_prepared_statements_are_the_clients_own(stage: &Stage) {
     let (mut one, mut two) = (stage.superuser(), stage.superuser());
     let run = |client: &mut Wire, messages: &[&str]| {

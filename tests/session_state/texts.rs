@@ -4,6 +4,7 @@ use super::{Stage, code, row};
 use crate::wire::frame;
 
 /// One tenant has the rows 1 to 3; what a token means decides which tenant is asked and what comes back.
+/// Threats T28, T30, T31, T33 of docs/threats.md.
 pub fn texts_mean_what_postgres_reads(stage: &Stage) {
     let mut one = stage.superuser();
     let mut wrong = Vec::new();

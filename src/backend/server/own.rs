@@ -19,18 +19,24 @@ impl Server {
         self.finish().await
     }
 
+    /// As `query`, with the rows of every result.
+    pub async fn query_all(&mut self, sql: &str) -> Result<Vec<Row>> {
+        self.queue_query(sql, To::Nobody);
+        self.read_replies(true, true).await
+    }
+
     /// Sends what is queued and reads every reply that is due. Returns the rows of the last result, as text;
     /// the first error once all replies are in.
     pub async fn finish(&mut self) -> Result<Vec<Row>> {
-        self.read_replies(true).await
+        self.read_replies(true, false).await
     }
 
     /// Like `finish`, for replies of a COPY FROM STDIN whose data has been queued.
     pub async fn finish_copy(&mut self) -> Result<()> {
-        self.read_replies(false).await.map(|_| ())
+        self.read_replies(false, false).await.map(|_| ())
     }
 
-    async fn read_replies(&mut self, refuse_copy: bool) -> Result<Vec<Row>> {
+    async fn read_replies(&mut self, refuse_copy: bool, keep_all: bool) -> Result<Vec<Row>> {
         self.flush().await?;
         let (mut result, mut error) = (Vec::new(), None);
         while self.owes() {
@@ -50,7 +56,7 @@ impl Server {
                     let tag = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
                     self.last_tag = String::from_utf8_lossy(tag).into_owned();
                 }
-                (_, b'T') => result.clear(),
+                (_, b'T') if !keep_all => result.clear(),
                 (_, b'D') => {
                     let row = rows::read_data_row(frame.payload())?;
                     result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
