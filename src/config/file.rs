@@ -188,8 +188,7 @@ pub struct Pool {
     pub dead_peer_after: Time,
     /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
     pub prepared_statements: usize,
-    /// Statements without a name whose text comes again are kept prepared on workers' connections too. Default: false.
-    /// Reload: yes.
+    /// Statements without a name that come again are kept prepared on workers' connections. Default: false. Reload: yes.
     pub share_unnamed: bool,
 }
 
