@@ -30,6 +30,53 @@ const TABLES: &str = "
     INSERT INTO events SELECT i % 4, -i, date '2025-01-01' + i % 900, 0 FROM generate_series(1, 4000) i;
     INSERT INTO marks SELECT i % 4, -i, CASE WHEN i % 3 = 0 THEN 'a' ELSE 'b' END FROM generate_series(1, 400) i";
 
+/// A unique index of a partitioned table alone waits for those of its partitions, before the table is distributed and after, as in
+/// Postgres: each partition's own forbids what it forbids, and the whole is valid when all are attached.
+#[test]
+fn unique_indexes_of_only_the_parent_wait_for_their_partitions() {
+    let served = Served::start(2);
+    served.psql(
+        "CREATE TABLE seats (tenant int, id int, hall text) PARTITION BY LIST (hall);
+         CREATE TABLE seats_a PARTITION OF seats FOR VALUES IN ('a'); CREATE TABLE seats_b PARTITION OF seats FOR VALUES IN ('b');
+         CREATE UNIQUE INDEX early ON ONLY seats (tenant, hall, id); CREATE UNIQUE INDEX early_a ON seats_a (tenant, hall, id);
+         ALTER INDEX early ATTACH PARTITION early_a",
+    );
+    served.psql("SELECT create_distributed_table('seats', 'tenant', shard_count => 4)");
+    served.psql("INSERT INTO seats SELECT i, 1, h FROM generate_series(1, 20) i, (VALUES ('a'), ('b')) v (h)");
+    let is_valid = |index: &str, wanted: &str| {
+        let sql =
+            "SELECT DISTINCT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = ";
+        assert_eq!(served.everywhere(&format!("{sql}'{index}'")), [wanted; 3], "{index}");
+    };
+    let refused = |sql: &str, words: &str| {
+        let error = psql_error(&served.dsn(0), sql);
+        assert!(error.contains(words), "{sql}: {error}");
+    };
+    is_valid("early", "f");
+    refused("INSERT INTO seats VALUES (3, 1, 'a')", "23505");
+    served.psql("INSERT INTO seats VALUES (3, 1, 'b')");
+    // What is there already is in its way on one shard, and so on all.
+    refused("CREATE UNIQUE INDEX early_b ON seats_b (tenant, hall, id)", "23505");
+    served.psql("DELETE FROM seats WHERE tenant = 3");
+    served.psql("CREATE UNIQUE INDEX early_b ON seats_b (tenant, hall, id)");
+    served.psql("ALTER INDEX early ATTACH PARTITION early_b");
+    is_valid("early", "t");
+    refused("INSERT INTO seats VALUES (4, 1, 'b')", "23505");
+
+    served.psql("CREATE UNIQUE INDEX late ON ONLY seats (hall, tenant)");
+    is_valid("late", "f");
+    served.psql(
+        "CREATE UNIQUE INDEX late_a ON seats_a (hall, tenant); CREATE UNIQUE INDEX late_b ON seats_b (hall, tenant)",
+    );
+    served.psql("ALTER INDEX late ATTACH PARTITION late_a");
+    is_valid("late", "f");
+    refused("INSERT INTO seats VALUES (4, 2, 'a')", "23505");
+    served.psql("ALTER INDEX late ATTACH PARTITION late_b");
+    is_valid("late", "t");
+    refused("CREATE UNIQUE INDEX ON ONLY seats (hall, id)", "0A000: creating unique indexes on non-partition columns");
+    refused("CREATE UNIQUE INDEX ON ONLY seats (tenant, id)", "0A000: unique constraint on partitioned table");
+}
+
 /// A schema's tables: what they are parts of, their constraints and indexes, and what these are parts of.
 const STRUCTURE: &str = "
     SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
