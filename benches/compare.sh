@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,6 +35,7 @@ tenantry=${TENANTRY:-target/release/tenantry}
 relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
+share_unnamed=${SHARE_UNNAMED:-false}
 # Connections to the worker: one for each client, so that nobody waits for one.
 pool_size=64
 
@@ -105,6 +106,7 @@ port = $((port + 1))
 user = "postgres"
 [pool]
 size = $pool_size
+share_unnamed = $share_unnamed
 node_connections = $((2 * (pool_size + 16)))
 TOML
     "$tenantry" serve --config "$work/tenantry.toml" >"$work/tenantry.log" 2>&1 &
