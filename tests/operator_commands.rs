@@ -84,6 +84,40 @@ fn a_change_of_size_waits_for_a_rebalance_under_way() {
     assert_eq!(cluster.psql(placed), "2", "the one that takes no shards, and the new one");
 }
 
+/// Goal: a kept cluster comes back with the workers that it had, whichever of them has been removed before, and goes on growing.
+/// Method: of three, one in the middle is the newest and so the one that a smaller size ends; another is removed by SQL alone.
+#[test]
+fn workers_that_were_removed_stay_away_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // tempfile makes it 0700; the servers' user must be able to pass.
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our folder");
+    let data = folder.path().join("data");
+    let mut cluster = Cluster::start_with(3, &["--data", data.to_str().expect("in UTF-8")]);
+    let [first, middle, last] = [0, 1, 2].map(|index| cluster.worker_port(index));
+    let nodes = |cluster: &Cluster| cluster.psql("SELECT array_agg(nodeport ORDER BY nodeport) FROM pg_dist_node");
+    cluster.psql(&format!("SELECT citus_remove_node('127.0.0.1', {middle})"));
+    cluster.psql(&format!("SELECT citus_add_node('localhost', {middle})"));
+    cluster.psql("CREATE TABLE items (tenant int, id bigint)");
+    cluster.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 6)");
+    cluster.psql("INSERT INTO items SELECT i, i FROM generate_series(1, 100) i");
+    assert!(tenantry(&cluster, "cluster edit --workers 2").contains("Successful"));
+    assert_eq!(nodes(&cluster), format!("{{{first},{last}}}"));
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, middle)).is_err(), "its server is stopped");
+    cluster.restart();
+    assert_eq!(nodes(&cluster), format!("{{{first},{last}}}"));
+    assert_eq!(cluster.psql("SELECT count(*) FROM items"), "100");
+
+    assert!(tenantry(&cluster, "cluster edit --workers 3").contains("Successful"));
+    assert_eq!(nodes(&cluster), format!("{{{first},{middle},{last}}}"));
+    cluster.psql(&format!("SELECT citus_drain_node('127.0.0.1', {first})"));
+    cluster.psql(&format!("SELECT citus_remove_node('127.0.0.1', {first})"));
+    cluster.restart();
+    assert_eq!(nodes(&cluster), format!("{{{middle},{last}}}"));
+    assert_eq!(cluster.psql("SELECT count(*) FROM items"), "100");
+    cluster.psql(&format!("SELECT citus_add_node('127.0.0.1', {first})"));
+    assert_eq!(nodes(&cluster), format!("{{{first},{middle},{last}}}"));
+}
+
 /// Goal: a request that cannot be carried out is Failed, says why, changes nothing, and keeps no other from being carried out.
 /// Method: the coordinator claims an extension that no new server can have; then it does no more.
 #[test]

@@ -92,16 +92,20 @@ impl Dev {
     /// Registers the nodes, says that the cluster is ready, and carries out changes of its size until `stop`.
     async fn attend(&self, proxy: &Proxy, cluster: &Arc<Mutex<DevCluster>>, stop: &CancellationToken) -> Result<()> {
         let address = ProxyAddress::dev(self.port);
-        let (workers, folder) = {
+        let (servers, folder) = {
             let cluster = lock(cluster);
             (cluster.workers(), cluster.folder().to_path_buf())
         };
-        let Some(ready) = stop.run_until_cancelled(register(&address, &workers, proxy)).await else { return Ok(()) };
-        ready?;
+        let Some(taken) = stop.run_until_cancelled(register(&address, &servers, proxy)).await else { return Ok(()) };
+        let (workers, removed) = taken?;
+        let listed = |servers: &[SocketAddr]| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
         println!();
         println!("  connect       psql {}", address.connection_string());
         println!("  coordinator   127.0.0.1:{}", self.port + 1);
-        println!("  workers       {}", workers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "));
+        println!("  workers       {}", listed(&workers));
+        if !removed.is_empty() {
+            println!("  removed       {} (citus_add_node takes them back)", listed(&removed));
+        }
         println!(
             "  data          {}{}",
             folder.display(),
@@ -123,21 +127,31 @@ impl Dev {
     }
 }
 
-/// Adds the workers that are not part of the cluster yet, as a user would.
+/// Adds the servers to a new cluster as a user would, all or none. Of a kept one it answers who takes part, and who has been
+/// removed by a user: those stay outside.
 ///
 /// The coordinator is not registered: it is known already, and `pg_dist_node` shows the workers.
-async fn register(address: &ProxyAddress, workers: &[SocketAddr], proxy: &Proxy) -> Result<()> {
+async fn register(
+    address: &ProxyAddress,
+    servers: &[SocketAddr],
+    proxy: &Proxy,
+) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
     let connection = first_connection(address, proxy).await?;
-    let known = connection.ask("SELECT nodename, nodeport FROM pg_dist_node").await?;
-    for worker in workers {
-        let (host, port) = (worker.ip().to_string(), worker.port().to_string());
-        let is_known = (0..known.rows.len())
-            .any(|row| known.at(row, 0) == Some(host.as_str()) && known.at(row, 1) == Some(port.as_str()));
-        if !is_known {
-            connection.ask(&format!("SELECT citus_add_node('{host}', {port})")).await?;
-        }
+    let known = connection.ask("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid <> 0").await?;
+    if known.rows.is_empty() {
+        let add = |server: &SocketAddr| format!("SELECT citus_add_node('{}', {});", server.ip(), server.port());
+        connection.ask(&format!("BEGIN; {} COMMIT", servers.iter().map(add).collect::<String>())).await?;
+        return Ok((servers.to_vec(), Vec::new()));
     }
-    Ok(())
+    let known: Vec<Address> = (0..known.rows.len())
+        .filter_map(|row| Some(Address { host: known.at(row, 0)?.to_owned(), port: known.at(row, 1)?.parse().ok()? }))
+        .collect();
+    Ok(servers.iter().partition(|server| known.iter().any(|node| listens_at(server, node))))
+}
+
+/// Whether a node of the catalog is this server of ours.
+fn listens_at(server: &SocketAddr, node: &Address) -> bool {
+    server.port() == node.port && (node.host == "localhost" || node.host == server.ip().to_string())
 }
 
 async fn first_connection(address: &ProxyAddress, proxy: &Proxy) -> Result<Connection> {
@@ -188,15 +202,13 @@ impl Provisioner for DevProvisioner {
     }
 
     async fn remove_worker(&mut self, address: &Address) -> Result<()> {
-        let port = address.port;
+        let address = address.clone();
         self.blocking(move |cluster| {
-            match cluster.workers().iter().position(|worker| worker.port() == port) {
-                // Somebody else's server: it is not ours to end.
-                None => Ok(()),
-                Some(index) if index + 1 == cluster.workers().len() => cluster.remove_last_worker(),
-                // Ports follow the order of workers, so one among others keeps its place.
-                Some(index) => cluster.stop_worker(index),
+            // Somebody else's server is not ours to end.
+            if let Some(server) = cluster.workers().iter().find(|server| listens_at(server, &address)) {
+                cluster.remove_worker_at(server.port());
             }
+            Ok(())
         })
         .await
     }

@@ -11,7 +11,7 @@
 //! makes a temporary folder.
 
 use super::os_user::OsUser;
-use super::{COORDINATOR, io_error, server, worker_name};
+use super::{COORDINATOR, io_error, server, server_name};
 use crate::error::{PgError, Result, SqlState};
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -30,7 +30,8 @@ pub struct Folder {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kept {
     pub port: u16,
-    pub workers: usize,
+    /// The numbers of their folders, in order; one that was removed has left a gap.
+    pub workers: Vec<u16>,
     /// As in the file `PG_VERSION`, e.g. `15`.
     pub postgres_major: String,
     path: PathBuf,
@@ -63,6 +64,7 @@ pub fn inspect(path: &Path) -> Result<Option<Kept>> {
     if let Ok(lock) = File::open(path.join(LOCK)) {
         take_lock(&lock, path)?;
     }
+    let mut workers = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -75,11 +77,12 @@ pub fn inspect(path: &Path) -> Result<Option<Kept>> {
             .hint("Choose an empty or new folder with --data."));
         }
         server::refuse_running(&entry.path())?;
+        workers.extend(worker_number(&name).filter(|_| entry.path().is_dir()));
     }
     let Ok(port) = fs::read_to_string(path.join(PORT)) else {
         return Ok(None);
     };
-    let workers = (0..).take_while(|index| path.join(worker_name(*index)).is_dir()).count();
+    workers.sort_unstable();
     let version = path.join(COORDINATOR).join("PG_VERSION");
     let postgres_major = fs::read_to_string(&version)
         .map_err(|error| io_error(format_args!("read file \"{}\"", version.display()), error))?;
@@ -173,8 +176,13 @@ const SWEEP_AGE: Duration = Duration::from_secs(60);
 
 fn is_ours(name: &str) -> bool {
     let server = name.strip_suffix(".log").or(name.strip_suffix(server::UNFINISHED)).unwrap_or(name);
-    let worker = |name: &str| name.strip_prefix("worker-").is_some_and(|n| n.parse::<u16>().is_ok());
-    name == LOCK || name == PORT || server == COORDINATOR || worker(server)
+    name == LOCK || name == PORT || server == COORDINATOR || worker_number(server).is_some()
+}
+
+/// The number that `server_name` has made this name of, when it is a worker's.
+fn worker_number(name: &str) -> Option<u16> {
+    let number = name.strip_prefix("worker-")?.parse().ok()?;
+    (server_name(number) == name).then_some(number)
 }
 
 /// Locks a cluster's folder until the file is closed.

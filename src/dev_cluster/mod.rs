@@ -3,7 +3,7 @@
 //! ```text
 //!   DevCluster ──> Server coordinator  127.0.0.1:P+1   FOLDER/coordinator   FOLDER/coordinator.log
 //!       │     └──> Server worker 0     127.0.0.1:P+2   FOLDER/worker-1      FOLDER/worker-1.log
-//!       │          Server worker 1     127.0.0.1:P+3   FOLDER/worker-2      ...
+//!       │          Server worker 1     127.0.0.1:P+3   FOLDER/worker-2      ...       (one that was removed leaves a gap)
 //!       ├─ Folder   temporary (removed at the end) or kept (`--data`), locked against a second cluster
 //!       └─ Nursery  the thread that forks the servers, so that they die with the process
 //! ```
@@ -70,7 +70,7 @@ impl Default for Settings {
 
 /// Running servers; dropping it stops them.
 ///
-/// Workers are counted from 0 in calls; worker `i` listens on P+2+i and lives in the folder `worker-{i+1}`.
+/// Workers are counted from 0 in calls, in the order of their ports. The one in the folder `worker-N` listens on P+1+N.
 pub struct DevCluster {
     // Dropped top-down: servers stop before their folder is removed and before the thread that forked them ends.
     coordinator: Server,
@@ -96,8 +96,15 @@ impl DevCluster {
         if let Some(kept) = &kept {
             kept.refuse_other_port(settings.base_port)?;
         }
-        let worker_count = kept.as_ref().map_or(settings.workers, |kept| kept.workers);
-        refuse_taken_ports(settings.base_port, worker_count)?;
+        let workers = match &kept {
+            Some(kept) => kept.workers.clone(),
+            None => (1..=u16::try_from(settings.workers).map_err(|_| ports_out_of_range())?).collect(),
+        };
+        let numbers = std::iter::once(0).chain(workers);
+        let servers = numbers.map(|number| Ok((server_name(number), port_of(settings.base_port, number)?)));
+        let servers: Vec<(String, u16)> = servers.collect::<Result<_>>()?;
+        let mut ports = std::iter::once(settings.base_port).chain(servers.iter().map(|(_, port)| *port));
+        ports.try_for_each(refuse_taken_port)?;
         let binaries = Binaries::find(kept.as_ref().map(|kept| kept.postgres_major.as_str()))?;
         let os_user = OsUser::for_servers()?;
         let folder = match &settings.data {
@@ -112,11 +119,8 @@ impl DevCluster {
             environment: settings.server_environment,
         };
         let nursery = Nursery::new()?;
-        let names = std::iter::once(COORDINATOR.to_string()).chain((0..worker_count).map(worker_name));
-        let mut servers: Vec<Server> = names
-            .zip(settings.base_port + 1..)
-            .map(|(name, port)| Server::new(folder.path(), &name, port, tuning.clone()))
-            .collect();
+        let mut servers: Vec<Server> =
+            servers.into_iter().map(|(name, port)| Server::new(folder.path(), &name, port, tuning.clone())).collect();
         // initdb has a process of its own for each server: side by side they cost hardly more than one,
         // and unlike copies of one template each server gets its own system identifier.
         in_parallel(&mut servers, |server| server.create(&binaries, &os_user))?;
@@ -148,14 +152,17 @@ impl DevCluster {
         Ok(self.worker(index)?.data())
     }
 
-    /// Creates and starts one more worker on the next port; it is part of the cluster once this returns.
+    /// Creates and starts one more worker on the first port that none has; it is part of the cluster once this returns.
     ///
     /// Errors: as `start`; nothing is left of a worker that did not come up.
     pub fn add_worker(&mut self) -> Result<SocketAddr> {
-        let index = self.workers.len();
-        let port = u16::try_from(usize::from(self.base_port) + 2 + index).map_err(|_| ports_out_of_range())?;
+        let taken: Vec<u16> = self.workers().iter().map(SocketAddr::port).collect();
+        let mut numbers = (1..=u16::MAX).map(|number| (number, port_of(self.base_port, number)));
+        let free = numbers.find(|(_, port)| !matches!(port, Ok(port) if taken.contains(port)));
+        let (number, port) = free.ok_or_else(ports_out_of_range)?;
+        let port = port?;
         refuse_taken_port(port)?;
-        let mut worker = Server::new(self.folder.path(), &worker_name(index), port, self.tuning.clone());
+        let mut worker = Server::new(self.folder.path(), &server_name(number), port, self.tuning.clone());
         let up = worker
             .create(&self.binaries, &self.os_user)
             .and_then(|()| worker.start(&self.binaries, &self.os_user, &self.nursery));
@@ -164,7 +171,8 @@ impl DevCluster {
             return Err(error);
         }
         let address = worker.address();
-        self.workers.push(worker);
+        let place = taken.partition_point(|other| *other < port);
+        self.workers.insert(place, worker);
         Ok(address)
     }
 
@@ -216,12 +224,11 @@ impl DevCluster {
         server.start(&self.binaries, &self.os_user, &self.nursery)
     }
 
-    /// Ends the worker that was added last and removes its data. No workers: nothing happens.
-    pub fn remove_last_worker(&mut self) -> Result<()> {
-        if let Some(worker) = self.workers.pop() {
-            worker.remove();
+    /// Ends the worker on `port` and removes its data. The others keep their ports. No such worker: nothing happens.
+    pub fn remove_worker_at(&mut self, port: u16) {
+        if let Some(index) = self.workers.iter().position(|worker| worker.address().port() == port) {
+            self.workers.remove(index).remove();
         }
-        Ok(())
     }
 
     /// Stops a worker in good order (open transactions are rolled back, data is kept). Already stopped: nothing happens.
@@ -291,18 +298,15 @@ fn no_server(port: u16) -> PgError {
     PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("no server of the cluster listens on port {port}"))
 }
 
-fn worker_name(index: usize) -> String {
-    format!("worker-{}", index + 1)
+/// A server's folder, by its number: workers have 1 and up.
+fn server_name(number: u16) -> String {
+    if number == 0 { COORDINATOR.to_string() } else { format!("worker-{number}") }
 }
 
-/// Errors with 55006 unless P (proxy), P+1 (coordinator) and the workers' ports can all be listened on.
-fn refuse_taken_ports(base_port: u16, workers: usize) -> Result<()> {
-    let last = usize::from(base_port) + 1 + workers;
-    let last = u16::try_from(last).map_err(|_| ports_out_of_range())?;
-    if base_port == 0 {
-        return Err(ports_out_of_range());
-    }
-    (base_port..=last).try_for_each(refuse_taken_port)
+/// Where the server of this number listens. Errors: 22023 past the last port, and for a P of 0.
+fn port_of(base_port: u16, number: u16) -> Result<u16> {
+    let port = base_port.checked_add(1).and_then(|first| first.checked_add(number));
+    port.filter(|_| base_port > 0).ok_or_else(ports_out_of_range)
 }
 
 fn refuse_taken_port(port: u16) -> Result<()> {

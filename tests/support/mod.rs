@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 pub struct Cluster {
     process: Child,
     ports: PortRange,
+    arguments: Vec<String>,
     log: PathBuf,
 }
 
@@ -47,32 +48,25 @@ impl Cluster {
     pub fn start_with(workers: usize, arguments: &[&str]) -> Self {
         let ports = PortRange::reserve();
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{}.log", ports.first));
-        let log_file = File::create(&log).expect("the build's folder for temporary files can be written");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
-            .args(["dev", "--workers", &workers.to_string(), "--port", &ports.first.to_string()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log_file)
-            .spawn()
-            .expect("the built binary can be run");
-        let stdout = process.stdout.take().expect("piped above");
-        let (said_ready, ready) = mpsc::channel();
-        std::thread::spawn(move || {
-            // Read to the end, past the line that is waited for: a full pipe would stop the cluster.
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if line.starts_with("ready:") {
-                    let _ = said_ready.send(());
-                }
-            }
-        });
+        // An older one's, of the same ports.
+        let _ = std::fs::remove_file(&log);
+        let (workers, port) = (workers.to_string(), ports.first.to_string());
+        let arguments = ["dev", "--workers", &workers, "--port", &port].into_iter().chain(arguments.iter().copied());
+        let arguments: Vec<String> = arguments.map(|argument| argument.to_string()).collect();
+        let (process, ready) = run_dev(&arguments, &log);
         // From here on dropping ends the process, also when the next line panics.
-        let cluster = Self { process, ports, log };
-        // Fails at once when the process ends, because the thread above then ends too.
-        if let Err(why) = ready.recv_timeout(START_DEADLINE) {
-            panic!("tenantry dev did not say \"ready:\" ({why})");
-        }
+        let cluster = Self { process, ports, arguments, log };
+        await_ready(&ready);
         cluster
+    }
+
+    /// Ends all of it in good order and starts it again on the same ports; its data is there again with `--data` only.
+    pub fn restart(&mut self) {
+        signal(self.process.id(), "TERM");
+        let _ = self.process.wait();
+        let (process, ready) = run_dev(&self.arguments, &self.log);
+        self.process = process;
+        await_ready(&ready);
     }
 
     /// The proxy's port, P.
@@ -178,6 +172,37 @@ impl Drop for Cluster {
             assert!(gone, "servers of tenantry dev outlived it");
             let _ = std::fs::remove_file(&self.log);
         }
+    }
+}
+
+/// Starts `tenantry dev`, and tells when it has said that it is ready.
+fn run_dev(arguments: &[String], log: &Path) -> (Child, mpsc::Receiver<()>) {
+    let log_file = File::options().create(true).append(true).open(log);
+    let log_file = log_file.expect("the build's folder for temporary files can be written");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_tenantry"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .expect("the built binary can be run");
+    let stdout = process.stdout.take().expect("piped above");
+    let (said_ready, ready) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Read to the end, past the line that is waited for: a full pipe would stop the cluster.
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if line.starts_with("ready:") {
+                let _ = said_ready.send(());
+            }
+        }
+    });
+    (process, ready)
+}
+
+fn await_ready(ready: &mpsc::Receiver<()>) {
+    // Fails at once when the process ends, because the thread above then ends too.
+    if let Err(why) = ready.recv_timeout(START_DEADLINE) {
+        panic!("tenantry dev did not say \"ready:\" ({why})");
     }
 }
 
