@@ -30,6 +30,16 @@ const COPIED: i64 = 20;
 /// Method: clients of proxy 1 use both workers before they come to the tenant that proxy 0 moves to and fro.
 #[test]
 fn clients_of_the_proxy_that_does_not_drive_notice_nothing() {
+    clients_notice_nothing_of_moves("auto");
+}
+
+/// Goal: the same of moves that keep writes waiting.
+#[test]
+fn clients_of_the_proxy_that_does_not_drive_wait_for_moves_that_block_writes() {
+    clients_notice_nothing_of_moves("block_writes");
+}
+
+fn clients_notice_nothing_of_moves(mode: &str) {
     let stage = Stage::set();
     let works: [Work; 4] = [transaction, copy, update_everywhere, transaction];
     let clients: Vec<_> = works.iter().zip(0..).map(|(work, number)| Client::start(&stage, *work, number)).collect();
@@ -37,7 +47,7 @@ fn clients_of_the_proxy_that_does_not_drive_notice_nothing() {
         let before = clients.iter().map(|client| client.rounds()).collect::<Vec<_>>();
         let goes_on = || clients.iter().zip(&before).all(|(client, before)| client.rounds() > before + 2);
         assert!(wait_until(PATIENCE, goes_on), "a client stands still before move {number}");
-        stage.served.psql(&stage.move_to_the_other());
+        stage.served.psql(&stage.move_to_the_other_by(mode));
     }
     stage.stop.set();
     let ended: Vec<Told> = clients.into_iter().map(Client::end).collect();
@@ -147,9 +157,13 @@ impl Stage {
     }
 
     fn move_to_the_other(&self) -> String {
+        self.move_to_the_other_by("auto")
+    }
+
+    fn move_to_the_other_by(&self, mode: &str) -> String {
         let home = self.home();
         let (from, to) = (self.served.worker_port(home), self.served.worker_port(1 - home));
-        format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {to})", self.shard)
+        format!("SELECT citus_move_shard_placement({}, '127.0.0.1', {from}, '127.0.0.1', {to}, '{mode}')", self.shard)
     }
 
     /// What is there: tenant and id, with how often it was written.

@@ -13,13 +13,21 @@ use super::pg_error;
 use crate::error::Result;
 use crate::shard_map::ShardGroupId;
 
+/// What is to be held. Nothing: who is asked only has to answer.
+#[derive(Debug, Clone, Default)]
+pub struct Extent {
+    /// Statements of these wait.
+    pub groups: Vec<ShardGroupId>,
+    /// Transactions that may write wait when they come to these.
+    pub write_groups: Vec<ShardGroupId>,
+}
+
 /// What a proxy is asked for.
 #[derive(Debug, Clone)]
 pub struct AskedHold {
     pub id: i64,
     pub asker: String,
-    /// None: it only has to answer.
-    pub groups: Vec<ShardGroupId>,
+    pub extent: Extent,
     /// It must not take longer.
     pub limit: Duration,
 }
@@ -32,9 +40,11 @@ pub async fn others(client: &impl GenericClient, asker: &str) -> Result<Vec<Stri
 }
 
 /// Asks all other proxies; the question's id.
-pub async fn ask(client: &impl GenericClient, asker: &str, groups: &[ShardGroupId], limit: Duration) -> Result<i64> {
-    let groups: Vec<i64> = groups.iter().map(|group| group.0 as i64).collect();
-    let row = client.query_one(ASK, &[&asker, &groups, &(limit.as_millis() as i64)]).await.map_err(pg_error)?;
+pub async fn ask(client: &impl GenericClient, asker: &str, extent: &Extent, limit: Duration) -> Result<i64> {
+    let [groups, write_groups] = [&extent.groups, &extent.write_groups]
+        .map(|groups| groups.iter().map(|group| group.0 as i64).collect::<Vec<_>>());
+    let milliseconds = limit.as_millis() as i64;
+    let row = client.query_one(ASK, &[&asker, &groups, &write_groups, &milliseconds]).await.map_err(pg_error)?;
     row.try_get(0).map_err(pg_error)
 }
 
@@ -46,16 +56,17 @@ pub async fn unanswered(client: &impl GenericClient, id: i64, asked: &[String]) 
 
 /// Those among `rung` that others ask this proxy for.
 pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) -> Result<Vec<AskedHold>> {
-    let sql = "SELECT id, asker, shard_groups, milliseconds FROM tenantry.hold WHERE id = ANY ($1) AND asker <> $2";
+    let sql = "SELECT id, asker, shard_groups, write_groups, milliseconds FROM tenantry.hold
+               WHERE id = ANY ($1) AND asker <> $2";
+    let ids = |groups: Vec<i64>| groups.into_iter().map(|group| ShardGroupId(group as u64)).collect();
     let rows = client.query(sql, &[&rung, &instance]).await.map_err(pg_error)?;
     rows.iter()
         .map(|row| {
-            let (groups, limit): (Vec<i64>, i64) = (row.try_get(2)?, row.try_get(3)?);
             Ok(AskedHold {
                 id: row.try_get(0)?,
                 asker: row.try_get(1)?,
-                groups: groups.into_iter().map(|group| ShardGroupId(group as u64)).collect(),
-                limit: Duration::from_millis(limit as u64),
+                extent: Extent { groups: ids(row.try_get(2)?), write_groups: ids(row.try_get(3)?) },
+                limit: Duration::from_millis(row.try_get::<_, i64>(4)? as u64),
             })
         })
         .collect::<std::result::Result<_, _>>()
@@ -84,7 +95,7 @@ pub async fn end(client: &impl GenericClient, id: i64) -> Result<()> {
 const ASK: &str = "WITH old AS (
         DELETE FROM tenantry.hold WHERE asker NOT IN (SELECT instance FROM tenantry.tenantry_proxies)
     ), asked AS (
-        INSERT INTO tenantry.hold (asker, shard_groups, milliseconds) VALUES ($1, $2, $3) RETURNING id
+        INSERT INTO tenantry.hold (asker, shard_groups, write_groups, milliseconds) VALUES ($1, $2, $3, $4) RETURNING id
     )
     SELECT id, pg_notify('tenantry_hold', id::text) FROM asked";
 const UNANSWERED: &str = "SELECT p.instance FROM tenantry.tenantry_proxies p WHERE p.instance = ANY ($2)

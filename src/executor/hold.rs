@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Who enters is what could not be run again elsewhere once a part of it is done; the rest is stopped by the fence, and repeated.
+//! A shard group whose writes alone are held is entered by transactions that may not write.
 //! So do statements wait that name a local table which is about to be distributed.
 //! A hold is this process's own. Other proxies are asked for theirs (operations/mover/everywhere.rs).
 
@@ -19,6 +20,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::catalog::holds::Extent;
 use crate::shard_map::ShardGroupId;
 use crate::tally::Histogram;
 use crate::transport::timer;
@@ -44,6 +46,29 @@ struct State {
     /// Transactions that may use it.
     entered: usize,
     queue: Option<Arc<Queue>>,
+    /// Of transactions that may write.
+    write_queue: Option<Arc<Queue>>,
+}
+
+impl State {
+    fn queue_of(&mut self, scope: Scope) -> &mut Option<Arc<Queue>> {
+        match scope {
+            Scope::Statements => &mut self.queue,
+            Scope::Writes => &mut self.write_queue,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.entered == 0 && self.queue.is_none() && self.write_queue.is_none()
+    }
+}
+
+/// Who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Statements,
+    /// Those that may write and have to enter. The others wait for the tables' locks.
+    Writes,
 }
 
 /// Who waits for the end of a hold, first come first; `None` when it has ended.
@@ -75,6 +100,7 @@ impl Queue {
 pub struct HoldGuard {
     holds: Arc<Holds>,
     group: ShardGroupId,
+    scope: Scope,
     queue: Arc<Queue>,
     since: Instant,
 }
@@ -119,20 +145,27 @@ impl Holds {
 
     /// From now on new statements of `group` wait.
     pub fn begin(self: &Arc<Self>, group: ShardGroupId) -> HoldGuard {
+        self.begin_for(group, Scope::Statements)
+    }
+
+    /// All that is in `extent`.
+    pub fn begin_all(self: &Arc<Self>, extent: &Extent) -> Vec<HoldGuard> {
+        let statements = extent.groups.iter().map(|group| self.begin(*group));
+        let writes = extent.write_groups.iter().map(|group| self.begin_for(*group, Scope::Writes));
+        statements.chain(writes).collect()
+    }
+
+    fn begin_for(self: &Arc<Self>, group: ShardGroupId, scope: Scope) -> HoldGuard {
         let mut state = self.groups.entry(group).or_default();
-        if state.queue.is_none() {
+        let older = state.queue_of(scope).take();
+        if older.is_none() && scope == Scope::Statements {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
         // Who waits for the end of an older hold waits for this one's.
-        let queue = Queue::new(state.queue.take().map(|older| older.end()).unwrap_or_default());
-        state.queue = Some(queue.clone());
+        let queue = Queue::new(older.map(|older| older.end()).unwrap_or_default());
+        *state.queue_of(scope) = Some(queue.clone());
         drop(state);
-        HoldGuard { holds: self.clone(), group, queue, since: Instant::now() }
-    }
-
-    /// As `begin`, for several.
-    pub fn begin_all(self: &Arc<Self>, groups: &[ShardGroupId]) -> Vec<HoldGuard> {
-        groups.iter().map(|group| self.begin(*group)).collect()
+        HoldGuard { holds: self.clone(), group, scope, queue, since: Instant::now() }
     }
 
     pub fn is_held(&self, group: ShardGroupId) -> bool {
@@ -161,11 +194,20 @@ impl Holds {
         is_released
     }
 
+    /// Waits until writes of `group` are not held, as for the lock that is taken then: for as long as it takes.
+    pub async fn wait_to_write(&self, group: ShardGroupId) {
+        loop {
+            let queue = self.groups.get(&group).and_then(|state| state.write_queue.clone());
+            let Some(queue) = queue else { return };
+            let _ = queue.stand().await;
+        }
+    }
+
     /// A transaction is going to use `group`, and a hold that begins from now on counts it until `leave`. False when the group is
     /// held.
-    pub fn try_enter(&self, group: ShardGroupId) -> bool {
+    pub fn try_enter(&self, group: ShardGroupId, may_write: bool) -> bool {
         let mut state = self.groups.entry(group).or_default();
-        let is_free = state.queue.is_none();
+        let is_free = state.queue.is_none() && !(may_write && state.write_queue.is_some());
         state.entered += usize::from(is_free);
         is_free
     }
@@ -176,7 +218,7 @@ impl Holds {
             let Entry::Occupied(mut state) = self.groups.entry(*group) else { continue };
             state.get_mut().entered -= 1;
             match state.get() {
-                State { entered: 0, queue: None } => drop(state.remove()),
+                idle if idle.is_idle() => drop(state.remove()),
                 State { entered: 0, .. } => {
                     drop(state);
                     self.left.notify_waiters();
@@ -186,13 +228,14 @@ impl Holds {
         }
     }
 
-    /// Waits until all have left that had entered one of these groups, which are held.
-    pub async fn drained(&self, groups: &[ShardGroupId]) {
+    /// Waits until all have left that had entered a group of `extent`, which is held.
+    pub async fn drained(&self, extent: &Extent) {
+        let is_empty = |group| self.groups.get(group).is_none_or(|state| state.entered == 0);
         loop {
             let left = self.left.notified();
             tokio::pin!(left);
             left.as_mut().enable();
-            if groups.iter().all(|group| self.groups.get(group).is_none_or(|state| state.entered == 0)) {
+            if extent.groups.iter().chain(&extent.write_groups).all(is_empty) {
                 return;
             }
             left.await;
@@ -202,16 +245,20 @@ impl Holds {
 
 impl Drop for HoldGuard {
     fn drop(&mut self) {
-        self.holds.lengths.record(self.since.elapsed());
+        let is_counted = self.scope == Scope::Statements;
+        if is_counted {
+            self.holds.lengths.record(self.since.elapsed());
+        }
         // Another hold of the same group may have taken this one's place.
         if let Entry::Occupied(mut state) = self.holds.groups.entry(self.group)
-            && state.get().queue.as_ref().is_some_and(|queue| Arc::ptr_eq(queue, &self.queue))
+            && state.get_mut().queue_of(self.scope).take_if(|queue| Arc::ptr_eq(queue, &self.queue)).is_some()
         {
-            state.get_mut().queue = None;
-            if state.get().entered == 0 {
+            if state.get().is_idle() {
                 state.remove();
             }
-            self.holds.count.fetch_sub(1, Ordering::SeqCst);
+            if is_counted {
+                self.holds.count.fetch_sub(1, Ordering::SeqCst);
+            }
         }
         for wake in self.queue.end() {
             // Who has given up waiting is not there any more.
@@ -286,12 +333,13 @@ mod tests {
     async fn a_hold_is_drained_when_all_have_left() {
         let holds = Arc::new(Holds::default());
         let (group, other) = (ShardGroupId(1), ShardGroupId(2));
-        assert!(holds.try_enter(group) && holds.try_enter(group) && holds.try_enter(other));
+        assert!(holds.try_enter(group, true) && holds.try_enter(group, false) && holds.try_enter(other, true));
         let guard = holds.begin(group);
-        assert!(!holds.try_enter(group) && holds.try_enter(other));
+        assert!(!holds.try_enter(group, false) && holds.try_enter(other, true));
+        let extent = Extent { groups: vec![group], ..Extent::default() };
         let drained = {
             let holds = holds.clone();
-            tokio::spawn(async move { holds.drained(&[group]).await })
+            tokio::spawn(async move { holds.drained(&extent).await })
         };
         for _ in 0..2 {
             tokio::task::yield_now().await;
@@ -300,9 +348,37 @@ mod tests {
         }
         drained.await.unwrap();
         drop(guard);
-        assert!(holds.try_enter(group));
+        assert!(holds.try_enter(group, true));
         holds.leave(&HashSet::from([group, other]));
         holds.leave(&HashSet::from([other]));
+        assert!(holds.groups.is_empty(), "nothing is kept of what nobody uses");
+    }
+
+    #[tokio::test]
+    async fn while_writes_are_held_transactions_enter_that_may_not_write() {
+        let holds = Arc::new(Holds::default());
+        let group = ShardGroupId(1);
+        let extent = Extent { write_groups: vec![group], ..Extent::default() };
+        let writes = holds.begin_all(&extent);
+        assert!(!holds.try_enter(group, true) && holds.try_enter(group, false));
+        assert!(!holds.is_held(group) && holds.held() == 0, "other statements are not kept waiting");
+        let waiter = {
+            let holds = holds.clone();
+            tokio::spawn(async move { holds.wait_to_write(group).await })
+        };
+        tokio::task::yield_now().await;
+        // A hold of all statements, and its end, leave that of writes alone.
+        let all = holds.begin(group);
+        assert!(!holds.try_enter(group, false));
+        drop(all);
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished() && !holds.try_enter(group, true));
+        holds.leave(&HashSet::from([group]));
+        holds.drained(&extent).await;
+        drop(writes);
+        waiter.await.unwrap();
+        assert!(holds.try_enter(group, true));
+        holds.leave(&HashSet::from([group]));
         assert!(holds.groups.is_empty(), "nothing is kept of what nobody uses");
     }
 

@@ -326,6 +326,7 @@ impl Transaction {
     /// Errors: 40001 after the hold timeout.
     pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
         while !self.try_enter(groups) {
+            self.await_holds_of_writes(groups).await?;
             self.await_holds(groups).await?;
         }
         Ok(())
@@ -338,7 +339,7 @@ impl Transaction {
             if self.entered.contains(group) || entered.contains(group) {
                 continue;
             }
-            if self.executor.holds.try_enter(*group) {
+            if self.executor.holds.try_enter(*group, self.may_write) {
                 entered.insert(*group);
             } else if !self.uses(*group) {
                 self.executor.holds.leave(&entered);
@@ -347,6 +348,18 @@ impl Transaction {
         }
         self.entered.extend(entered);
         true
+    }
+
+    /// A transaction that has written waits before it reads, too: the move could not wait for one that has read and writes then.
+    async fn await_holds_of_writes(&self, groups: &[ShardGroupId]) -> Result<()> {
+        for group in groups.iter().filter(|group| self.may_write && !self.uses(**group)) {
+            let wait = async {
+                self.executor.holds.wait_to_write(*group).await;
+                Ok(())
+            };
+            self.cancel.unless_cancelled(wait).await?;
+        }
+        Ok(())
     }
 
     /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:

@@ -58,9 +58,9 @@ impl Answerer {
 
     /// From the question to its end, of which `news` tells.
     async fn hold(&self, asked: &AskedHold, news: &Notify) {
-        let guards = self.holds.begin_all(&asked.groups);
+        let guards = self.holds.begin_all(&asked.extent);
         let answered = async {
-            self.holds.drained(&asked.groups).await;
+            self.holds.drained(&asked.extent).await;
             if let Err(error) = self.answer(asked).await {
                 tracing::debug!(%error, "could not answer that a shard is held");
             }

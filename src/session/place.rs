@@ -96,12 +96,12 @@ impl Session {
             _ => return None,
         };
         let (group, node, version) = self.find_at_once(router, request)?;
-        let must_enter = self.transaction.as_ref().is_some_and(|txn| txn.must_enter(group));
-        if must_enter && !(self.txn().try_enter(&[group]) && self.map_version() == version) {
+        // Asked for when it enters.
+        self.txn().may_write |= plan.may_write();
+        if self.txn().must_enter(group) && !(self.txn().try_enter(&[group]) && self.map_version() == version) {
             return None;
         }
         self.note_placed(plan.kind());
-        self.txn().may_write |= plan.may_write();
         self.wrote_on_shards |= plan.may_write();
         self.load.place(router.colocation, group, router.access == Access::Read);
         Some(Place::Server { node, group: Some(group), query: router.query.clone(), shared: true })

@@ -76,7 +76,7 @@ pub async fn attempt(
     patience: Duration,
 ) -> Result<Attempt> {
     let drained_until = Instant::now() + environment.settings.lock_timeout;
-    let drained = hold.held.drain(environment, &mv.held_groups(), &hold.present, drained_until.min(hold.until)).await;
+    let drained = hold.held.drain(environment, &hold.present, drained_until.min(hold.until)).await;
     if let Err(error) = drained
         && hold.spares_transactions
     {

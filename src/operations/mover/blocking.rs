@@ -3,7 +3,11 @@
 //! ```text
 //!   source:  BEGIN; LOCK TABLE ... IN EXCLUSIVE MODE ── reads go on, writes wait ── ACCESS EXCLUSIVE, marker, RENAME; COMMIT
 //!                └─ COPY, keys, indexes, foreign keys, sums ──> target            └─ the same marker on every target before
+//!   proxies: hold writes ──────────────────────────────────────────── hold all ── flip ── release
 //! ```
+//!
+//! Writers that can be brought to the target wait for the lock; a transaction that has used another shard group, and so cannot, does
+//! not come so far: proxies hold it until the rows are there.
 //!
 //! It needs no slot, no publication and no replica identity, so no `wal_level = logical`. All that happens on the source is
 //! one transaction: a crash before its end leaves everything as it was, and from there on it is a cutover like any other.
@@ -13,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::cutover::{self, FENCE, Sides};
-use super::everywhere::Held;
+use super::everywhere::{self, Held};
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
 use super::pieces::Routes;
@@ -23,12 +27,13 @@ use super::state::{Move, MoveState};
 use super::target::{self, Target};
 use super::throttle::CopyThrottle;
 use super::{
-    MoveReport, MoverEnvironment, Notify, StopPoint, copy, definition, finish_switched, part, room, snapshot, undo,
-    verify,
+    MoveReport, MoverEnvironment, MoverSettings, Notify, StopPoint, copy, definition, finish_switched, part, room,
+    snapshot, undo, verify,
 };
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
+use crate::shard_map::ShardGroupId;
 
 /// All states, one after the other; see `run` in mod.rs.
 pub async fn run(
@@ -55,9 +60,9 @@ pub async fn run(
     let marker = format!("CREATE SCHEMA {name}; {}", snapshot::marker_table(&mv.marker()));
     with_short_locks(environment, (&source, mv.source), &marker).await?;
     // Its transaction is what keeps writers out: it ends with the move.
-    let locker = session::connect(environment, mv.source).await?;
-    let locks = LockWatch::of(environment, &locker, mv.source).await?;
-    let blocked_at = lock_writes(environment, (&locker, &locks), &tables).await?;
+    let locker = Locker::begin(environment, mv, &tables).await?;
+    let held_writes = locker.lock_writes().await?;
+    let blocked_at = Instant::now();
     let definition = definition::read(&source, mv).await?;
     definition::tell_of_indexes_left_behind(&source, mv, notify).await?;
     for target in &targets {
@@ -89,7 +94,11 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
-    let attempts = cut_over(environment, sides, mv, &tables, (&locker, &locks), held).await?;
+    let sequences = cutover::sequences(&source, mv).await?;
+    let attempts = locker.lock_all(held, &watch).await?;
+    cut_over(environment, sides, mv, &locker.session, &sequences).await?;
+    held.release();
+    drop(held_writes);
     let report = MoveReport {
         move_id: mv.id,
         rows_copied: copied.rows,
@@ -103,96 +112,123 @@ pub async fn run(
     Ok(report)
 }
 
-/// Lets writers of open transactions end and keeps others waiting from then on; answers since when.
-///
-/// Errors: 55P03 when the lock could not be had before `lock_patience` was over.
-async fn lock_writes(
-    environment: &MoverEnvironment,
-    (locker, locks): (&Session, &LockWatch<'_>),
-    tables: &[SourceTable],
-) -> Result<Instant> {
-    let settings = &environment.settings;
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(10);
-    loop {
-        let begin = format!(
-            "BEGIN; SET LOCAL lock_timeout TO {}; {}",
-            settings.lock_timeout.as_millis().max(1),
-            lock(tables, "EXCLUSIVE")
-        );
-        let attempt = async { locker.batch_execute(&begin).await.map_err(pg_error) };
-        match locks.during(settings.lock_timeout, attempt).await {
-            Ok(()) => return Ok(Instant::now()),
-            Err(error) if is_lock_failure(&error) && start.elapsed() < settings.lock_patience => {}
-            Err(error) => return Err(error),
+/// Whose transaction keeps clients out.
+struct Locker<'a> {
+    environment: &'a MoverEnvironment,
+    session: Session,
+    watch: LockWatch<'a>,
+    /// Their names, separated by commas.
+    tables: String,
+    groups: Vec<ShardGroupId>,
+}
+
+impl<'a> Locker<'a> {
+    /// Its transaction has begun, and has no locks.
+    async fn begin(environment: &'a MoverEnvironment, mv: &Move, tables: &[SourceTable]) -> Result<Self> {
+        let session = session::connect(environment, mv.source).await?;
+        let watch = LockWatch::of(environment, &session, mv.source).await?;
+        let lock_timeout = environment.settings.lock_timeout.as_millis().max(1);
+        session.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout TO {lock_timeout}")).await.map_err(pg_error)?;
+        Ok(Self { environment, session, watch, tables: snapshot::to_lock(tables), groups: mv.held_groups() })
+    }
+
+    /// Lets writers of open transactions end and keeps others waiting from then on, those in the proxies that could not be brought to
+    /// the target; answers what does so there.
+    ///
+    /// Errors: 55P03 when the lock could not be had before `lock_patience` was over.
+    async fn lock_writes(&self) -> Result<Held> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(10);
+        let mut held = Held::default();
+        while let Err(error) = self.try_lock("EXCLUSIVE", (&mut held, Held::writes), start).await {
+            if !is_lock_failure(&error) || start.elapsed() > self.environment.settings.lock_patience {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
         }
-        locker.batch_execute("ROLLBACK").await.map_err(pg_error)?;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        Ok(held)
+    }
+
+    /// Waits for readers too, and keeps everybody waiting from then on; answers the number of attempts.
+    ///
+    /// Errors: 55P03 when readers' transactions stay open for longer than `lock_patience`: one that wants to write next waits
+    /// for this move, so that it cannot be waited for.
+    async fn lock_all(&self, held: &mut Held, watch: &Guard) -> Result<u32> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        let mut attempts = 1;
+        watch.check()?;
+        while let Err(error) = self.try_lock("ACCESS EXCLUSIVE", (&mut *held, Held::here), start).await {
+            if !is_lock_failure(&error) {
+                return Err(error);
+            }
+            if start.elapsed() > self.environment.settings.lock_patience {
+                return Err(error.hint("Transactions on this shard were open for too long; try again later."));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+            attempts += 1;
+            watch.check()?;
+        }
+        Ok(attempts)
+    }
+
+    /// Holds in all proxies, by `hold`, and locks. `start`: of all attempts; the first half of their time is for transactions that have
+    /// entered what is held to end.
+    ///
+    /// Errors: 55P03 when one has not ended, or has a lock; nothing is held then, and what was locked before still is. Those of the
+    /// source and of the catalog.
+    async fn try_lock(&self, mode: &str, (held, hold): (&mut Held, Hold), start: Instant) -> Result<()> {
+        let MoverSettings { lock_timeout, lock_patience, .. } = self.environment.settings;
+        let present = everywhere::present(self.environment).await?;
+        self.session.batch_execute("SAVEPOINT unlocked").await.map_err(pg_error)?;
+        *held = hold(self.environment, &self.groups);
+        let drained = held.drain(self.environment, &present, tokio::time::Instant::now() + lock_timeout).await;
+        let locked = match drained {
+            Err(error) if start.elapsed() < lock_patience / 2 => Err(error),
+            _ if self.tables.is_empty() => Ok(()),
+            _ => {
+                let sql = format!("LOCK TABLE {} IN {mode} MODE", self.tables);
+                let lock = async { self.session.batch_execute(&sql).await.map_err(pg_error) };
+                self.watch.during(lock_timeout, lock).await
+            }
+        };
+        if locked.as_ref().is_err_and(is_lock_failure) {
+            self.session.batch_execute("ROLLBACK TO SAVEPOINT unlocked").await.map_err(pg_error)?;
+            held.release();
+        }
+        locked
     }
 }
 
-/// Waits for readers too, and moves the placement; answers the number of attempts.
-///
-/// Errors: 55P03 when readers' transactions stay open for longer than `lock_patience`: one that wants to write next waits
-/// for this move, so that it cannot be waited for.
+/// What is held of these groups.
+type Hold = fn(&MoverEnvironment, &[ShardGroupId]) -> Held;
+
+/// Moves the placement, while everybody waits.
 async fn cut_over(
     environment: &MoverEnvironment,
     sides: Sides<'_>,
     mv: &mut Move,
-    tables: &[SourceTable],
-    (locker, locks): (&Session, &LockWatch<'_>),
-    held: &mut Held,
-) -> Result<u32> {
-    let settings = &environment.settings;
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(20);
-    let sequences = cutover::sequences(sides.source, mv).await?;
-    for attempts in 1.. {
-        sides.watch.check()?;
-        *held = Held::here(environment, &mv.held_groups());
-        let stronger = format!("SAVEPOINT cutover; {}", lock(tables, "ACCESS EXCLUSIVE"));
-        let attempt = async { locker.batch_execute(&stronger).await.map_err(pg_error) };
-        match locks.during(settings.lock_timeout, attempt).await {
-            Ok(()) => {
-                let insert = |table: String| format!("INSERT INTO {table} VALUES (1, {})", literal(FENCE));
-                let marked = async {
-                    for target in sides.targets {
-                        target.session.batch_execute(&insert(mv.target_marker())).await.map_err(pg_error)?;
-                    }
-                    Ok(())
-                };
-                // Nothing is fenced yet: the end of the locker's session lets everybody go on.
-                timeout(settings.fence_patience, marked).await.unwrap_or_else(|_| Err(not_answering("target")))?;
-                let mut statements = vec!["SET LOCAL synchronous_commit TO on".to_owned(), insert(mv.marker())];
-                statements.extend(cutover::fence_statements(mv, &sequences));
-                let answer = locker.simple_query(&statements.join("; ")).await.map_err(pg_error)?;
-                environment.stop_at(StopPoint::Fenced)?;
-                environment.stop_at(StopPoint::FenceApplied)?;
-                cutover::carry(&sides, mv, &answer).await?;
-                cutover::switch(environment, &sides, mv).await?;
-                held.release();
-                return Ok(attempts);
-            }
-            Err(error) if is_lock_failure(&error) => {
-                // What was locked before the savepoint stays locked.
-                locker.batch_execute("ROLLBACK TO SAVEPOINT cutover").await.map_err(pg_error)?;
-                held.release();
-                if start.elapsed() > settings.lock_patience {
-                    return Err(error.hint("Transactions on this shard were open for too long; try again later."));
-                }
-            }
-            Err(error) => return Err(error),
+    locker: &Session,
+    sequences: &[(String, String)],
+) -> Result<()> {
+    let insert = |table: String| format!("INSERT INTO {table} VALUES (1, {})", literal(FENCE));
+    let marked = async {
+        for target in sides.targets {
+            target.session.batch_execute(&insert(mv.target_marker())).await.map_err(pg_error)?;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
-    }
-    unreachable!("the loop has no other end")
-}
-
-fn lock(tables: &[SourceTable], mode: &str) -> String {
-    let names = snapshot::to_lock(tables);
-    if names.is_empty() { "SELECT 1".to_owned() } else { format!("LOCK TABLE {names} IN {mode} MODE") }
+        Ok(())
+    };
+    // Nothing is fenced yet: the end of the locker's session lets everybody go on.
+    timeout(environment.settings.fence_patience, marked).await.unwrap_or_else(|_| Err(not_answering("target")))?;
+    let mut statements = vec!["SET LOCAL synchronous_commit TO on".to_owned(), insert(mv.marker())];
+    statements.extend(cutover::fence_statements(mv, sequences));
+    let answer = locker.simple_query(&statements.join("; ")).await.map_err(pg_error)?;
+    environment.stop_at(StopPoint::Fenced)?;
+    environment.stop_at(StopPoint::FenceApplied)?;
+    cutover::carry(&sides, mv, &answer).await?;
+    cutover::switch(environment, &sides, mv).await
 }
 
 /// How rows get across while clients are at work; Citus's names.

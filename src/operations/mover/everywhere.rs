@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::MoverEnvironment;
-use crate::catalog::{Catalog, holds};
+use crate::catalog::Catalog;
+use crate::catalog::holds::{self, Extent};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::HoldGuard;
 use crate::shard_map::{NodeId, ShardGroupId};
@@ -22,37 +23,43 @@ use crate::shard_map::{NodeId, ShardGroupId};
 /// What is held, until it is released or dropped.
 #[derive(Default)]
 pub struct Held {
+    extent: Extent,
+    /// Clients wait no longer in other proxies.
+    limit: Duration,
     _guards: Vec<HoldGuard>,
     elsewhere: Option<Question>,
 }
 
 impl Held {
-    /// In this proxy alone. What was held before is released.
+    /// Statements of these groups, in this proxy alone.
     pub fn here(environment: &MoverEnvironment, groups: &[ShardGroupId]) -> Self {
-        Self { _guards: environment.holds.begin_all(groups), elsewhere: None }
+        let extent = Extent { groups: groups.to_vec(), ..Extent::default() };
+        Self::begin(environment, extent, environment.settings.fence_patience + LATER)
     }
 
-    /// Asks the proxies that are `present` to hold these groups too, and waits until all that had entered them have left, here
-    /// and there.
+    /// Transactions that may write and come to these groups, in this proxy alone.
+    pub fn writes(environment: &MoverEnvironment, groups: &[ShardGroupId]) -> Self {
+        let extent = Extent { write_groups: groups.to_vec(), ..Extent::default() };
+        Self::begin(environment, extent, WRITES_LIMIT)
+    }
+
+    fn begin(environment: &MoverEnvironment, extent: Extent, limit: Duration) -> Self {
+        Self { _guards: environment.holds.begin_all(&extent), extent, limit, elsewhere: None }
+    }
+
+    /// Asks the proxies that are `present` to hold the same, and waits until all that had entered it have left, here and there.
     ///
     /// Errors: 55P03 when they have not at `until`; the catalog's.
-    pub async fn drain(
-        &mut self,
-        environment: &MoverEnvironment,
-        groups: &[ShardGroupId],
-        present: &[String],
-        until: Instant,
-    ) -> Result<()> {
-        let elsewhere = async {
+    pub async fn drain(&mut self, environment: &MoverEnvironment, present: &[String], until: Instant) -> Result<()> {
+        let Self { extent, limit, elsewhere, .. } = self;
+        let asked = async {
             if present.is_empty() {
                 return Ok(());
             }
-            // Clients wait no longer there than here.
-            let limit = environment.settings.fence_patience + LATER;
-            let question = Question::ask(environment, groups, limit).await?;
-            self.elsewhere.insert(question).answered_by(present).await
+            let question = Question::ask(environment, extent, *limit).await?;
+            elsewhere.insert(question).answered_by(present).await
         };
-        let drained = async { tokio::join!(elsewhere, environment.holds.drained(groups)).0 };
+        let drained = async { tokio::join!(asked, environment.holds.drained(extent)).0 };
         timeout_at(until, drained).await.unwrap_or_else(|_| Err(not_drained()))
     }
 
@@ -72,7 +79,7 @@ pub async fn present(environment: &MoverEnvironment) -> Result<Vec<String>> {
     if others.is_empty() {
         return Ok(others);
     }
-    let question = Question::ask(environment, &[], CALL_PATIENCE).await?;
+    let question = Question::ask(environment, &Extent::default(), CALL_PATIENCE).await?;
     if timeout(CALL_PATIENCE, question.answered_by(&others)).await.is_ok_and(|answered| answered.is_ok()) {
         return Ok(others);
     }
@@ -90,11 +97,11 @@ struct Question {
 
 impl Question {
     /// Cancel safe.
-    async fn ask(environment: &MoverEnvironment, groups: &[ShardGroupId], limit: Duration) -> Result<Self> {
-        let (catalog, instance, groups) = (environment.catalog.clone(), environment.instance.clone(), groups.to_vec());
+    async fn ask(environment: &MoverEnvironment, extent: &Extent, limit: Duration) -> Result<Self> {
+        let (catalog, instance, extent) = (environment.catalog.clone(), environment.instance.clone(), extent.clone());
         // By itself, so that the row is known, and goes, also when nobody waits for it any more.
         let asking = tokio::spawn(async move {
-            let id = holds::ask(&**catalog.client(NodeId::COORDINATOR).await?, &instance, &groups, limit).await?;
+            let id = holds::ask(&**catalog.client(NodeId::COORDINATOR).await?, &instance, &extent, limit).await?;
             Ok(Self { catalog, id })
         });
         asking.await.unwrap_or_else(|_| Err(PgError::new(SqlState::ADMIN_SHUTDOWN, "the proxy is stopping")))
@@ -138,4 +145,7 @@ fn not_drained() -> PgError {
 /// Who is there answers in milliseconds, unless the machine is busy.
 const CALL_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Others wait no longer than here.
 const LATER: Duration = Duration::from_secs(1);
+/// Longer than a copy for which writers would be kept waiting. From then on the tables' locks alone do it.
+const WRITES_LIMIT: Duration = Duration::from_secs(3600);

@@ -111,9 +111,9 @@ impl Throttle {
                     tokio::time::sleep(PULSE).await;
                     continue;
                 }
-                let guard = holds.begin_all(&groups);
+                let guards: Vec<_> = groups.iter().map(|group| holds.begin(*group)).collect();
                 tokio::time::sleep(PULSE).await;
-                drop(guard);
+                drop(guards);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 9 / 10).max(PAUSE_MIN);
             }
