@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::ledger::{Done, Ledger, Load};
@@ -23,6 +26,7 @@ fn a_server_that_goes_and_comes_back_costs_a_pause() {
     for (number, way) in [Way::Fast, Way::Immediate, Way::Kill].into_iter().enumerate() {
         a_restart_is_waited_for(&mut served, &tenants, way, (number as u64 + 1) * 100_000_000);
     }
+    a_server_that_waits_for_all_to_go_ends(&mut served, &tenants, 500_000_000);
     a_failover_is_followed(&mut served, &tenants, 400_000_000);
     standbys_are_read_from_by_who_asks(&mut served, &tenants);
 }
@@ -62,6 +66,55 @@ fn a_restart_is_waited_for(served: &mut Served, tenants: &[String], way: Way, fi
         |tenant: &String| ledger.done.iter().filter(|d| d.tenant == *tenant && d.began < up && d.ended > up).count();
     assert!(waited(&tenants[1]) >= 3, "{way:?}: everybody waits: {}", waited(&tenants[1]));
     ledger.check(&served.psql("SELECT id FROM items"), first_id);
+}
+
+/// `pg_ctl stop -m smart`: nobody is sent away, nobody new let in. The proxy lets go of it, so it ends, and nothing at all fails.
+fn a_server_that_waits_for_all_to_go_ends(served: &mut Served, tenants: &[String], first_id: u64) {
+    let load = Load::start(served.proxy_port(0), tenants, 3, first_id);
+    let file = psql(&served.worker_dsn(1), "SELECT pg_read_file('postmaster.pid')");
+    signal(file.lines().next().and_then(|line| line.parse().ok()).expect("a process id"), "TERM");
+    let worker = (Ipv4Addr::LOCALHOST, served.worker_port(1));
+    assert!(wait_until(PATIENCE, || TcpStream::connect(worker).is_err()), "connections keep it from ending");
+    let up = Instant::now();
+    served.servers().restart_worker(1).expect("it starts");
+    load.await_progress();
+    let ledger = load.end();
+    let failed: Vec<_> = ledger.errors().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(waited(&ledger, &tenants[1], up) > 0, "somebody waits");
+    ledger.check(&served.psql("SELECT id FROM items"), first_id);
+}
+
+/// Goal: a server that comes back smaller than it was costs a pause too, although as many clients as before want it: those that it has no
+/// room for wait for those that it has. Method: its `max_connections` goes from 60 to 12 under 20 clients whose statements take a while.
+#[test]
+fn a_server_that_comes_back_smaller_costs_a_pause() {
+    let mut served = Served::start_with(2, 2, "[pool]\ncheckout_timeout = \"5s\"\n");
+    let tenants = served.tenants();
+    let (port, up) = (served.proxy_port(0), Arc::new(AtomicBool::new(false)));
+    let statement = format!("SELECT id, pg_sleep(0.05) FROM items WHERE tenant = {}", tenants[1]);
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let (up, statement) = (up.clone(), statement.clone());
+            std::thread::spawn(move || {
+                let mut client = Client::connect(port, &[]);
+                let mut said = Vec::new();
+                while said.iter().filter(|(began_up, _)| *began_up).count() < 10 {
+                    said.push((up.load(Ordering::SeqCst), client.query(&statement)));
+                }
+                said
+            })
+        })
+        .collect();
+    assert!(wait_until(PATIENCE, || served.running("pg_sleep") > 12), "more than there will be room for");
+    served.servers().resize_worker(1, 12).expect("it starts");
+    up.store(true, Ordering::SeqCst);
+    let said: Vec<_> = clients.into_iter().flat_map(|client| client.join().expect("its session goes on")).collect();
+    let failed = |wanted: &dyn Fn(bool, &str) -> bool| -> Vec<_> {
+        said.iter().filter(|(began_up, said)| said.contains("E(") && wanted(*began_up, said)).cloned().collect()
+    };
+    assert_eq!(failed(&|_, said| said.contains("E(53300)")), []);
+    assert_eq!(failed(&|began_up, _| began_up), [], "nothing was under way any more");
 }
 
 /// The second worker dies, its standby is promoted; then the old primary comes back as if nothing had been.

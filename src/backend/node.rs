@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Pool (thread 0) ──┐                     ┌─ places: open < limit, few logins at once
-//!   Pool (thread 0) ──┼── queue, in order ──┤
+//!   Pool (thread 0) ──┼── queue, in order ──┤  full: the server refuses one more, for a moment nobody tries
 //!   Pool (thread 1) ──┘                     └─ outage: one attempt at a time, with pauses; others wait, up to a limit
 //! ```
 //!
@@ -90,6 +90,7 @@ impl Nodes {
             paused: self.paused.clone(),
             waiting: AtomicUsize::new(0),
             is_pressed: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
             next: AtomicU64::new(0),
             state: Mutex::default(),
         });
@@ -159,6 +160,20 @@ impl Nodes {
         }
     }
 
+    /// May the node's server take another number of connections than it did when this was asked last? It was away, goes, or has
+    /// refused one as too many.
+    pub fn take_news(&self, address: &ServerAddress) -> bool {
+        self.known(address).is_some_and(|node| node.has_news.swap(false, Ordering::AcqRel))
+    }
+
+    /// Connections to the node that are open now are not used again, so that its server can end.
+    pub fn let_go(&self, address: &ServerAddress) {
+        if let Some(node) = self.known(address) {
+            node.retire_all();
+        }
+        self.ring();
+    }
+
     /// Is nowhere more open than the shares allow?
     pub fn is_within_shares(&self) -> bool {
         self.all().iter().all(|node| {
@@ -199,6 +214,8 @@ pub struct Node {
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
     is_pressed: AtomicBool,
+    /// See `Nodes::take_news`.
+    has_news: AtomicBool,
     next: AtomicU64,
     state: Mutex<State>,
 }
@@ -216,6 +233,7 @@ pub(super) struct State {
     /// Those that no pool here knows of, by number too.
     pub control: HashMap<u64, ControlLink>,
     pub outage: Option<Outage>,
+    full: Option<Full>,
 }
 
 /// One pool of one thread.
@@ -236,6 +254,13 @@ pub(super) enum Next {
     Hand(u64),
     /// Its place goes to another pool, or is one too many.
     Close,
+}
+
+/// The server had no connection left, although we may hold more: others have them, or one of ours is still on its way out.
+struct Full {
+    /// So many of ours it has.
+    open: usize,
+    until: Instant,
 }
 
 /// The node did not let us in.
@@ -321,6 +346,12 @@ impl Node {
         }
     }
 
+    /// So many may be open now.
+    fn room(&self, state: &State) -> usize {
+        let limit = self.limit(state);
+        state.fullness().map_or(limit, |full| limit.min(full.open))
+    }
+
     /// Does somebody wait, on any thread?
     pub(super) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
@@ -331,12 +362,16 @@ impl Node {
         self.is_pressed.load(Ordering::Acquire)
     }
 
-    /// Joins the queue for a place; the receiver may have one at once.
+    /// Joins the queue for a place; the receiver may have one at once. `turn`: the ticket of who has waited before.
     ///
     /// Errors: 08006 once the node has been down for too long.
-    pub(super) fn wait(self: &Arc<Self>, pool: u64) -> Result<(Ticket, oneshot::Receiver<Result<Place>>)> {
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        pool: u64,
+        turn: Option<u64>,
+    ) -> Result<(Ticket, oneshot::Receiver<Result<Place>>)> {
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        let ticket = turn.unwrap_or_else(|| self.next_number());
         let mut state = self.lock();
         if let Some(outage) = &state.outage
             && (outage.is_trying || Instant::now() < outage.next_try)
@@ -350,6 +385,16 @@ impl Node {
         Ok((Ticket { node: self.clone(), pool, number: ticket, since, is_timeout: false }, receiver))
     }
 
+    /// See `Nodes::take_news`.
+    pub(super) fn note_news(&self) {
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    /// Idle connections are closed, used ones when they come back.
+    pub(super) fn retire_all(&self) {
+        self.lock().links.values().for_each(|(_, link)| link.retire());
+    }
+
     /// Looks again whether more is open than may be: the settings may have changed.
     pub(super) fn review(self: &Arc<Self>) {
         self.settle(self.lock());
@@ -359,11 +404,11 @@ impl Node {
     /// somebody of another pool, who needs it closed, has waited for long. A waiter that is chosen leaves the queue.
     pub(super) fn next_of(self: &Arc<Self>, pool: u64) -> Next {
         let mut state = self.lock();
-        let limit = self.limit(&state);
-        if state.open > limit {
+        let room = self.room(&state);
+        if state.open > room {
             return Next::Close;
         }
-        let is_full = state.open >= limit;
+        let is_full = state.open >= room;
         let stranger = state.queues.first(|other| is_full && other != pool).map(|(_, waiter)| waiter);
         match (state.queues.first_of(pool), stranger) {
             (None, None) => Next::Keep,
@@ -383,13 +428,13 @@ impl Node {
     /// Gives places to those who may have one, first come first served; then says what the rest waits for.
     pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let settings = self.settings.load();
-        let limit = self.limit(&state);
+        let room = self.room(&state);
         loop {
             let may_try = match &state.outage {
                 None => state.logging_in < LOGINS_AT_ONCE,
                 Some(outage) => !outage.is_trying && Instant::now() >= outage.next_try,
             };
-            if state.open >= limit || !may_try {
+            if state.open >= room || !may_try {
                 break;
             }
             let Some(pool) = state.first_with_room(settings.size) else { break };
@@ -409,7 +454,7 @@ impl Node {
             }
         }
         self.waiting.store(state.queues.len(), Ordering::Release);
-        let is_pressed = state.open > limit || state.open >= limit && state.first_with_room(settings.size).is_some();
+        let is_pressed = state.open > room || state.open >= room && state.first_with_room(settings.size).is_some();
         self.is_pressed.store(is_pressed, Ordering::Release);
         drop(state);
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {
@@ -441,6 +486,7 @@ impl Node {
     /// The node does not let us in: for a while nobody tries. Who waits for a place goes on waiting, unless it has been
     /// down for too long.
     pub(super) fn begin_outage(self: &Arc<Self>, why: &str, is_trial: bool) {
+        self.note_news();
         let mut state = self.lock();
         let (since, failures) = match &state.outage {
             // Attempts that were under way together count once.
@@ -463,15 +509,31 @@ impl Node {
         state.outage = Some(outage);
         self.settle(state);
         if waiters.is_empty() {
-            let node = self.clone();
-            tokio::spawn(async move {
-                timer::sleep_until(next_try.into()).await;
-                node.review();
-            });
+            self.review_at(next_try);
         }
         for waiter in waiters {
             let _ = waiter.sender.send(Err(self.unreachable(why)));
         }
+    }
+
+    /// The server has no connection left for this place: it goes, and for a moment no more are opened than there are.
+    pub(super) fn begin_fullness(self: &Arc<Self>, place: &Place) {
+        self.note_news();
+        let mut state = self.lock();
+        self.end_outage(&mut state);
+        state.close(place);
+        let until = Instant::now() + FULL_PAUSE.mul_f64(rand::random_range(0.5..1.5));
+        state.full = Some(Full { open: state.open, until });
+        self.settle(state);
+        self.review_at(until);
+    }
+
+    fn review_at(self: &Arc<Self>, time: Instant) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            timer::sleep_until(time.into()).await;
+            node.review();
+        });
     }
 
     /// Somebody who is not of the pools was let in.
@@ -483,6 +545,7 @@ impl Node {
 
     pub(super) fn end_outage(&self, state: &mut State) {
         if let Some(outage) = state.outage.take() {
+            self.note_news();
             let seconds = outage.since.elapsed().as_secs();
             tracing::info!(node = %self.address, seconds, "{} can be reached again", self.kind());
         }
@@ -507,6 +570,15 @@ impl State {
     fn give_up_all(&mut self) {
         self.links.values().for_each(|(_, link)| link.give_up());
         self.control.drain().for_each(|(_, control)| control.give_up());
+    }
+
+    /// Has the server refused a connection as one too many a moment ago?
+    fn fullness(&self) -> Option<&Full> {
+        self.full.as_ref().filter(|full| Instant::now() < full.until)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.fullness().is_some()
     }
 
     /// The pool of the first who waits and whose pool may have one more connection.
@@ -544,3 +616,5 @@ const LOGINS_AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_millis(100);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Between two attempts to log in to a server that has no connection left.
+const FULL_PAUSE: Duration = Duration::from_millis(100);

@@ -45,9 +45,7 @@ impl Nodes {
 
     /// Connections that are open now are not used again: idle ones are closed, used ones when they come back.
     pub fn reconnect(&self) {
-        for node in self.all() {
-            node.lock().links.values().for_each(|(_, link)| link.retire());
-        }
+        self.all().iter().for_each(|node| node.retire_all());
         self.ring();
     }
 }

@@ -30,6 +30,13 @@ impl Place {
         node.settle(state);
     }
 
+    /// The server had none left.
+    pub fn refused(mut self) {
+        if let Some(node) = self.node.take() {
+            node.begin_fullness(&self);
+        }
+    }
+
     /// It could not be opened. Errors that only a node in good health can have say that it is up.
     pub fn failed(mut self, error: &PgError) {
         let Some(node) = self.node.clone() else { return };

@@ -19,7 +19,7 @@ use super::cancel::CancelTarget;
 use super::hosts::{Purpose, connect_to_primary, connect_to_standby};
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node, Nodes};
-use super::place::Place;
+use super::place::{Place, Ticket};
 use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
@@ -237,38 +237,57 @@ impl Pool {
     async fn checkout(self: &Rc<Self>, identity: &Identity) -> Result<PooledServer> {
         let settings = self.nodes.settings().load_full();
         let mut deadline = tokio::time::Instant::now() + settings.checkout_timeout;
-        while let Some((mut connection, since)) = self.take_idle(Instant::now()) {
-            if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
-                return Ok(self.guard(connection));
+        let mut turn = None;
+        loop {
+            while let Some((mut connection, since)) = self.take_idle(Instant::now()) {
+                if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
+                    return Ok(self.guard(connection));
+                }
+            }
+            let (ticket, place) = self.node.wait(self.number, turn)?;
+            turn = Some(ticket.number);
+            let place = match self.await_turn(ticket, place, &mut deadline).await? {
+                Turn::Connection(server) => return Ok(server),
+                Turn::Place(place) => place,
+            };
+            match self.open(place, identity, settings.connect_timeout).await {
+                // A connection that comes back will do as well as a new one.
+                Err(error) if is_full(&error) && tokio::time::Instant::now() < deadline => {}
+                opened => return opened,
             }
         }
-        let (mut ticket, mut place) = self.node.wait(self.number)?;
+    }
+
+    /// Errors: 53300 at the deadline, which is put off as long as the node is away; 08006 when it has been for too long.
+    async fn await_turn(
+        self: &Rc<Self>,
+        mut ticket: Ticket,
+        mut place: oneshot::Receiver<Result<Place>>,
+        deadline: &mut tokio::time::Instant,
+    ) -> Result<Turn> {
         // Most often there is one at once.
         if let Ok(place) = place.try_recv() {
-            drop(ticket);
-            return self.open(place?, identity, settings.connect_timeout, deadline).await;
+            return place.map(Turn::Place);
         }
         let (sender, returned) = oneshot::channel();
         self.state.borrow_mut().waiters.insert(ticket.number, sender);
-        let waiting = Waiting { pool: Rc::downgrade(self), ticket: ticket.number };
-        let (mut returned, mut place) = (returned, place);
-        let place = loop {
+        let _waiting = Waiting { pool: Rc::downgrade(self), ticket: ticket.number };
+        let mut returned = returned;
+        loop {
             tokio::select! {
                 biased;
-                Ok(server) = &mut returned => return Ok(server),
-                Ok(place) = &mut place => break place?,
+                Ok(server) = &mut returned => return Ok(Turn::Connection(server)),
+                Ok(place) = &mut place => return place.map(Turn::Place),
                 // It is not short of connections: that wait begins when it is back.
-                () = timer::sleep_until(deadline) => match self.node.is_out() || self.node.is_paused() {
-                    true => deadline = tokio::time::Instant::now() + settings.checkout_timeout,
+                () = timer::sleep_until(*deadline) => match self.node.is_out() || self.node.is_paused() {
+                    true => *deadline = tokio::time::Instant::now() + self.nodes.settings().load().checkout_timeout,
                     false => {
                         ticket.is_timeout = true;
                         return Err(self.none_free());
                     }
                 },
             }
-        };
-        drop((waiting, ticket));
-        self.open(place, identity, settings.connect_timeout, deadline).await
+        }
     }
 
     async fn open(
@@ -276,37 +295,34 @@ impl Pool {
         mut place: Place,
         identity: &Identity,
         connect_timeout: Duration,
-        deadline: tokio::time::Instant,
     ) -> Result<PooledServer> {
-        loop {
-            let access = self.nodes.settings().load().access.clone();
-            let connected = match self.node.purpose {
-                Purpose::Writes => connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await,
-                Purpose::Reads => {
-                    let host = self.node.address.clone();
-                    connect_to_standby(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
+        let access = self.nodes.settings().load().access.clone();
+        let connected = match self.node.purpose {
+            Purpose::Writes => connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await,
+            Purpose::Reads => {
+                let host = self.node.address.clone();
+                connect_to_standby(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
+            }
+        };
+        match connected {
+            Ok((mut server, host)) => {
+                self.node.found_primary(&host);
+                let settings = self.nodes.settings().load();
+                server.tally = self.tally.clone();
+                server.report_demands(self.nodes.demands().clone(), self.node.address.clone());
+                server.watch_peer(settings.dead_peer_after);
+                server.prepared = Prepared::new(settings.prepared_statements);
+                place.logged_in(server.link().clone());
+                let retires = self.retires();
+                Ok(self.guard(Box::new(Connection { server, host, _place: place, retires })))
+            }
+            Err(error) => {
+                if is_full(&error) {
+                    place.refused()
+                } else {
+                    place.failed(&error)
                 }
-            };
-            match connected {
-                Ok((mut server, host)) => {
-                    self.node.found_primary(&host);
-                    let settings = self.nodes.settings().load();
-                    server.tally = self.tally.clone();
-                    server.report_demands(self.nodes.demands().clone(), self.node.address.clone());
-                    server.watch_peer(settings.dead_peer_after);
-                    server.prepared = Prepared::new(settings.prepared_statements);
-                    place.logged_in(server.link().clone());
-                    let retires = self.retires();
-                    return Ok(self.guard(Box::new(Connection { server, host, _place: place, retires })));
-                }
-                // Others have taken what the node has, or one of ours is still on its way out.
-                Err(error) if is_full(&error) && tokio::time::Instant::now() + FULL_PAUSE < deadline => {
-                    timer::sleep(FULL_PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
-                }
-                Err(error) => {
-                    place.failed(&error);
-                    return Err(error);
-                }
+                Err(error)
             }
         }
     }
@@ -320,7 +336,9 @@ impl Pool {
         let settings = self.nodes.settings().load();
         let state = self.node.lock();
         let limit = self.node.limit(&state);
-        let why = if state.open >= limit {
+        let why = if state.is_full() {
+            format!("{} has no room for more connections.", self.node.address)
+        } else if state.open >= limit {
             format!("This proxy may hold {limit} connections to {}, and all are in use.", self.node.address)
         } else {
             format!("All {} connections of the pool to {} are in use.", settings.size, self.node.address)
@@ -370,6 +388,14 @@ impl Connection {
     fn is_spent(&self) -> bool {
         Instant::now() >= self.retires
     }
+}
+
+/// What a wait ends with.
+enum Turn {
+    /// It came back from somebody else.
+    Connection(PooledServer),
+    /// For a new one.
+    Place(Place),
 }
 
 /// Somebody of this thread's pool who waits.
@@ -441,5 +467,3 @@ impl Drop for PooledServer {
 
 const HELD: &str = "a guard holds its server until it is dropped";
 const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
-/// Between two attempts to log in to a server that has no connection left.
-const FULL_PAUSE: Duration = Duration::from_millis(100);

@@ -32,8 +32,10 @@ impl Queues {
         self.len
     }
 
+    /// Behind those with lower tickets: who comes back with one takes its turn.
     pub fn push(&mut self, pool: u64, waiter: Waiter) {
-        self.of.entry(pool).or_default().push_back(waiter);
+        let queue = self.of.entry(pool).or_default();
+        queue.insert(queue.partition_point(|other| other.ticket < waiter.ticket), waiter);
         self.len += 1;
     }
 
@@ -107,6 +109,12 @@ mod tests {
         let mut queues = queues(&arrivals);
         assert_eq!(tickets(&mut queues, |pool| pool != 7), [2, 4, 5]);
         assert_eq!((queues.len(), queues.first_of(7).map(|waiter| waiter.ticket)), (2, Some(1)));
+    }
+
+    #[test]
+    fn who_comes_back_takes_its_turn() {
+        let arrivals = [(7, 2), (7, 4), (8, 3), (7, 1), (7, 3)];
+        assert_eq!(tickets(&mut queues(&arrivals), |pool| pool == 7), [1, 2, 3, 4]);
     }
 
     #[test]

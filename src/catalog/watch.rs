@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use metrics::gauge;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_postgres::AsyncMessage;
+use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Address, PROMPT, Settings, checkout};
@@ -210,6 +210,22 @@ impl Catalog {
         let pool = self.settings.pool(&hosts)?;
         pools.insert(node, (hosts, pool.clone()));
         Ok(pool)
+    }
+
+    /// One that is opened now, and is the caller's alone. Errors: what its server says to who comes, 08006 when it says nothing.
+    pub async fn connect(&self, node: NodeId) -> Result<Client> {
+        let (client, connection) =
+            Way::new(&self.settings, &self.hosts(node)?, PROMPT).connect().await.map_err(pg_error)?;
+        Way::run(connection);
+        Ok(client)
+    }
+
+    /// Closes the control connections to a node that nobody uses.
+    pub fn let_go(&self, node: NodeId) {
+        let pools = self.node_pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, pool)) = pools.get(&node) {
+            pool.retain(|_, _| false);
+        }
     }
 
     /// Where a node's server may be, its primary first. Errors: 42704 when the newest map has no such node.

@@ -251,6 +251,12 @@ impl DevCluster {
         worker.start(&self.binaries, &self.os_user, &self.nursery)
     }
 
+    /// As `restart_worker`, with room for another number of connections.
+    pub fn resize_worker(&mut self, index: usize, max_connections: u32) -> Result<()> {
+        self.worker(index)?.resize(max_connections);
+        self.restart_worker(index)
+    }
+
     /// Ends the coordinator as `kill_worker` does a worker.
     pub fn kill_coordinator(&mut self) -> Result<()> {
         self.coordinator.kill();

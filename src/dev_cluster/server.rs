@@ -137,6 +137,11 @@ impl Server {
         self.await_ready()
     }
 
+    /// From its next start on it has this `max_connections`.
+    pub fn resize(&mut self, max_connections: u32) {
+        self.tuning.max_connections = max_connections;
+    }
+
     /// From its next start on it is a standby of the server on `primary`. It must not run.
     ///
     /// Errors: 58030.

@@ -3,19 +3,23 @@
 //! ```text
 //!   every second: how many proxies are there? ──more──> keep to less at once, say so when it is done
 //!                                             └─fewer─> take more, after a while and when it is free
-//!   every minute: how many connections does each node take?    share = what it takes / proxies - control connections
+//!   now and then: how many connections does each node take?    share = what it takes / proxies - control connections
 //! ```
 //!
+//! A node is asked on a connection of its own, at once when it was away or full: it may have been made smaller. One that lets nobody in
+//! because it is shutting down waits for all connections to end (`pg_ctl stop -m smart`), so it gets them.
 //! Where `pool.node_connections` is set it counts instead, on every node.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::proxies::{Endpoints, Membership, Wish};
 use crate::catalog::{Catalog, pg_error};
-use crate::error::Result;
+use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::NodeId;
 use crate::tally::Recurring;
 
@@ -57,9 +61,15 @@ struct Sharer {
     since: Instant,
     /// Since when there are fewer proxies than that.
     fewer_since: Option<Instant>,
-    /// What nodes take, and when they were asked.
-    limits: HashMap<NodeId, (usize, Instant)>,
+    /// What nodes take.
+    limits: HashMap<NodeId, Limit>,
     trouble: Recurring,
+}
+
+struct Limit {
+    connections: usize,
+    /// `None`: it is to be asked again as soon as it answers.
+    asked: Option<Instant>,
 }
 
 impl Sharer {
@@ -105,20 +115,39 @@ impl Sharer {
                 .map(|node| (node.id, ServerAddress { host: node.host.clone(), port: node.port })),
         );
         self.limits.retain(|id, _| all.iter().any(|(known, _)| known == id));
-        for (id, address) in all {
-            if self.limits.get(&id).is_none_or(|(_, asked)| asked.elapsed() > ASK_AGAIN_AFTER) {
-                match ask_limit(&self.catalog, id).await {
-                    Ok(limit) => drop(self.limits.insert(id, (limit, Instant::now()))),
-                    // What it took before, if that is known, is the best guess; the node's own state is told elsewhere.
-                    Err(error) => {
-                        tracing::debug!(%address, %error, "could not ask a node how many connections it takes")
-                    }
+        let is_due = |(id, address): &&(NodeId, ServerAddress)| {
+            let asked = self.limits.get(id).and_then(|limit| limit.asked);
+            self.nodes.take_news(address) || asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN_AFTER)
+        };
+        let catalog = &self.catalog;
+        let asked =
+            all.iter().filter(is_due).map(|(id, address)| async move { (*id, address, ask_limit(catalog, *id).await) });
+        for (id, address, answer) in join_all(asked).await {
+            match answer {
+                Ok(connections) => {
+                    self.limits.insert(id, Limit { connections, asked: Some(Instant::now()) });
                 }
+                Err(error) => self.note_refusal(id, address, &error),
             }
-            if let Some((limit, _)) = self.limits.get(&id) {
+        }
+        for (id, address) in &all {
+            if let Some(limit) = self.limits.get(id) {
                 let control = self.catalog.settings().connections_max + CONTROL_BESIDES;
-                self.nodes.set_share(&address, share_of(*limit, self.part, control));
+                self.nodes.set_share(address, share_of(limit.connections, self.part, control));
             }
+        }
+    }
+
+    fn note_refusal(&mut self, id: NodeId, address: &ServerAddress, error: &PgError) {
+        tracing::debug!(%address, %error, "could not ask a node how many connections it takes");
+        // What it took before is the best guess.
+        if let Some(limit) = self.limits.get_mut(&id) {
+            limit.asked = None;
+        }
+        // The coordinator's could not all be given up: sessions keep theirs, and we ours.
+        if error.code() == SqlState::CANNOT_CONNECT_NOW && !id.is_coordinator() {
+            self.nodes.let_go(address);
+            self.catalog.let_go(id);
         }
     }
 }
@@ -132,7 +161,7 @@ fn share_of(limit: usize, part: Option<u32>, control: usize) -> usize {
 
 /// How many connections of ordinary roles a node takes.
 async fn ask_limit(catalog: &Catalog, node: NodeId) -> Result<usize> {
-    let client = catalog.client(node).await?;
+    let client = catalog.connect(node).await?;
     let row = client
         .query_one(
             "SELECT pg_catalog.current_setting('max_connections')::int \
@@ -150,7 +179,7 @@ const UNASKED: &str = "could not ask for a share of the nodes' connections";
 const EVERY: Duration = Duration::from_secs(1);
 /// A proxy that has lost its session for a moment comes back before the others have taken its part.
 const PATIENCE: Duration = Duration::from_secs(10);
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(15);
 /// Besides those that `coordinator.connections_max` counts: two that listen, and one for an operation.
 const CONTROL_BESIDES: usize = 3;
 /// While others have not given back what is ours. The node itself refuses what is too many, and is asked again.
