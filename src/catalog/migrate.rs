@@ -62,6 +62,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (316, "holds", include_str!("schema/316_holds.sql")),
     (320, "activity", include_str!("schema/320_activity.sql")),
     (321, "run_command", include_str!("schema/321_run_command.sql")),
+    (330, "undistribute", include_str!("schema/330_undistribute.sql")),
     (340, "holds_of_writes", include_str!("schema/340_holds_of_writes.sql")),
 ];
 

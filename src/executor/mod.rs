@@ -12,6 +12,7 @@ mod ask;
 pub mod cancel;
 mod client;
 pub mod combine;
+pub mod copy_back;
 pub mod copy_in;
 pub mod copy_out;
 pub mod figures;

@@ -17,6 +17,12 @@ pub struct OneTable {
     pub table_name: Option<u32>,
 }
 
+#[derive(Deserialize)]
+pub struct UndistributeTable {
+    pub table_name: Option<u32>,
+    pub cascade_via_foreign_keys: Option<bool>,
+}
+
 /// Times as Postgres prints them in the session.
 #[derive(Deserialize)]
 pub struct CreateTimePartitions {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{
     AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
-    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UpdateNode,
+    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UndistributeTable, UpdateNode,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -19,6 +19,7 @@ use crate::operations::create_distributed_table::{self, create_distributed_table
 use crate::operations::mover::MoverEnvironment;
 use crate::operations::reference_table::create_reference_table;
 use crate::operations::standbys::add_secondary_node as add_secondary;
+use crate::operations::undistribute_table::undistribute_table;
 use crate::operations::{node_pause, node_state, nodes, run_command, time_partitions};
 use crate::planner::{Figures, Provided};
 use crate::shard_map::TableOid;
@@ -44,13 +45,19 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
             let table = required(arguments.table_name, "table_name")?;
             create_reference_table(txn, TableOid(table)).await.map(|()| Value::Null)
         }
-        // Shells are empty from the start.
+        "undistribute_table" => {
+            let UndistributeTable { table_name, cascade_via_foreign_keys: cascade } = read(name, arguments)?;
+            let (table, cascade) =
+                (required(table_name, "table_name")?, required(cascade, "cascade_via_foreign_keys")?);
+            undistribute_table(txn, TableOid(table), cascade).await.map(|()| Value::Null)
+        }
         "create_time_partitions" => create_time_partitions(arguments, txn).await,
         "drop_old_time_partitions" => {
             let DropOldTimePartitions { table_name, older_than } = read(name, arguments)?;
             let (table, moment) = (required(table_name, "table_name")?, required(older_than, "older_than")?);
             time_partitions::drop_old(txn, TableOid(table), &moment).await.map(|()| Value::Null)
         }
+        // Shells are empty from the start.
         "truncate_local_data_after_distributing_table" => Ok(Value::Null),
         // A worker has them before it is active.
         "replicate_reference_tables" => Ok(Value::Null),
@@ -124,6 +131,7 @@ pub fn provided() -> Provided {
             "citus_cleanup_orphaned_resources",
             "citus_cleanup_orphaned_shards",
             "create_reference_table",
+            "undistribute_table",
             "create_time_partitions",
             "drop_old_time_partitions",
             "truncate_local_data_after_distributing_table",

@@ -172,10 +172,16 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
     let map = txn.map();
     let known = |oid: &TableOid| map.table_by_oid(*oid).filter(|t| !t.is_reference()).map(|t| t.colocation);
     keep_moves_out(txn, &gone.iter().filter_map(known).collect()).await?;
-    // Only the old map has the tables' names; where their shards are, and who lives beside them, the fresh one knows.
-    let placements = txn.reload_map().await?;
     let dropped: Vec<_> = gone.iter().filter_map(|oid| map.table_by_oid(*oid).cloned()).collect();
-    for oid in &gone {
+    remove(txn, &gone, &dropped).await
+}
+
+/// Removes what the catalog knows of the tables that are `gone`, with the shards and copies of those that are `dropped`, which
+/// are the same where they were known. Nobody adds a table to their groups meanwhile, or moves a shard.
+pub(super) async fn remove(txn: &mut Transaction, gone: &[TableOid], dropped: &[Arc<Table>]) -> Result<()> {
+    // The tables' names may be known no more; where their shards are, and who lives beside them, the fresh map knows.
+    let placements = txn.reload_map().await?;
+    for oid in gone {
         txn.query(NodeId::COORDINATOR, &tables::delete(*oid)).await?;
     }
     let colocations: BTreeSet<ColocationId> = dropped.iter().map(|t| t.colocation).collect();
@@ -186,7 +192,7 @@ pub async fn sweep(txn: &mut Transaction) -> Result<()> {
     // Together, because a partition goes with its parent.
     let mut doomed: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     let mut schemas_done = BTreeSet::new();
-    for table in &dropped {
+    for table in dropped {
         if table.is_reference() {
             let name = qualified(&table.schema, &table.name);
             for node in placements.active_workers() {

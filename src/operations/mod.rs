@@ -26,3 +26,4 @@ pub mod table_checks;
 pub mod table_definition;
 pub mod time_partitions;
 pub mod triggers;
+pub mod undistribute_table;

@@ -19,7 +19,7 @@ use tenantry::dev_cluster::{DevCluster, Settings};
 use tokio_postgres::{Client, NoTls};
 
 use super::ports::PortRange;
-use super::{psql, signal, wait_until};
+use super::{psql, psql_error, signal, wait_until};
 
 pub struct Served {
     ports: PortRange,
@@ -224,6 +224,10 @@ impl Served {
 
     pub fn psql(&self, sql: &str) -> String {
         psql(&self.dsn(0), sql)
+    }
+
+    pub fn psql_error(&self, sql: &str) -> String {
+        psql_error(&self.dsn(0), sql)
     }
 
     /// Rows of one column from every server itself, coordinator first.
