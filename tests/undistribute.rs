@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use support::served::Served;
-use support::{psql, psql_error, wait_until};
+use support::ledger::Load;
+use support::served::{Served, Stop};
+use support::wire_client::Client;
+use support::{psql, psql_error, signal, wait_until};
 
 /// Of every kind of what a table may have and a shell keeps.
 const TABLES: &str = "
@@ -159,3 +162,228 @@ fn expect_nothing_left(served: &Served) {
         );
     }
 }
+
+#[test]
+fn what_foreign_keys_connect_becomes_local_together() {
+    let served = Served::start(2);
+    served.psql(
+        "CREATE TABLE countries (code text PRIMARY KEY, n serial); CREATE TABLE codes (code int PRIMARY KEY);
+         CREATE TABLE apart (tenant int PRIMARY KEY); CREATE TABLE cities (code text REFERENCES countries);
+         CREATE TABLE stores (tenant int, country text REFERENCES countries ON DELETE CASCADE, opened date, PRIMARY KEY (tenant, opened))
+             PARTITION BY RANGE (opened);
+         CREATE TABLE stores_2025 PARTITION OF stores FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+         CREATE TABLE stores_2026 PARTITION OF stores FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+         CREATE TABLE visits (tenant int, opened date, id int, PRIMARY KEY (tenant, id))",
+    );
+    served.psql(
+        "INSERT INTO countries (code) VALUES ('de'), ('fr'); INSERT INTO codes VALUES (1);
+         SELECT create_reference_table('countries'); SELECT create_reference_table('codes');
+         SELECT create_distributed_table('apart', 'tenant', shard_count => 4);
+         SELECT create_distributed_table('stores', 'tenant', colocate_with => 'apart');
+         SELECT create_distributed_table('visits', 'tenant', colocate_with => 'apart')",
+    );
+    let key = "ALTER TABLE visits ADD FOREIGN KEY (tenant, opened) REFERENCES stores ON DELETE CASCADE";
+    served.psql(key);
+    served.psql(
+        "INSERT INTO stores SELECT t, CASE t % 2 WHEN 0 THEN 'de' ELSE 'fr' END, '2025-07-01'::date + t * 10 FROM generate_series(1, 40) t;
+         INSERT INTO visits SELECT t, '2025-07-01'::date + t * 10, i FROM generate_series(1, 40) t, generate_series(1, 5) i;
+         INSERT INTO cities VALUES ('de'); INSERT INTO apart SELECT generate_series(1, 40)",
+    );
+    // From the far end, by way of a partitioned table and a reference table.
+    served.psql("SELECT undistribute_table('visits', cascade_via_foreign_keys => true)");
+    let managed = "SELECT string_agg(table_name::text, ' ' ORDER BY table_name::text) FROM citus_tables";
+    assert_eq!(served.psql(managed), "apart codes", "what is not connected stays");
+    let counts =
+        "SELECT (SELECT count(*) FROM stores_2025), (SELECT count(*) FROM stores), (SELECT count(*) FROM visits),
+        (SELECT count(*) FROM countries), (SELECT count(*) FROM cities)";
+    assert_eq!(psql(&served.coordinator_dsn(), counts), "18|40|200|2|1");
+    assert_eq!(served.psql("SELECT count(*) FROM apart"), "40");
+    let refused = served.psql_error("INSERT INTO visits VALUES (1, '2025-01-01', 9)");
+    assert!(refused.contains("23503"), "{refused}");
+    served.psql("DELETE FROM countries WHERE code = 'fr'; INSERT INTO countries (code) VALUES ('it')");
+    assert_eq!(psql(&served.coordinator_dsn(), counts), "9|20|100|2|1", "keys do what they say");
+
+    served.psql("SELECT undistribute_table('codes'); INSERT INTO codes VALUES (2); UPDATE codes SET code = code + 1 WHERE code = 2");
+    for worker in 0..2 {
+        let left = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')";
+        assert_eq!(psql(&served.worker_dsn(worker), left), "");
+        let noted = "SELECT count(*) FROM tenantry.reference_copy";
+        assert_eq!(psql(&served.worker_dsn(worker), noted), "0");
+    }
+    served.psql("SELECT create_reference_table('codes')");
+    assert_eq!(psql(&served.worker_dsn(1), "SELECT string_agg(code::text, ' ' ORDER BY code) FROM codes"), "1 3");
+}
+
+/// Policies hide rows from an owner who has said so himself; a snapshot hides what was committed after it.
+#[test]
+fn no_row_is_lost_that_is_hidden_from_who_calls() {
+    let served = Served::start(1);
+    served.psql("CREATE ROLE clerk LOGIN; GRANT tenantry_admin TO clerk; GRANT CREATE ON SCHEMA public TO clerk");
+    let as_clerk = served.dsn(0).replace("postgres@", "clerk@");
+    psql(
+        &as_clerk,
+        "CREATE TABLE papers (tenant int, is_secret boolean); CREATE POLICY seen ON papers USING (NOT is_secret);
+         INSERT INTO papers SELECT t, t % 2 = 0 FROM generate_series(1, 100) t;
+         ALTER TABLE papers ENABLE ROW LEVEL SECURITY; ALTER TABLE papers FORCE ROW LEVEL SECURITY",
+    );
+    let state = "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'papers'::regclass";
+    for call in ["create_distributed_table('papers', 'tenant')", "undistribute_table('papers')"] {
+        psql(&as_clerk, &format!("SELECT {call}"));
+        assert_eq!(served.psql("SELECT count(*) FROM papers"), "100", "{call}");
+        assert_eq!(psql(&as_clerk, "SELECT count(*) FROM papers"), "50", "{call}");
+        assert_eq!(psql(&served.coordinator_dsn(), state), "t|t", "{call}");
+    }
+    served.psql("CREATE TABLE later (tenant int PRIMARY KEY)");
+    for call in ["create_distributed_table('later', 'tenant')", "create_reference_table('later')"] {
+        let old = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; SELECT {call}");
+        let error = served.psql_error(&old);
+        assert!(
+            error.contains("0A000: cannot move the rows of a table in a transaction that is repeatable read"),
+            "{error}"
+        );
+    }
+    served.psql("ALTER ROLE postgres SET default_transaction_isolation = 'repeatable read'");
+    served.psql("SELECT create_distributed_table('later', 'tenant')");
+    served.psql("SELECT undistribute_table('later')");
+    assert_eq!(served.psql("SELECT count(*) FROM citus_tables"), "0", "a call by itself needs nothing");
+}
+
+/// Goal: clients of two proxies write all the time while their table becomes local; no acknowledged write is missing or
+/// there twice, and nobody is told of it.
+#[test]
+fn no_write_is_lost_while_a_table_becomes_local() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    let tenants = served.tenants();
+    served.psql("CREATE TABLE words (id bigint PRIMARY KEY, word text); SELECT create_reference_table('words')");
+    let loads =
+        [0, 1].map(|proxy| Load::start(served.proxy_port(proxy), &tenants, 2, 1000 + proxy as u64 * 100_000_000));
+    let stop = Arc::new(Stop::default());
+    let writers = [0, 1].map(|proxy| {
+        let (port, stop) = (served.proxy_port(proxy), stop.clone());
+        std::thread::spawn(move || {
+            let (mut client, mut written) = (Client::connect(port, &[]), 0);
+            while !stop.is_set() {
+                let said = client.query(&format!("INSERT INTO words VALUES ({})", proxy * 1_000_000 + written));
+                assert!(!said.contains("E("), "{said}");
+                written += 1;
+            }
+            written
+        })
+    });
+    for call in
+        ["undistribute_table('items')", "undistribute_table('words')", "create_distributed_table('items', 'tenant')"]
+    {
+        served.psql(&format!("SELECT {call}"));
+        loads.iter().for_each(Load::await_progress);
+    }
+    served.psql("SELECT undistribute_table('items')");
+    loads.iter().for_each(Load::await_progress);
+    let ledgers = loads.map(Load::end);
+    stop.set();
+    let written: usize = writers.map(|writer| writer.join().expect("it writes")).iter().sum();
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM words"), written.to_string());
+    let present = psql(&served.coordinator_dsn(), "SELECT id FROM items WHERE id >= 1000");
+    for (ledger, first) in ledgers.iter().zip([1000, 100_001_000]) {
+        let errors: Vec<_> = ledger.errors().map(|done| &done.said).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        let own =
+            present.lines().filter(|id| id.parse::<u64>().is_ok_and(|id| id / 100_000_000 == first / 100_000_000));
+        ledger.check(&own.collect::<Vec<_>>().join("\n"), first);
+    }
+}
+
+/// Goal: who has rows of one server locked and goes on to another is not kept from it by a call that waits for the first.
+#[test]
+fn a_transaction_of_several_tenants_and_a_call_do_not_wait_for_each_other() {
+    let served = Served::start(2);
+    let tenants = served.tenants();
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    client.query("BEGIN");
+    client.query(&format!("UPDATE items SET id = 2 WHERE tenant = {}", tenants[0]));
+    let calls = {
+        let dsn = served.dsn(0);
+        std::thread::spawn(move || psql(&dsn, "SELECT undistribute_table('items')"))
+    };
+    let other = served.worker_dsn(1);
+    let locked = "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation::regclass::text LIKE '%.items'";
+    assert!(wait_until(PATIENCE, || psql(&other, locked) == "t"), "it has the other server's locks");
+    let said = client.query(&format!("UPDATE items SET id = 2 WHERE tenant = {}", tenants[1]));
+    assert!(said.contains("UPDATE 1"), "{said}");
+    client.query("COMMIT");
+    calls.join().expect("it goes on");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT string_agg(id::text, ' ') FROM items"), "2 2");
+    // A client's own patience counts.
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    client.query("BEGIN");
+    client.query(&format!("UPDATE items SET id = 3 WHERE tenant = {}", tenants[0]));
+    let error = served.psql_error("SET lock_timeout = '300ms'; SELECT undistribute_table('items')");
+    assert!(error.contains("55P03"), "{error}");
+}
+
+/// Goal: whenever the proxy dies, the table is either distributed or local, with every row, and can be used as it is.
+#[test]
+fn a_proxy_that_dies_leaves_a_table_that_is_whole() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    // A row that comes to the coordinator waits for whoever keeps the lock there.
+    served.psql(
+        "CREATE FUNCTION passes(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN true; END $$;
+         CREATE TABLE orders (tenant int, id int, CHECK (passes(id)))",
+    );
+    served.psql(
+        "SELECT create_distributed_table('orders', 'tenant', shard_count => 4);
+         INSERT INTO orders SELECT t, i FROM generate_series(1, 40) t, generate_series(1, 10) i",
+    );
+    let rows = |served: &Served| psql(&served.dsn(1), "SELECT count(*), count(DISTINCT (tenant, id)) FROM orders");
+    let prepared = |served: &Served| served.everywhere("SELECT count(*) FROM pg_prepared_xacts").concat();
+    for (gate, waits) in [
+        ("SELECT pg_advisory_xact_lock(77)", "COPY"),
+        ("LOCK TABLE tenantry.two_phase IN EXCLUSIVE MODE", "decide_commit"),
+    ] {
+        let mut gatekeeper = Client::connect(served.coordinator_port, &[]);
+        gatekeeper.query("BEGIN");
+        gatekeeper.query(gate);
+        let mut caller = Client::connect(served.proxy_port(0), &[]);
+        caller.send("SELECT undistribute_table('orders')");
+        let is_there = format!(
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%{waits}%' AND wait_event_type = 'Lock'"
+        );
+        assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), &is_there) == "t"), "it gets to {waits}");
+        served.kill_proxy(0);
+        // Nobody decides any more.
+        let ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        psql(&served.coordinator_dsn(), ends);
+        gatekeeper.query("COMMIT");
+        assert!(wait_until(PATIENCE, || prepared(&served) == "000"), "{waits}: the parts are ended");
+        assert_eq!(rows(&served), "400|400", "{waits}");
+        assert_eq!(psql(&served.dsn(1), "SELECT citus_table_type FROM citus_tables"), "distributed", "{waits}");
+        psql(&served.dsn(1), "INSERT INTO orders VALUES (41, 1); DELETE FROM orders WHERE tenant = 41");
+        served.start_proxy(0);
+    }
+    // Decided; a worker has not heard of it.
+    let mut gatekeeper = Client::connect(served.coordinator_port, &[]);
+    gatekeeper.query("BEGIN");
+    gatekeeper.query("LOCK TABLE tenantry.two_phase IN EXCLUSIVE MODE");
+    let mut caller = Client::connect(served.proxy_port(0), &[]);
+    caller.send("SELECT undistribute_table('orders')");
+    assert!(wait_until(PATIENCE, || prepared(&served) == "011"), "both workers are prepared");
+    let backend = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'PREPARE TRANSACTION%' AND pid <> pg_backend_pid()
+        ORDER BY state_change DESC LIMIT 1";
+    let pid: u32 = psql(&served.worker_dsn(1), backend).parse().expect("a process");
+    signal(pid, "STOP");
+    gatekeeper.query("COMMIT");
+    let is_local = "SELECT count(*) FROM tenantry.distributed_table";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), is_local) == "0"), "it is decided");
+    served.kill_proxy(0);
+    assert_eq!(rows(&served), "400|400");
+    assert!(wait_until(PATIENCE, || prepared(&served) == "000"), "the other proxy carries it out");
+    signal(pid, "TERM");
+    signal(pid, "CONT");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM ONLY orders"), "400");
+    served.start_proxy(0);
+    expect_nothing_left(&served);
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);

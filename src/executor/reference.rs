@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::relay::local_meanwhile;
 use super::scatter::Request;
 use super::{Client, Relayed, Routed, Transaction, combine, copy_in, relay};
 use crate::backend::{quote_ident, quote_literal};
@@ -60,10 +61,21 @@ pub async fn write(
             txn.failed = true;
             // The coordinator's word that it is done, unless it has left already behind many rows.
             client.rewind(mark);
-            return Err(error);
+            return Err(unless_local(txn, &plan.table, error).await);
         }
     }
     Ok(relayed)
+}
+
+/// The error of a worker; another one when it has no copy because the table is no reference table any more.
+async fn unless_local(txn: &Transaction, table: &Table, error: PgError) -> PgError {
+    if !matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) {
+        return error;
+    }
+    match txn.executor.catalog.refresh().await {
+        Ok(map) if map.table_by_oid(table.oid).is_none_or(|now| !now.is_reference()) => local_meanwhile(&table.name),
+        _ => error,
+    }
 }
 
 async fn write_copy(txn: &mut Transaction, node: NodeId, sql: &str, request: Request<'_>) -> Result<()> {

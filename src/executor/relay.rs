@@ -263,7 +263,7 @@ fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
         SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if named_group(error, routed).is_some() => {
             Some(Retry::Fenced)
         }
-        SqlState::SERIALIZATION_FAILURE if is_distributed_meanwhile(error) => Some(Retry::Fenced),
+        SqlState::SERIALIZATION_FAILURE if is_of_another_kind(error) => Some(Retry::Fenced),
         SqlState::FEATURE_NOT_SUPPORTED if error.message() == "cached plan must not change result type" => {
             Some(Retry::StalePlan)
         }
@@ -290,13 +290,20 @@ pub fn distributed_meanwhile() -> PgError {
         .hint("Retry the statement.")
 }
 
-fn is_distributed_meanwhile(error: &PgError) -> bool {
-    error.code() == SqlState::SERIALIZATION_FAILURE && error.message().ends_with(DISTRIBUTED_MEANWHILE)
+/// As `distributed_meanwhile`, when a reference table's copies are gone.
+pub fn local_meanwhile(table: &str) -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, format!("table \"{table}\" {LOCAL_MEANWHILE}"))
+        .hint("Retry the statement.")
 }
 
-/// Does the error say that a shard of `map` is not where it was looked for, or that a local table is none any more?
+fn is_of_another_kind(error: &PgError) -> bool {
+    let ends = [DISTRIBUTED_MEANWHILE, LOCAL_MEANWHILE];
+    error.code() == SqlState::SERIALIZATION_FAILURE && ends.iter().any(|end| error.message().ends_with(end))
+}
+
+/// Does the error say that a shard of `map` is not where it was looked for, or that a table is not of its kind any more?
 pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
-    if is_distributed_meanwhile(error) {
+    if is_of_another_kind(error) {
         return true;
     }
     matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)
@@ -324,5 +331,6 @@ pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
 }
 
 const DISTRIBUTED_MEANWHILE: &str = "has been distributed meanwhile";
+const LOCAL_MEANWHILE: &str = "has become a local table meanwhile";
 /// Rows longer than this are passed on in pieces.
 pub(super) const STREAM_LEN: usize = 64 * 1024;

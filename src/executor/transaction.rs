@@ -293,12 +293,20 @@ impl Transaction {
         self.pins.is_some() || self.kept.is_some()
     }
 
+    /// What begins for one statement of the client begins as READ COMMITTED, whatever is his default. Before `require_atomic`.
+    pub fn begin_read_committed(&mut self) {
+        if self.kind == Kind::Auto {
+            self.begin = "BEGIN ISOLATION LEVEL READ COMMITTED".into();
+        }
+    }
+
     /// From here on everything is one transaction on all servers. Only before anything but reads has been sent.
     pub async fn require_atomic(&mut self) -> Result<()> {
         if self.kind != Kind::Auto {
             return Ok(());
         }
         self.kind = Kind::Implicit;
+        let begin = self.begin.clone();
         for participant in &mut self.participants {
             // What ran since the last Sync becomes the first part of the block.
             if participant.began {
@@ -309,7 +317,7 @@ impl Transaction {
                 participant.server.queue_between("BEGIN");
             } else {
                 // It has only answered a question of ours.
-                participant.begin("BEGIN", &[], self.memory).await?;
+                participant.begin(&begin, &[], self.memory).await?;
             }
         }
         Ok(())

@@ -121,8 +121,22 @@ pub(super) fn check_request(request: &Request) -> Result<()> {
     Ok(())
 }
 
+/// Rows that were written after the snapshot was taken, and before a lock was had, would be lost.
+///
+/// Errors: 0A000 where a transaction keeps its first snapshot.
+pub(super) async fn refuse_old_snapshot(txn: &mut Transaction) -> Result<()> {
+    let level = txn.show(&["transaction_isolation"]).await?.pop().unwrap_or_default();
+    if level.starts_with("read ") {
+        return Ok(());
+    }
+    Err(PgError::unsupported(format!("cannot move the rows of a table in a transaction that is {level}"))
+        .detail("Its snapshot may be older than some of them.")
+        .hint("Use BEGIN ISOLATION LEVEL READ COMMITTED, or no transaction block."))
+}
+
 /// Keeps writers of the table and its partitions, of nodes and of colocation groups out, then reads what is true now.
 pub(super) async fn lock_and_read(txn: &mut Transaction, table: TableOid) -> Result<Family> {
+    refuse_old_snapshot(txn).await?;
     let definition = TableDefinition::read(txn, table).await?;
     txn.query(NodeId::COORDINATOR, nodes::lock_against_changes()).await?;
     txn.query(NodeId::COORDINATOR, tables::lock()).await?;
@@ -372,12 +386,24 @@ pub(super) async fn has_rows(txn: &mut Transaction, table: &str) -> Result<bool>
     Ok(number(txn, &sql).await? == Some(1))
 }
 
-/// Sends every row of the coordinator's table to where it belongs.
+/// Sends every row of the coordinator's table to where it belongs: also those that its policies hide from its owner.
 pub(super) async fn copy_all(txn: &mut Transaction, definition: &TableDefinition, table: &Arc<Table>) -> Result<u64> {
     let columns = definition.stored_columns();
     let list: Vec<String> = columns.iter().map(|c| identifier(c)).collect();
     let copy_out = format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", list.join(", "), rows_of(definition));
-    route_rows(txn, NodeId::COORDINATOR, &copy_out, table, &columns).await
+    let name = definition.quoted();
+    let hides = format!("SELECT pg_catalog.row_security_active({}::pg_catalog.oid)::pg_catalog.int4", definition.oid);
+    let is_hidden = number(txn, &hides).await? == Some(1);
+    if is_hidden {
+        let all = format!("ALTER TABLE ONLY {name} NO FORCE ROW LEVEL SECURITY");
+        txn.query(NodeId::COORDINATOR, &all).await?;
+    }
+    let count = route_rows(txn, NodeId::COORDINATOR, &copy_out, table, &columns).await?;
+    if is_hidden {
+        let again = format!("ALTER TABLE ONLY {name} FORCE ROW LEVEL SECURITY");
+        txn.query(NodeId::COORDINATOR, &again).await?;
+    }
+    Ok(count)
 }
 
 /// From now on nobody writes into the shell, not even a proxy that has not heard of it yet.

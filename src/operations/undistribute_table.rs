@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::create_distributed_table::{lock_and_read, notice};
+use super::create_distributed_table::{lock_and_read, notice, refuse_old_snapshot};
 use super::ddl;
 use super::partitions::Family;
 use super::sequences;
@@ -21,6 +22,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::executor::copy_back::copy_back;
 use crate::shard_map::{NodeId, ShardMap, Table, TableOid};
+use crate::transport::timer;
 
 /// `SELECT undistribute_table(...)`. `cascade`: with all tables that foreign keys connect it with.
 ///
@@ -36,8 +38,7 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
     let nodes: Vec<NodeId> = map.active_workers().map(|node| node.id).chain([NodeId::COORDINATOR]).collect();
     txn.query_each(nodes.iter().map(|node| (*node, "SET CONSTRAINTS ALL IMMEDIATE".to_owned())).collect()).await?;
     let forced = forcing_policies(txn, &families).await?;
-    let locks = lock_shards(&map, &tables, &forced);
-    txn.query_each(locks.into_iter().collect()).await?;
+    lock_shards(txn, &locks_of_shards(&map, &tables, &forced)).await?;
     for definition in families.iter().flat_map(Family::definitions) {
         let unseal = format!("DROP TRIGGER IF EXISTS tenantry_shell ON {}", definition.quoted());
         txn.query(NodeId::COORDINATOR, &unseal).await?;
@@ -51,17 +52,6 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
     let drawn = definitions().flat_map(|d| &d.columns).filter_map(|c| Some(c.sequence.as_ref()?.oid)).collect();
     ddl::remove(txn, &members.iter().map(|table| table.oid).collect::<Vec<_>>(), &members).await?;
     sequences::forget(txn, &drawn).await
-}
-
-/// Rows that were written before a lock was had, and after the snapshot was taken, would be lost.
-async fn refuse_old_snapshot(txn: &mut Transaction) -> Result<()> {
-    let level = txn.show(&["transaction_isolation"]).await?.pop().unwrap_or_default();
-    if level.starts_with("read ") {
-        return Ok(());
-    }
-    Err(PgError::unsupported(format!("cannot undistribute a table in a transaction that is {level}"))
-        .detail("Its snapshot may be older than rows of the shards.")
-        .hint("Use BEGIN ISOLATION LEVEL READ COMMITTED."))
 }
 
 /// The tables that become local ones, with their partitions, locked on the coordinator.
@@ -170,7 +160,7 @@ async fn forcing_policies(txn: &mut Transaction, families: &[Family]) -> Result<
 }
 
 /// For each node the text after which nobody reads or writes what is there of these tables, and the transaction sees all of it.
-fn lock_shards(map: &ShardMap, tables: &[Arc<Table>], forced: &BTreeSet<TableOid>) -> BTreeMap<NodeId, String> {
+fn locks_of_shards(map: &ShardMap, tables: &[Arc<Table>], forced: &BTreeSet<TableOid>) -> BTreeMap<NodeId, String> {
     let mut names: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     for table in tables {
@@ -188,6 +178,35 @@ fn lock_shards(map: &ShardMap, tables: &[Arc<Table>], forced: &BTreeSet<TableOid
         work.entry(node).or_default().insert_str(0, &lock);
     }
     work
+}
+
+/// Runs these texts. Who has locks on one node and waits for another would wait for us, and we for him: none of the locks is kept
+/// while one of them is not to be had, unless the client has a lock_timeout of his own.
+async fn lock_shards(txn: &mut Transaction, locks: &BTreeMap<NodeId, String>) -> Result<()> {
+    let on_each = |before: &str, after: &str| -> Vec<(NodeId, String)> {
+        locks.iter().map(|(node, text)| (*node, format!("{before}{text}{after}"))).collect()
+    };
+    let instead = |sql: &str| locks.keys().map(|node| (*node, sql.to_owned())).collect();
+    if txn.show(&["lock_timeout"]).await?.first().is_none_or(|timeout| timeout != "0") {
+        return txn.query_each(on_each("", "")).await;
+    }
+    let begin = format!("SAVEPOINT tenantry_locks; SET LOCAL lock_timeout TO {};\n", LOCK_PATIENCE.as_millis());
+    loop {
+        match txn.query_each(on_each(&begin, "SET LOCAL lock_timeout TO 0")).await {
+            Ok(()) => return txn.query_each(instead("RELEASE SAVEPOINT tenantry_locks")).await,
+            Err(error) if matches!(error.code(), SqlState::LOCK_NOT_AVAILABLE | SqlState::DEADLOCK_DETECTED) => {
+                txn.failed = false;
+                let undo = "ROLLBACK TO SAVEPOINT tenantry_locks; RELEASE SAVEPOINT tenantry_locks";
+                txn.query_each(instead(undo)).await?;
+                let pause = async {
+                    timer::sleep(LOCK_PAUSE).await;
+                    Ok(())
+                };
+                txn.unless_cancelled(pause).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Copies every row into the shell. They were checked, and triggers fired for them, where they were written.
@@ -227,3 +246,8 @@ async fn bring_back(
     }
     Ok(())
 }
+
+/// For a lock on one node, while those on others are held.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// For who has waited for us meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);

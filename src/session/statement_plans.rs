@@ -223,7 +223,10 @@ impl Session {
                 ));
             }
         } else {
-            self.txn().require_atomic().await?;
+            let txn = self.txn();
+            // No snapshot is to be older than the locks that a function takes.
+            txn.begin_read_committed();
+            txn.require_atomic().await?;
         }
         let mut splices: Vec<Splice> = call.outside().cloned().collect();
         for c in &call.calls {
