@@ -7,7 +7,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Who moves.
 const TENANT: i64 = 7;
 const MOVES: usize = 8;
+/// Local tables that are distributed.
+const TABLES: i64 = 6;
 /// More than a COPY keeps back: the first rows are at their server while others have yet to come.
 const COPIED: i64 = 20;
 
@@ -41,22 +43,72 @@ fn clients_of_the_proxy_that_does_not_drive_wait_for_moves_that_block_writes() {
 
 fn clients_notice_nothing_of_moves(mode: &str) {
     let stage = Stage::set();
-    let works: [Work; 4] = [transaction, copy, update_everywhere, transaction];
-    let clients: Vec<_> = works.iter().zip(0..).map(|(work, number)| Client::start(&stage, *work, number)).collect();
+    let works: [Work; 4] = [transaction, copy, update_everywhere, look_first];
+    let others = stage.others;
+    let clients = works.map(|work| move |wire: &mut Wire, id| work(wire, others, id));
+    let clients = Client::start_all(&stage.served, &stage.stop, clients);
     for number in 0..MOVES {
-        let before = clients.iter().map(|client| client.rounds()).collect::<Vec<_>>();
-        let goes_on = || clients.iter().zip(&before).all(|(client, before)| client.rounds() > before + 2);
-        assert!(wait_until(PATIENCE, goes_on), "a client stands still before move {number}");
+        await_rounds(&clients, number);
         stage.served.psql(&stage.move_to_the_other_by(mode));
     }
     stage.stop.set();
+    assert_eq!(stage.rows(), written_without_an_error(clients));
+}
+
+/// Goal: what cannot be repeated notices nothing while another proxy distributes the local table that it writes: a COPY, and a
+/// transaction that has used the coordinator before; nothing acknowledged is missing or there twice.
+/// Method: clients of proxy 1 write table after table, each of which proxy 0 distributes meanwhile.
+#[test]
+fn clients_of_the_proxy_that_does_not_drive_wait_while_a_table_is_distributed() {
+    let mut served = Served::start_with(2, 2, "");
+    served.start_proxy(1);
+    served.psql("CREATE TABLE journal (id bigint)");
+    let (stop, round) = (Arc::<Stop>::default(), Arc::new(AtomicI64::new(0)));
+    let works: [LocalWork; 4] = [journal_first, journal_first_by_messages, copy_local, insert_local];
+    for number in 0..TABLES {
+        served.psql(&format!("CREATE TABLE events_{number} (tenant bigint, id bigint, PRIMARY KEY (tenant, id))"));
+    }
+    let works = works.map(|work| {
+        let round = round.clone();
+        move |wire: &mut Wire, id| work(wire, round.load(Ordering::SeqCst), id)
+    });
+    let clients = Client::start_all(&served, &stop, works);
+    for number in 0..TABLES {
+        await_rounds(&clients, number);
+        served.psql(&format!(
+            "SELECT create_distributed_table_concurrently('events_{number}', 'tenant', shard_count => 4)"
+        ));
+        await_rounds(&clients, number);
+        round.fetch_add(1, Ordering::SeqCst);
+        if number + 1 == TABLES {
+            stop.set();
+        }
+    }
+    let written = written_without_an_error(clients);
+    let rows = (0..TABLES).flat_map(|number| {
+        let rows = rows_of(&served, &format!("SELECT {number} || ' ' || id || ' 1' FROM events_{number}"));
+        let shell = format!("SELECT count(*) FROM ONLY events_{number}");
+        assert_eq!(support::psql(&served.coordinator_dsn(), &shell), "0");
+        rows
+    });
+    assert_eq!(rows.collect::<BTreeMap<_, _>>(), written);
+}
+
+fn await_rounds<T: std::fmt::Display>(clients: &[Client], number: T) {
+    let before = clients.iter().map(|client| client.rounds()).collect::<Vec<_>>();
+    let goes_on = || clients.iter().zip(&before).all(|(client, before)| client.rounds() > before + 2);
+    assert!(wait_until(PATIENCE, goes_on), "a client stands still at {number}");
+}
+
+/// How often each row was.
+fn written_without_an_error(clients: Vec<Client>) -> BTreeMap<(i64, i64), i64> {
     let ended: Vec<Told> = clients.into_iter().map(Client::end).collect();
     let errors: Vec<_> = ended.iter().flat_map(|told| &told.errors).collect();
     assert!(errors.is_empty(), "{} errors: {errors:?}", errors.len());
-    let mut expected: BTreeMap<(i64, i64), i64> = BTreeMap::new();
-    ended.iter().flat_map(|told| &told.rows).for_each(|(row, n)| *expected.entry(*row).or_default() += n);
-    assert_eq!(stage.rows(), expected);
     assert!(ended.iter().all(|told| told.rows.len() > 3), "all have written");
+    let mut written = BTreeMap::new();
+    ended.iter().flat_map(|told| &told.rows).for_each(|(row, n)| *written.entry(*row).or_default() += n);
+    written
 }
 
 /// Goal: statements that a cut-over holds go on in the order in which they came.
@@ -168,18 +220,25 @@ impl Stage {
 
     /// What is there: tenant and id, with how often it was written.
     fn rows(&self) -> BTreeMap<(i64, i64), i64> {
-        let lines = self.served.psql("SELECT tenant || ' ' || id || ' ' || n FROM ledger");
-        let rows = lines.lines().map(|line| {
-            let mut numbers = line.split(' ').map(|number| number.parse::<i64>().expect("a number"));
-            let mut next = || numbers.next().expect("three numbers");
-            ((next(), next()), next())
-        });
-        rows.collect()
+        rows_of(&self.served, "SELECT tenant || ' ' || id || ' ' || n FROM ledger")
     }
+}
+
+fn rows_of(served: &Served, sql: &str) -> BTreeMap<(i64, i64), i64> {
+    let lines = served.psql(sql);
+    let rows = lines.lines().map(|line| {
+        let mut numbers = line.split(' ').map(|number| number.parse::<i64>().expect("a number"));
+        let mut next = || numbers.next().expect("three numbers");
+        ((next(), next()), next())
+    });
+    rows.collect()
 }
 
 /// One round; `id` is nobody else's.
 type Work = fn(&mut Wire, [i64; 2], i64) -> Result<Rows, String>;
+
+/// The same with a local table, of that number.
+type LocalWork = fn(&mut Wire, i64, i64) -> Result<Rows, String>;
 
 /// A client at work.
 struct Client {
@@ -196,9 +255,20 @@ struct Told {
 }
 
 impl Client {
-    fn start(stage: &Stage, work: Work, number: i64) -> Self {
-        let mut wire = Wire::login(stage.served.proxy_port(1), "postgres");
-        let (rounds, stop, others) = (Arc::new(AtomicU64::new(0)), stage.stop.clone(), stage.others);
+    /// Through proxy 1. A work gets an id that is nobody else's.
+    fn start_all<W>(served: &Served, stop: &Arc<Stop>, works: impl IntoIterator<Item = W>) -> Vec<Self>
+    where
+        W: Fn(&mut Wire, i64) -> Result<Rows, String> + Send + 'static,
+    {
+        works.into_iter().zip(0..).map(|(work, number)| Self::start(served, stop, work, number)).collect()
+    }
+
+    fn start<W>(served: &Served, stop: &Arc<Stop>, work: W, number: i64) -> Self
+    where
+        W: Fn(&mut Wire, i64) -> Result<Rows, String> + Send + 'static,
+    {
+        let mut wire = Wire::login(served.proxy_port(1), "postgres");
+        let (rounds, stop) = (Arc::new(AtomicU64::new(0)), stop.clone());
         let counted = rounds.clone();
         let thread = std::thread::spawn(move || {
             let mut told = Told::default();
@@ -206,7 +276,7 @@ impl Client {
                 if stop.is_set() {
                     break;
                 }
-                match work(&mut wire, others, number * 1_000_000 + round * COPIED) {
+                match work(&mut wire, number * 1_000_000 + round * COPIED) {
                     Ok(rows) => told.rows.extend(rows),
                     Err(error) => {
                         told.errors.push(error);
@@ -254,6 +324,13 @@ fn transaction(wire: &mut Wire, [a, b]: [i64; 2], id: i64) -> Result<Rows, Strin
     Ok(vec![((a, id), 1), ((b, id), 1), ((TENANT, id), 2)])
 }
 
+/// Nothing is written before the tenant.
+fn look_first(wire: &mut Wire, [a, b]: [i64; 2], id: i64) -> Result<Rows, String> {
+    let read = |tenant: i64| format!("SELECT n FROM ledger WHERE tenant = {tenant} AND id = {id}");
+    run(wire, &["BEGIN".to_owned(), read(a), read(b), insert(TENANT, id), "COMMIT".to_owned()])?;
+    Ok(vec![((TENANT, id), 1)])
+}
+
 /// The tenant's rows come behind others of both workers.
 fn copy(wire: &mut Wire, [a, b]: [i64; 2], first: i64) -> Result<Rows, String> {
     wire.send(&frame("Q COPY ledger FROM STDIN"));
@@ -278,4 +355,44 @@ fn update_everywhere(wire: &mut Wire, [a, b]: [i64; 2], id: i64) -> Result<Rows,
     run(wire, &[insert(a, id), insert(b, id), insert(TENANT, id), update.clone()])?;
     run(wire, &["BEGIN".to_owned(), read(a), read(b), update, "COMMIT".to_owned()])?;
     Ok([a, b, TENANT].into_iter().map(|tenant| ((tenant, id), 3)).collect())
+}
+
+fn insert_event(table: i64, id: i64) -> String {
+    format!("INSERT INTO events_{table} VALUES ({}, {id})", id % 7)
+}
+
+fn insert_local(wire: &mut Wire, table: i64, id: i64) -> Result<Rows, String> {
+    run(wire, &[insert_event(table, id)])?;
+    Ok(vec![((table, id), 1)])
+}
+
+fn journal_first(wire: &mut Wire, table: i64, id: i64) -> Result<Rows, String> {
+    let journal = format!("INSERT INTO journal VALUES ({id})");
+    let (first, second) = (insert_event(table, id), insert_event(table, id + 1));
+    run(wire, &["BEGIN".to_owned(), journal, first, second, "COMMIT".to_owned()])?;
+    Ok(vec![((table, id), 1), ((table, id + 1), 1)])
+}
+
+fn journal_first_by_messages(wire: &mut Wire, table: i64, id: i64) -> Result<Rows, String> {
+    run(wire, &["BEGIN".to_owned(), format!("INSERT INTO journal VALUES ({id})")])?;
+    let parse = frame(&format!("P - : {}", insert_event(table, id)));
+    wire.send(&[parse, frame("B - -"), frame("E - 0"), frame("S")].concat());
+    let answer = wire.answers_until("Z");
+    if answer.iter().any(|said| said.starts_with("E ")) {
+        return Err(format!("Execute: {answer:?}"));
+    }
+    run(wire, &["COMMIT".to_owned()])?;
+    Ok(vec![((table, id), 1)])
+}
+
+fn copy_local(wire: &mut Wire, table: i64, first: i64) -> Result<Rows, String> {
+    wire.send(&frame(&format!("Q COPY events_{table} FROM STDIN")));
+    let lines = (first..first + COPIED).map(|id| format!("{}\t{id}\n", id % 7));
+    wire.send(&wire::message(b'd', lines.collect::<String>().as_bytes()));
+    wire.send(&frame("c"));
+    let answer = wire.answers_until("Z");
+    match answer.iter().any(|said| said.starts_with("E ")) {
+        true => Err(format!("COPY: {answer:?}")),
+        false => Ok((first..first + COPIED).map(|id| ((table, id), 1)).collect()),
+    }
 }

@@ -20,6 +20,14 @@ pub struct Extent {
     pub groups: Vec<ShardGroupId>,
     /// Transactions that may write wait when they come to these.
     pub write_groups: Vec<ShardGroupId>,
+    /// Statements wait that name one of these local tables.
+    pub tables: Vec<String>,
+}
+
+impl Extent {
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.write_groups.is_empty() && self.tables.is_empty()
+    }
 }
 
 /// What a proxy is asked for.
@@ -44,7 +52,10 @@ pub async fn ask(client: &impl GenericClient, asker: &str, extent: &Extent, limi
     let [groups, write_groups] = [&extent.groups, &extent.write_groups]
         .map(|groups| groups.iter().map(|group| group.0 as i64).collect::<Vec<_>>());
     let milliseconds = limit.as_millis() as i64;
-    let row = client.query_one(ASK, &[&asker, &groups, &write_groups, &milliseconds]).await.map_err(pg_error)?;
+    let row = client
+        .query_one(ASK, &[&asker, &groups, &write_groups, &extent.tables, &milliseconds])
+        .await
+        .map_err(pg_error)?;
     row.try_get(0).map_err(pg_error)
 }
 
@@ -56,7 +67,7 @@ pub async fn unanswered(client: &impl GenericClient, id: i64, asked: &[String]) 
 
 /// Those among `rung` that others ask this proxy for.
 pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) -> Result<Vec<AskedHold>> {
-    let sql = "SELECT id, asker, shard_groups, write_groups, milliseconds FROM tenantry.hold
+    let sql = "SELECT id, asker, milliseconds, shard_groups, write_groups, tables FROM tenantry.hold
                WHERE id = ANY ($1) AND asker <> $2";
     let ids = |groups: Vec<i64>| groups.into_iter().map(|group| ShardGroupId(group as u64)).collect();
     let rows = client.query(sql, &[&rung, &instance]).await.map_err(pg_error)?;
@@ -65,8 +76,12 @@ pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) ->
             Ok(AskedHold {
                 id: row.try_get(0)?,
                 asker: row.try_get(1)?,
-                extent: Extent { groups: ids(row.try_get(2)?), write_groups: ids(row.try_get(3)?) },
-                limit: Duration::from_millis(row.try_get::<_, i64>(4)? as u64),
+                limit: Duration::from_millis(row.try_get::<_, i64>(2)? as u64),
+                extent: Extent {
+                    groups: ids(row.try_get(3)?),
+                    write_groups: ids(row.try_get(4)?),
+                    tables: row.try_get(5)?,
+                },
             })
         })
         .collect::<std::result::Result<_, _>>()
@@ -95,7 +110,8 @@ pub async fn end(client: &impl GenericClient, id: i64) -> Result<()> {
 const ASK: &str = "WITH old AS (
         DELETE FROM tenantry.hold WHERE asker NOT IN (SELECT instance FROM tenantry.tenantry_proxies)
     ), asked AS (
-        INSERT INTO tenantry.hold (asker, shard_groups, write_groups, milliseconds) VALUES ($1, $2, $3, $4) RETURNING id
+        INSERT INTO tenantry.hold (asker, shard_groups, write_groups, tables, milliseconds)
+            VALUES ($1, $2, $3, $4, $5) RETURNING id
     )
     SELECT id, pg_notify('tenantry_hold', id::text) FROM asked";
 const UNANSWERED: &str = "SELECT p.instance FROM tenantry.tenantry_proxies p WHERE p.instance = ANY ($2)

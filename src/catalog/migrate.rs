@@ -64,6 +64,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (321, "run_command", include_str!("schema/321_run_command.sql")),
     (330, "undistribute", include_str!("schema/330_undistribute.sql")),
     (340, "holds_of_writes", include_str!("schema/340_holds_of_writes.sql")),
+    (341, "holds_of_tables", include_str!("schema/341_holds_of_tables.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -8,11 +8,12 @@
 //!
 //! Who enters is what could not be run again elsewhere once a part of it is done; the rest is stopped by the fence, and repeated.
 //! A shard group whose writes alone are held is entered by transactions that may not write.
-//! So do statements wait that name a local table which is about to be distributed.
+//! So do statements wait that name a local table which is about to be distributed; what has been sent that names one, and could not be
+//! repeated, has entered.
 //! A hold is this process's own. Other proxies are asked for theirs (operations/mover/everywhere.rs).
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ pub struct Holds {
     groups: DashMap<ShardGroupId, State>,
     /// Local tables by their names, without schemas.
     tables: DashMap<String, watch::Receiver<()>>,
+    /// Statements under way that could not be run again, by number.
+    under_way: DashMap<u64, String>,
+    next: AtomicU64,
     /// Lets the common case, nothing held, cost one load.
     count: AtomicUsize,
     /// The last has left a held group.
@@ -111,22 +115,46 @@ pub struct TableHoldGuard {
     holds: Arc<Holds>,
     table: String,
     /// Dropping it wakes everybody who waits.
-    _release: watch::Sender<()>,
+    release: watch::Sender<()>,
+}
+
+/// What is held, until it is dropped.
+#[derive(Debug, Default)]
+pub struct Guards {
+    _groups: Vec<HoldGuard>,
+    _tables: Vec<TableHoldGuard>,
+}
+
+/// A statement under way that could not be run again, until it is dropped.
+#[derive(Debug)]
+pub struct EnteredTables {
+    holds: Arc<Holds>,
+    number: u64,
 }
 
 impl Holds {
-    /// From now on statements wait whose text has this name in it. One at a time for each name.
+    /// From now on statements wait whose text has this name in it.
     pub fn begin_table(self: &Arc<Self>, table: &str) -> TableHoldGuard {
         let (release, waiting) = watch::channel(());
         if self.tables.insert(table.to_owned(), waiting).is_none() {
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        TableHoldGuard { holds: self.clone(), table: table.to_owned(), _release: release }
+        TableHoldGuard { holds: self.clone(), table: table.to_owned(), release }
     }
 
-    /// Does the statement name a table that is held? Perhaps only a word that looks like it: then it waits in vain.
-    pub fn holds_table_of(&self, text: &str) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.tables.iter().any(|table| names(text, table.key()))
+    /// The tables that are held and that the statement names. Perhaps only a word looks like one: then it waits in vain.
+    pub fn tables_of(&self, text: &str) -> Vec<String> {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        self.tables.iter().filter(|table| names(text, table.key())).map(|table| table.key().clone()).collect()
+    }
+
+    /// A statement is going to be sent, and a hold of a table that it names counts it until this is dropped.
+    pub fn enter_tables(self: &Arc<Self>, text: &str) -> EnteredTables {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.under_way.insert(number, text.to_owned());
+        EnteredTables { holds: self.clone(), number }
     }
 
     /// Waits until no table that the statement names is held; false after `timeout`.
@@ -149,10 +177,13 @@ impl Holds {
     }
 
     /// All that is in `extent`.
-    pub fn begin_all(self: &Arc<Self>, extent: &Extent) -> Vec<HoldGuard> {
+    pub fn begin_all(self: &Arc<Self>, extent: &Extent) -> Guards {
         let statements = extent.groups.iter().map(|group| self.begin(*group));
         let writes = extent.write_groups.iter().map(|group| self.begin_for(*group, Scope::Writes));
-        statements.chain(writes).collect()
+        Guards {
+            _groups: statements.chain(writes).collect(),
+            _tables: extent.tables.iter().map(|table| self.begin_table(table)).collect(),
+        }
     }
 
     fn begin_for(self: &Arc<Self>, group: ShardGroupId, scope: Scope) -> HoldGuard {
@@ -228,14 +259,16 @@ impl Holds {
         }
     }
 
-    /// Waits until all have left that had entered a group of `extent`, which is held.
+    /// Waits until all have left that had entered something of `extent`, which is held.
     pub async fn drained(&self, extent: &Extent) {
         let is_empty = |group| self.groups.get(group).is_none_or(|state| state.entered == 0);
         loop {
             let left = self.left.notified();
             tokio::pin!(left);
             left.as_mut().enable();
-            if extent.groups.iter().chain(&extent.write_groups).all(is_empty) {
+            let named = |text: &str| extent.tables.iter().any(|table| names(text, table));
+            let is_named = !extent.tables.is_empty() && self.under_way.iter().any(|statement| named(&statement));
+            if !is_named && extent.groups.iter().chain(&extent.write_groups).all(is_empty) {
                 return;
             }
             left.await;
@@ -269,15 +302,31 @@ impl Drop for HoldGuard {
 
 impl Drop for TableHoldGuard {
     fn drop(&mut self) {
-        if self.holds.tables.remove(&self.table).is_some() {
+        // Another hold of the same table may have taken this one's place.
+        let is_own = |_: &String, waiting: &watch::Receiver<()>| self.release.subscribe().same_channel(waiting);
+        if self.holds.tables.remove_if(&self.table, is_own).is_some() {
             self.holds.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
 
-/// In any spelling: names are folded unless quoted.
+impl Drop for EnteredTables {
+    fn drop(&mut self) {
+        self.holds.under_way.remove(&self.number);
+        if self.holds.held() > 0 {
+            self.holds.left.notify_waiters();
+        }
+    }
+}
+
+/// As a word of its own, in any spelling: names are folded unless quoted.
 fn names(text: &str, table: &str) -> bool {
-    text.as_bytes().windows(table.len().max(1)).any(|part| part.eq_ignore_ascii_case(table.as_bytes()))
+    let (text, table) = (text.as_bytes(), table.as_bytes());
+    let goes_on = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | 128..));
+    text.windows(table.len().max(1)).enumerate().any(|(at, part)| {
+        let before = at.checked_sub(1).and_then(|at| text.get(at));
+        part.eq_ignore_ascii_case(table) && !goes_on(before) && !goes_on(text.get(at + table.len()))
+    })
 }
 
 #[cfg(test)]
@@ -385,14 +434,36 @@ mod tests {
     #[tokio::test]
     async fn statements_that_name_a_held_table_wait() {
         let holds = Arc::new(Holds::default());
-        assert!(!holds.holds_table_of("SELECT 1 FROM orders"));
+        assert!(holds.tables_of("SELECT 1 FROM orders").is_empty());
         let guard = holds.begin_table("orders");
-        assert!(holds.holds_table_of("SELECT 1 FROM public.ORDERS") && !holds.holds_table_of("SELECT 1 FROM t"));
+        assert_eq!(holds.tables_of("SELECT 1 FROM public.ORDERS"), ["orders"]);
+        assert!(holds.tables_of("SELECT 1 FROM t, orders_2025, reorders").is_empty());
         assert!(!holds.is_held(ShardGroupId(1)));
         assert!(!holds.wait_for_tables("SELECT 1 FROM orders", Duration::from_millis(10)).await);
         drop(guard);
         assert!(holds.wait_for_tables("SELECT 1 FROM orders", Duration::from_secs(60)).await);
-        assert!(!holds.holds_table_of("SELECT 1 FROM orders"));
+        assert!(holds.tables_of("SELECT 1 FROM orders").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_hold_of_a_table_is_drained_when_no_statement_under_way_names_it() {
+        let holds = Arc::new(Holds::default());
+        let extent = Extent { tables: vec!["orders".to_owned()], ..Extent::default() };
+        let (one, _other) = (holds.enter_tables("COPY orders"), holds.enter_tables("SELECT 1"));
+        let older = holds.begin_all(&extent);
+        let drained = {
+            let (holds, extent) = (holds.clone(), extent.clone());
+            tokio::spawn(async move { holds.drained(&extent).await })
+        };
+        tokio::task::yield_now().await;
+        assert!(!drained.is_finished());
+        drop(one);
+        drained.await.unwrap();
+        let newer = holds.begin_all(&extent);
+        drop(older);
+        assert_eq!(holds.tables_of("COPY orders"), ["orders"], "the end of an older hold does not end a newer one");
+        drop(newer);
+        assert_eq!(holds.held(), 0);
     }
 
     #[tokio::test]

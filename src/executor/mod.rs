@@ -32,7 +32,7 @@ mod two_phase;
 
 pub use client::{Client, ClientLimits, MESSAGE_BYTES_MAX, Mark};
 pub use handed::Handed;
-pub use hold::{HoldGuard, Holds, TableHoldGuard};
+pub use hold::{EnteredTables, Guards, Holds};
 pub use journal::changed_parameters;
 pub use kept::Kept;
 pub use object_ids::ObjectIds;

@@ -24,6 +24,7 @@ use super::Executor;
 use super::cancel::CancelHandle;
 use super::combine::Rowsets;
 use super::handed::Handed;
+use super::hold::EnteredTables;
 use super::journal::Entry;
 use super::kept::Kept;
 use super::participant::Participant;
@@ -63,6 +64,8 @@ pub struct Transaction {
     pub(super) participants: Vec<Participant>,
     /// Shard groups whose cut-over waits for its end, besides those that its servers were used for.
     entered: HashSet<ShardGroupId>,
+    /// The same of tables that its statements under way name.
+    entered_tables: Vec<EnteredTables>,
     /// The map as this transaction sees it, once it has changed the catalog itself.
     pub(super) private_map: Option<Arc<ShardMap>>,
     notices: Vec<(&'static str, PgError)>,
@@ -138,6 +141,7 @@ impl Transaction {
             journal_bytes: 0,
             participants: Vec::new(),
             entered: HashSet::new(),
+            entered_tables: Vec::new(),
             private_map: None,
             notices: Vec::new(),
             pins: pinned.as_ref().map(|_| Pin::Visible),
@@ -397,6 +401,20 @@ impl Transaction {
     /// Errors: 57014 then; those of `work`.
     pub async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.cancel.unless_cancelled(work).await
+    }
+
+    /// From here on a cut-over of tables that `text` names waits until another statement or the transaction's end: by then it
+    /// meets their locks.
+    pub fn enter_tables(&mut self, text: &str) {
+        let is_under_way = self.participant(NodeId::COORDINATOR).is_some_and(|p| p.server.owes());
+        if !is_under_way {
+            self.entered_tables.clear();
+        }
+        self.entered_tables.push(self.executor.holds.enter_tables(text));
+    }
+
+    pub fn leave_tables(&mut self) {
+        self.entered_tables.clear();
     }
 
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.

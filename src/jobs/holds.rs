@@ -74,7 +74,7 @@ impl Answerer {
         };
         let _ = timeout(asked.limit, over).await;
         // Statements that waited are to find the shard where it is now.
-        if !guards.is_empty()
+        if !asked.extent.is_empty()
             && let Ok(Err(error)) = timeout(REFRESH_PATIENCE, self.catalog.refresh()).await
         {
             tracing::debug!(%error, "could not reload the shard map after a hold");

@@ -213,6 +213,7 @@ impl Session {
             self.confirm_unanswered_parse().await?;
         }
         let statement = self.statement(&name)?;
+        self.await_table_holds(&statement.text).await?;
         let statement = self.current(statement)?;
         self.note_bound(&statement);
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {

@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use super::prepared::Statement;
 use super::run::Session;
+use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Found, Kind, Pin, Target, Transaction, Use, combine};
+use crate::executor::{Found, Kind, Pin, Target, Use, combine};
 use crate::planner::{self, Combine, Context, Coordinator, Mode, Plan, Router, Sequences, SessionCommand};
 use crate::shard_map::hash::Value;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
@@ -55,9 +56,10 @@ impl Session {
             if self.concerns_replicas() {
                 self.choose(route.only_reads).await?;
             }
+            // Asked for when it enters.
+            self.txn().may_write |= !route.is_read;
             if let Some(place) = self.server_of(route.colocation, route.group, &route.query, true).await? {
                 self.note_placed(route.kind);
-                self.txn().may_write |= !route.is_read;
                 self.wrote_on_shards |= !route.is_read;
                 self.load.place(route.colocation, route.group, route.is_read);
                 return Ok(Some(place));
@@ -136,7 +138,6 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Place> {
-        self.await_table_holds(text).await?;
         self.choose_servers(plan).await?;
         if plan.may_write() {
             self.txn().may_write = true;
@@ -222,18 +223,48 @@ impl Session {
         }
     }
 
-    /// A local table that is being cut over to shards: the statement waits, and is planned again. A transaction that
-    /// uses a server already may have the table's lock, and the cutover waits for it.
-    async fn await_table_holds(&mut self, text: &str) -> Result<()> {
-        let has_joined = |t: &mut Transaction| !t.participants().is_empty();
-        if !self.thread.shared.holds.holds_table_of(text) || self.transaction.as_mut().is_some_and(has_joined) {
+    /// Before a text is planned. A local table that is being cut over to shards: who names it waits, and finds it distributed then.
+    /// A transaction that has its lock does not, because the cutover waits for it.
+    pub async fn await_table_holds(&mut self, text: &str) -> Result<()> {
+        let is_repeatable = !is_copy(text) && self.transaction.as_ref().is_none_or(|t| t.is_fresh(NodeId::COORDINATOR));
+        if is_repeatable && self.thread.shared.holds.held() == 0 {
             return Ok(());
         }
+        Box::pin(self.await_release_of_tables(text, is_repeatable)).await
+    }
+
+    async fn await_release_of_tables(&mut self, text: &str, is_repeatable: bool) -> Result<()> {
         let holds = self.thread.shared.holds.clone();
-        let timeout = self.thread.executor.settings.load().hold_timeout;
-        let wait = async { Ok(holds.wait_for_tables(text, timeout).await) };
-        self.cancel.handle.unless_cancelled(wait).await?;
-        Err(crate::executor::distributed_meanwhile())
+        loop {
+            // First, so that a hold that is not seen here has seen it.
+            if !is_repeatable {
+                self.txn().enter_tables(text);
+            }
+            let tables = holds.tables_of(text);
+            if tables.is_empty() || self.has_lock_on(&tables).await? {
+                return Ok(());
+            }
+            if let Some(txn) = &mut self.transaction {
+                txn.leave_tables();
+            }
+            let timeout = self.thread.executor.settings.load().hold_timeout;
+            let wait = async { Ok(holds.wait_for_tables(text, timeout).await) };
+            if !self.cancel.handle.unless_cancelled(wait).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Has the transaction a lock on a table of the coordinator with one of these names?
+    async fn has_lock_on(&mut self, tables: &[String]) -> Result<bool> {
+        let coordinator = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR));
+        let Some(coordinator) = coordinator else { return Ok(false) };
+        let process = coordinator.server.cancel_target().pid as i32;
+        let client = self.thread.shared.catalog.client(NodeId::COORDINATOR).await?;
+        let sql = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_class c ON c.oid = relation \
+                   WHERE pid = $1 AND locktype = 'relation' AND relname = ANY ($2))";
+        let row = client.query_one(sql, &[&process, &tables]).await.map_err(pg_error)?;
+        row.try_get(0).map_err(pg_error)
     }
 
     /// Before a statement of the coordinator: does the session keep the connection, or may it let go of it?
@@ -392,6 +423,11 @@ impl Session {
         let Some(group) = group.filter(|group| self.txn().may_be_older(node, *group)) else { return Ok(()) };
         Box::pin(self.txn().check_sees(node, group)).await
     }
+}
+
+/// Rows that a client has sent are not sent again.
+fn is_copy(text: &str) -> bool {
+    text.trim_start().as_bytes().get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
 }
 
 fn gone() -> PgError {

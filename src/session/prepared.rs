@@ -366,6 +366,7 @@ impl Session {
     ) -> Result<Option<Retry>> {
         let describe = asked.describe;
         let statement = self.statement(name.as_bytes())?;
+        self.await_table_holds(&statement.text).await?;
         let statement = self.current(statement)?;
         if statement.is_execute() {
             return Err(PgError::unsupported("EXECUTE of a statement that is an EXECUTE itself is not supported"));

@@ -20,6 +20,7 @@ use tokio::time::timeout_at;
 
 use super::attempt::{beside_stream, too_late};
 use super::cutover::Cutover;
+use super::everywhere::{self, Held};
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
 use super::marker::Marker;
@@ -376,6 +377,12 @@ async fn cut_over(
             1 => settings.catch_up_patience,
             _ => settings.cutover_patience.saturating_sub(start.elapsed()),
         };
+        let calling = async {
+            let (present, applied) = apply.run_while(everywhere::present(environment)).await;
+            applied?;
+            present
+        };
+        let present = watch.during(calling).await?;
         watch.during(marker.catch_up(apply, settings.near, patience)).await?;
         watch.check()?;
         apply.pace.is_on = false;
@@ -383,20 +390,26 @@ async fn cut_over(
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
         let locks = LockWatch::of(environment, &locker, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
-        let hold: Vec<_> = family.definitions().map(|member| environment.holds.begin_table(&member.name)).collect();
+        let names = family.definitions().map(|member| member.name.clone()).collect();
+        let mut hold = Held::tables(environment, names);
+        let spares_transactions = start.elapsed() < settings.cutover_patience / 2;
         let until = (held_at + settings.fence_patience).into();
         let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
         let mut arrivals = apply.arrivals();
         let attempt = async {
+            let drained_until = tokio::time::Instant::now() + settings.lock_timeout;
+            if let Err(error) = hold.drain(environment, &present, drained_until).await
+                && spares_transactions
+            {
+                return Ok((Err(error.hint(OPEN_TRANSACTIONS)), Held::default()));
+            }
             let locked = async { locker.batch_execute(&lock).await.map_err(pg_error) };
             match timeout_at(until, locks.during(settings.lock_timeout, locked))
                 .await
                 .unwrap_or_else(|_| Err(not_answering("coordinator")))
             {
                 Err(error) if is_lock_failure(&error) => {
-                    let error = error.hint("Transactions on this table were open for too long; try again later.");
-                    drop(hold);
-                    return Ok((Err(error), Vec::new()));
+                    return Ok((Err(error.hint(OPEN_TRANSACTIONS)), Held::default()));
                 }
                 locked => locked?,
             }
@@ -409,8 +422,7 @@ async fn cut_over(
                 return Ok((Ok(()), hold));
             }
             locker.batch_execute("ROLLBACK").await.map_err(pg_error)?;
-            drop(hold);
-            Ok((Err(too_late()), Vec::new()))
+            Ok((Err(too_late()), Held::default()))
         };
         let (attempted, hold) = beside_stream(apply, watch, left, attempt).await?;
         match attempted {
@@ -448,6 +460,8 @@ fn changed(table: &str) -> PgError {
     let message = format!("table \"{table}\" was changed while it was being distributed");
     PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint("Run it again.")
 }
+
+const OPEN_TRANSACTIONS: &str = "Transactions on this table were open for too long; try again later.";
 
 /// No shard group is the source.
 const NO_GROUP: ShardGroupId = ShardGroupId(0);

@@ -17,7 +17,7 @@ use super::MoverEnvironment;
 use crate::catalog::Catalog;
 use crate::catalog::holds::{self, Extent};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::HoldGuard;
+use crate::executor::Guards;
 use crate::shard_map::{NodeId, ShardGroupId};
 
 /// What is held, until it is released or dropped.
@@ -26,7 +26,7 @@ pub struct Held {
     extent: Extent,
     /// Clients wait no longer in other proxies.
     limit: Duration,
-    _guards: Vec<HoldGuard>,
+    _guards: Guards,
     elsewhere: Option<Question>,
 }
 
@@ -41,6 +41,12 @@ impl Held {
     pub fn writes(environment: &MoverEnvironment, groups: &[ShardGroupId]) -> Self {
         let extent = Extent { write_groups: groups.to_vec(), ..Extent::default() };
         Self::begin(environment, extent, WRITES_LIMIT)
+    }
+
+    /// Statements that name one of these local tables, in this proxy alone.
+    pub fn tables(environment: &MoverEnvironment, tables: Vec<String>) -> Self {
+        let extent = Extent { tables, ..Extent::default() };
+        Self::begin(environment, extent, environment.settings.fence_patience + LATER)
     }
 
     fn begin(environment: &MoverEnvironment, extent: Extent, limit: Duration) -> Self {
