@@ -21,6 +21,7 @@ fn statements_without_a_name_are_shared_and_nobody_can_tell() {
     what_comes_again_is_kept(&served, &tenants[0]);
     conversations_stay_the_same(&served, &tenants[0]);
     tables_may_change_in_between(&served, &tenants[0]);
+    parameters_have_the_types_of_the_parse(&served, &tenants[0]);
     constants_are_read_anew(&served, &tenants[0]);
     shards_may_move_in_between(&served, &tenants[0]);
     nothing_is_kept_any_more(&served, &tenants[1]);
@@ -159,6 +160,22 @@ fn tables_may_change_in_between(served: &Served, tenant: &str) {
     for client in [&mut one, &mut two] {
         assert_eq!(unnamed(client, all, &[Some(tenant)]), row("", "I"));
     }
+}
+
+/// Statements with a name: whoever prepares one later gets it for the columns of now, on the same connections.
+fn parameters_have_the_types_of_the_parse(served: &Served, tenant: &str) {
+    served.psql("CREATE TABLE typed (tenant int, id int, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('typed', 'tenant')");
+    let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
+    let sql = "SELECT count(*) FROM typed WHERE tenant = $1 AND id = $2";
+    assert_eq!(one.run_prepared("s", sql, &[Some(tenant), Some("1")]), "1 2 D(0) C(SELECT 1) Z(I)");
+    assert_eq!(two.run_prepared("s", sql, &[Some(tenant), Some("5000000000")]), "1 E(22003) Z(I)");
+    assert_eq!(one.query("ALTER TABLE typed ALTER id TYPE bigint"), "C(ALTER TABLE) Z(I)");
+    assert_eq!(two.run_prepared("t", sql, &[Some(tenant), Some("5000000000")]), "1 2 D(0) C(SELECT 1) Z(I)");
+    one.bind_and_execute("s", &[Some(tenant), Some("1")]);
+    frontend::sync(&mut one.out);
+    assert_eq!(one.answer(), "2 D(0) C(SELECT 1) Z(I)");
+    served.psql("DROP TABLE typed");
 }
 
 fn constants_are_read_anew(served: &Served, tenant: &str) {

@@ -284,6 +284,14 @@ fn named_group(error: &PgError, routed: Routed<'_>) -> Option<ShardGroupId> {
     groups.find(|group| error.message().contains(&format!("_{group}"))).copied()
 }
 
+/// The shard group in whose schema the table stands that the error tells of; not always that of the last statement, nor is
+/// one known for a portal that was bound before a Flush.
+fn group_of_table(error: &PgError, routed: Routed<'_>) -> Option<ShardGroupId> {
+    let schema = error.fields().find_map(|(key, value)| (key == b's').then_some(value))?;
+    let mut groups = routed.group.iter().chain(routed.used);
+    groups.find(|group| schema.ends_with(&format!("_{group}"))).copied()
+}
+
 /// What a table's shell says (`tenantry.refuse_shell_write`) to a proxy that takes it for a local table.
 pub fn distributed_meanwhile() -> PgError {
     PgError::new(SqlState::SERIALIZATION_FAILURE, format!("a table that the statement names {DISTRIBUTED_MEANWHILE}"))
@@ -315,7 +323,7 @@ pub fn names_moved_shard(error: &PgError, map: &ShardMap) -> bool {
 
 /// The error without the shard's schema in its text, and with the position in the text that the user wrote.
 pub fn in_the_users_terms(error: PgError, routed: Routed<'_>) -> PgError {
-    let named = named_group(&error, routed);
+    let named = named_group(&error, routed).or_else(|| group_of_table(&error, routed));
     let Some(group) = named.or(routed.group) else { return error };
     let suffix = format!("_{group}");
     error.map_fields(|key, value| match key {
@@ -334,3 +342,25 @@ const DISTRIBUTED_MEANWHILE: &str = "has been distributed meanwhile";
 const LOCAL_MEANWHILE: &str = "has become a local table meanwhile";
 /// Rows longer than this are passed on in pieces.
 pub(super) const STREAM_LEN: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constraints_table_stands_in_the_users_schema() {
+        let used = [ShardGroupId(102_009), ShardGroupId(102_010)];
+        let [last, other] = used;
+        let duplicate =
+            |group| PgError::new(SqlState::UNIQUE_VIOLATION, "duplicate").field(b's', format!("shop_{group}"));
+        let told = |routed| {
+            let error = in_the_users_terms(duplicate(other), routed);
+            error.fields().find_map(|(key, schema)| (key == b's').then(|| schema.to_owned()))
+        };
+        // The portal was bound before a Flush, or another statement has been bound since.
+        for group in [None, Some(last), Some(other)] {
+            let routed = Routed { group, used: &used, ..Routed::default() };
+            assert_eq!(told(routed).as_deref(), Some("shop"), "{group:?}");
+        }
+    }
+}

@@ -13,9 +13,9 @@ use crate::tally::Lookups;
 
 /// By text.
 type Plans = HashMap<Box<str>, (Made, Rc<Plan>)>;
-/// By text, parameter types, search_path and settings: types of parameters are inferred once, from the names found then, and
-/// constants are read once.
-type StatementIds = HashMap<(Box<str>, Vec<u32>, Vec<String>, Box<str>), u64>;
+/// By text, parameter types, search_path, columns and settings: types of parameters are inferred once, from the names and
+/// columns found then, and constants are read once.
+type StatementIds = HashMap<(Box<str>, Vec<u32>, Vec<String>, u64, Box<str>), u64>;
 
 #[derive(Default)]
 pub struct PlanCache {
@@ -101,16 +101,16 @@ impl PlanCache {
         known.insert(text.into(), (Made::of(context), parsed.clone()));
     }
 
-    /// One number for each text, parameter types, search_path and settings: what servers' prepared statements are named
-    /// after.
-    pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String], settings: &str) -> u64 {
+    /// One number for each text, parameter types, search_path, columns (`ShardMap::columns`) and settings: what servers'
+    /// prepared statements are named after.
+    pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String], columns: u64, settings: &str) -> u64 {
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= MAX_PLANS {
             // Numbers are never used twice, so servers cannot confuse an old statement with a new one.
             statements.clear();
         }
         *statements
-            .entry((text.into(), types.to_vec(), search_path.to_vec(), settings.into()))
+            .entry((text.into(), types.to_vec(), search_path.to_vec(), columns, settings.into()))
             .or_insert_with(|| self.fresh_number())
     }
 

@@ -14,7 +14,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{Retry, Routed};
 use crate::planner::{FunctionCall, Plan, SessionCommand};
-use crate::shard_map::{NodeId, ShardGroupId};
+use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 use crate::sql::lexer::{self, Token, TokenKind, string_value};
 use crate::sql::{Splice, Spliced, With};
 use crate::wire::frontend::{Bind, Target};
@@ -30,6 +30,7 @@ pub struct Parsed {
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     has_constants: bool,
+    columns: u64,
     /// Of what servers prepare for Parses without a name, which mean the tables as they are now: another one after each
     /// change of the map. 0: the text has come once; `None`: its constants mean something else each time.
     pub(super) unnamed: Option<Rc<Cell<u64>>>,
@@ -51,6 +52,8 @@ pub struct Statement {
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     has_constants: bool,
+    /// `ShardMap::columns` at its Parse, which its client's values fit; with others it is another statement for servers.
+    columns: u64,
     unnamed: Option<Rc<Cell<u64>>>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
@@ -70,7 +73,7 @@ pub(super) struct Naming {
 
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
-        let Parsed { number, text, types, plan, has_constants, unnamed } = parsed;
+        let Parsed { number, text, types, plan, has_constants, columns, unnamed } = parsed;
         let (description, is_opaque, parameters, naming) = (RefCell::new(None), OnceCell::new(), OnceCell::new(), None);
         Self {
             number,
@@ -78,6 +81,7 @@ impl Statement {
             types,
             plan,
             has_constants,
+            columns,
             unnamed,
             map_version,
             description,
@@ -173,7 +177,8 @@ impl Session {
         let has_constants = may_have_constants(text);
         let unnamed = (!may_name_a_moment(whole, &tokens)).then(Rc::default);
         let (number, text, types) = (Rc::default(), text.into(), types.into());
-        let parsed = Parsed { number, text, types, plan, has_constants, unnamed };
+        let columns = self.with_map(ShardMap::columns);
+        let parsed = Parsed { number, text, types, plan, has_constants, columns, unnamed };
         self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
         Ok(Statement::new(parsed, map_version))
     }
@@ -200,6 +205,7 @@ impl Session {
             types: statement.types.clone(),
             plan: self.plan(&statement.text)?,
             has_constants: statement.has_constants,
+            columns: statement.columns,
             unnamed: None,
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
@@ -209,15 +215,16 @@ impl Session {
         }))
     }
 
-    /// What servers know the statement by. The same for the same names, text, types and search_path, in every session of
-    /// this thread, and for the same settings where it has constants. Plans are the server's business: it makes them anew
-    /// for another role.
+    /// What servers know the statement by. The same for the same names, text, types, columns and search_path, in every
+    /// session of this thread, and for the same settings where it has constants. Plans are the server's business: it makes
+    /// them anew for another role.
     pub fn key_of(&self, statement: &Statement, query: &Spliced, group: Option<ShardGroupId>) -> StatementKey {
         let settings = if statement.has_constants { self.settings_of_constants() } else { String::new() };
         let mut known = statement.number.borrow_mut();
         if known.number == 0 || known.settings != settings {
             let any_shard = query.render(Some(ShardGroupId(0)));
-            let number = self.thread.plans.statement_id(&any_shard, &statement.types, &self.search_path, &settings);
+            let (types, columns) = (&statement.types, statement.columns);
+            let number = self.thread.plans.statement_id(&any_shard, types, &self.search_path, columns, &settings);
             *known = Number { number, settings };
         }
         StatementKey { statement: known.number, group: group.map_or(0, |g| g.0) }

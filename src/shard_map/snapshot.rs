@@ -1,6 +1,7 @@
 //! The immutable snapshot that every session reads.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -23,6 +24,7 @@ pub struct ShardMap {
     opaque: OpaqueCode,
     drawn_sequences: HashSet<String>,
     role_settings: Arc<str>,
+    columns: u64,
 }
 
 /// Functions of the database's own that may change a session's state, as far as their bodies tell.
@@ -186,6 +188,7 @@ impl ShardMap {
             map.last_group = map.last_group.max(colocation.shard_groups.iter().map(|g| g.id).max());
             map.colocations.insert(colocation.id, Arc::new(colocation));
         }
+        map.columns = fingerprint_of_columns(&parts.tables);
         for table in parts.tables {
             let table = Arc::new(table);
             if let Some(colocation) = map.colocations.get(&table.colocation) {
@@ -206,6 +209,12 @@ impl ShardMap {
     /// See `ShardMapParts`.
     pub fn role_settings(&self) -> &Arc<str> {
         &self.role_settings
+    }
+
+    /// A fingerprint of the managed tables' names, columns and types: while it stays, a statement's parameters have the
+    /// types that they had, as far as these tables decide them.
+    pub fn columns(&self) -> u64 {
+        self.columns
     }
 
     /// Names of the sequences that shards draw from.
@@ -298,6 +307,16 @@ impl ShardMap {
 
 /// Where the catalog's sequence of shard group ids starts.
 const FIRST_GROUP: u64 = 102_008;
+
+/// See `ShardMap::columns`.
+fn fingerprint_of_columns(tables: &[Table]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for table in tables {
+        (table.oid.0, &table.schema, &table.name).hash(&mut hasher);
+        table.columns.iter().for_each(|column| (&column.name, column.type_oid).hash(&mut hasher));
+    }
+    hasher.finish()
+}
 
 #[cfg(test)]
 mod tests {
