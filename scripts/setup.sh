@@ -89,6 +89,7 @@ missing_runtimes() {
     has npm || echo npm
     { has ruby && ruby -e 'require "pg"' 2>/dev/null; } || echo ruby-pg
     { has perl && perl -MDBD::Pg -MJSON::PP -e 1 2>/dev/null; } || echo libdbd-pg-perl
+    { has php && php -r "exit(extension_loaded('pdo_pgsql') && extension_loaded('pgsql') ? 0 : 1);"; } || echo php-cli php-pgsql
 }
 
 install_javascript_drivers() {

@@ -12,8 +12,9 @@ use support::serve::Serve;
 use support::{Cluster, ended_in_time, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
-const MATRIX: [&str; 8] = [
+const MATRIX: [&str; 10] = [
     "use_psycopg2.py",
+    "use_pg8000.py",
     "use_sqlalchemy.py",
     "use_django.py",
     "use_node_postgres.mjs",
@@ -21,7 +22,10 @@ const MATRIX: [&str; 8] = [
     "UseJdbc.java",
     "use_ruby_pg.rb",
     "use_dbd_pg.pl",
+    "use_pdo.php",
 ];
+
+const PHP_DRIVERS: &str = "exit(extension_loaded('pdo_pgsql') && extension_loaded('pgsql') ? 0 : 1);";
 
 /// One cluster for the whole file, so one test that runs every part, and tells of all that failed.
 #[test]
@@ -71,10 +75,11 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
     let path = root.join("tests/drivers").join(program);
     let jar = Path::new("/usr/share/java/postgresql.jar");
     let (starter, question): (PathBuf, &[&str]) = match program.rsplit('.').next() {
-        Some("py") => (root.join(".venv/bin/python"), &["-c", "import django, psycopg2, sqlalchemy"]),
+        Some("py") => (root.join(".venv/bin/python"), &["-c", "import django, pg8000, psycopg2, sqlalchemy"]),
         Some("mjs") => ("node".into(), &["--version"]),
         Some("rb") => ("ruby".into(), &["-e", "require 'pg'"]),
         Some("pl") => ("perl".into(), &["-MDBD::Pg", "-MJSON::PP", "-e", "1"]),
+        Some("php") => ("php".into(), &["-r", PHP_DRIVERS]),
         _ => ("java".into(), &["--list-modules"]),
     };
     let answer = Command::new(&starter).args(question).stdout(Stdio::piped()).stderr(Stdio::null()).output();
