@@ -2,12 +2,15 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
+use sqlx::types::Json;
+use sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use sqlx::{Connection, Row};
 use support::Cluster;
 use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
@@ -178,16 +181,7 @@ async fn sqlx_works(dsn: &str) {
         assert_eq!(insert.execute(&mut *transaction).await.unwrap().rows_affected(), 1);
     }
     transaction.commit().await.unwrap();
-    // sqlx reads JSON and dates with other crates' types; without them they travel as text.
-    let (at, doc) = ("2024-12-31 23:30:00.123456+00", r#"{"a": [1, null, "ü"]}"#);
-    let change =
-        "UPDATE orders SET at = $1::text::timestamptz, doc = $2::text::jsonb WHERE tenant >= 30 AND note = 'sqlx'";
-    assert_eq!(sqlx::query(change).bind(at).bind(doc).execute(&mut one).await.unwrap().rows_affected(), 4);
-    for filter in ["tenant = 31", "tenant > 29 AND at = '2024-12-31 23:30:00.123456+00'"] {
-        let sql = format!("SELECT (at AT TIME ZONE 'Asia/Tokyo')::text, doc::text FROM orders WHERE {filter}");
-        let row = sqlx::query(&sql).fetch_one(&mut one).await.unwrap();
-        assert_eq!((row.get::<&str, _>(0), row.get::<&str, _>(1)), ("2025-01-01 08:30:00.123456", doc));
-    }
+    sqlx_dates_and_json(&mut one).await;
     let rows = sqlx::query("SELECT tenant FROM orders WHERE note = $1 ORDER BY tenant").bind("sqlx");
     let tenants: Vec<i64> = rows.fetch_all(&mut one).await.unwrap().iter().map(|r| r.get(0)).collect();
     assert_eq!(tenants, [30, 31, 32, 33]);
@@ -196,6 +190,17 @@ async fn sqlx_works(dsn: &str) {
     let mut copy = one.copy_in_raw("COPY orders (tenant, id) FROM STDIN (FORMAT csv)").await.unwrap();
     copy.send("40,1\n41,1\n".as_bytes()).await.unwrap();
     assert_eq!(copy.finish().await.unwrap(), 2);
+    for (what, rows) in [("orders (tenant, id)", 207), ("(SELECT tenant, id FROM orders WHERE tenant = 41)", 1)] {
+        let out = one.copy_out_raw(&format!("COPY {what} TO STDOUT (FORMAT csv)")).await.unwrap();
+        let bytes: Vec<_> = out.map(|piece| piece.unwrap()).collect().await;
+        let bytes = bytes.concat();
+        let lines: Vec<_> = std::str::from_utf8(&bytes).unwrap().lines().collect();
+        assert!(lines.len() == rows && lines.contains(&"41,1"), "{what}: {lines:?}");
+    }
+    // sqlx leaves a connection unusable on which a COPY was refused.
+    let mut other = sqlx::PgConnection::connect(dsn).await.unwrap();
+    let refused = other.copy_out_raw("COPY (SELECT nothing FROM orders WHERE tenant = 41) TO STDOUT").await;
+    assert_eq!(refused.err().unwrap().as_database_error().and_then(|e| e.code()).as_deref(), Some("42703"));
     // sqlx cancels nothing itself: the statement's own limit does.
     sqlx::query("SET statement_timeout = '300ms'").execute(&mut one).await.unwrap();
     let error = sqlx::query("SELECT pg_sleep(30) FROM orders WHERE tenant = 1").execute(&mut one).await.unwrap_err();
@@ -210,4 +215,29 @@ async fn sqlx_works(dsn: &str) {
         }
     }));
     assert_eq!(counts.await, [50; 60]);
+}
+
+/// As chrono's and serde_json's own types, which travel in binary.
+async fn sqlx_dates_and_json(one: &mut sqlx::PgConnection) {
+    let at = DateTime::<Utc>::from_timestamp_micros(1_735_687_800_123_456).unwrap();
+    let day = NaiveDate::from_ymd_opt(2024, 2, 29).unwrap();
+    let doc = serde_json::json!({"a": [1, null, "ü"]});
+    for tenant in 30..34i64 {
+        let change =
+            "UPDATE orders SET at = $1, day = $2, doc = $3 WHERE tenant = $4 AND id = 1 RETURNING at, day, doc";
+        let row =
+            sqlx::query(change).bind(at).bind(day).bind(Json(&doc)).bind(tenant).fetch_one(&mut *one).await.unwrap();
+        assert_eq!((row.get(0), row.get(1), row.get(2)), (at, day, Json(doc.clone())));
+    }
+    let change = "UPDATE orders SET day = $1, doc = doc || $2 WHERE at = $3 AND note = 'sqlx'";
+    let change = sqlx::query(change).bind(day.succ_opt()).bind(serde_json::json!({"b": true})).bind(at);
+    assert_eq!(change.execute(&mut *one).await.unwrap().rows_affected(), 4);
+    for filter in ["tenant = 31 AND doc @> $1", "tenant > 29 AND doc @> $1"] {
+        let sql = format!("SELECT at AT TIME ZONE 'Asia/Tokyo', day, doc->'a', doc FROM orders WHERE {filter}");
+        let row = sqlx::query(&sql).bind(serde_json::json!({"b": true})).fetch_one(&mut *one).await.unwrap();
+        assert_eq!(row.get::<NaiveDateTime, _>(0).to_string(), "2025-01-01 08:30:00.123456");
+        assert_eq!(row.get::<NaiveDate, _>(1).to_string(), "2024-03-01");
+        assert_eq!(row.get::<serde_json::Value, _>(2), doc["a"]);
+        assert_eq!(row.get::<Json<HashMap<String, serde_json::Value>>, _>(3)["b"], true);
+    }
 }
