@@ -19,6 +19,10 @@ const LEFT: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
     UNION ALL SELECT 'publication ' || pubname FROM pg_publication
     UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%'
     UNION ALL SELECT 'identity ' || relname FROM pg_class WHERE relreplident = 'f'";
+/// Of the three tables.
+const LOCKED: &str = "SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation
+    WHERE relname IN ('countries', 'cities', 'notes') AND relkind = 'r' AND mode = 'ExclusiveLock' AND granted";
+const COPIES: &str = "SELECT count(*) FROM pg_class WHERE relname IN ('countries', 'cities', 'notes')";
 const TABLES: [&str; 3] = ["countries", "cities", "notes"];
 
 /// One worker is a node, the other will be.
@@ -82,6 +86,17 @@ impl Stage {
 
     fn server(&self) -> String {
         support::dsn(self.port)
+    }
+
+    fn nodes(&self) -> String {
+        psql(&self.served.dsn(1), "SELECT count(*) FROM pg_dist_node")
+    }
+
+    /// The first one, killed.
+    fn restart_proxy(&mut self) {
+        signal(self.served.proxy_pid(0), "KILL");
+        self.served.kill_proxy(0);
+        self.served.start_proxy(0);
     }
 
     fn await_nothing_left(&self, when: &str) {
@@ -227,7 +242,6 @@ fn reference_tables_are_written_while_they_are_copied() {
 #[test]
 fn who_dies_in_a_copy_leaves_nothing() {
     let mut stage = Stage::set();
-    let copies = "SELECT count(*) FROM pg_class WHERE relname IN ('countries', 'cities', 'notes')";
     for killed in ["proxy", "target", "coordinator"] {
         let adding = stage.begin_to_add();
         stage.await_copying();
@@ -256,7 +270,7 @@ fn who_dies_in_a_copy_leaves_nothing() {
             _ => stage.served.servers().restart_coordinator().expect("it starts"),
         }
         stage.await_nothing_left(killed);
-        assert_eq!(psql(&stage.server(), copies), "0", "{killed}");
+        assert_eq!(psql(&stage.server(), COPIES), "0", "{killed}");
         assert_eq!(stage.served.psql("SELECT count(*) FROM pg_dist_node"), "1", "{killed}");
     }
     stage.let_go();
@@ -300,5 +314,70 @@ fn a_copy_that_could_not_begin_keeps_writers_waiting_instead() {
     stage.await_nothing_left("added");
     stage.served.psql("INSERT INTO colors VALUES (1)");
     assert_eq!(psql(&stage.server(), "SELECT count(*) FROM colors"), "1");
+    stage.expect_equal_copies();
+}
+
+/// Goal: whoever dies between the lock and the commit, the server is a node with all of the copies, or everything is as before, half a
+/// minute later; nothing is left over, and writers go on.
+/// Method: the node is added in a block, whose client keeps the commit back while somebody is killed.
+#[test]
+fn who_dies_between_the_lock_and_the_commit_leaves_all_or_nothing() {
+    let mut stage = Stage::set();
+    stage.let_go();
+    let mut has_been_node = false;
+    for killed in ["proxy", "client", "commit", "target", "coordinator"] {
+        let mut client = Client::connect(stage.served.proxy_port(0), &[]);
+        assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+        let added = client.query(&stage.add());
+        assert!(added.ends_with("C(SELECT 1) Z(T)"), "{killed}: {added}");
+        assert_eq!(stage.coordinator(LOCKED), "3", "{killed}");
+        assert_eq!(
+            stage.coordinator("SELECT state FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1"),
+            "caught_up"
+        );
+        let is_told = match killed {
+            "proxy" => {
+                stage.restart_proxy();
+                false
+            }
+            "client" => {
+                client.leave(true);
+                false
+            }
+            "coordinator" => {
+                stage.served.servers().kill_coordinator().expect("it ends");
+                let answer = client.query("COMMIT");
+                stage.served.servers().restart_coordinator().expect("it starts");
+                assert!(answer.contains("E("), "{answer}");
+                false
+            }
+            "commit" => {
+                client.send("COMMIT");
+                stage.restart_proxy();
+                false
+            }
+            _ => {
+                let port = stage.port;
+                stage.served.servers().kill_at(port).expect("it ends");
+                let answer = client.query("COMMIT");
+                stage.served.servers().restart_at(port, None).expect("it starts");
+                answer.contains("C(COMMIT)")
+            }
+        };
+        stage.await_nothing_left(killed);
+        psql(&stage.served.dsn(1), &format!("INSERT INTO notes VALUES ('{killed}')"));
+        let is_node = stage.nodes() == "2";
+        println!("{killed}: a node: {is_node}");
+        assert!(is_node || !is_told, "{killed}: what was committed is there");
+        if is_node {
+            stage.expect_equal_copies();
+            stage.served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {})", stage.port));
+            has_been_node = true;
+        } else if !has_been_node {
+            assert_eq!(psql(&stage.server(), COPIES), "0", "{killed}");
+        }
+    }
+    stage.served.psql(&stage.add());
+    stage.await_nothing_left("added");
     stage.expect_equal_copies();
 }
