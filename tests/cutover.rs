@@ -67,6 +67,7 @@ fn clients_with_something_open_meet_a_cutover() {
     blocks_of_a_sleeper_that_come_too_late_do_nothing(&stage);
     old_snapshots_show_no_empty_shard(&stage);
     savepoints_are_carried_as_they_ended(&stage);
+    failed_blocks_keep_nothing(&stage);
     cursors_and_portals_go_on_where_they_were(&stage);
     copies_are_whole(&stage);
     schema_changes_wait_and_block_nobody(&stage);
@@ -156,6 +157,52 @@ impl Stage {
 
 fn insert(id: i64) -> String {
     format!("INSERT INTO ledger VALUES ({TENANT}, {id}, '')")
+}
+
+/// A block that has failed can only be rolled back: until its client does so it keeps neither rows nor the shard, on no server. One with a
+/// savepoint can go on.
+fn failed_blocks_keep_nothing(stage: &Stage) {
+    let from = stage.home();
+    let mut client = stage.client(1);
+    let fails = |client: &mut Wire, first: &str| {
+        client.query("BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+        client.query(first);
+        client.query(&insert(1));
+        client.query(&format!("UPDATE ledger SET note = 'failed' WHERE tenant = {} AND id = -1", stage.stranger));
+        let said = client.query(&format!("SELECT 1 / 0 FROM ledger WHERE tenant = {TENANT}"));
+        assert!(said[0].starts_with("E 22012") && said.last().is_some_and(|end| end == "Z E"), "{said:?}");
+    };
+    let left = || {
+        stage
+            .served
+            .everywhere(
+                "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND query LIKE '%ledger%'",
+            )
+            .concat()
+    };
+    fails(&mut client, "SET LOCAL lock_timeout = '1s'");
+    assert_eq!(left(), "", "no server is kept");
+    stage.served.psql(&format!(
+        "SET lock_timeout = '10s'; UPDATE ledger SET note = 'others' WHERE tenant = {} AND id = -1",
+        stage.stranger
+    ));
+    stage.moving().join().expect("it moves");
+    for refused in [insert(2), "SELECT 1".to_owned(), "SAVEPOINT s".to_owned(), "BEGIN".to_owned()] {
+        let said = client.query(&refused);
+        assert!(said[0].starts_with("E 25P02") && said[1] == "Z E", "{refused}: {said:?}");
+    }
+    assert!(client.query("ROLLBACK TO nowhere")[0].starts_with("E 3B001"));
+    assert_eq!(client.query("COMMIT AND CHAIN"), ["C ROLLBACK", "Z T"]);
+    assert_eq!(client.query("SHOW transaction_isolation")[1], "D repeatable read", "the next one is alike");
+    assert_eq!(client.query(&insert(3)), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(client.query("COMMIT"), ["C COMMIT", "Z I"]);
+
+    fails(&mut client, "SAVEPOINT s");
+    assert_ne!(left(), "");
+    assert_eq!(client.query("ROLLBACK TO s"), ["C ROLLBACK", "Z T"]);
+    assert_eq!(client.query(&insert(4)), ["C INSERT 0 1", "Z T"]);
+    assert_eq!(client.query("COMMIT"), ["C COMMIT", "Z I"]);
+    stage.ends_with("failed blocks", Some(from), &[3, 4]);
 }
 
 /// C09.

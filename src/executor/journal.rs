@@ -99,6 +99,20 @@ impl Transaction {
         modes.map(|entry| entry.sql.clone()).filter(|sql| !Modes::read(sql).is_empty()).collect()
     }
 
+    /// Those, for a transaction that follows it; nothing else is kept.
+    pub(super) fn take_modes(&mut self) -> Vec<Entry> {
+        self.journal.drain(..).filter(|entry| matches!(entry.kind, EntryKind::Modes)).collect()
+    }
+
+    pub(super) fn keep_modes(&mut self, modes: Vec<Entry>) {
+        self.journal = modes;
+        self.note_journal_cut();
+    }
+
+    pub(super) fn has_savepoints(&self) -> bool {
+        self.journal.iter().any(|entry| matches!(entry.kind, EntryKind::Savepoint(..)))
+    }
+
     /// Later servers run this too when they join.
     pub fn remember(&mut self, sql: &str) {
         self.note(Entry { sql: sql.to_owned(), kind: EntryKind::Plain });

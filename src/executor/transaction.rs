@@ -520,6 +520,21 @@ impl Transaction {
         Ok(())
     }
 
+    /// A failed block without a savepoint can only be rolled back, so its servers are before the client says so: like one Postgres it
+    /// keeps no locks, and no cut-over waiting.
+    pub async fn roll_back_early(&mut self) -> Result<()> {
+        let is_done = self.participants.is_empty() && self.entered.is_empty() && self.entered_tables.is_empty();
+        if is_done || self.status() != Status::Failed || self.has_savepoints() {
+            return Ok(());
+        }
+        let modes = self.take_modes();
+        self.rollback().await?;
+        self.keep_modes(modes);
+        self.executor.holds.leave(&std::mem::take(&mut self.entered));
+        self.leave_tables();
+        Ok(())
+    }
+
     /// Names, code or roles' settings have changed: when that is committed, every proxy reads them again.
     pub async fn announce_change(&mut self) -> Result<()> {
         self.schema_changed = true;

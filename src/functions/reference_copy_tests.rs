@@ -76,6 +76,25 @@ async fn a_copy_that_ends_anywhere_leaves_nothing() {
     }
     let state = "SELECT state FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1";
 
+    // A server that dies meanwhile is waited for, but not for ever; what it had is replaced when it is back.
+    for over in ["started_at = started_at - interval '6 minutes'", "cancelled = true"] {
+        cluster.env.mover.stop_at = Some(Copied);
+        cluster.call("citus_add_node", &add_node(second)).await.unwrap_err();
+        cluster.env.mover.stop_at = None;
+        cluster.servers.kill_worker(1).unwrap();
+        let began = Instant::now();
+        while recover(&cluster.env.mover).await.is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{over}: the server is not looked for");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(cluster.ask(NodeId::COORDINATOR, state).await, ["copied"], "{over}");
+        assert_eq!(ask_server(&cluster, coordinator, LEFT).await, Vec::<String>::new(), "no WAL is kept for it");
+        cluster.sql(&format!("UPDATE tenantry.shard_move SET {over} WHERE state = 'copied'")).await;
+        assert_eq!(recover(&cluster.env.mover).await.unwrap(), 1, "{over}");
+        assert_eq!(cluster.ask(NodeId::COORDINATOR, state).await, ["failed"], "{over}");
+        cluster.servers.restart_worker(1).unwrap();
+    }
+
     let mut txn = cluster.begin();
     cluster.call_in(&mut txn, "citus_add_node", &add_node(second)).await.unwrap();
     assert_eq!(ask_server(&cluster, second, ROWS).await, ask_server(&cluster, coordinator, ROWS).await);

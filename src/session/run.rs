@@ -365,6 +365,9 @@ impl Session {
 
     /// The client's turn.
     pub async fn ready(&mut self) -> Result<()> {
+        if self.status() == Status::Failed {
+            Box::pin(self.txn().roll_back_early()).await?;
+        }
         self.put_notices();
         if self.pinned.is_some() {
             Box::pin(self.unpin_if_free()).await?;

@@ -54,11 +54,14 @@ pub async fn drop_copies(environment: &MoverEnvironment, target: &Session, mv: &
     with_short_locks(environment, (target, mv.target), &sql).await
 }
 
-/// Is a server that cannot be reached to be waited for no longer? One that never became a node, and that nobody can remove.
+/// Is a server that cannot be reached to be waited for no longer? One that never became a node, and that nobody can remove: after five
+/// minutes, in which a machine starts again, or once an operator has cancelled the copy. What is left there harms nobody, and is replaced
+/// should the server be added after all.
 pub async fn is_given_up(catalog: &Session, mv: &Move, map: &ShardMap, error: &PgError) -> Result<bool> {
     if mv.newcomer.is_none() || map.node(mv.target).is_some() || error.code() != SqlState::CONNECTION_FAILURE {
         return Ok(false);
     }
-    let sql = "SELECT started_at < clock_timestamp() - interval '1 hour' FROM tenantry.shard_move WHERE moveid = $1";
+    let sql = "SELECT cancelled OR started_at < clock_timestamp() - interval '5 minutes' FROM tenantry.shard_move \
+               WHERE moveid = $1";
     Ok(catalog.query_one(sql, &[&mv.id]).await.map_err(pg_error)?.get(0))
 }
