@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (false), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,7 +36,8 @@ relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
 share_unnamed=${SHARE_UNNAMED:-false}
-# Connections to the worker: one for each client, so that nobody waits for one.
+adaptive=${ADAPTIVE:-false}
+# Connections to the worker: one for each client, so that nobody waits for one (ADAPTIVE=true: as many as serve fastest).
 pool_size=64
 
 fail() {
@@ -107,6 +108,7 @@ user = "postgres"
 [pool]
 size = $pool_size
 share_unnamed = $share_unnamed
+adaptive = $adaptive
 node_connections = $((2 * (pool_size + 16)))
 TOML
     "$tenantry" serve --config "$work/tenantry.toml" >"$work/tenantry.log" 2>&1 &

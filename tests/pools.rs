@@ -24,7 +24,7 @@ fn connections_are_shared_and_never_leaked() {
     let mut served = Served::start_with(
         2,
         2,
-        "[pool]\nsize = 60\nsilence_max = \"1s\"\ncheck_timeout = \"2s\"\noutage_timeout = \"1s\"\n[log]\nfilter = \"info\"\n",
+        "[pool]\nadaptive = true\nsize = 60\nsilence_max = \"1s\"\ncheck_timeout = \"2s\"\noutage_timeout = \"1s\"\n[log]\nfilter = \"info\"\n",
     );
     let tenants = served.tenants();
     proxies_share_what_the_servers_take(&mut served, &tenants);
@@ -114,9 +114,13 @@ fn open(served: &Served, proxy: usize, tenant: &str, count: usize) -> Vec<Client
 /// Each server takes 60, 3 of them for superusers only; a proxy keeps 11 for itself.
 fn proxies_share_what_the_servers_take(served: &mut Served, tenants: &[String]) {
     let (max, alone, half) = ("tenantry_pool_connections_max", 57 - 11, 57 / 2 - 11);
+    let wanted = "tenantry_pool_connections_wanted";
     served.psql(&read(&tenants[0]));
     await_figure(served, 0, max, 0, alone);
+    // Few to begin with; who keeps one for long makes nobody else wait.
+    assert!(figure(served, 0, wanted, 0) < alone);
     let all = open(served, 0, &tenants[0], alone);
+    assert!(figure(served, 0, wanted, 0) >= alone);
     served.start_proxy(1);
     await_figure(served, 0, max, 0, half);
     let mut newcomer = Client::connect(served.proxy_port(1), &[]);

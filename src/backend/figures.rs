@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use super::hosts::Purpose;
 use super::login::ServerAddress;
-use super::node::{Node, Nodes};
+use super::node::Node;
+use super::nodes::Nodes;
 use crate::tally::Distribution;
 
 /// Everything that this process holds to one node.
@@ -50,6 +51,8 @@ pub struct PoolFigures {
     pub in_use: usize,
     pub idle: usize,
     pub waiting: usize,
+    /// Most connections there are to be for now.
+    pub most: usize,
     /// Connections that are being opened.
     pub logging_in: usize,
     /// How long the first of those who wait has waited.
@@ -101,12 +104,14 @@ impl NodeFigures {
 }
 
 fn figures(node: &Node) -> NodeFigures {
+    let settings = node.settings().load();
     let state = node.lock();
     let mut pools: BTreeMap<(&str, &str), PoolFigures> = BTreeMap::new();
     for count in state.pools.values() {
         let pool = pools.entry((&count.user, &count.database)).or_default();
         // Those that are logged in are taken off below.
         pool.logging_in += count.open;
+        pool.most += count.most(&settings);
         pool.waits += count.tally.waits.read();
         pool.answers += count.tally.answers.read();
         pool.received_bytes += count.tally.traffic.received.get();

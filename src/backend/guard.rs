@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
-use super::node::{Node, Nodes};
+use super::node::Node;
+use super::nodes::Nodes;
 use crate::transport::{SSL_REQUEST, timer};
 
 /// Watches over all connections until `stop`.

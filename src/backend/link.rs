@@ -15,7 +15,8 @@ pub struct Link {
     /// The server's process number; 0 until logged in.
     pid: AtomicU32,
     pub opened: Instant,
-    is_used: AtomicBool,
+    /// Counts how often it was given out and taken back: odd while it is out.
+    uses: AtomicU32,
     /// Its session waits for bytes of the server.
     waits: AtomicBool,
     /// Counts receptions: two looks at it tell whether anything came.
@@ -29,7 +30,7 @@ impl Default for Link {
         Self {
             pid: AtomicU32::new(0),
             opened: Instant::now(),
-            is_used: AtomicBool::new(true),
+            uses: AtomicU32::new(1),
             waits: AtomicBool::new(false),
             progress: AtomicU32::new(0),
             state: AtomicU8::new(GOOD),
@@ -48,11 +49,19 @@ impl Link {
     }
 
     pub fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::Relaxed)
+        self.uses().is_some()
+    }
+
+    /// Somebody has it: another number for each who gets it.
+    pub fn uses(&self) -> Option<u32> {
+        let uses = self.uses.load(Ordering::Relaxed);
+        (uses % 2 == 1).then_some(uses)
     }
 
     pub fn set_used(&self, is_used: bool) {
-        self.is_used.store(is_used, Ordering::Relaxed);
+        let uses = self.uses.load(Ordering::Relaxed);
+        let step = if is_used == (uses % 2 == 1) { 2 * u32::from(is_used) } else { 1 };
+        self.uses.store(uses.wrapping_add(step), Ordering::Relaxed);
     }
 
     /// Since when nothing came is for the observer to find out: the number of receptions, while it waits for one.

@@ -17,196 +17,31 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::control::ControlLink;
-use super::demands::Demands;
 use super::hosts::{Hosts, Purpose};
 use super::link::Link;
 use super::login::ServerAddress;
+use super::nodes::Nodes;
 use super::place::{Place, Ticket};
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
 use super::queue::{Queues, Waiter};
+use super::width::Width;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
-
-/// All nodes that this process has connections to.
-pub struct Nodes {
-    settings: Arc<ArcSwap<PoolSettings>>,
-    nodes: Mutex<HashMap<(ServerAddress, Purpose), Arc<Node>>>,
-    /// Each data thread's bell: close idle connections of nodes that are pressed.
-    bells: Mutex<Vec<Weak<Notify>>>,
-    /// Rings when a standby was found to have taken a primary's place.
-    promoted: Notify,
-    demands: Arc<Demands>,
-    /// No connection is given out.
-    pub(super) paused: Arc<AtomicBool>,
-}
-
-impl std::fmt::Debug for Nodes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Nodes").finish_non_exhaustive()
-    }
-}
-
-impl Nodes {
-    /// The settings may change at any time.
-    pub fn new(settings: Arc<ArcSwap<PoolSettings>>) -> Arc<Self> {
-        let promoted = Notify::new();
-        Arc::new(Self {
-            settings,
-            nodes: Mutex::default(),
-            bells: Mutex::default(),
-            promoted,
-            demands: Arc::default(),
-            paused: Arc::default(),
-        })
-    }
-
-    pub fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
-        &self.settings
-    }
-
-    /// What servers ask for beside what they answer.
-    pub fn demands(&self) -> &Arc<Demands> {
-        &self.demands
-    }
-
-    pub(super) fn node(self: &Arc<Self>, address: &ServerAddress, purpose: Purpose) -> Arc<Node> {
-        let mut nodes = lock(&self.nodes);
-        let key = (address.clone(), purpose);
-        if let Some(node) = nodes.get(&key) {
-            return node.clone();
-        }
-        let node = Arc::new(Node {
-            address: address.clone(),
-            purpose,
-            hosts: Mutex::new(Hosts::only(address.clone())),
-            is_gone: AtomicBool::new(false),
-            as_of: Mutex::default(),
-            nodes: Arc::downgrade(self),
-            settings: self.settings.clone(),
-            paused: self.paused.clone(),
-            waiting: AtomicUsize::new(0),
-            is_pressed: AtomicBool::new(false),
-            has_news: AtomicBool::new(false),
-            next: AtomicU64::new(0),
-            state: Mutex::default(),
-        });
-        nodes.insert(key, node.clone());
-        node
-    }
-
-    /// The node whose primary has this address, if sessions or the catalog have named it.
-    pub fn known(&self, address: &ServerAddress) -> Option<Arc<Node>> {
-        lock(&self.nodes).get(&(address.clone(), Purpose::Writes)).cloned()
-    }
-
-    pub(super) fn all(&self) -> Vec<Arc<Node>> {
-        lock(&self.nodes).values().cloned().collect()
-    }
-
-    /// The servers of all nodes are these now: primaries, by which nodes are known, with their standbys. Idle connections to
-    /// what is not among them are closed.
-    pub fn set_hosts(self: &Arc<Self>, all: &[(ServerAddress, Vec<ServerAddress>)]) {
-        for (primary, standbys) in all {
-            lock(&self.node(primary, Purpose::Writes).hosts).set_standbys(standbys);
-        }
-        for node in self.all() {
-            let is_gone = match node.purpose {
-                Purpose::Writes => all.iter().all(|(primary, _)| *primary != node.address),
-                Purpose::Reads => all.iter().all(|(_, standbys)| !standbys.contains(&node.address)),
-            };
-            if node.is_gone.swap(is_gone, Ordering::AcqRel) != is_gone {
-                node.review();
-            }
-        }
-    }
-
-    /// Primaries whose place a standby has taken, and that standby.
-    pub fn promoted(&self) -> Vec<(ServerAddress, ServerAddress)> {
-        let promoted = |node: Arc<Node>| Some((node.address.clone(), lock(&node.hosts).promoted()?.clone()));
-        self.all().into_iter().filter_map(promoted).collect()
-    }
-
-    /// Which server takes writes for the node of this name, if that was found out.
-    pub fn primary_of(self: &Arc<Self>, name: &ServerAddress) -> Option<ServerAddress> {
-        lock(&self.node(name, Purpose::Writes).hosts).primary().cloned()
-    }
-
-    /// The standby there has all that its primary had written at that moment.
-    pub fn note_replayed(self: &Arc<Self>, standby: &ServerAddress, as_of: Instant) {
-        *lock(&self.node(standby, Purpose::Reads).as_of) = Some(as_of);
-    }
-
-    /// Waits until `promoted` has something new. Cancel safe.
-    pub async fn until_promoted(&self) {
-        self.promoted.notified().await;
-    }
-
-    /// This process's share of what a node takes, where `node_connections` does not say otherwise.
-    /// Its standbys take as many.
-    pub fn set_share(self: &Arc<Self>, address: &ServerAddress, connections: usize) {
-        let node = self.node(address, Purpose::Writes);
-        let standbys = lock(&node.hosts).standbys().to_vec();
-        let is_copy = |other: &Arc<Node>| other.purpose == Purpose::Reads && standbys.contains(&other.address);
-        for node in self.all().into_iter().filter(is_copy).chain([node]) {
-            let mut state = node.lock();
-            if state.share != Some(connections) {
-                state.share = Some(connections);
-                node.settle(state);
-            }
-        }
-    }
-
-    /// May the node's server take another number of connections than it did when this was asked last? It was away, goes, or has
-    /// refused one as too many.
-    pub fn take_news(&self, address: &ServerAddress) -> bool {
-        self.known(address).is_some_and(|node| node.has_news.swap(false, Ordering::AcqRel))
-    }
-
-    /// Connections to the node that are open now are not used again, so that its server can end.
-    pub fn let_go(&self, address: &ServerAddress) {
-        if let Some(node) = self.known(address) {
-            node.retire_all();
-        }
-        self.ring();
-    }
-
-    /// Is nowhere more open than the shares allow?
-    pub fn is_within_shares(&self) -> bool {
-        self.all().iter().all(|node| {
-            let state = node.lock();
-            state.open <= node.limit(&state)
-        })
-    }
-
-    /// A data thread's bell.
-    pub(super) fn bell(&self) -> Arc<Notify> {
-        let bell = Arc::new(Notify::new());
-        let mut bells = lock(&self.bells);
-        bells.retain(|b| b.strong_count() > 0);
-        bells.push(Arc::downgrade(&bell));
-        bell
-    }
-
-    /// Every data thread looks after its idle connections.
-    pub(super) fn ring(&self) {
-        lock(&self.bells).iter().filter_map(Weak::upgrade).for_each(|bell| bell.notify_one());
-    }
-}
 
 /// One node, shared by all pools of the process.
 pub struct Node {
     /// Of its primary, as the catalog has it: its name.
     pub address: ServerAddress,
     pub(super) purpose: Purpose,
-    hosts: Mutex<Hosts>,
+    pub(super) hosts: Mutex<Hosts>,
     /// The catalog does not have it any more.
-    is_gone: AtomicBool,
+    pub(super) is_gone: AtomicBool,
     /// Of a standby, see `Nodes::note_replayed`.
-    as_of: Mutex<Option<Instant>>,
+    pub(super) as_of: Mutex<Option<Instant>>,
     nodes: Weak<Nodes>,
     settings: Arc<ArcSwap<PoolSettings>>,
     /// Of all nodes.
@@ -214,8 +49,10 @@ pub struct Node {
     /// Length of the queue, to be read without the lock.
     waiting: AtomicUsize,
     is_pressed: AtomicBool,
+    /// See `overseer.rs`.
+    pub(super) is_overseen: AtomicBool,
     /// See `Nodes::take_news`.
-    has_news: AtomicBool,
+    pub(super) has_news: AtomicBool,
     next: AtomicU64,
     state: Mutex<State>,
 }
@@ -241,9 +78,20 @@ pub(super) struct PoolCount {
     pub user: String,
     pub database: String,
     pub open: usize,
+    pub width: Width,
     pub tally: Arc<PoolTally>,
     pub longest_wait: Duration,
     pub timeouts: u64,
+}
+
+impl PoolCount {
+    /// Most connections to have open, for now.
+    pub fn most(&self, settings: &PoolSettings) -> usize {
+        match settings.has_widths() {
+            true => self.width.most(settings.size),
+            false => settings.size,
+        }
+    }
 }
 
 /// See `Node::next_of`.
@@ -273,6 +121,25 @@ pub(super) struct Outage {
 }
 
 impl Node {
+    pub(super) fn new(nodes: &Arc<Nodes>, address: &ServerAddress, purpose: Purpose) -> Self {
+        Self {
+            address: address.clone(),
+            purpose,
+            hosts: Mutex::new(Hosts::only(address.clone())),
+            is_gone: AtomicBool::new(false),
+            as_of: Mutex::default(),
+            nodes: Arc::downgrade(nodes),
+            settings: nodes.settings().clone(),
+            paused: nodes.paused.clone(),
+            waiting: AtomicUsize::new(0),
+            is_pressed: AtomicBool::new(false),
+            is_overseen: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
+    }
+
     /// A number that nothing else here has.
     pub(super) fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -285,12 +152,17 @@ impl Node {
             user: user.to_owned(),
             database: database.to_owned(),
             open: 0,
+            width: Width::default(),
             tally,
             longest_wait: Duration::ZERO,
             timeouts: 0,
         };
         self.lock().pools.insert(number, count);
         number
+    }
+
+    pub(super) fn settings(&self) -> &Arc<ArcSwap<PoolSettings>> {
+        &self.settings
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -357,9 +229,15 @@ impl Node {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Is there more open than may be, or does somebody wait although nothing more may be opened?
+    /// Is there more open than is to be, or does somebody wait although nothing more may be opened?
     pub(super) fn is_pressed(&self) -> bool {
         self.is_pressed.load(Ordering::Acquire)
+    }
+
+    /// Is an idle connection of this pool to be closed?
+    pub(super) fn wants_back(&self, pool: u64) -> bool {
+        let (state, settings) = (self.lock(), self.settings.load());
+        state.is_over(self.room(&state), &settings) || state.is_too_wide(pool, &settings)
     }
 
     /// Joins the queue for a place; the receiver may have one at once. `turn`: the ticket of who has waited before.
@@ -382,6 +260,9 @@ impl Node {
         let since = Instant::now();
         state.queues.push(pool, Waiter { ticket, since, sender });
         self.settle(state);
+        if self.is_waited_for() && self.settings.load().has_widths() {
+            self.oversee();
+        }
         Ok((Ticket { node: self.clone(), pool, number: ticket, since, is_timeout: false }, receiver))
     }
 
@@ -405,7 +286,7 @@ impl Node {
     pub(super) fn next_of(self: &Arc<Self>, pool: u64) -> Next {
         let mut state = self.lock();
         let room = self.room(&state);
-        if state.open > room {
+        if state.open > room || state.is_too_wide(pool, &self.settings.load()) {
             return Next::Close;
         }
         let is_full = state.open >= room;
@@ -437,7 +318,7 @@ impl Node {
             if state.open >= room || !may_try {
                 break;
             }
-            let Some(pool) = state.first_with_room(settings.size) else { break };
+            let Some(pool) = state.first_with_room(&settings) else { break };
             let Some(waiter) = state.queues.take_first_of(pool) else { break };
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let is_trial = state.outage.as_mut().map(|outage| outage.is_trying = true).is_some();
@@ -454,7 +335,8 @@ impl Node {
             }
         }
         self.waiting.store(state.queues.len(), Ordering::Release);
-        let is_pressed = state.open > room || state.open >= room && state.first_with_room(settings.size).is_some();
+        let is_pressed =
+            state.is_over(room, &settings) || state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
         self.is_pressed.store(is_pressed, Ordering::Release);
         drop(state);
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {
@@ -582,9 +464,19 @@ impl State {
     }
 
     /// The pool of the first who waits and whose pool may have one more connection.
-    fn first_with_room(&self, size: usize) -> Option<u64> {
-        let has_room = |pool| self.pools.get(&pool).is_none_or(|pool| pool.open < size);
+    fn first_with_room(&self, settings: &PoolSettings) -> Option<u64> {
+        let has_room = |pool| self.pools.get(&pool).is_none_or(|pool| pool.open < pool.most(settings));
         self.queues.first(has_room).map(|(pool, _)| pool)
+    }
+
+    /// Is more open than may be, or needed for somebody else?
+    fn is_over(&self, room: usize, settings: &PoolSettings) -> bool {
+        self.open > room || self.open >= room && self.first_with_room(settings).is_some()
+    }
+
+    /// Does it have more connections than are of use?
+    fn is_too_wide(&self, pool: u64, settings: &PoolSettings) -> bool {
+        self.pools.get(&pool).is_some_and(|pool| pool.open > pool.most(settings))
     }
 
     pub fn close(&mut self, place: &Place) {
@@ -602,7 +494,7 @@ impl State {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is held; if something did, the counts are still the best there are.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

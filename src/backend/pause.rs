@@ -11,7 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::node::{Node, Nodes};
+use super::node::Node;
+use super::nodes::Nodes;
 
 impl Nodes {
     /// No connection is given out from now on. False when that was so already.

@@ -18,7 +18,8 @@ use tokio::sync::{Notify, oneshot};
 use super::cancel::CancelTarget;
 use super::hosts::{Purpose, connect_to_primary, connect_to_standby};
 use super::login::{Identity, ServerAddress};
-use super::node::{Next, Node, Nodes};
+use super::node::{Next, Node};
+use super::nodes::Nodes;
 use super::place::{Place, Ticket};
 use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
@@ -193,7 +194,7 @@ impl Pools {
     /// Gives up idle connections, the longest idle first, where a node is pressed.
     fn relieve(&self) {
         for pool in self.all() {
-            while pool.node.is_pressed() {
+            while pool.node.is_pressed() && pool.node.wants_back(pool.number) {
                 let mut state = pool.state.borrow_mut();
                 if state.idle.is_empty() {
                     break;

@@ -11,6 +11,8 @@ pub struct PoolSettings {
     pub mode: PoolMode,
     /// Most connections of one pool on one data thread.
     pub size: usize,
+    /// Is a connection opened beside those in use only where more of them answer more?
+    pub adaptive: bool,
     /// Most connections of this process to one node, over all pools and threads; 0 for its share of what the node takes.
     pub node_connections: usize,
     /// Longest wait for a connection before SQLSTATE 53300.
@@ -51,11 +53,19 @@ pub enum PoolMode {
     Session,
 }
 
+impl PoolSettings {
+    /// Does the number of connections follow what they answer? Sessions that keep theirs say nothing of it.
+    pub(super) fn has_widths(&self) -> bool {
+        self.adaptive && self.mode == PoolMode::Transaction
+    }
+}
+
 impl Default for PoolSettings {
     fn default() -> Self {
         Self {
             mode: PoolMode::Transaction,
             size: 32,
+            adaptive: false,
             node_connections: 0,
             checkout_timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(5),

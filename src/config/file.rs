@@ -161,6 +161,8 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Most connections of one pool. Default: 32. Reload: yes.
     pub size: usize,
+    /// Connections beside busy ones are opened only where more of them answer more. Default: false. Reload: yes.
+    pub adaptive: bool,
     /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: yes.
     pub node_connections: usize,
     /// Longest wait for a free connection, then SQLSTATE 53300. Unit: time. Default: 15s. Reload: yes.
@@ -314,6 +316,7 @@ impl Default for Pool {
         Self {
             mode: of.mode,
             size: of.size,
+            adaptive: of.adaptive,
             node_connections: of.node_connections,
             checkout_timeout: Time(of.checkout_timeout),
             connect_timeout: Time(of.connect_timeout),

@@ -256,6 +256,7 @@ const RELOADS: &[&str] = &[
     "moves.slot_wal",
     "moves.standby_lag",
     "moves.undo_window",
+    "pool.adaptive",
     "pool.age_max",
     "pool.check_after",
     "pool.check_timeout",

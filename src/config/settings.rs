@@ -124,6 +124,7 @@ impl Settings {
             pool: PoolSettings {
                 mode: pool.mode,
                 size: pool.size,
+                adaptive: pool.adaptive,
                 node_connections: pool.node_connections,
                 checkout_timeout: pool.checkout_timeout.0,
                 connect_timeout: pool.connect_timeout.0,

@@ -92,6 +92,7 @@ fn tell_nodes(nodes: &[(String, NodeFigures)], page: &mut Exposition) {
         page.gauge(name, each().map(|(labels, node)| (labels, of(node))));
     };
     gauge("tenantry_pool_connections_max", |node| node.limit as f64);
+    gauge("tenantry_pool_connections_wanted", |node| node.pools.iter().map(|pool| pool.most as f64).sum());
     gauge("tenantry_pool_waiting", |node| node.waiting as f64);
     gauge("tenantry_pool_longest_waiting_seconds", |node| node.longest_waiting.as_secs_f64());
     gauge("tenantry_pool_node_is_up", |node| f64::from(u8::from(node.outage.is_none())));

@@ -274,6 +274,7 @@ const POOLS: &[Column] = &[
     ("total_wait_time", Number),
     ("longest_wait_time", Number),
     ("timeouts", Number),
+    ("sv_most", Number),
 ];
 
 fn pools(console: &Console) -> Vec<Row> {
@@ -300,6 +301,7 @@ fn pools(console: &Console) -> Vec<Row> {
             Value::number(pool.waits.micros),
             Value::number(pool.longest_wait.as_micros()),
             Value::number(pool.timeouts),
+            Value::number(pool.most),
         ]
     })
     .collect()
