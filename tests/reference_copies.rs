@@ -381,3 +381,31 @@ fn who_dies_between_the_lock_and_the_commit_leaves_all_or_nothing() {
     stage.await_nothing_left("added");
     stage.expect_equal_copies();
 }
+
+/// Goal: last changes that do not come to the copies in time cost writers a wait, and the copy another attempt.
+/// Method: somebody locks a copy on the new server before the last change is committed.
+#[test]
+fn last_changes_that_come_too_late_are_tried_again() {
+    let stage = Stage::set();
+    let adding = stage.begin_to_add();
+    stage.await_copying();
+    let mut writer = Client::connect(stage.served.proxy_port(1), &[]);
+    assert_eq!(writer.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(writer.query("INSERT INTO notes VALUES ('last')"), "C(INSERT 0 1) Z(T)");
+    stage.let_go();
+    let caught_up = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'caught_up'";
+    assert!(wait_until(PATIENCE, || stage.coordinator(caught_up) == "1"), "{}", stage.moves());
+    let mut locker = Client::connect(stage.port, &[]);
+    assert_eq!(locker.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(locker.query("LOCK TABLE notes"), "C(LOCK TABLE) Z(T)");
+    assert_eq!(writer.query("COMMIT"), "C(COMMIT) Z(I)");
+    assert!(wait_until(PATIENCE, || stage.coordinator(LOCKED) == "3"), "{}", stage.moves());
+    assert_eq!(writer.query("INSERT INTO notes VALUES ('between')"), "C(INSERT 0 1) Z(I)");
+    assert!(!adding.is_finished(), "it is not given up: {}", stage.moves());
+    assert_eq!(locker.query("COMMIT"), "C(COMMIT) Z(I)");
+    let (is_added, said) = adding.join().expect("psql ends");
+    assert!(is_added, "{said}");
+    stage.await_nothing_left("added");
+    stage.expect_equal_copies();
+    assert_eq!(stage.coordinator("SELECT state, attempts FROM tenantry.shard_move"), "done|2");
+}

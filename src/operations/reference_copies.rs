@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::create_distributed_table::notice;
-use super::mover::reference_copy::{self, CopyRequest, Following};
+use super::mover::reference_copy::{self, CopyRequest, Finish, Following};
 use super::mover::{self, MoverEnvironment};
 use super::node_objects;
 use crate::catalog::quote::{literal, qualified};
@@ -111,7 +111,7 @@ fn tell_of_waiting(txn: &mut Transaction, why: &str) {
     txn.notice(notice("writes of reference tables wait until these are copied").detail(why));
 }
 
-/// Locks the tables, lets the last changes come through, and binds the copies to the transaction's end.
+/// Locks the tables, lets the last changes come through, and binds the copies to the transaction's end. Writers go on between two attempts.
 async fn take_over(
     txn: &mut Transaction,
     mover: &MoverEnvironment,
@@ -128,16 +128,26 @@ async fn take_over(
     );
     let began = Instant::now();
     let mut pause = Duration::from_millis(20);
-    while !is_true(txn, &lock).await? {
+    txn.query(NodeId::COORDINATOR, "SAVEPOINT tenantry_unlocked").await?;
+    loop {
+        let why = match is_true(txn, &lock).await? {
+            true => match txn.unless_cancelled(following.finish()).await? {
+                Finish::Complete => break,
+                Finish::TooLate(why) => why,
+            },
+            false => PgError::new(SqlState::LOCK_NOT_AVAILABLE, "could not lock the reference tables")
+                .hint("Transactions that write them were open for too long; try again later."),
+        };
+        txn.query(NodeId::COORDINATOR, "ROLLBACK TO SAVEPOINT tenantry_unlocked").await?;
         if began.elapsed() > mover.settings.cutover_patience {
-            return Err(PgError::new(SqlState::LOCK_NOT_AVAILABLE, "could not lock the reference tables")
-                .hint("Transactions that write them were open for too long; try again later."));
+            return Err(why);
         }
         // Writers catch their breath, transactions come to their end.
         timer::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
+        txn.unless_cancelled(following.is_near()).await?;
     }
-    txn.unless_cancelled(following.finish()).await?;
+    txn.query(NodeId::COORDINATOR, "RELEASE SAVEPOINT tenantry_unlocked").await?;
     match is_true(txn, &format!("SELECT tenantry.switch_reference_copy({id})")).await? {
         true => Ok(()),
         false => Err(reference_copy::taken_over(id)),

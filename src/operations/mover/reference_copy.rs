@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::attempt::too_late;
+use super::attempt::{beside_stream, stuck, too_late};
 use super::copy::Copied;
 use super::guard::Guard;
 use super::marker::Marker;
@@ -26,12 +26,12 @@ use super::repair::{repair, settle};
 use super::session::{self, Session, is_lock_failure};
 use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
-use super::stream::Apply;
+use super::stream::{Apply, Arrivals};
 use super::target::{self, Target};
 use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state, unfinished,
-    verify,
+    MoveReport, MoverEnvironment, MoverSettings, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state,
+    unfinished, verify,
 };
 use crate::backend::replication::{CreatedSlot, ReplicationConnection};
 use crate::catalog::quote::qualified;
@@ -59,12 +59,32 @@ pub struct CopyRequest {
 /// A copy under way, for the client's transaction. Dropping it ends the copy, unless it has switched.
 pub struct Following {
     caught_up: Option<oneshot::Receiver<CaughtUp>>,
-    finish: mpsc::Sender<Finished>,
+    ask: mpsc::Sender<Asked>,
     notices: Vec<Notice>,
 }
 
-/// Whoever is told that all changes are there.
-type Finished = oneshot::Sender<Result<()>>;
+/// What the client's transaction wants to be told.
+enum Asked {
+    /// When few changes are missing.
+    Near(oneshot::Sender<Result<()>>),
+    /// Whether all are there, while nobody writes.
+    Finish(oneshot::Sender<Result<Finish>>),
+}
+
+/// How an attempt ended to have all changes in the copies.
+#[derive(Debug, Clone)]
+pub enum Finish {
+    Complete,
+    /// Not in time; they go on to arrive.
+    TooLate(PgError),
+}
+
+/// All changes are there.
+struct Finished {
+    tell: oneshot::Sender<Result<Finish>>,
+    attempts: u32,
+    hold: Duration,
+}
 
 /// None: nothing was copied, because others' transactions stay open.
 struct CaughtUp {
@@ -90,20 +110,29 @@ impl Following {
         said.into_iter().map(|said| notice(&said.message))
     }
 
-    /// To be called while nobody can write the tables: returns when the last change is in the copies.
+    /// To be called while nobody can write the tables: returns when the last change is in the copies, or has taken too long.
     ///
-    /// Errors: 57014 when that takes too long, 55000 when a table was changed, those of the copy.
-    pub async fn finish(&mut self) -> Result<()> {
-        let (told, finished) = oneshot::channel();
-        self.finish.send(told).await.map_err(|_| ended())?;
-        finished.await.map_err(|_| ended())?
+    /// Errors: 55000 when a table was changed, those of the copy.
+    pub async fn finish(&mut self) -> Result<Finish> {
+        let (tell, told) = oneshot::channel();
+        self.ask.send(Asked::Finish(tell)).await.map_err(|_| ended())?;
+        told.await.map_err(|_| ended())?
+    }
+
+    /// After an attempt that took too long: returns when the copies follow closely again.
+    ///
+    /// Errors: those of the copy.
+    pub async fn is_near(&mut self) -> Result<()> {
+        let (tell, told) = oneshot::channel();
+        self.ask.send(Asked::Near(tell)).await.map_err(|_| ended())?;
+        told.await.map_err(|_| ended())?
     }
 }
 
 /// Begins to copy, in a task of its own.
 pub fn begin(environment: &MoverEnvironment, request: CopyRequest) -> Following {
     let (tell, caught_up) = oneshot::channel();
-    let (finish, asked) = mpsc::channel(1);
+    let (ask, asked) = mpsc::channel(1);
     let mut environment = environment.clone();
     // Who waits for the node would rather wait for a lock than for a stranger's transaction.
     environment.settings.slot_patience = environment.settings.lock_patience;
@@ -115,7 +144,7 @@ pub fn begin(environment: &MoverEnvironment, request: CopyRequest) -> Following 
         }
     };
     tokio::spawn(run);
-    Following { caught_up: Some(caught_up), finish, notices: Vec::new() }
+    Following { caught_up: Some(caught_up), ask, notices: Vec::new() }
 }
 
 /// Tells the client's transaction, once.
@@ -145,7 +174,7 @@ async fn run(
     environment: &MoverEnvironment,
     request: CopyRequest,
     teller: &mut Teller,
-    asked: mpsc::Receiver<Finished>,
+    asked: mpsc::Receiver<Asked>,
 ) -> Result<()> {
     let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
     // The transaction's locks say that nobody works on them.
@@ -201,7 +230,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// All states up to the last change.
-    async fn carry_out(&self, mv: &mut Move, teller: &mut Teller, mut asked: mpsc::Receiver<Finished>) -> Result<()> {
+    async fn carry_out(&self, mv: &mut Move, teller: &mut Teller, mut asked: mpsc::Receiver<Asked>) -> Result<()> {
         let Work { environment, catalog, map, .. } = *self;
         let settings = &environment.settings;
         environment.stop_at(StopPoint::Planned)?;
@@ -260,21 +289,19 @@ impl Work<'_> {
         environment.stop_at(StopPoint::CaughtUp)?;
 
         teller.tell(Ok(Some(mv.id)));
-        let (asked, applied) = apply.run_while(watch.during(async { Ok(asked.recv().await) })).await;
-        applied?;
-        let Some(finished) = asked? else { return Err(ended()) };
-        let began = Instant::now();
+        // What is left is what writers do meanwhile.
         apply.pace.is_on = false;
-        let last = self.last_changes(&source, &definitions, &mut marker, &mut apply).await;
-        let hold = began.elapsed();
+        let mut arrivals = apply.arrivals();
+        let answers = watch.during(self.answer(&source, &definitions, &mut marker, &mut arrivals, &mut asked));
+        let Finished { tell, attempts, hold } =
+            beside_stream(&mut apply, &watch, settings.cutover_patience, answers).await?;
         let rows_applied = apply.rows();
         // A slot that nobody reads any more need not wait for the client's transaction.
         drop(apply);
-        let is_told = finished.send(last.clone()).is_ok();
-        last?;
+        let is_told = tell.send(Ok(Finish::Complete)).is_ok();
         cleanup::drop_slot(&source, mv).await?;
         let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
-        let report = MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 1 };
+        let report = MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts };
         mv.note_report(catalog, &report).await?;
         if is_told { Ok(()) } else { Err(ended()) }
     }
@@ -331,23 +358,65 @@ impl Work<'_> {
         Ok(definitions)
     }
 
+    /// Answers what the client's transaction asks until all changes are there, while the stream runs beside it.
+    ///
+    /// Errors: 55000 when a table was changed, or the stream does not get on.
+    async fn answer(
+        &self,
+        source: &Session,
+        definitions: &[(TableDefinition, String)],
+        marker: &mut Marker,
+        arrivals: &mut Arrivals,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<Finished> {
+        let MoverSettings { fence_patience, catch_up_patience, .. } = self.environment.settings;
+        let mut attempts = 0;
+        loop {
+            // Nobody listens where the client has gone; that is noticed when nothing more is asked.
+            match asked.recv().await.ok_or_else(ended)? {
+                Asked::Near(tell) => {
+                    let arrived = timeout(catch_up_patience, arrived(marker, arrivals, "ping")).await;
+                    let _ = tell.send(Ok(arrived.unwrap_or_else(|_| Err(stuck()))?));
+                }
+                Asked::Finish(tell) => {
+                    attempts += 1;
+                    let began = Instant::now();
+                    let last = self.last_changes(source, definitions, marker, arrivals);
+                    match timeout(fence_patience, last).await {
+                        Ok(Ok(())) => return Ok(Finished { tell, attempts, hold: began.elapsed() }),
+                        Ok(Err(error)) => {
+                            let _ = tell.send(Err(error.clone()));
+                            return Err(error);
+                        }
+                        Err(_) => drop(tell.send(Ok(Finish::TooLate(too_late())))),
+                    }
+                }
+            }
+        }
+    }
+
     /// While nobody writes.
     async fn last_changes(
         &self,
         source: &Session,
         definitions: &[(TableDefinition, String)],
         marker: &mut Marker,
-        apply: &mut Apply,
+        arrivals: &mut Arrivals,
     ) -> Result<()> {
         let now = self.definitions(source).await?;
         // Schema changes wait for the lanes; one that came past them would be lost.
         if !now.iter().map(|(_, text)| text).eq(definitions.iter().map(|(_, text)| text)) {
             return Err(changed());
         }
-        let id = marker.insert("fence").await?;
-        let patience = self.environment.settings.fence_patience;
-        timeout(patience, apply.run_until_marker(id)).await.unwrap_or_else(|_| Err(too_late()))
+        arrived(marker, arrivals, "fence").await
     }
+}
+
+/// Returns when all that is committed now has arrived.
+async fn arrived(marker: &mut Marker, arrivals: &mut Arrivals, purpose: &str) -> Result<()> {
+    let id = marker.insert(purpose).await?;
+    // The stream has an error to tell itself.
+    if arrivals.wait(id).await { Ok(()) } else { Err(ended()) }
 }
 
 /// What the copies are to be. A table that got a full identity for the move is made without.
