@@ -16,7 +16,7 @@ use support::{psql, psql_command, psql_error, wait_until};
 /// in the catalog; a ledger of what was acknowledged.
 #[test]
 fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
-    let served = Served::start_with(4, 2, "[moves]\ncopy_rate = \"256kB\"\nper_node = 2\n");
+    let served = Served::start_with(4, 2, "[moves]\ncopy_rate = \"16kB\"\nper_node = 2\n");
     let holds_shards = |worker: u16, may: bool| {
         let port = served.worker_port(worker);
         served.psql(&format!("SELECT citus_set_node_property('127.0.0.1', {port}, 'shouldhaveshards', {may})"));
@@ -36,6 +36,11 @@ fn a_rebalance_moves_shards_of_one_group_side_by_side_within_the_limit() {
     let start = "SELECT citus_rebalance_start(parallel_transfer_colocated_shards => true)";
     let job = served.psql(start);
     how_far_it_is_is_told(&served);
+    // It had time to be looked at; from now on moves need only overlap.
+    let file = served.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written").replace("\"16kB\"", "\"256kB\"");
+    std::fs::write(&file, text).expect("it can be written");
+    served.signal_proxy(0, "HUP");
     served.psql("SELECT citus_rebalance_wait()");
     assert_eq!(served.psql(PLACEMENTS), "2|2|2|2");
     let finished = served.psql(&format!("SELECT state FROM citus_job_status({job})"));
