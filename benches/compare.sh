@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (false), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (false), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -106,7 +106,7 @@ io = "$io"
 port = $((port + 1))
 user = "postgres"
 [pool]
-size = $pool_size
+size = ${SIZE:-$pool_size}
 share_unnamed = $share_unnamed
 adaptive = $adaptive
 node_connections = $((2 * (pool_size + 16)))
