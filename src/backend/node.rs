@@ -335,8 +335,9 @@ impl Node {
             }
         }
         self.waiting.store(state.queues.len(), Ordering::Release);
-        let is_pressed =
-            state.is_over(room, &settings) || state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
+        // Nothing else makes a pool too wide by itself, and there may be many.
+        let is_pressed = state.is_over(room, &settings)
+            || settings.has_widths() && state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
         self.is_pressed.store(is_pressed, Ordering::Release);
         drop(state);
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {

@@ -3,13 +3,18 @@
 SELECT tenantry.provide('undistribute_table',
     'table_name regclass, cascade_via_foreign_keys boolean DEFAULT false', 'void');
 
--- May the role that calls have its way with a managed table? Within functions that run as another one.
-CREATE FUNCTION tenantry.is_callers_table(relation oid) RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-SELECT EXISTS (SELECT FROM tenantry.distributed_table t JOIN pg_class c ON c.oid = t.logicalrelid
-    WHERE c.oid = relation AND pg_has_role(
-        CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END, c.relowner, 'USAGE'))
-$$;
+-- Errors: 42501 unless the role that calls may have its way with the managed table. For functions that run as another one.
+CREATE FUNCTION tenantry.require_callers_table(relation oid) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM tenantry.distributed_table t JOIN pg_class c ON c.oid = t.logicalrelid
+        WHERE c.oid = relation AND pg_has_role(
+            CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END, c.relowner, 'USAGE'))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('must be owner of table %s', relation::regclass);
+    END IF;
+END $$;
 
 -- Rows that come back to a shell were checked where they were written: meanwhile its own triggers and those that check its foreign
 -- keys are disabled, the latter being a superuser's to disable. Answers how they stood, for restore_triggers.
@@ -19,10 +24,7 @@ DECLARE
     states jsonb := '{}';
     fires record;
 BEGIN
-    IF NOT tenantry.is_callers_table(relation) THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('must be owner of table %s', relation::regclass);
-    END IF;
+    PERFORM tenantry.require_callers_table(relation);
     FOR fires IN SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = relation AND tgenabled <> 'D'
         AND (NOT tgisinternal OR tgfoid = '"RI_FKey_check_ins"'::regproc)
     LOOP
@@ -37,10 +39,7 @@ CREATE FUNCTION tenantry.restore_triggers(relation oid, states jsonb) RETURNS vo
 DECLARE
     fires record;
 BEGIN
-    IF NOT tenantry.is_callers_table(relation) THEN
-        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('must be owner of table %s', relation::regclass);
-    END IF;
+    PERFORM tenantry.require_callers_table(relation);
     FOR fires IN SELECT key AS name, value AS state FROM jsonb_each_text(states) LOOP
         EXECUTE format('ALTER TABLE ONLY %s ENABLE %s TRIGGER %I', relation::regclass,
             CASE fires.state WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' ELSE '' END, fires.name);
