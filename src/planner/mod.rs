@@ -1,10 +1,10 @@
 //! Decides what a statement becomes. Pure: a statement, the shard map and the session's names in, a `Plan` out.
 
 mod combine;
+mod context;
 mod copy;
 mod ddl;
 mod defaults;
-mod display;
 mod foreign_key;
 mod function_call;
 mod functions;
@@ -25,6 +25,7 @@ mod utility;
 #[cfg(test)]
 mod utility_tests;
 
+pub use context::{Context, Mode, Provided};
 pub use plan::*;
 pub use session_command::{ReadFrom, keeps_servers};
 pub use session_effects::may_run_opaque_code;

@@ -1,0 +1,105 @@
+//! Writes whose rows the plan looks into: INSERTs, and every write of a reference table.
+
+use std::sync::Arc;
+
+use super::Plan;
+use crate::shard_map::Table;
+use crate::sql::{Operand, Splice, Spliced, With};
+
+/// INSERT ... VALUES: the whole text when all rows belong to one group, else split by rows.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub table: Arc<Table>,
+    pub rows: Vec<InsertRow>,
+    /// The whole statement.
+    pub query: Spliced,
+    /// Everything up to and including VALUES; then rows joined by commas; then `tail`.
+    pub head: Spliced,
+    /// ON CONFLICT and RETURNING, perhaps empty.
+    pub tail: Spliced,
+    pub returns_rows: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct InsertRow {
+    /// `(1, $2, now())`
+    pub text: Box<str>,
+    pub tenant: Operand,
+}
+
+#[derive(Debug, Clone)]
+pub struct InsertSelect {
+    pub table: Arc<Table>,
+    /// Target columns by name, in order.
+    pub columns: Vec<String>,
+    /// The statement lists them; otherwise they are the table's, and the last ones may get nothing but their defaults.
+    pub are_listed: bool,
+    /// The SELECT, planned by itself.
+    pub source: Box<Plan>,
+    /// Its text.
+    pub source_text: Box<str>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReferenceWrite {
+    pub table: Arc<Table>,
+    pub query: Spliced,
+    /// What is put into it when it runs.
+    pub filling: Option<Filling>,
+    pub command: WriteCommand,
+    /// Names of functions called anywhere in the text, folded, unqualified: the executor asks the coordinator whether
+    /// each is immutable.
+    pub functions: Vec<String>,
+    pub has_on_conflict: bool,
+    pub returns_rows: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteCommand {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// What an INSERT leaves to defaults that would differ from node to node: values that are drawn once, and put into its
+/// text.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    /// Whose defaults, by name.
+    pub columns: Vec<String>,
+    /// For how many rows.
+    pub rows: usize,
+    pub places: Vec<Filled>,
+}
+
+/// Replaces `len` bytes at byte `at`.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    pub at: u32,
+    pub len: u32,
+    pub parts: Vec<FilledPart>,
+}
+
+#[derive(Debug, Clone)]
+pub enum FilledPart {
+    Text(String),
+    /// The value for a row and one of the filling's columns, both from 0.
+    Value {
+        row: usize,
+        column: usize,
+    },
+}
+
+impl Filling {
+    /// The statement with what `value` says for each row and column.
+    pub fn fill<'v>(&self, query: &Spliced, value: impl Fn(usize, usize) -> &'v str) -> Spliced {
+        let filled = self.places.iter().map(|place| {
+            let parts = place.parts.iter().map(|part| match part {
+                FilledPart::Text(text) => text,
+                FilledPart::Value { row, column } => value(*row, *column),
+            });
+            Splice { at: place.at, len: place.len, with: With::Fixed(parts.collect::<String>().into()) }
+        });
+        Spliced::new(query.text().clone(), query.splices().iter().cloned().chain(filled).collect())
+    }
+}
