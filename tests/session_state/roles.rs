@@ -1,0 +1,93 @@
+//! Roles and what they have by default follow their client.
+
+use super::{Stage, code, row};
+use crate::wire::{Wire, frame};
+
+/// Threat T37 of docs/threats.md.
+pub fn roles_follow_their_client(stage: &Stage) {
+    let mut one = stage.app();
+    let mut two = stage.app();
+    let who = |client: &mut Wire| {
+        let there = stage.tenants.map(|tenant| {
+            row(&client.query(&format!(
+                "SELECT current_user || ' ' || session_user FROM items WHERE tenant = {tenant} LIMIT 1"
+            )))
+        });
+        format!("{} {}", row(&client.query("SELECT current_user || ' ' || session_user")), there.join(" "))
+    };
+    for client in [&mut one, &mut two] {
+        client.query("SET app.tenant = 'all'");
+    }
+    assert_eq!(code(&one.query("SET ROLE other")), "no error");
+    assert_eq!(who(&mut one), "other app other app other app");
+    assert_eq!(who(&mut two), "app app app app app app");
+    one.query("RESET ROLE");
+    assert_eq!(who(&mut one), "app app app app app app");
+    one.query("BEGIN; SET LOCAL ROLE other");
+    assert_eq!(who(&mut one), "other app other app other app");
+    one.query("COMMIT");
+    assert_eq!(who(&mut one), "app app app app app app");
+    assert_eq!(code(&one.query("SELECT set_config('role', 'other', false)")), "no error");
+    assert_eq!(who(&mut one), "other app other app other app");
+    one.query("RESET ALL");
+    one.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut one), "other app other app other app", "RESET ALL leaves the role");
+    one.query("DISCARD ALL");
+    one.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut one), "app app app app app app");
+    for escape in
+        ["SET ROLE postgres", "SET SESSION AUTHORIZATION postgres", "SELECT set_config('role', 'postgres', false)"]
+    {
+        assert_eq!(code(&one.query(escape)), "42501", "{escape}");
+    }
+    assert_eq!(who(&mut one), "app app app app app app");
+    let mut boss = stage.superuser();
+    assert_eq!(code(&boss.query("SET SESSION AUTHORIZATION app")), "no error");
+    boss.query("SET app.tenant = 'all'");
+    assert_eq!(who(&mut boss), "app app app app app app");
+    assert_eq!(who(&mut stage.superuser()), "postgres postgres postgres postgres postgres postgres");
+    assert_eq!(code(&boss.query("SET ROLE other")), "no error");
+    assert_eq!(who(&mut boss), "other app other app other app", "a role behind an identity");
+    assert_eq!(code(&boss.query("SET SESSION AUTHORIZATION app")), "no error");
+    assert_eq!(who(&mut boss), "app app app app app app", "an identity ends the role");
+    boss.query("SET ROLE other");
+    boss.query("RESET SESSION AUTHORIZATION");
+    assert_eq!(who(&mut boss), "postgres postgres postgres postgres postgres postgres");
+    // Row security with statements that servers keep: the plan is not the other role's.
+    for (client, role) in [(&mut stage.app(), "app"), (&mut stage.superuser(), "postgres")] {
+        for message in ["P s : SELECT count(*) FROM items WHERE tenant = $1", "B - s : 1", "E - 0", "S"] {
+            client.send(&frame(message));
+        }
+        assert_eq!(row(&client.answers_until("Z")), if role == "app" { "0" } else { "3" });
+        if role == "postgres" {
+            client.query("SET ROLE app");
+            for message in ["B - s : 1", "E - 0", "S"] {
+                client.send(&frame(message));
+            }
+            assert_eq!(row(&client.answers_until("Z")), "0");
+        }
+    }
+}
+
+pub fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
+    let mut boss = stage.superuser();
+    for (sql, seen) in [
+        ("ALTER ROLE preset SET app.tenant = 'none'", "0 none"),
+        ("ALTER ROLE preset RESET ALL; ALTER DATABASE postgres SET app.tenant = 'all'", "2 all"),
+        ("ALTER DATABASE postgres RESET app.tenant; ALTER ROLE preset SET app.tenant = 'all'", "2 all"),
+    ] {
+        assert_eq!(code(&boss.query(sql)), "no error", "{sql}");
+        // More often than there are connections.
+        for _ in 0..4 {
+            assert_eq!(stage.seen(&mut Wire::login(stage.port(), "preset")), seen, "{sql}");
+        }
+    }
+    // What the proxy itself goes by does not stay what it was for those who logged in before.
+    for (sql, found) in [("SET search_path = nowhere", "42P01"), ("RESET search_path", "no error")] {
+        assert_eq!(code(&boss.query(&format!("ALTER ROLE preset {sql}"))), "no error");
+        for _ in 0..4 {
+            let mut client = Wire::login(stage.port(), "preset");
+            assert_eq!(code(&client.query("SELECT name FROM items WHERE tenant = 1")), found, "{sql}");
+        }
+    }
+}
