@@ -1,10 +1,13 @@
 //! A client's transaction and the servers that take part in it.
 //!
 //! `BEGIN` binds nothing: a server joins with the first statement that needs it, and gets BEGIN (and what was set and
-//! saved meanwhile) in the same write: `servers.rs`. How it ends on several servers at once stands in `two_phase.rs`.
+//! saved meanwhile) in the same write: `servers.rs`. How it ends stands in `ending.rs`, on several servers at once in
+//! `two_phase.rs`; what of moves waits for that end, in `entered.rs`.
 
 mod apart;
 mod constraints;
+mod ending;
+mod entered;
 mod servers;
 mod snapshots;
 
@@ -14,7 +17,7 @@ pub use servers::PoolsAtHand;
 pub use snapshots::moved;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,15 +27,15 @@ use super::Executor;
 use super::cancel::CancelHandle;
 use super::combine::Rowsets;
 use super::handed::Handed;
-use super::hold::EnteredTables;
 use super::journal::Entry;
 use super::kept::Kept;
 use super::participant::Participant;
 use crate::backend::{Identity, PooledServer, Row, SessionSettings};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::ReadFrom;
-use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
+use crate::shard_map::{NodeId, ShardMap};
 use crate::wire::answer::Status;
+use entered::Entered;
 
 /// Who decides where the transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +65,8 @@ pub struct Transaction {
     pub(super) journal: Vec<Entry>,
     pub(super) journal_bytes: usize,
     pub(super) participants: Vec<Participant>,
-    /// Shard groups whose cut-over waits for its end, besides those that its servers were used for.
-    entered: HashSet<ShardGroupId>,
-    /// The same of tables that its statements under way name.
-    entered_tables: Vec<EnteredTables>,
+    /// Whose cut-over waits for its end.
+    entered: Entered,
     /// The map as this transaction sees it, once it has changed the catalog itself.
     pub(super) private_map: Option<Arc<ShardMap>>,
     notices: Vec<(&'static str, PgError)>,
@@ -140,8 +141,7 @@ impl Transaction {
             journal: Vec::new(),
             journal_bytes: 0,
             participants: Vec::new(),
-            entered: HashSet::new(),
-            entered_tables: Vec::new(),
+            entered: Entered::default(),
             private_map: None,
             notices: Vec::new(),
             pins: pinned.as_ref().map(|_| Pin::Visible),
@@ -266,17 +266,6 @@ impl Transaction {
         self.participants.iter_mut().find(|p| p.node == node)
     }
 
-    /// Has this transaction used the shard group? Then its statements must not be held.
-    pub fn uses(&self, group: ShardGroupId) -> bool {
-        self.entered.contains(&group) || self.participants.iter().any(|p| p.groups.contains(&group))
-    }
-
-    /// Must a statement for the shard group enter it? Where servers have done something for this transaction it could not be run
-    /// again, if the shard group left meanwhile.
-    pub fn must_enter(&self, group: ShardGroupId) -> bool {
-        !self.participants.is_empty() && !self.uses(group)
-    }
-
     /// May `currval` and `lastval` be asked? Only where the coordinator's connection remembers nobody else's values,
     /// and is the same from statement to statement.
     ///
@@ -332,89 +321,11 @@ impl Transaction {
         self.participants.iter().find(|p| p.node == node).is_none_or(|p| p.statements == 0)
     }
 
-    /// From here on a cut-over of these shard groups waits for the end of this transaction. Those that are being cut over are waited
-    /// for, and none is kept from it meanwhile.
-    ///
-    /// Errors: 40001 after the hold timeout.
-    pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
-        while !self.try_enter(groups) {
-            self.await_holds_of_writes(groups).await?;
-            self.await_holds(groups).await?;
-        }
-        Ok(())
-    }
-
-    /// The same at once, for all of them or for none: false when one is held.
-    pub fn try_enter(&mut self, groups: &[ShardGroupId]) -> bool {
-        let mut entered = HashSet::new();
-        for group in groups {
-            if self.entered.contains(group) || entered.contains(group) {
-                continue;
-            }
-            if self.executor.holds.try_enter(*group, self.may_write) {
-                entered.insert(*group);
-            } else if !self.uses(*group) {
-                self.executor.holds.leave(&entered);
-                return false;
-            }
-        }
-        self.entered.extend(entered);
-        true
-    }
-
-    /// A transaction that has written waits before it reads, too: the move could not wait for one that has read and writes then.
-    async fn await_holds_of_writes(&self, groups: &[ShardGroupId]) -> Result<()> {
-        for group in groups.iter().filter(|group| self.may_write && !self.uses(**group)) {
-            let wait = async {
-                self.executor.holds.wait_to_write(*group).await;
-                Ok(())
-            };
-            self.cancel.unless_cancelled(wait).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:
-    /// the cut-over waits for it.
-    ///
-    /// Errors: 40001 after the hold timeout.
-    pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
-        for group in groups {
-            if !self.executor.holds.is_held(*group) || self.uses(*group) {
-                continue;
-            }
-            let timeout = self.executor.settings.load().hold_timeout;
-            let wait = async { Ok(self.executor.holds.wait(*group, timeout).await) };
-            if !self.cancel.unless_cancelled(wait).await? {
-                return Err(PgError::new(
-                    SqlState::SERIALIZATION_FAILURE,
-                    "a shard is being moved and was not free in time",
-                )
-                .hint("Retry the query."));
-            }
-        }
-        Ok(())
-    }
-
     /// Awaits `work`, which is dropped when the client cancels its statement.
     ///
     /// Errors: 57014 then; those of `work`.
     pub async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.cancel.unless_cancelled(work).await
-    }
-
-    /// From here on a cut-over of tables that `text` names waits until another statement or the transaction's end: by then it
-    /// meets their locks.
-    pub fn enter_tables(&mut self, text: &str) {
-        let is_under_way = self.participant(NodeId::COORDINATOR).is_some_and(|p| p.server.owes());
-        if !is_under_way {
-            self.entered_tables.clear();
-        }
-        self.entered_tables.push(self.executor.holds.enter_tables(text));
-    }
-
-    pub fn leave_tables(&mut self) {
-        self.entered_tables.clear();
     }
 
     /// Runs SQL on one node inside this transaction, in the simple protocol. Rows of the last result, as text.
@@ -483,96 +394,10 @@ impl Transaction {
         self.begin.strip_prefix("BEGIN").unwrap_or("").trim_start()
     }
 
-    /// Ends without success.
-    pub async fn rollback(&mut self) -> Result<()> {
-        let told = self.parameters_told();
-        // What the client's messages still do can be cancelled, what ends them must not be.
-        let told_off = self.participants.iter_mut().map(|p| async move {
-            p.end_messages(false);
-            if p.server.owes() {
-                let _ = p.server.finish().await;
-            }
-        });
-        join_all(told_off).await;
-        self.spare().await;
-        let ended = self.participants.drain(..).collect::<Vec<_>>();
-        let rollbacks = ended.into_iter().map(|mut p| async move {
-            let result = if p.began || p.server.status() != Status::Idle {
-                p.server.query("ROLLBACK").await.map(|_| ())
-            } else {
-                p.server.finish().await.map(|_| ())
-            };
-            p.server.settings = p.settings_before.clone();
-            if result.is_err() {
-                p.server.poison();
-            }
-            p
-        });
-        self.participants = join_all(rollbacks).await;
-        self.note_parameter_changes(told);
-        for participant in std::mem::take(&mut self.participants) {
-            self.release(participant);
-        }
-        self.settings = self.settings_before.clone();
-        self.private_map = None;
-        self.journal.clear();
-        self.note_journal_cut();
-        Ok(())
-    }
-
-    /// A failed block without a savepoint can only be rolled back, so its servers are before the client says so: like one Postgres it
-    /// keeps no locks, and no cut-over waiting.
-    pub async fn roll_back_early(&mut self) -> Result<()> {
-        let is_done = self.participants.is_empty() && self.entered.is_empty() && self.entered_tables.is_empty();
-        if is_done || self.status() != Status::Failed || self.has_savepoints() {
-            return Ok(());
-        }
-        let modes = self.take_modes();
-        self.rollback().await?;
-        self.keep_modes(modes);
-        self.executor.holds.leave(&std::mem::take(&mut self.entered));
-        self.leave_tables();
-        Ok(())
-    }
-
     /// Names, code or roles' settings have changed: when that is committed, every proxy reads them again.
     pub async fn announce_change(&mut self) -> Result<()> {
         self.schema_changed = true;
         self.query(NodeId::COORDINATOR, "NOTIFY tenantry_catalog").await.map(|_| ())
-    }
-
-    /// Ends with success, on all servers or on none. The settings made inside stay.
-    pub async fn commit(&mut self) -> Result<()> {
-        let changed_catalog = self.changed_catalog() || self.schema_changed;
-        let told = self.parameters_told();
-        if self.participants.len() > 1 {
-            // Once decided it must reach every server: from here on a cancel reaches none.
-            Box::pin(self.spare()).await;
-        }
-        let (participants, result) =
-            super::two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
-        self.participants = participants;
-        self.note_parameter_changes(told);
-        for mut participant in std::mem::take(&mut self.participants) {
-            if result.is_err() {
-                participant.server.settings = participant.settings_before.clone();
-            }
-            self.release(participant);
-        }
-        self.journal.clear();
-        self.note_journal_cut();
-        self.private_map = None;
-        match result {
-            Ok(()) => self.settings_before = self.settings.clone(),
-            Err(_) => self.settings = self.settings_before.clone(),
-        }
-        if changed_catalog {
-            // Whoever is told that it is done must find it done. What was committed stays so in any case.
-            if let Err(error) = Box::pin(self.executor.catalog.refresh()).await {
-                tracing::warn!(%error, "could not read the catalog after a change");
-            }
-        }
-        result
     }
 
     /// From here on the session keeps its coordinator connection, because it leaves something there. However the session
@@ -584,35 +409,8 @@ impl Transaction {
         }
     }
 
-    /// Gives the servers back after statements that ran by themselves.
-    pub fn finish_auto(&mut self) {
-        for participant in std::mem::take(&mut self.participants) {
-            self.release(participant);
-        }
-    }
-
     /// The session's own coordinator connection, when the transaction has ended.
     pub fn into_pinned(mut self) -> Option<PooledServer> {
         self.pinned.take()
-    }
-
-    /// From here on a cancel reaches none of the servers.
-    async fn spare(&mut self) {
-        let targets: Vec<_> = self.participants.iter_mut().map(|p| p.server.cancel_target()).collect();
-        self.cancel.spare(&targets).await;
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        self.executor.holds.leave(&self.entered);
-        // A client that vanished: its servers are in a transaction or owe replies, so the pool closes them.
-        for mut participant in self.participants.drain(..) {
-            let is_quiet = self.cancel.remove(&participant.server.cancel_target());
-            // Without its Sync what has run is not over, although every answer is there: the next client would commit it.
-            if !is_quiet || participant.is_unsynced {
-                participant.server.poison();
-            }
-        }
     }
 }
