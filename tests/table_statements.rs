@@ -90,3 +90,27 @@ fn tables_are_locked_in_transaction_blocks_only() {
     let told = psql_error(&served.dsn(0), "LOCK TABLE items");
     assert!(told.contains("LOCK TABLE can only be used in transaction blocks"), "{told}");
 }
+
+/// Goal: what a schema change asks of the coordinator's catalogs beside itself does not grow with the number of parts that
+/// a table's definition has.
+/// Method: Postgres counts how often the transaction has run the function that reads a definition, which takes longer than the
+/// change of a small table itself.
+#[test]
+fn a_schema_change_reads_the_tables_definition_once() {
+    let served = Served::start(1);
+    served.psql("CREATE TABLE orders (tenant int, id serial, note text, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('orders', 'tenant', shard_count => 2)");
+    let changes = [
+        "ALTER TABLE orders ADD COLUMN amount numeric DEFAULT 0",
+        "ALTER TABLE orders RENAME COLUMN note TO remark",
+        "CREATE INDEX by_remark ON orders (remark)",
+    ];
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    client.query("BEGIN; SET LOCAL track_functions = 'all'");
+    for change in changes {
+        client.query(change);
+    }
+    let readings = "SELECT pg_stat_get_xact_function_calls('tenantry.shell_definition(oid)'::regprocedure)";
+    assert_eq!(client.query(readings), format!("T D({}) C(SELECT 1) Z(T)", changes.len()));
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+}

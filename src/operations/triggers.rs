@@ -3,7 +3,7 @@
 //! A trigger runs on the worker that has the row. Its function must be content with the row: other tables are not there,
 //! and a row whose distribution column it changed would stand where nobody looks for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::table_checks::Intent;
 use super::table_definition::TableDefinition;
+use crate::backend::Row;
 use crate::catalog::quote::literal;
 use crate::catalog::{pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
@@ -101,11 +102,42 @@ pub struct Standing(Vec<(Arc<Table>, Vec<TriggerDefinition>)>);
 
 /// Of the distributed ones among these tables, as the transaction sees them.
 pub async fn standing(txn: &mut Transaction, tables: &[Arc<Table>]) -> Result<Standing> {
-    let mut standing = Vec::new();
-    for table in tables.iter().filter(|table| !table.is_reference()) {
-        standing.push((table.clone(), TableDefinition::read(txn, table.oid).await?.triggers));
+    let tables: Vec<_> = tables.iter().filter(|table| !table.is_reference()).cloned().collect();
+    let mut triggers = read(txn, &tables).await?;
+    let and_triggers = |table: Arc<Table>| {
+        let (_, triggers) = triggers.remove(&table.oid).unwrap_or_default();
+        (table, triggers)
+    };
+    Ok(Standing(tables.into_iter().map(and_triggers).collect()))
+}
+
+/// The names of those tables that are there, as messages print them, and their triggers: a small part of their definitions.
+async fn read(
+    txn: &mut Transaction,
+    tables: &[Arc<Table>],
+) -> Result<BTreeMap<TableOid, (String, Vec<TriggerDefinition>)>> {
+    if tables.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    Ok(Standing(standing))
+    let oids: Vec<String> = tables.iter().map(|table| table.oid.to_string()).collect();
+    let sql = format!(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), tenantry.table_triggers(c.oid)::pg_catalog.text \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({})",
+        oids.join(", ")
+    );
+    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+    let read = |row: &Row| match row.as_slice() {
+        [Some(oid), Some(printed), Some(json)] => {
+            let oid = oid.parse().map_err(|_| unreadable(&"it has no OID"))?;
+            Ok((TableOid(oid), (printed.clone(), serde_json::from_str(json).map_err(|e| unreadable(&e))?)))
+        }
+        _ => Err(unreadable(&"something is NULL")),
+    };
+    rows.iter().map(read).collect()
+}
+
+fn unreadable(why: &dyn std::fmt::Display) -> PgError {
+    PgError::new(SqlState::INTERNAL_ERROR, format!("could not read a table's triggers: {why}"))
 }
 
 /// Of all distributed tables that have any.
@@ -121,12 +153,13 @@ pub async fn all_standing(txn: &mut Transaction) -> Result<Standing> {
 /// has got the name of a word in them meanwhile.
 pub async fn check_changed(txn: &mut Transaction, before: &Standing) -> Result<()> {
     let map = txn.map();
+    let tables: Vec<_> = before.0.iter().map(|(table, _)| table.clone()).collect();
+    let mut now = read(txn, &tables).await?;
     for (table, old) in &before.0 {
-        let Some(now) = map.table_by_oid(table.oid) else { continue };
-        let Some(column) = now.distribution_column() else { continue };
-        let mut definition = TableDefinition::read(txn, table.oid).await?;
-        definition.triggers.retain(|trigger| !old.iter().any(|old| old.is_the_same(trigger)));
-        check(&definition, Intent::Distributed { column: &column.name, colocation: now.colocation })?;
+        let Some(column) = map.table_by_oid(table.oid).and_then(|now| now.distribution_column()) else { continue };
+        let (printed, mut triggers) = now.remove(&table.oid).unwrap_or_default();
+        triggers.retain(|trigger| !old.iter().any(|old| old.is_the_same(trigger)));
+        triggers.iter().try_for_each(|trigger| trigger.check(&printed, &column.name))?;
     }
     Ok(())
 }
