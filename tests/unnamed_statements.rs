@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::served::Served;
+use support::wait_until;
 use support::wire_client::Client;
 use tenantry::wire::frontend::{self, Bind, Target};
 
@@ -12,7 +15,7 @@ const CONFIG: &str = "[pool]\nsize = 2\nshare_unnamed = true\n";
 
 #[test]
 fn statements_without_a_name_are_shared_and_nobody_can_tell() {
-    let served = Served::start_with(2, 1, CONFIG);
+    let mut served = Served::start_with(2, 1, CONFIG);
     let tenants = served.tenants();
     served.psql(
         "CREATE FUNCTION kept() RETURNS bigint LANGUAGE sql VOLATILE \
@@ -25,6 +28,7 @@ fn statements_without_a_name_are_shared_and_nobody_can_tell() {
     constants_are_read_anew(&served, &tenants[0]);
     shards_may_move_in_between(&served, &tenants[0]);
     nothing_is_kept_any_more(&served, &tenants[1]);
+    types_that_another_proxy_has_changed_are_noticed(&mut served);
 }
 
 fn unnamed(client: &mut Client, sql: &str, values: &[Option<&str>]) -> String {
@@ -162,20 +166,49 @@ fn tables_may_change_in_between(served: &Served, tenant: &str) {
     }
 }
 
-/// Statements with a name: whoever prepares one later gets it for the columns of now, on the same connections.
+/// Statements with a name: whoever prepares one later gets it for the columns of now, on the same connections. The table of a
+/// tenant, and a local one.
 fn parameters_have_the_types_of_the_parse(served: &Served, tenant: &str) {
-    served.psql("CREATE TABLE typed (tenant int, id int, PRIMARY KEY (tenant, id))");
-    served.psql("SELECT create_distributed_table('typed', 'tenant')");
-    let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
-    let sql = "SELECT count(*) FROM typed WHERE tenant = $1 AND id = $2";
-    assert_eq!(one.run_prepared("s", sql, &[Some(tenant), Some("1")]), "1 2 D(0) C(SELECT 1) Z(I)");
-    assert_eq!(two.run_prepared("s", sql, &[Some(tenant), Some("5000000000")]), "1 E(22003) Z(I)");
-    assert_eq!(one.query("ALTER TABLE typed ALTER id TYPE bigint"), "C(ALTER TABLE) Z(I)");
-    assert_eq!(two.run_prepared("t", sql, &[Some(tenant), Some("5000000000")]), "1 2 D(0) C(SELECT 1) Z(I)");
-    one.bind_and_execute("s", &[Some(tenant), Some("1")]);
-    frontend::sync(&mut one.out);
-    assert_eq!(one.answer(), "2 D(0) C(SELECT 1) Z(I)");
-    served.psql("DROP TABLE typed");
+    const IN_RANGE: &str = "1 2 D(0) C(SELECT 1) Z(I)";
+    for is_local in [false, true] {
+        served.psql("CREATE TABLE typed (tenant int, id int, PRIMARY KEY (tenant, id))");
+        if !is_local {
+            served.psql("SELECT create_distributed_table('typed', 'tenant')");
+        }
+        let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
+        let sql = "SELECT count(*) FROM typed WHERE tenant = $1 AND id = $2";
+        let (small, large) = ([Some(tenant), Some("1")], [Some(tenant), Some("5000000000")]);
+        assert_eq!(one.run_prepared("s", sql, &small), IN_RANGE);
+        assert_eq!(two.run_prepared("s", sql, &large), "1 E(22003) Z(I)");
+        // In the transaction itself, whose change never comes to be.
+        assert_eq!(one.query("BEGIN; ALTER TABLE typed ALTER id TYPE bigint"), "C(BEGIN) C(ALTER TABLE) Z(T)");
+        assert_eq!(one.run_prepared("t", sql, &large), "1 2 D(0) C(SELECT 1) Z(T)", "local: {is_local}");
+        assert_eq!(one.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(two.run_prepared("t", sql, &large), "1 E(22003) Z(I)", "local: {is_local}");
+        assert_eq!(one.query("ALTER TABLE typed ALTER id TYPE bigint"), "C(ALTER TABLE) Z(I)");
+        assert_eq!(two.run_prepared("u", sql, &large), IN_RANGE, "local: {is_local}");
+        // Who had prepared it before goes on with what it fits.
+        one.bind_and_execute("s", &small);
+        frontend::sync(&mut one.out);
+        assert_eq!(one.answer(), "2 D(0) C(SELECT 1) Z(I)");
+        served.psql("DROP TABLE typed");
+    }
+}
+
+/// A moment after it was committed.
+fn types_that_another_proxy_has_changed_are_noticed(served: &mut Served) {
+    served.start_proxy(1);
+    served.psql("CREATE TABLE typed (id int)");
+    let mut client = Client::connect(served.proxy_port(1), &[]);
+    let sql = "SELECT count(*) FROM typed WHERE id = $1";
+    assert_eq!(client.run_prepared("s", sql, &[Some("5000000000")]), "1 E(22003) Z(I)");
+    served.psql("ALTER TABLE typed ALTER id TYPE bigint");
+    let mut number = 0;
+    let mut takes_large_ones = || {
+        number += 1;
+        client.run_prepared(&format!("s{number}"), sql, &[Some("5000000000")]) == "1 2 D(0) C(SELECT 1) Z(I)"
+    };
+    assert!(wait_until(Duration::from_secs(30), &mut takes_large_ones));
 }
 
 fn constants_are_read_anew(served: &Served, tenant: &str) {

@@ -38,4 +38,4 @@ pub use connection::{
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
-pub use watch::Catalog;
+pub use watch::{Catalog, SCHEMA_CHANGED};

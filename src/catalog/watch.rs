@@ -39,6 +39,7 @@ pub struct Catalog {
     /// The map's version.
     newest: AtomicU64,
     version: AtomicU64,
+    schema_changes: AtomicU64,
     published: tokio::sync::watch::Sender<u64>,
     /// Cancel requests that other proxies have got, and holds that they ask for or have ended.
     cancels: Rung,
@@ -99,6 +100,7 @@ impl Catalog {
             map: ArcSwap::default(),
             newest: AtomicU64::new(0),
             version: AtomicU64::new(0),
+            schema_changes: AtomicU64::new(0),
             published: tokio::sync::watch::Sender::new(0),
             cancels: Rung::default(),
             holds: Rung::default(),
@@ -126,6 +128,17 @@ impl Catalog {
     /// A number that no map of this process has had.
     pub fn next_version(&self) -> u64 {
         self.version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Another number after each change of the schema that a proxy has carried out, local tables included: what servers know of
+    /// a statement from before may be another one's by now.
+    pub fn schema_changes(&self) -> u64 {
+        self.schema_changes.load(Ordering::Acquire)
+    }
+
+    /// For who has carried out one, at once and when it is over, and for who hears of another proxy's.
+    pub fn note_schema_change(&self) {
+        self.schema_changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Receives the version of each published map.
@@ -274,14 +287,20 @@ impl Catalog {
                     CANCEL_CHANNEL => self.cancels.note(rung.payload()),
                     HOLD_CHANNEL => self.holds.note(rung.payload()),
                     HELD_CHANNEL => self.held.send_modify(|answers| *answers += 1),
-                    // Full: a reload is already due, and it will see this change too.
-                    _ => drop(ring.try_send(())),
+                    _ => {
+                        if rung.payload() == SCHEMA_CHANGED {
+                            self.note_schema_change();
+                        }
+                        // Full: a reload is already due, and it will see this change too.
+                        let _ = ring.try_send(());
+                    }
                 }
             }
             Ok(())
         };
         let reload = async {
             client.batch_execute(LISTEN).await.map_err(pg_error)?;
+            self.note_schema_change();
             loop {
                 self.refresh().await?;
                 trouble.works(UNHEARD);
@@ -316,6 +335,8 @@ fn hosts_of(node: &Node) -> Vec<Address> {
 }
 
 const UNHEARD: &str = "could not listen for changes of the catalog";
+/// What `tenantry_catalog` says beside ringing, when not only rows of the catalog have changed.
+pub const SCHEMA_CHANGED: &str = "schema";
 const CANCEL_CHANNEL: &str = "tenantry_cancel";
 const HOLD_CHANNEL: &str = "tenantry_hold";
 const HELD_CHANNEL: &str = "tenantry_held";

@@ -94,6 +94,8 @@ pub struct Transaction {
     pub(super) told: Option<Vec<(String, String)>>,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
+    /// Has it told all proxies so?
+    change_announced: bool,
     /// The command tag of the client's own statement, where it ran among others.
     client_tag: String,
 }
@@ -157,6 +159,7 @@ impl Transaction {
             memory: origin.memory,
             told: None,
             schema_changed: false,
+            change_announced: false,
             client_tag: String::new(),
             pinned,
         }
@@ -397,7 +400,11 @@ impl Transaction {
     /// Names, code or roles' settings have changed: when that is committed, every proxy reads them again.
     pub async fn announce_change(&mut self) -> Result<()> {
         self.schema_changed = true;
-        self.query(NodeId::COORDINATOR, "NOTIFY tenantry_catalog").await.map(|_| ())
+        self.change_announced = true;
+        // Its own statements see it already.
+        self.executor.catalog.note_schema_change();
+        let notify = format!("NOTIFY tenantry_catalog, '{}'", crate::catalog::SCHEMA_CHANGED);
+        self.query(NodeId::COORDINATOR, &notify).await.map(|_| ())
     }
 
     /// From here on the session keeps its coordinator connection, because it leaves something there. However the session

@@ -101,7 +101,7 @@ impl PlanCache {
         known.insert(text.into(), (Made::of(context), parsed.clone()));
     }
 
-    /// One number for each text, parameter types, search_path, columns (`ShardMap::columns`) and settings: what servers'
+    /// One number for each text, parameter types, search_path, columns (`Session::columns_for`) and settings: what servers'
     /// prepared statements are named after.
     pub fn statement_id(&self, text: &str, types: &[u32], search_path: &[String], columns: u64, settings: &str) -> u64 {
         let mut statements = self.statements.borrow_mut();

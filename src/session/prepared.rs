@@ -52,7 +52,7 @@ pub struct Statement {
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     has_constants: bool,
-    /// `ShardMap::columns` at its Parse, which its client's values fit; with others it is another statement for servers.
+    /// `Session::columns_for` at its Parse, which its client's values fit; with others it is another statement for servers.
     columns: u64,
     unnamed: Option<Rc<Cell<u64>>>,
     map_version: u64,
@@ -160,7 +160,8 @@ impl Statement {
 impl Session {
     pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {
         let map_version = self.map_version();
-        if let Some(parsed) = self.context_of(|context| self.thread.plans.parsed(text, &types, context)) {
+        let known = self.context_of(|context| self.thread.plans.parsed(text, &types, context));
+        if let Some(parsed) = known.filter(|parsed| parsed.columns == self.columns_for(&parsed.plan)) {
             return Ok(Statement::new(parsed, map_version));
         }
         let whole = text;
@@ -177,10 +178,20 @@ impl Session {
         let has_constants = may_have_constants(text);
         let unnamed = (!may_name_a_moment(whole, &tokens)).then(Rc::default);
         let (number, text, types) = (Rc::default(), text.into(), types.into());
-        let columns = self.with_map(ShardMap::columns);
+        let columns = self.columns_for(&plan);
         let parsed = Parsed { number, text, types, plan, has_constants, columns, unnamed };
         self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
         Ok(Statement::new(parsed, map_version))
+    }
+
+    /// While this number stays, the tables that a statement names have the columns that they have now. Of local tables only
+    /// changes are counted, whatever they are.
+    fn columns_for(&self, plan: &Plan) -> u64 {
+        let columns = self.with_map(ShardMap::columns);
+        match plan {
+            Plan::Coordinator(_) => columns.wrapping_add(self.thread.executor.catalog.schema_changes()),
+            _ => columns,
+        }
     }
 
     /// Errors: 53400 when the client has as many statements as it may.

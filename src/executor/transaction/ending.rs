@@ -18,6 +18,7 @@ impl Transaction {
         }
         let (participants, result) = two_phase::commit(&self.executor, self.participants.drain(..).collect()).await;
         self.participants = participants;
+        self.note_end_of_changes();
         self.note_parameter_changes(told);
         for mut participant in std::mem::take(&mut self.participants) {
             if result.is_err() {
@@ -67,6 +68,7 @@ impl Transaction {
             p
         });
         self.participants = join_all(rollbacks).await;
+        self.note_end_of_changes();
         self.note_parameter_changes(told);
         for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
@@ -76,6 +78,13 @@ impl Transaction {
         self.journal.clear();
         self.note_journal_cut();
         Ok(())
+    }
+
+    /// From here on everybody sees the schema changed, or nobody does.
+    fn note_end_of_changes(&self) {
+        if self.change_announced {
+            self.executor.catalog.note_schema_change();
+        }
     }
 
     /// A failed block without a savepoint can only be rolled back, so its servers are before the client says so: like one Postgres it
