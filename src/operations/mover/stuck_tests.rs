@@ -69,6 +69,14 @@ impl Held {
         locker
     }
 
+    /// A lock on the target that a change is certain to wait for: one of another proxy's client, whom no hold concerns.
+    async fn lock_change(&self) -> Client {
+        let locker = self.lock_target(&format!("public_{GROUP}.items")).await;
+        let other = self.stage.connect(SOURCE).await;
+        other.batch_execute(&format!("UPDATE public_{GROUP}.items SET price = 7 WHERE tenant = 2")).await.unwrap();
+        locker
+    }
+
     /// The target's marker table.
     async fn marker(&self) -> String {
         let newest = "SELECT max(moveid) FROM tenantry.shard_move";
@@ -172,10 +180,7 @@ const SHORT: Duration = Duration::from_secs(3);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_the_target_before_the_fence_keeps_no_client_waiting() {
     let mut held = Held::begin(LONG, SHORT).await;
-    let locker = held.lock_target(&format!("public_{GROUP}.items")).await;
-    // Another proxy's client, whom the hold does not concern.
-    let other = held.stage.connect(SOURCE).await;
-    other.batch_execute(&format!("UPDATE public_{GROUP}.items SET price = 7 WHERE tenant = 2")).await.unwrap();
+    let locker = held.lock_change().await;
     held.clients_go_on().await;
     held.end_reader().await;
     locker.batch_execute("COMMIT").await.unwrap();
@@ -201,7 +206,7 @@ async fn a_lock_on_the_target_behind_the_fence_keeps_no_client_waiting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_the_target_that_stays_ends_the_move() {
     let mut held = Held::begin(Duration::from_secs(5), SHORT).await;
-    let locker = held.lock_target(&format!("public_{GROUP}.orders")).await;
+    let locker = held.lock_change().await;
     held.end_reader().await;
     let error = (&mut held.moving).await.unwrap().unwrap_err();
     assert_eq!(error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{error}");
