@@ -91,6 +91,7 @@ pub struct ScopeNode {
     pub exposed: Exposed,
 }
 
+#[derive(Default)]
 pub struct QueryNode {
     pub ctes: Vec<usize>,
     /// Scopes whose rows make up the result (one, or the legs of set operations).
@@ -208,14 +209,7 @@ impl<'a> Builder<'a> {
 
     pub fn query(&mut self, q: &Query) -> QueryNode {
         let visible = self.visible_ctes.len();
-        let mut node = QueryNode {
-            ctes: Vec::new(),
-            scopes: Vec::new(),
-            subqueries: Vec::new(),
-            nested: Vec::new(),
-            outputs: Outputs::default(),
-            inserts: Vec::new(),
-        };
+        let mut node = QueryNode::default();
         if self.clock.is_over() {
             return node;
         }

@@ -52,15 +52,7 @@ impl Builder<'_> {
     /// `base UNION [ALL] step`: what base guarantees is assumed of the step's input; it holds by induction when the
     /// step guarantees it too. Otherwise nothing is assumed and the step is read again.
     fn recursive_cte(&mut self, id: usize, cte: &Cte, left: &Body, right: &Body) -> QueryNode {
-        let empty = || QueryNode {
-            ctes: Vec::new(),
-            scopes: Vec::new(),
-            subqueries: Vec::new(),
-            nested: Vec::new(),
-            outputs: Outputs::default(),
-            inserts: Vec::new(),
-        };
-        let mut base = empty();
+        let mut base = QueryNode::default();
         self.body(left, None, &mut base);
         let mut assumed = base.outputs.clone();
         rename(&mut assumed, &cte.columns);
@@ -71,7 +63,7 @@ impl Builder<'_> {
         let relations = self.relations.len();
         loop {
             self.ctes[id].outputs = assumed.clone();
-            let mut step = empty();
+            let mut step = QueryNode::default();
             self.body(right, None, &mut step);
             let aligned = step.outputs.complete && step.outputs.columns.len() == assumed.columns.len();
             let mut dropped = false;
