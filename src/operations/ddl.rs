@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::create_distributed_table::number;
 use super::missing_types;
 use super::mover;
+use super::named_objects;
 use super::partitions;
 use super::schema_privileges;
 use super::sequences;
-use super::statistics;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
@@ -21,7 +21,7 @@ use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::tables;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
-use crate::planner::{Coordinator, Ddl, DdlAction, QualifiedName};
+use crate::planner::{Coordinator, Ddl, DdlAction};
 use crate::shard_map::{ColocationId, NodeId, ShardMap, Table, TableKind, TableOid};
 use crate::sql::Spliced;
 
@@ -35,17 +35,12 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         DdlAction::CreateIndex { concurrently: true } => Err(refuse_concurrently()),
         DdlAction::Maintenance => Err(PgError::unsupported("VACUUM and ANALYZE cannot run inside a transaction block")),
         DdlAction::DropIndex { names, concurrently, if_exists, cascade } => {
-            let owners = index_owners(txn, names).await?;
-            if *concurrently && !owners.is_empty() {
-                return Err(refuse_concurrently());
-            }
-            keep_moves_out(txn, &owners.iter().map(|(table, _)| table.colocation).collect()).await?;
-            drop_indexes(txn, ddl, &owners, *if_exists, *cascade).await
+            named_objects::drop_indexes(txn, ddl, names, (*concurrently, *if_exists, *cascade)).await
         }
         DdlAction::Statistics { names, drops, sets_schema } => {
-            statistics::change(txn, ddl, names, (*drops, *sets_schema)).await
+            named_objects::change_statistics(txn, ddl, names, (*drops, *sets_schema)).await
         }
-        DdlAction::AlterIndex { name, part } => alter_index(txn, ddl, name, part.as_ref()).await,
+        DdlAction::AlterIndex { name, part } => named_objects::alter_index(txn, ddl, name, part.as_ref()).await,
         DdlAction::DropTable { .. } => {
             let drawn = drawn_sequences(txn, &ddl.tables).await?;
             txn.query_for_client(ddl.query.text()).await?;
@@ -502,93 +497,7 @@ pub(super) fn places(map: &ShardMap, table: &Table, name: &str) -> Vec<(NodeId, 
     groups.iter().map(|g| (g.node, qualified(&shard_schema(&table.schema, g.id), name))).collect()
 }
 
-async fn drop_indexes(
-    txn: &mut Transaction,
-    ddl: &Ddl,
-    owners: &[(Arc<Table>, String)],
-    if_exists: bool,
-    cascade: bool,
-) -> Result<()> {
-    txn.query_for_client(ddl.query.text()).await?;
-    // A node that was added meanwhile has copies of reference tables too.
-    let map = txn.reload_map().await?;
-    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    for (table, index) in owners {
-        for (node, name) in places(&map, table, index) {
-            let exists = if if_exists { "IF EXISTS " } else { "" };
-            let behaviour = if cascade { " CASCADE" } else { "" };
-            work.entry(node).or_default().push_str(&format!("DROP INDEX {exists}{name}{behaviour};\n"));
-        }
-    }
-    txn.query_each(work.into_iter().collect()).await
-}
-
-async fn alter_index(
-    txn: &mut Transaction,
-    ddl: &Ddl,
-    name: &QualifiedName,
-    part: Option<&QualifiedName>,
-) -> Result<()> {
-    let owner = index_owner(txn, name).await?;
-    let part = match part {
-        Some(part) => index_owner(txn, part).await?.map(|owner| (part, owner)),
-        None => None,
-    };
-    keep_moves_out(txn, &owner.iter().map(|(table, _)| table.colocation).collect()).await?;
-    let text = ddl.query.text().clone();
-    txn.query_for_client(&text).await?;
-    let Some((table, index)) = owner else { return Ok(()) };
-    let map = txn.reload_map().await?;
-    let text = text.trim_end().trim_end_matches(';');
-    let piece = |range: std::ops::Range<usize>| {
-        let outside = || PgError::new(SqlState::INTERNAL_ERROR, "an index's name lies outside its statement");
-        text.get(range).ok_or_else(outside)
-    };
-    let (start, end) = (name.at as usize, (name.at + name.len) as usize);
-    let head = piece(0..start)?;
-    let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
-    // A partition's places are in the same order.
-    let parts = part.as_ref().map(|(_, (table, index))| places(&map, table, index)).unwrap_or_default();
-    for (at, (node, place)) in places(&map, &table, &index).into_iter().enumerate() {
-        let tail = match (&part, parts.get(at)) {
-            (Some((part, _)), Some((_, part_place))) => {
-                let (from, to) = (part.at as usize, (part.at + part.len) as usize);
-                format!("{}{part_place}{}", piece(end..from)?, piece(to..text.len())?)
-            }
-            _ => piece(end..text.len())?.to_owned(),
-        };
-        work.entry(node).or_default().push_str(&format!("{head}{place}{tail};\n"));
-    }
-    txn.query_each(work.into_iter().collect()).await
-}
-
-/// Of which managed tables the named indexes are; local ones are left out. Afterwards nobody could say.
-async fn index_owners(txn: &mut Transaction, names: &[QualifiedName]) -> Result<Vec<(Arc<Table>, String)>> {
-    let mut owners = Vec::new();
-    for name in names {
-        owners.extend(index_owner(txn, name).await?);
-    }
-    Ok(owners)
-}
-
-fn refuse_concurrently() -> PgError {
+pub(super) fn refuse_concurrently() -> PgError {
     PgError::unsupported("CONCURRENTLY is not supported on distributed and reference tables yet")
         .hint("Leave out CONCURRENTLY; writes to the table wait while the index changes.")
-}
-
-/// The managed table that an index belongs to, and the index's own name; none when it is a local table's or nobody's.
-async fn index_owner(txn: &mut Transaction, name: &QualifiedName) -> Result<Option<(Arc<Table>, String)>> {
-    let written = match &name.schema {
-        Some(schema) => qualified(schema, &name.name),
-        None => identifier(&name.name),
-    };
-    let sql = format!(
-        "SELECT i.indrelid::pg_catalog.int8, c.relname FROM pg_catalog.pg_index i \
-         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indexrelid = pg_catalog.to_regclass({})",
-        literal(&written)
-    );
-    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-    let Some([Some(oid), Some(index)]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
-    let table = oid.parse().ok().and_then(|oid| txn.map().table_by_oid(TableOid(oid)).cloned());
-    Ok(table.map(|table| (table, index.clone())))
 }
