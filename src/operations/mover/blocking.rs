@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::cutover::{self, FENCE, Sides};
+use super::cutover::{self, Cutover, FENCE, Sides};
 use super::everywhere::{self, Held};
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
@@ -25,7 +25,6 @@ use super::session::{self, Session, is_lock_failure, not_answering, with_short_l
 use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
 use super::target::{self, Target};
-use super::throttle::CopyThrottle;
 use super::{
     MoveReport, MoverEnvironment, MoverSettings, Notify, StopPoint, copy, definition, finish_switched, part, room,
     snapshot, undo, verify,
@@ -72,21 +71,13 @@ pub async fn run(
     environment.stop_at(StopPoint::TargetCreated)?;
 
     let watch = Guard::begin(environment, mv);
-    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let throttle = CopyThrottle::new(environment, &watch);
-    let copy = copy::copy(environment, catalog, mv, &tables, &routes, None, throttle);
     // Writers wait: for a node that does not answer, not for ever.
-    let copied = watch.during(copy).await?;
-    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
-    environment.stop_at(StopPoint::Copied)?;
-
+    let copied = copy::copy(environment, catalog, mv, &tables, &routes, None, &watch).await?;
     watch.during(target::build_keys_and_indexes(&targets, mv, &definition)).await?;
     environment.stop_at(StopPoint::IndexesBuilt)?;
     mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
     let finished = async {
-        for target in &targets {
-            target::finish(environment, target, mv, &definition, &mut None).await?;
-        }
+        target::finish(environment, &targets, mv, &definition, &mut None).await?;
         if settings.verify { verify::verify_at_rest(environment, mv, &tables).await } else { Ok(()) }
     };
     watch.during(finished).await?;
@@ -99,14 +90,7 @@ pub async fn run(
     cut_over(environment, sides, mv, &locker.session, &sequences).await?;
     held.release();
     drop(held_writes);
-    let report = MoveReport {
-        move_id: mv.id,
-        rows_copied: copied.rows,
-        bytes_copied: copied.bytes,
-        rows_applied: 0,
-        hold: blocked_at.elapsed(),
-        attempts,
-    };
+    let report = MoveReport::of(mv, copied, 0, Cutover { hold: blocked_at.elapsed(), attempts });
     environment.stop_at(StopPoint::Switched)?;
     finish_switched(environment, catalog, mv, &report).await;
     Ok(report)

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
 
-use super::MoverEnvironment;
+use super::guard::Guard;
 use super::pieces::Routes;
 use super::session::{self, Session};
 use super::snapshot::SourceTable;
-use super::state::Move;
+use super::state::{Move, MoveState};
 use super::throttle::CopyThrottle;
+use super::{MoverEnvironment, StopPoint};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{identifier, literal};
 use crate::error::{PgError, Result, SqlState};
@@ -34,9 +35,26 @@ pub struct Copied {
     pub took: Duration,
 }
 
-/// Copies every table out of the exported snapshot, or, where nobody writes, as it is. The move's row tells of
-/// it meanwhile.
+/// Copies every table out of the exported snapshot, or, where nobody writes, as it is: from `target_created` to `copied`. The move's
+/// row tells of it meanwhile.
 pub async fn copy(
+    environment: &MoverEnvironment,
+    catalog: &Session,
+    mv: &mut Move,
+    tables: &[SourceTable],
+    routes: &Routes,
+    snapshot: Option<&str>,
+    watch: &Guard,
+) -> Result<Copied> {
+    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
+    let throttle = CopyThrottle::new(environment, watch);
+    let copied = watch.during(copy_all(environment, catalog, mv, tables, routes, snapshot, throttle)).await?;
+    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
+    environment.stop_at(StopPoint::Copied)?;
+    Ok(copied)
+}
+
+async fn copy_all(
     environment: &MoverEnvironment,
     catalog: &Session,
     mv: &Move,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::attempt::{Attempt, Fence, Hold, attempt, beside_stream};
-use super::everywhere::{self, Held};
+use super::attempts::Attempts;
+use super::everywhere::Held;
 use super::guard::Guard;
 use super::join::Merge;
 use super::lock_watch::LockWatch;
@@ -61,38 +62,25 @@ pub async fn cut_over(
     held: &mut Held,
 ) -> Result<Cutover> {
     let settings = &environment.settings;
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(20);
     let sequences = sequences(sides.source, mv).await?;
     let merge = Merge::of(environment, mv, tables).await?;
     let source_locks = LockWatch::of(environment, sides.source, mv.source).await?;
-    for attempts in 1.. {
-        let patience = match attempts {
-            1 => settings.catch_up_patience,
-            _ => settings.cutover_patience.saturating_sub(start.elapsed()),
-        };
-        let calling = async {
-            let (present, applied) = apply.run_while(everywhere::present(environment)).await;
-            applied?;
-            present
-        };
-        let present = sides.watch.during(calling).await?;
-        sides.watch.during(marker.catch_up(apply, settings.near, patience)).await?;
-        sides.watch.check()?;
-        apply.pace.is_on = false;
+    let mut attempts = Attempts::new(environment, sides.watch);
+    loop {
+        let present = attempts.next(marker, apply).await?;
         let held_at = Instant::now();
         *held = Held::here(environment, &mv.held_groups());
         let hold = Hold {
             held: &mut *held,
             present,
             until: (held_at + settings.fence_patience).into(),
-            spares_transactions: start.elapsed() < settings.cutover_patience / 2,
+            spares_transactions: attempts.spares_transactions(),
         };
         let (id, statements) = fence(mv, tables, marker, &sequences, settings.lock_timeout);
         let fence = Fence { statements, id, merge: merge.as_ref(), source_locks: &source_locks };
-        let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
-        let attempt = attempt(environment, &sides, mv, fence, apply.arrivals(), hold, left);
-        match beside_stream(apply, sides.watch, left, attempt).await? {
+        let patience = attempts.patience();
+        let attempt = attempt(environment, &sides, mv, fence, apply.arrivals(), hold, patience);
+        match beside_stream(apply, sides.watch, patience, attempt).await? {
             Attempt::Stands(answer) => {
                 if let Some(merge) = &merge {
                     merge.commit().await?;
@@ -103,23 +91,15 @@ pub async fn cut_over(
                 }
                 switch(environment, &sides, mv).await?;
                 held.release();
-                return Ok(Cutover { hold: held_at.elapsed(), attempts });
+                return Ok(Cutover { hold: held_at.elapsed(), attempts: attempts.number });
             }
             Attempt::Again(why) => {
                 // Its end has released the locks of the move, which others may be repairing.
                 check_alive(sides.catalog).await?;
-                if start.elapsed() > settings.cutover_patience {
-                    return Err(why);
-                }
+                attempts.pause(why, apply).await?;
             }
         }
-        apply.pace.is_on = true;
-        // Clients catch their breath, transactions come to their end.
-        let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
-        applied?;
-        pause = (pause * 2).min(Duration::from_secs(2));
     }
-    unreachable!("the loop has no other end")
 }
 
 /// What goes to the targets when the fence stands and all before it is there. `answer`: the fence's. Repeatable.

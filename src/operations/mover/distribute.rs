@@ -11,7 +11,7 @@
 //! table the partitions' rows are copied and followed, partition by partition, and all become distributed at once.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::try_join_all;
 use serde::Deserialize;
@@ -19,20 +19,21 @@ use serde_json::Value;
 use tokio::time::timeout_at;
 
 use super::attempt::{beside_stream, too_late};
+use super::attempts::Attempts;
 use super::cutover::Cutover;
-use super::everywhere::{self, Held};
+use super::everywhere::Held;
 use super::guard::Guard;
 use super::lock_watch::LockWatch;
 use super::marker::Marker;
+use super::online::{Followed, Making, Online};
 use super::pieces::{Piece, Routes};
 use super::session::{Session, is_lock_failure, not_answering};
 use super::state::{LocalTable, Move, MoveState, taken_over};
 use super::stream::Apply;
 use super::target::{self, Target};
-use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, copy, finish_switched,
-    further_places, room, row_index, session, snapshot, verify,
+    MoveReport, MoverEnvironment, Notify, StopPoint, TransferMode, begin, carry_out, finish_switched, further_places,
+    room, session, snapshot,
 };
 use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
@@ -225,7 +226,6 @@ pub async fn run(
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     let Some(table) = mv.table.clone() else { return Err(taken_over(mv.id)) };
-    let settings = &environment.settings;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
     let family = read(&source, table.oid).await?.0;
@@ -255,51 +255,16 @@ pub async fn run(
     mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
     environment.stop_at(StopPoint::TargetCreated)?;
 
-    let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
+    let slot = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
-    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let throttle = CopyThrottle::new(environment, &watch);
-    let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
-    let copied = watch.during(copy).await?;
-    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
-    environment.stop_at(StopPoint::Copied)?;
-
-    let on_each = targets.iter().map(|target| build_keys_and_indexes(target, &family, &map));
-    watch.during(try_join_all(on_each)).await?;
-    watch.during(row_index::build(&targets, mv, &tables)).await?;
-    environment.stop_at(StopPoint::IndexesBuilt)?;
-    mv.note_phase(catalog, "Catching Up", 0).await?;
-    let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-    let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
-    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
-    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
-    let following = async {
-        marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-        mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-        for target in &targets {
-            finish(target, &family, &map, &mut apply).await?;
-        }
-        if settings.verify {
-            mv.note_phase(catalog, "Final Catchup", 0).await?;
-            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-            verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
-        }
-        Ok(())
-    };
-    watch.during(following).await?;
+    let online = Online { environment, catalog, source: &source, targets: &targets, tables: &tables, watch: &watch };
+    let making = Shards { family: &family, map: &map };
+    let Followed { copied, mut marker, mut apply } = online.copy_and_follow(mv, routes, slot, &making).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
-    let Cutover { hold, attempts } =
-        cut_over(environment, mv, (&family, &text), &mut marker, &mut apply, &watch).await?;
-    let report = MoveReport {
-        move_id: mv.id,
-        rows_copied: copied.rows,
-        bytes_copied: copied.bytes,
-        rows_applied: apply.rows(),
-        hold,
-        attempts,
-    };
+    let cutover = cut_over(environment, mv, (&family, &text), &mut marker, &mut apply, &watch).await?;
+    let report = MoveReport::of(mv, copied, apply.rows(), cutover);
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
     finish_switched(environment, catalog, mv, &report).await;
@@ -322,30 +287,43 @@ fn routes(family: &Family, table: &LocalTable, mv: &Move, map: &ShardMap) -> Res
     Ok(Routes::of_tables(tables, &column.name, groups, hash))
 }
 
-async fn build_keys_and_indexes(target: &Target, family: &Family, map: &ShardMap) -> Result<()> {
-    for group in &target.groups {
-        let statements = family.for_shard(map, *group)?.keys_and_indexes;
-        target.session.batch_execute(&statements).await.map_err(pg_error)?;
-    }
-    Ok(())
+/// What the table's shards are to be.
+struct Shards<'a> {
+    family: &'a Family,
+    map: &'a ShardMap,
 }
 
-/// Foreign keys, and what else only matters once clients write here.
-async fn finish(target: &Target, family: &Family, map: &ShardMap, apply: &mut Apply) -> Result<()> {
-    for group in &target.groups {
-        let stages = family.for_shard(map, *group)?;
-        let (added, applied) = apply.run_while(target::validate(&target.session, &stages.foreign_keys)).await;
-        applied?;
-        added?;
-        let (done, applied) = apply.run_while(target.session.batch_execute(&stages.rest)).await;
-        applied?;
-        done.map_err(pg_error)?;
-        // That of a partitioned table looks at its partitions too.
-        let definition = family.root();
-        let name = qualified(&shard_schema(&definition.schema, *group), &definition.name);
-        target::analyze(target, &name, &mut Some(&mut *apply)).await?;
+impl Making for Shards<'_> {
+    async fn build_keys_and_indexes(&self, online: &Online<'_>, _: &Move) -> Result<()> {
+        try_join_all(online.targets.iter().map(|target| self.build_on(target))).await.map(drop)
     }
-    Ok(())
+
+    async fn finish(&self, online: &Online<'_>, _: &Move, apply: &mut Apply) -> Result<()> {
+        for (target, group) in target::each_group(online.targets) {
+            let stages = self.family.for_shard(self.map, group)?;
+            let (added, applied) = apply.run_while(target::validate(&target.session, &stages.foreign_keys)).await;
+            applied?;
+            added?;
+            let (done, applied) = apply.run_while(target.session.batch_execute(&stages.rest)).await;
+            applied?;
+            done.map_err(pg_error)?;
+            // That of a partitioned table looks at its partitions too.
+            let definition = self.family.root();
+            let name = qualified(&shard_schema(&definition.schema, group), &definition.name);
+            target::analyze(target, &name, &mut Some(&mut *apply)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Shards<'_> {
+    async fn build_on(&self, target: &Target) -> Result<()> {
+        for group in &target.groups {
+            let statements = self.family.for_shard(self.map, *group)?.keys_and_indexes;
+            target.session.batch_execute(&statements).await.map_err(pg_error)?;
+        }
+        Ok(())
+    }
 }
 
 /// Hold, lock, last changes, flip, release. `definition`: the text that `family` was read from, and the targets made.
@@ -360,8 +338,6 @@ async fn cut_over(
     watch: &Guard,
 ) -> Result<Cutover> {
     let settings = &environment.settings;
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(20);
     let table = family.root();
     // In the order in which create_distributed_table locks.
     let lock = format!(
@@ -372,29 +348,17 @@ async fn cut_over(
         tables::lock(),
         rows_of(table),
     );
-    for attempts in 1.. {
-        let patience = match attempts {
-            1 => settings.catch_up_patience,
-            _ => settings.cutover_patience.saturating_sub(start.elapsed()),
-        };
-        let calling = async {
-            let (present, applied) = apply.run_while(everywhere::present(environment)).await;
-            applied?;
-            present
-        };
-        let present = watch.during(calling).await?;
-        watch.during(marker.catch_up(apply, settings.near, patience)).await?;
-        watch.check()?;
-        apply.pace.is_on = false;
+    let mut attempts = Attempts::new(environment, watch);
+    loop {
+        let present = attempts.next(marker, apply).await?;
         // Its end undoes all that is not committed.
         let locker = session::connect(environment, NodeId::COORDINATOR).await?;
         let locks = LockWatch::of(environment, &locker, NodeId::COORDINATOR).await?;
         let held_at = Instant::now();
         let names = family.definitions().map(|member| member.name.clone()).collect();
         let mut hold = Held::tables(environment, names);
-        let spares_transactions = start.elapsed() < settings.cutover_patience / 2;
+        let spares_transactions = attempts.spares_transactions();
         let until = (held_at + settings.fence_patience).into();
-        let left = settings.cutover_patience.saturating_sub(start.elapsed()).max(settings.fence_patience);
         let mut arrivals = apply.arrivals();
         let attempt = async {
             let drained_until = tokio::time::Instant::now() + settings.lock_timeout;
@@ -424,36 +388,26 @@ async fn cut_over(
             locker.batch_execute("ROLLBACK").await.map_err(pg_error)?;
             Ok((Err(too_late()), Held::default()))
         };
-        let (attempted, hold) = beside_stream(apply, watch, left, attempt).await?;
-        match attempted {
-            Err(error) => {
-                if start.elapsed() > settings.cutover_patience {
-                    return Err(error);
-                }
-            }
-            Ok(()) => {
-                environment.stop_at(StopPoint::FenceApplied)?;
-                let row = locker.query_one("SELECT tenantry.switch_table($1)", &[&mv.id]).await.map_err(pg_error)?;
-                if !row.get::<_, bool>(0) {
-                    return Err(taken_over(mv.id));
-                }
-                locker.batch_execute("COMMIT").await.map_err(pg_error)?;
-                mv.state = MoveState::Switched;
-                if let Err(error) = environment.catalog.refresh().await {
-                    // It has happened. Writes on the old map meet the seal and ask again.
-                    tracing::warn!(move_id = mv.id, %error, "could not reload the shard map after distributing a table");
-                }
-                drop(hold);
-                return Ok(Cutover { hold: held_at.elapsed(), attempts });
-            }
+        let (attempted, hold) = beside_stream(apply, watch, attempts.patience(), attempt).await?;
+        if let Err(why) = attempted {
+            drop((hold, locks, locker));
+            attempts.pause(why, apply).await?;
+            continue;
         }
-        drop((hold, locks, locker));
-        apply.pace.is_on = true;
-        let (_, applied) = apply.run_while(tokio::time::sleep(pause)).await;
-        applied?;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        environment.stop_at(StopPoint::FenceApplied)?;
+        let row = locker.query_one("SELECT tenantry.switch_table($1)", &[&mv.id]).await.map_err(pg_error)?;
+        if !row.get::<_, bool>(0) {
+            return Err(taken_over(mv.id));
+        }
+        locker.batch_execute("COMMIT").await.map_err(pg_error)?;
+        mv.state = MoveState::Switched;
+        if let Err(error) = environment.catalog.refresh().await {
+            // It has happened. Writes on the old map meet the seal and ask again.
+            tracing::warn!(move_id = mv.id, %error, "could not reload the shard map after distributing a table");
+        }
+        drop(hold);
+        return Ok(Cutover { hold: held_at.elapsed(), attempts: attempts.number });
     }
-    unreachable!("the loop has no other end")
 }
 
 fn changed(table: &str) -> PgError {

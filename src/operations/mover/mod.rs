@@ -4,7 +4,7 @@
 //!   planned ──> target_created ──> copied ──────────> caught_up ─────────> switched ──> done
 //!      │ target.rs     │ snapshot.rs    │ stream.rs       │ cutover.rs        │ cleanup.rs
 //!      │               │ slot, COPY     │ indexes, keys,  │ hold, fence,      │
-//!      └───────────────┴────────────────┴─ verify.rs ─────┘ flip              └ drop the source's remains
+//!      └───────────────┴── online.rs ───┴─ verify.rs ─────┘ flip              └ drop the source's remains
 //!            any failure or crash: rename back, drop the target ──> failed
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! move or, when the fence and all before it are on the target, finishes it.
 
 mod attempt;
+mod attempts;
 mod blocking;
 pub mod cancel;
 mod change;
@@ -31,6 +32,7 @@ mod lock;
 mod lock_watch;
 mod marker;
 mod newcomer;
+mod online;
 pub mod orphans;
 mod part;
 mod pieces;
@@ -107,14 +109,12 @@ use cutover::{Cutover, Sides};
 use environment::STOPPED;
 use everywhere::Held;
 use guard::Guard;
-use marker::Marker;
+use online::{Followed, Online};
 use pieces::Routes;
 use repair::{repair, repair_failed};
 use session::Session;
 use state::{Move, REHEARSED};
-use stream::Apply;
 use target::Target;
-use throttle::{CopyThrottle, Pace};
 
 pub use blocking::TransferMode;
 pub use environment::{MoverEnvironment, MoverSettings, StopPoint};
@@ -176,6 +176,13 @@ pub struct MoveReport {
     pub hold: Duration,
     /// Attempts at the cutover; all but the last failed to get their locks in time.
     pub attempts: u32,
+}
+
+impl MoveReport {
+    fn of(mv: &Move, copied: Copied, rows_applied: u64, Cutover { hold, attempts }: Cutover) -> Self {
+        let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
+        Self { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts }
+    }
 }
 
 /// Moves the group; None when it is on the target already (a warning says so).
@@ -328,38 +335,10 @@ async fn run(
 
     let watch = Guard::begin(environment, mv);
     snapshot::prepare(environment, catalog, &source, mv, &tables, Some(&watch), notify).await?;
-    let (replication, slot) = watch.during(snapshot::create_slot(environment, mv)).await?;
+    let slot = watch.during(snapshot::create_slot(environment, mv)).await?;
     environment.stop_at(StopPoint::SlotCreated)?;
-    mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-    let throttle = CopyThrottle::new(environment, &watch);
-    let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
-    let copied = watch.during(copy).await?;
-    mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
-    environment.stop_at(StopPoint::Copied)?;
-
-    watch.during(target::build_keys_and_indexes(&targets, mv, &definition)).await?;
-    watch.during(row_index::build(&targets, mv, &tables)).await?;
-    environment.stop_at(StopPoint::IndexesBuilt)?;
-    mv.note_phase(catalog, "Catching Up", 0).await?;
-    let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-    let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
-    let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
-    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
-    let settings = &environment.settings;
-    let following = async {
-        marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-        mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-        for target in &targets {
-            target::finish(environment, target, mv, &definition, &mut Some(&mut apply)).await?;
-        }
-        if settings.verify {
-            mv.note_phase(catalog, "Final Catchup", 0).await?;
-            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-            verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
-        }
-        Ok(())
-    };
-    watch.during(following).await?;
+    let online = Online { environment, catalog, source: &source, targets: &targets, tables: &tables, watch: &watch };
+    let Followed { copied, mut marker, mut apply } = online.copy_and_follow(mv, routes, slot, &definition).await?;
     // Schema changes wait for the group's lock; one that came past it would be lost with the source's tables.
     if definition::read(&source, mv).await? != definition {
         return Err(PgError::new(
@@ -370,28 +349,19 @@ async fn run(
     }
     if mv.is_rehearsal {
         let began = Instant::now();
-        marker.catch_up(&mut apply, settings.near, settings.catch_up_patience).await?;
-        let (hold, rows_applied) = (began.elapsed(), apply.rows());
+        marker.catch_up(&mut apply, environment.settings.near, environment.settings.catch_up_patience).await?;
+        let report = MoveReport::of(mv, copied, apply.rows(), Cutover { hold: began.elapsed(), attempts: 0 });
         drop(apply);
         cleanup::clean_up_as(environment, catalog, mv, REHEARSED).await?;
-        let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
-        return Ok(MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts: 0 });
+        return Ok(report);
     }
     let back = undo::prepare(environment, catalog, mv, &mut apply, notify).await?;
     mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: back.as_ref() };
-    let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
-    let report = MoveReport {
-        move_id: mv.id,
-        rows_copied: copied.rows,
-        bytes_copied: copied.bytes,
-        rows_applied: apply.rows(),
-        hold,
-        attempts,
-    };
+    let cutover = cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
+    let report = MoveReport::of(mv, copied, apply.rows(), cutover);
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
     finish_switched(environment, catalog, mv, &report).await;

@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::attempt::{beside_stream, stuck, too_late};
-use super::copy::Copied;
+use super::cutover::Cutover;
 use super::guard::Guard;
 use super::marker::Marker;
 use super::newcomer::Newcomer;
+use super::online::{Followed, Making, Online};
 use super::pieces::Routes;
 use super::repair::{repair, settle};
 use super::session::{self, Session, is_lock_failure};
@@ -28,10 +29,8 @@ use super::snapshot::SourceTable;
 use super::state::{Move, MoveState};
 use super::stream::{Apply, Arrivals};
 use super::target::{self, Target};
-use super::throttle::{CopyThrottle, Pace};
 use super::{
-    MoveReport, MoverEnvironment, MoverSettings, Notice, StopPoint, cleanup, copy, room, row_index, snapshot, state,
-    unfinished, verify,
+    MoveReport, MoverEnvironment, MoverSettings, Notice, StopPoint, cleanup, room, snapshot, state, unfinished,
 };
 use crate::backend::replication::{CreatedSlot, ReplicationConnection};
 use crate::catalog::quote::qualified;
@@ -82,8 +81,7 @@ pub enum Finish {
 /// All changes are there.
 struct Finished {
     tell: oneshot::Sender<Result<Finish>>,
-    attempts: u32,
-    hold: Duration,
+    cutover: Cutover,
 }
 
 /// None: nothing was copied, because others' transactions stay open.
@@ -242,7 +240,7 @@ impl Work<'_> {
         let tables = snapshot::tables(&source, mv, map, &routes).await?;
         room::check(environment, &source, mv, &tables, &targets).await?;
         let watch = Guard::begin(environment, mv);
-        let (replication, slot) = match self.begin_stream(&source, mv, &tables, &watch, teller).await {
+        let slot = match self.begin_stream(&source, mv, &tables, &watch, teller).await {
             Err(error) if is_lock_failure(&error) => {
                 tracing::info!(move_id = mv.id, %error, "reference tables are copied within a lock");
                 teller.tell(Ok(None));
@@ -258,33 +256,12 @@ impl Work<'_> {
         mv.advance(catalog, MoveState::TargetCreated, "Setting Up").await?;
         environment.stop_at(StopPoint::TargetCreated)?;
 
-        mv.note_phase(catalog, "Copying Data", tables.iter().map(|t| t.bytes).sum()).await?;
-        let throttle = CopyThrottle::new(environment, &watch);
-        let copy = copy::copy(environment, catalog, mv, &tables, &routes, Some(&slot.snapshot), throttle);
-        let copied = watch.during(copy).await?;
-        mv.advance(catalog, MoveState::Copied, "Creating Constraints").await?;
-        environment.stop_at(StopPoint::Copied)?;
-
-        watch.during(build_keys_and_indexes(target, &references)).await?;
-        watch.during(row_index::build(&targets, mv, &tables)).await?;
-        environment.stop_at(StopPoint::IndexesBuilt)?;
-        mv.note_phase(catalog, "Catching Up", 0).await?;
-        let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
-        let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
-        let mut apply = Apply::new(stream, &targets, mv, routes, slot.consistent_point, pace);
-        let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
-        let following = async {
-            marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-            mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;
-            finish_tables(target, &references, &mut apply).await?;
-            mv.note_phase(catalog, "Final Catchup", 0).await?;
-            if settings.verify {
-                marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
-                verify::verify(environment, mv, &tables, &mut marker, &mut apply).await?;
-            }
-            marker.catch_up(&mut apply, settings.near, settings.catch_up_patience).await
-        };
-        watch.during(following).await?;
+        let online =
+            Online { environment, catalog, source: &source, targets: &targets, tables: &tables, watch: &watch };
+        let Followed { copied, mut marker, mut apply } =
+            online.copy_and_follow(mv, routes, slot, &Copies(references)).await?;
+        mv.note_phase(catalog, "Final Catchup", 0).await?;
+        watch.during(marker.catch_up(&mut apply, settings.near, settings.catch_up_patience)).await?;
         mv.advance(catalog, MoveState::CaughtUp, "Final Catchup").await?;
         environment.stop_at(StopPoint::CaughtUp)?;
 
@@ -293,15 +270,13 @@ impl Work<'_> {
         apply.pace.is_on = false;
         let mut arrivals = apply.arrivals();
         let answers = watch.during(self.answer(&source, &definitions, &mut marker, &mut arrivals, &mut asked));
-        let Finished { tell, attempts, hold } =
-            beside_stream(&mut apply, &watch, settings.cutover_patience, answers).await?;
+        let Finished { tell, cutover } = beside_stream(&mut apply, &watch, settings.cutover_patience, answers).await?;
         let rows_applied = apply.rows();
         // A slot that nobody reads any more need not wait for the client's transaction.
         drop(apply);
         let is_told = tell.send(Ok(Finish::Complete)).is_ok();
         cleanup::drop_slot(&source, mv).await?;
-        let Copied { rows: rows_copied, bytes: bytes_copied, .. } = copied;
-        let report = MoveReport { move_id: mv.id, rows_copied, bytes_copied, rows_applied, hold, attempts };
+        let report = MoveReport::of(mv, copied, rows_applied, cutover);
         mv.note_report(catalog, &report).await?;
         if is_told { Ok(()) } else { Err(ended()) }
     }
@@ -383,7 +358,9 @@ impl Work<'_> {
                     let began = Instant::now();
                     let last = self.last_changes(source, definitions, marker, arrivals);
                     match timeout(fence_patience, last).await {
-                        Ok(Ok(())) => return Ok(Finished { tell, attempts, hold: began.elapsed() }),
+                        Ok(Ok(())) => {
+                            return Ok(Finished { tell, cutover: Cutover { hold: began.elapsed(), attempts } });
+                        }
                         Ok(Err(error)) => {
                             let _ = tell.send(Err(error.clone()));
                             return Err(error);
@@ -431,24 +408,34 @@ fn references(definitions: &[(TableDefinition, String)], mv: &Move, map: &ShardM
     definitions.iter().map(reference).collect()
 }
 
-async fn build_keys_and_indexes(target: &Target, references: &[Reference]) -> Result<()> {
-    for reference in references {
-        target.session.batch_execute(&reference.keys_and_indexes).await.map_err(pg_error)?;
+/// On the one target.
+struct Copies(Vec<Reference>);
+
+impl Making for Copies {
+    async fn build_keys_and_indexes(&self, online: &Online<'_>, _: &Move) -> Result<()> {
+        for (target, reference) in self.each(online) {
+            target.session.batch_execute(&reference.keys_and_indexes).await.map_err(pg_error)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn finish(&self, online: &Online<'_>, _: &Move, apply: &mut Apply) -> Result<()> {
+        for (target, reference) in self.each(online) {
+            for statements in [&reference.foreign_keys, &reference.rest] {
+                let (done, applied) = apply.run_while(target.session.batch_execute(statements)).await;
+                applied?;
+                done.map_err(pg_error)?;
+            }
+            target::analyze(target, &reference.name, &mut Some(&mut *apply)).await?;
+        }
+        Ok(())
+    }
 }
 
-/// Foreign keys, what else only matters once clients write here, and statistics.
-async fn finish_tables(target: &Target, references: &[Reference], apply: &mut Apply) -> Result<()> {
-    for reference in references {
-        for statements in [&reference.foreign_keys, &reference.rest] {
-            let (done, applied) = apply.run_while(target.session.batch_execute(statements)).await;
-            applied?;
-            done.map_err(pg_error)?;
-        }
-        target::analyze(target, &reference.name, &mut Some(&mut *apply)).await?;
+impl Copies {
+    fn each<'a>(&'a self, online: &Online<'a>) -> impl Iterator<Item = (&'a Target, &'a Reference)> {
+        online.targets.iter().flat_map(|target| self.0.iter().map(move |reference| (target, reference)))
     }
-    Ok(())
 }
 
 /// The row is not as the copy left it.

@@ -7,6 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::MoverEnvironment;
 use super::definition::Definition;
+use super::online::{Making, Online};
 use super::session::{self, Session, with_short_locks};
 use super::snapshot::marker_table;
 use super::state::Move;
@@ -98,13 +99,13 @@ pub async fn build_keys_and_indexes(targets: &[Target], mv: &Move, on_source: &D
 /// checked.
 pub async fn finish(
     environment: &MoverEnvironment,
-    target: &Target,
+    targets: &[Target],
     mv: &Move,
     on_source: &Definition,
     apply: &mut Option<&mut Apply>,
 ) -> Result<()> {
-    for group in &target.groups {
-        let definition = on_source.clone().on_target(mv, *group);
+    for (target, group) in each_group(targets) {
+        let definition = on_source.clone().on_target(mv, group);
         // Reference tables are in use here already.
         let with_short_locks = |statement| with_short_locks(environment, (&target.session, target.node), statement);
         for key in &definition.foreign_keys {
@@ -117,11 +118,26 @@ pub async fn finish(
             beside(apply, validate(&target.session, statement)).await?;
         }
         let sql = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY ($1)";
-        for row in target.session.query(sql, &[&mv.schemas_of(*group)]).await.map_err(pg_error)? {
+        for row in target.session.query(sql, &[&mv.schemas_of(group)]).await.map_err(pg_error)? {
             analyze(target, row.get(0), apply).await?;
         }
     }
     Ok(())
+}
+
+impl Making for Definition {
+    async fn build_keys_and_indexes(&self, online: &Online<'_>, mv: &Move) -> Result<()> {
+        build_keys_and_indexes(online.targets, mv, self).await
+    }
+
+    async fn finish(&self, online: &Online<'_>, mv: &Move, apply: &mut Apply) -> Result<()> {
+        finish(online.environment, online.targets, mv, self, &mut Some(apply)).await
+    }
+}
+
+/// What stands where.
+pub fn each_group(targets: &[Target]) -> Vec<(&Target, ShardGroupId)> {
+    targets.iter().flat_map(|target| target.groups.iter().map(move |group| (target, *group))).collect()
 }
 
 /// Fresh tables have no statistics, and plans made without them are bad ones. `table` is quoted.

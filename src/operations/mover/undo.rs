@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::cutover::{self, Cutover, Sides, has_schema};
+use super::copy::Copied;
+use super::cutover::{self, Sides, has_schema};
 use super::everywhere::Held;
 use super::guard::Guard;
 use super::marker::Marker;
@@ -455,10 +456,8 @@ pub async fn run(
     environment.stop_at(StopPoint::CaughtUp)?;
 
     let sides = Sides { catalog, source: &source, targets: &targets, watch: &watch, back: None };
-    let Cutover { hold, attempts } =
-        cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
-    let report =
-        MoveReport { move_id: mv.id, rows_copied: 0, bytes_copied: 0, rows_applied: apply.rows(), hold, attempts };
+    let cutover = cutover::cut_over(environment, sides, mv, &tables, &mut marker, &mut apply, held).await?;
+    let report = MoveReport::of(mv, Copied::default(), apply.rows(), cutover);
     environment.stop_at(StopPoint::Switched)?;
     drop(apply);
     finish_switched(environment, catalog, mv, &report).await;
