@@ -22,6 +22,10 @@ const LEFT: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
 /// Of the three tables.
 const LOCKED: &str = "SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation
     WHERE relname IN ('countries', 'cities', 'notes') AND relkind = 'r' AND mode = 'ExclusiveLock' AND granted";
+const COMMIT_WHEN_WAITED_FOR: &str = "DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'notes'::regclass AND NOT granted) LOOP
+        PERFORM pg_sleep(0.005);
+    END LOOP; END $$; COMMIT";
 const COPIES: &str = "SELECT count(*) FROM pg_class WHERE relname IN ('countries', 'cities', 'notes')";
 const TABLES: [&str; 3] = ["countries", "cities", "notes"];
 
@@ -389,17 +393,21 @@ fn last_changes_that_come_too_late_are_tried_again() {
     let stage = Stage::set();
     let adding = stage.begin_to_add();
     stage.await_copying();
-    let mut writer = Client::connect(stage.served.proxy_port(1), &[]);
-    assert_eq!(writer.query("BEGIN"), "C(BEGIN) Z(T)");
-    assert_eq!(writer.query("INSERT INTO notes VALUES ('last')"), "C(INSERT 0 1) Z(T)");
+    // On the servers themselves, so that its end takes no time.
+    let mut last = Client::connect(stage.served.coordinator_port, &[]);
+    let write = "SET session_replication_role TO replica; INSERT INTO notes VALUES ('last')";
+    assert_eq!(last.query(&format!("BEGIN; {write}")), "C(BEGIN) C(SET) C(INSERT 0 1) Z(T)");
+    psql(&stage.served.worker_dsn(0), write);
     stage.let_go();
     let caught_up = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'caught_up'";
     assert!(wait_until(PATIENCE, || stage.coordinator(caught_up) == "1"), "{}", stage.moves());
     let mut locker = Client::connect(stage.port, &[]);
     assert_eq!(locker.query("BEGIN"), "C(BEGIN) Z(T)");
     assert_eq!(locker.query("LOCK TABLE notes"), "C(LOCK TABLE) Z(T)");
-    assert_eq!(writer.query("COMMIT"), "C(COMMIT) Z(I)");
+    // While the lock is asked for: between two attempts, the next would begin when the change had come through.
+    assert_eq!(last.query(COMMIT_WHEN_WAITED_FOR), "C(DO) C(COMMIT) Z(I)");
     assert!(wait_until(PATIENCE, || stage.coordinator(LOCKED) == "3"), "{}", stage.moves());
+    let mut writer = Client::connect(stage.served.proxy_port(1), &[]);
     assert_eq!(writer.query("INSERT INTO notes VALUES ('between')"), "C(INSERT 0 1) Z(I)");
     assert!(!adding.is_finished(), "it is not given up: {}", stage.moves());
     assert_eq!(locker.query("COMMIT"), "C(COMMIT) Z(I)");
