@@ -30,6 +30,7 @@ mod pool_settings;
 mod pool_tally;
 mod prepared;
 mod queue;
+mod reading;
 pub mod replication;
 mod server;
 mod settings;

@@ -16,6 +16,7 @@ use super::login::ServerAddress;
 use super::pace::{self, Pace};
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
+use super::reading;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::{self, Dialer, Stream, timer};
@@ -61,6 +62,8 @@ pub struct Server {
     pub key: (u32, Bytes),
     /// ParameterStatus values, newest last.
     parameters: Vec<(String, String)>,
+    /// A parameter by which it would read texts otherwise than the proxy has come.
+    pub(super) reads_otherwise: bool,
     pub prepared: Prepared,
     pub settings: SessionSettings,
     /// What clients leave behind that `settings` does not tell.
@@ -97,6 +100,7 @@ impl Server {
             retired: false,
             key: (0, Bytes::new()),
             parameters: Vec::new(),
+            reads_otherwise: false,
             prepared: Prepared::new(usize::MAX),
             settings: SessionSettings::default(),
             leftovers: Leftovers::default(),
@@ -200,6 +204,7 @@ impl Server {
         let mut parts = payload.split(|&b| b == 0);
         if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
             let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value).into_owned());
+            self.reads_otherwise |= reading::is_otherwise(&name, &value);
             match self.parameters.iter_mut().find(|(n, _)| *n == name) {
                 Some((_, old)) => *old = value,
                 None => self.parameters.push((name.into_owned(), value)),

@@ -308,6 +308,27 @@ pub fn backslashes_are_letters(stage: &Stage) {
     }
 }
 
+/// Threats T28 and T29 of docs/threats.md: a function turns what the proxy reads texts by. It is put back before the next one comes.
+pub fn hidden_code_does_not_change_how_texts_are_read(stage: &Stage) {
+    let hides = "DO $$ BEGIN PERFORM set_config('standard_conforming_strings', 'off', false), set_config('client_encoding', 'latin1', false); END $$";
+    for (begin, end) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT"), ("BEGIN", "ROLLBACK")] {
+        let mut one = stage.superuser();
+        one.query(begin);
+        for _ in 0..2 {
+            assert_eq!(code(&one.query(hides)), "no error");
+            for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")] {
+                assert_eq!(one.told.get(name).map(String::as_str), Some(value), "{begin}: the client knows");
+                assert_eq!(row(&one.query(&format!("SHOW {name}"))), value, "{begin}");
+            }
+            assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{begin}");
+            let of_tenant = "SELECT count(*), 'c\\' FROM items WHERE tenant = 1 AND name <> 'd\\'";
+            assert_eq!(row(&one.query(of_tenant)), "3,c\\", "{begin}");
+        }
+        one.query(end);
+        assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{end}");
+    }
+}
+
 pub fn what_cannot_be_carried_is_refused(stage: &Stage) {
     let mut one = stage.superuser();
     for sql in [
