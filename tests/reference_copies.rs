@@ -197,6 +197,8 @@ fn reference_tables_are_written_while_they_are_copied() {
     let stage = Stage::set();
     let writers = Writers::start(&stage.served);
     writers.await_progress();
+    // The next value of each sequence is written down.
+    stage.coordinator("CHECKPOINT");
     let adding = stage.begin_to_add();
     stage.await_copying();
     writers.await_progress();
@@ -239,6 +241,39 @@ fn reference_tables_are_written_while_they_are_copied() {
         let refused =
             support::psql_error(&stage.served.dsn(0), &format!("INSERT INTO orders VALUES ({tenant}, 0, 9000000)"));
         assert!(refused.contains("23503"), "{refused}");
+    }
+}
+
+/// Goal: a reference table that is being copied to a new node becomes local when that is over; until then everybody reads and writes it.
+#[test]
+fn a_table_becomes_local_behind_its_copy() {
+    let stage = Stage::set();
+    let adding = stage.begin_to_add();
+    stage.await_copying();
+    let (dsn, call) = (stage.served.dsn(1), "SELECT undistribute_table('notes')");
+    let calling = std::thread::spawn(move || psql(&dsn, call));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tenantry.node'::regclass";
+    assert!(wait_until(PATIENCE, || stage.coordinator(waits) == "1"), "it waits");
+    for proxy in [0, 1] {
+        psql(
+            &stage.served.dsn(proxy),
+            &format!("INSERT INTO notes VALUES ('{proxy}'); UPDATE notes SET note = note || '!'"),
+        );
+    }
+    assert_eq!(stage.served.psql("SELECT string_agg(note, ' ' ORDER BY note) FROM notes"), "0!! 1!");
+    assert_eq!(stage.coordinator(COPYING), "1", "it is not over yet: {}", stage.moves());
+    stage.let_go();
+    let (is_added, said) = adding.join().expect("psql ends");
+    assert!(is_added, "{said}");
+    calling.join().expect("its turn comes");
+    stage.await_nothing_left("added");
+    assert_eq!(stage.coordinator("SELECT string_agg(state, ' ') FROM tenantry.shard_move"), "done");
+    psql(&stage.served.dsn(1), "INSERT INTO notes VALUES ('later')");
+    assert_eq!(stage.coordinator("SELECT string_agg(note, ' ' ORDER BY note) FROM notes"), "0!! 1! later");
+    for dsn in [stage.served.worker_dsn(0), stage.server()] {
+        let copies = "SELECT string_agg(name, ' ' ORDER BY name) FROM tenantry.reference_copy";
+        assert_eq!(psql(&dsn, copies), "cities countries");
+        assert_eq!(psql(&dsn, COPIES), "2", "notes are gone from {dsn}");
     }
 }
 

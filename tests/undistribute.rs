@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use support::ledger::Load;
 use support::served::{Served, Stop};
 use support::wire_client::Client;
-use support::{psql, psql_error, signal, wait_until};
+use support::{psql, psql_command, psql_error, signal, wait_until};
 
 /// Of every kind of what a table may have and a shell keeps.
 const TABLES: &str = "
@@ -386,4 +388,166 @@ fn a_proxy_that_dies_leaves_a_table_that_is_whole() {
     expect_nothing_left(&served);
 }
 
+/// Goal: a table whose shards have just moved becomes local as any other, and what was kept to undo the moves goes with it.
+#[test]
+fn a_table_whose_moves_could_still_be_undone_becomes_local_and_nothing_is_left() {
+    let mut served = Served::start_with(2, 2, "[moves]\nundo_window = \"1h\"\n");
+    served.start_proxy(1);
+    served.psql(
+        "CREATE TABLE orders (tenant int, id int, PRIMARY KEY (tenant, id)); CREATE TABLE notes (tenant int, note text);
+         SELECT create_distributed_table('orders', 'tenant', shard_count => 2);
+         SELECT create_distributed_table('notes', 'tenant', colocate_with => 'orders');
+         INSERT INTO orders SELECT t, i FROM generate_series(1, 20) t, generate_series(1, 10) i; INSERT INTO notes SELECT generate_series(1, 20), 'n'",
+    );
+    let placements = "SELECT shardid, nodeport FROM pg_dist_shard_placement JOIN pg_dist_shard USING (shardid)
+        WHERE logicalrelid = 'orders'::regclass ORDER BY 1";
+    let moves: Vec<String> = served
+        .psql(placements)
+        .lines()
+        .map(|line| {
+            let (shard, port) = line.split_once('|').expect("two columns");
+            let other = served.worker_port(u16::from(port == served.worker_port(0).to_string()));
+            served.psql(&format!(
+                "SELECT citus_move_shard_placement({shard}, '127.0.0.1', {port}, '127.0.0.1', {other})"
+            ));
+            psql(&served.coordinator_dsn(), "SELECT max(moveid) FROM tenantry.shard_move WHERE back_of IS NULL")
+        })
+        .collect();
+    let followed = "SELECT 1 FROM pg_replication_slots WHERE active";
+    assert!(wait_until(PATIENCE, || served.everywhere(followed).len() == 2), "both ways back are followed");
+
+    // The other table's shards are still there, but not what they were.
+    served.psql("INSERT INTO orders VALUES (1, 11); SELECT undistribute_table('orders')");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM orders"), "201");
+    let refused = served.psql_error(&format!("SELECT tenantry_undo_move({})", moves[0]));
+    assert!(
+        refused.contains("55000: tables of shard group") && refused.contains("were changed since it was moved"),
+        "{refused}"
+    );
+    assert_eq!(served.psql("SELECT count(*) FROM notes"), "20");
+
+    served.psql("SELECT undistribute_table('notes')");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM notes"), "20");
+    let gone = wait_until(PATIENCE, || served.everywhere(OF_MOVES).is_empty());
+    assert!(gone, "{:?}", served.everywhere(OF_MOVES));
+    let open = "SELECT moveid, state, error FROM tenantry.shard_move WHERE state <> 'done'";
+    let ended = || psql(&served.coordinator_dsn(), open).lines().all(|line| line.contains("|failed|"));
+    assert!(wait_until(PATIENCE, ended), "{}", psql(&served.coordinator_dsn(), open));
+    expect_nothing_left(&served);
+    for id in &moves {
+        let refused = served.psql_error(&format!("SELECT tenantry_undo_move({id})"));
+        assert!(refused.contains(&format!("55000: shard move {id} can no longer be undone")), "{refused}");
+    }
+    // The same workers take the next table.
+    served.psql("SELECT create_distributed_table('orders', 'tenant')");
+    assert_eq!(psql(&served.dsn(1), "SELECT count(*) FROM orders"), "201");
+}
+
+/// Goal: a call that waits for a move keeps nobody else waiting, and goes on when it has ended.
+#[test]
+fn a_table_that_moves_becomes_local_afterwards_and_nobody_waits_with_it() {
+    let served = Served::start_with(2, 2, "[moves]\ncopy_rate = \"64kB\"\n");
+    served.psql("CREATE TABLE papers (tenant int, paper text); CREATE TABLE other (tenant int)");
+    served.psql("SELECT create_distributed_table('papers', 'tenant', shard_count => 1)");
+    served.psql("INSERT INTO papers SELECT t, repeat('x', 1000) || t FROM generate_series(1, 2000) t");
+    let placement =
+        served.psql("SELECT shardid, nodeport FROM pg_dist_shard_placement JOIN pg_dist_shard USING (shardid)");
+    let (shard, port) = placement.split_once('|').expect("two columns");
+    let target = served.worker_port(u16::from(port == served.worker_port(0).to_string()));
+    let begin = |sql: String| {
+        let dsn = served.dsn(0);
+        std::thread::spawn(move || psql(&dsn, &sql))
+    };
+    let moving =
+        begin(format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {port}, '127.0.0.1', {target})"));
+    let copies = "SELECT count(*) FROM tenantry.shard_move WHERE bytes_copied > 0 AND state <> 'done'";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), copies) == "1"), "it copies");
+    let calling = begin("SELECT undistribute_table('papers')".to_owned());
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), waits) == "1"), "it waits");
+    served.psql("SELECT create_distributed_table('other', 'tenant', colocate_with => 'none')");
+    served.psql("INSERT INTO papers VALUES (1, 'new'); INSERT INTO other VALUES (1)");
+    assert_eq!(served.psql("SELECT count(*) FROM papers JOIN (SELECT 1) AS one ON true"), "2001");
+    assert_eq!(psql(&served.coordinator_dsn(), copies), "1", "the move goes on");
+    let file = served.config_file(0);
+    let text = std::fs::read_to_string(&file).expect("it was written").replace("64kB", "0B");
+    std::fs::write(&file, text).expect("it can be written");
+    served.signal_proxy(0, "HUP");
+    moving.join().expect("the move ends");
+    calling.join().expect("then it is its turn");
+    assert_eq!(psql(&served.coordinator_dsn(), "SELECT count(*) FROM ONLY papers"), "2001");
+    served.psql("SELECT undistribute_table('other')");
+    expect_nothing_left(&served);
+}
+
+/// Goal: a COPY that comes while a reference table becomes local waits, and its rows are in the local one.
+#[test]
+fn a_copy_waits_for_its_reference_table_to_become_local() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE words (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), word text)");
+    served.psql("SELECT create_reference_table('words')");
+    let mut caller = Client::connect(served.proxy_port(0), &[]);
+    caller.query("BEGIN");
+    caller.query("SELECT undistribute_table('words')");
+    let copies: Vec<_> = [("words", "1\tnow\tone\n"), ("words (id, word)", "2\ttwo\n")]
+        .map(|(columns, row)| {
+            let mut copy = psql_command(&served.dsn(0))
+                .args(["-c", &format!("COPY {columns} FROM STDIN")])
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("psql runs");
+            copy.stdin.take().expect("it is piped").write_all(row.as_bytes()).expect("it takes a row");
+            copy
+        })
+        .into();
+    let wait = "SELECT count(*) FROM pg_locks WHERE relation = 'words'::regclass AND NOT granted";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), wait) == "2"), "both wait");
+    let said = caller.query("COMMIT");
+    assert!(said.contains("C(COMMIT)"), "{said}");
+    for copy in copies {
+        let output = copy.wait_with_output().expect("psql ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let rows = "SELECT string_agg(word, ' ' ORDER BY id), count(at) FROM words";
+    assert_eq!(psql(&served.coordinator_dsn(), rows), "one two|2");
+}
+
+/// Goal: whoever owns a table can take it away, also as the last of shards whose schemas somebody else has made.
+#[test]
+fn the_last_table_of_shards_goes_with_schemas_that_are_anothers() {
+    let served = Served::start(2);
+    served.psql("CREATE ROLE clerk LOGIN; GRANT tenantry_admin TO clerk; GRANT CREATE ON SCHEMA public TO clerk");
+    let as_clerk = |dsn: String| dsn.replace("postgres@", "clerk@");
+    for last in ["SELECT undistribute_table('papers')", "DROP TABLE papers"] {
+        served.psql("CREATE TABLE first (tenant int); SELECT create_distributed_table('first', 'tenant')");
+        psql(&as_clerk(served.dsn(0)), "CREATE TABLE papers (tenant int); INSERT INTO papers VALUES (1)");
+        psql(&as_clerk(served.dsn(0)), "SELECT create_distributed_table('papers', 'tenant', colocate_with => 'first')");
+        served.psql("DROP TABLE first");
+        psql(&as_clerk(served.dsn(0)), last);
+        served.psql("DROP TABLE IF EXISTS papers");
+        expect_nothing_left(&served);
+    }
+    // The servers' own function is for nothing else.
+    let worker = (0..2).map(|worker| as_clerk(served.worker_dsn(worker))).collect::<Vec<_>>();
+    served.psql("CREATE TABLE first (tenant int); SELECT create_distributed_table('first', 'tenant')");
+    let shard = "SELECT min(nspname) FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
+    for (worker, dsn) in worker.iter().enumerate() {
+        let shard = psql(&served.worker_dsn(worker as u16), shard);
+        psql(
+            &served.worker_dsn(worker as u16),
+            "CREATE SCHEMA IF NOT EXISTS of_1; CREATE SCHEMA IF NOT EXISTS of_clerk AUTHORIZATION clerk",
+        );
+        for schema in [shard.as_str(), "public", "of_1", "of_clerk", "nowhere_1"] {
+            let refused = psql_error(dsn, &format!("SELECT tenantry.drop_shard_schema('{schema}')"));
+            assert!(refused.contains(&format!("42501: must be owner of schema {schema}")), "{refused}");
+        }
+    }
+    assert_eq!(served.psql("SELECT count(*) FROM first"), "0");
+}
+
+/// What moves make on servers beside shards.
+const OF_MOVES: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%'";
 const PATIENCE: Duration = Duration::from_secs(60);

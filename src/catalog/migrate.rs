@@ -65,6 +65,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (330, "undistribute", include_str!("schema/330_undistribute.sql")),
     (340, "holds_of_writes", include_str!("schema/340_holds_of_writes.sql")),
     (341, "holds_of_tables", include_str!("schema/341_holds_of_tables.sql")),
+    (350, "schema_grants", include_str!("schema/350_schema_grants.sql")),
     (360, "definition_at_once", include_str!("schema/360_definition_at_once.sql")),
 ];
 

@@ -107,6 +107,7 @@ impl CopyRouter {
             // As a write of rows would, before the nodes are chosen: citus_add_node waits for this lock.
             let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name));
             txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE")).await?;
+            reference::refuse_local(txn, table).await?;
             txn.query(NodeId::COORDINATOR, &set_writing(true)).await?;
             txn.refresh_nodes().await?;
         }
@@ -396,10 +397,13 @@ pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) 
     let router = CopyRouter::new(txn, &plan.table, &plan.columns, &plan.options, bounds).await?;
     let copied = take_rows(txn, client, plan, router).await;
     client.note_copied(0);
-    if copied.is_err() {
-        end_copies(txn).await;
+    match copied {
+        Ok(rows) => Ok(rows),
+        Err(error) => {
+            end_copies(txn).await;
+            Err(reference::unless_local(txn, &plan.table, error).await)
+        }
     }
-    copied
 }
 
 async fn take_rows(txn: &mut Transaction, client: &mut Client, plan: &CopyIn, mut router: CopyRouter) -> Result<u64> {

@@ -67,8 +67,19 @@ pub async fn write(
     Ok(relayed)
 }
 
+/// For who has waited for a lock on the table.
+///
+/// Errors: 40001 when it has become a local one meanwhile.
+pub async fn refuse_local(txn: &mut Transaction, table: &Table) -> Result<()> {
+    let sql = format!("SELECT FROM tenantry.distributed_table WHERE logicalrelid = {} AND partmethod = 'n'", table.oid);
+    match txn.query(NodeId::COORDINATOR, &sql).await?.is_empty() {
+        true => Err(local_meanwhile(&table.name)),
+        false => Ok(()),
+    }
+}
+
 /// The error of a worker; another one when it has no copy because the table is no reference table any more.
-async fn unless_local(txn: &Transaction, table: &Table, error: PgError) -> PgError {
+pub async fn unless_local(txn: &Transaction, table: &Table, error: PgError) -> PgError {
     if !matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) {
         return error;
     }

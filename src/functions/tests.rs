@@ -299,6 +299,13 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
     let refused = cluster.call("citus_remove_node", &add_node(first)).await.unwrap_err();
     let why = format!("cannot remove or disable the node 127.0.0.1:{first} because because it");
     assert!(refused.message().starts_with(&why));
+    let hint = |refused: &crate::error::PgError| refused.hint_text().unwrap_or_default().to_owned();
+    assert!(hint(&refused).contains("citus_drain_node"), "{}", hint(&refused));
+    // With no other node its shards have nowhere to go.
+    let elsewhere = format!("'localhost', {second}, 'shouldhaveshards', false");
+    cluster.call("citus_set_node_property", &elsewhere).await.unwrap();
+    let refused = cluster.call("citus_remove_node", &add_node(first)).await.unwrap_err();
+    assert!(hint(&refused).contains("SELECT undistribute_table(...)"), "{}", hint(&refused));
     cluster.servers.stop();
 }
 

@@ -13,6 +13,7 @@ use super::named_objects;
 use super::partitions;
 use super::schema_privileges;
 use super::sequences;
+use super::shard_schemas;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
@@ -184,6 +185,7 @@ pub(super) async fn remove(txn: &mut Transaction, gone: &[TableOid], dropped: &[
         txn.query(NodeId::COORDINATOR, &tables::delete_empty_colocation(*colocation)).await?;
     }
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
+    let mut schemas: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     // Together, because a partition goes with its parent.
     let mut doomed: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
     let mut schemas_done = BTreeSet::new();
@@ -206,12 +208,14 @@ pub(super) async fn remove(txn: &mut Transaction, gone: &[TableOid], dropped: &[
         for group in &colocation.shard_groups {
             let schema = shard_schema(&table.schema, group.id);
             if schema_empty {
-                let drop = format!("DROP SCHEMA {} CASCADE;\n", identifier(&schema));
-                work.entry(group.node).or_default().push_str(&drop);
+                schemas.entry(group.node).or_default().push(schema);
             } else {
                 doomed.entry(group.node).or_default().push(qualified(&schema, &table.name));
             }
         }
+    }
+    for (node, drops) in shard_schemas::drops(txn, &schemas).await? {
+        work.entry(node).or_default().push_str(&drops);
     }
     for (node, names) in doomed {
         work.entry(node).or_default().push_str(&format!("DROP TABLE {} CASCADE;\n", names.join(", ")));

@@ -21,6 +21,7 @@ pub mod reference_table;
 pub mod run_command;
 mod schema_privileges;
 pub mod sequences;
+mod shard_schemas;
 pub mod standbys;
 pub mod table_checks;
 pub mod table_definition;

@@ -11,7 +11,7 @@ use super::reference_copies;
 use super::sequences;
 use super::standbys::add_secondary_node;
 use crate::catalog::nodes::{self, NewNode};
-use crate::catalog::{Address, connect, connect_to_coordinator, pg_error};
+use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{ColocationId, NodeId, ShardMap};
@@ -77,7 +77,7 @@ pub async fn add_node(txn: &mut Transaction, mover: &MoverEnvironment, request: 
     let mut id = None;
     if request.is_active {
         check_server(catalog, &map, &address).await?;
-        let next = NodeId(number(txn, nodes::next_id()).await?.unwrap_or_default() as u32);
+        let next = next_id(catalog).await?;
         prepare_server(txn, mover, &map, (next, &address)).await?;
         id = Some(next);
     }
@@ -94,6 +94,13 @@ pub async fn add_node(txn: &mut Transaction, mover: &MoverEnvironment, request: 
     let id = number(txn, &nodes::insert(&row)).await?.unwrap_or_default();
     txn.reload_map().await?;
     Ok(id)
+}
+
+/// Drawn beside the client's transaction: with what a sequence writes for a draw, now and then, that would be one that has written.
+async fn next_id(catalog: &Catalog) -> Result<NodeId> {
+    let coordinator = catalog.client(NodeId::COORDINATOR).await?;
+    let id: i64 = coordinator.query_one(nodes::next_id(), &[]).await.map_err(pg_error)?.get(0);
+    Ok(NodeId(id as u32))
 }
 
 /// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Errors: 55000 while it holds shards or a move uses it.
@@ -187,13 +194,23 @@ pub(super) fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Addr
                 "One of the table(s) that prevents the operation complete successfully is {}.{}",
                 table.schema, table.name
             ))
-            .hint(format!(
-                "To proceed, move its shards away, by SELECT citus_drain_node('{}', {}), or drop the tables.",
-                address.host, address.port
-            )));
+            .hint(way_to_empty(map, node, address)));
         }
     }
     Ok(())
+}
+
+fn way_to_empty(map: &ShardMap, node: NodeId, address: &Address) -> String {
+    let has_another = map.active_workers().any(|other| other.id != node && other.should_have_shards);
+    match has_another {
+        true => format!(
+            "To proceed, move its shards away, by SELECT citus_drain_node('{}', {}), or drop the tables.",
+            address.host, address.port
+        ),
+        false => "To proceed, add a node that its shards can move to, make the tables local, by SELECT \
+                  undistribute_table(...), or drop them."
+            .to_owned(),
+    }
 }
 
 /// Asked when the node's row is changed already: a move that is planned now waits for that row.

@@ -17,6 +17,7 @@ use super::ddl;
 use super::partitions::Family;
 use super::sequences;
 use super::table_definition::TableDefinition;
+use crate::catalog::nodes;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
@@ -32,7 +33,6 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
     refuse_old_snapshot(txn).await?;
     let families = lock(txn, oid, cascade).await?;
     let tables = families.iter().map(|family| managed(&txn.map(), family.root())).collect::<Result<Vec<_>>>()?;
-    ddl::keep_moves_out(txn, &tables.iter().map(|table| table.colocation).collect()).await?;
     let map = txn.map();
     // What is still to be checked would be checked on rows that are gone.
     let nodes: Vec<NodeId> = map.active_workers().map(|node| node.id).chain([NodeId::COORDINATOR]).collect();
@@ -54,7 +54,8 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
     sequences::forget(txn, &drawn).await
 }
 
-/// The tables that become local ones, with their partitions, locked on the coordinator.
+/// The tables that become local ones, with their partitions, locked on the coordinator. Moves are waited for before any of them is:
+/// until then everything goes on.
 async fn lock(txn: &mut Transaction, oid: TableOid, cascade: bool) -> Result<Vec<Family>> {
     let mut families: BTreeMap<TableOid, Family> = BTreeMap::new();
     loop {
@@ -63,20 +64,32 @@ async fn lock(txn: &mut Transaction, oid: TableOid, cascade: bool) -> Result<Vec
         if new.is_empty() {
             return Ok(families.into_values().collect());
         }
+        let mut colocations = BTreeSet::new();
+        for oid in &new {
+            let family = Family::read(txn, *oid).await?;
+            colocations.insert(check(txn, &family, cascade).await?.colocation);
+        }
+        // Who adds a node has these two in the same order.
+        txn.query(NodeId::COORDINATOR, nodes::lock_against_changes()).await?;
+        ddl::keep_moves_out(txn, &colocations).await?;
         for oid in new {
-            let family = Family::read(txn, oid).await?;
-            managed(&txn.map(), family.root())?;
-            refuse_partition(family.root())?;
-            require_owner(txn, &family).await?;
             let family = lock_and_read(txn, oid).await?;
-            // Dropped or undistributed while the lock was waited for.
-            managed(&txn.map(), family.root())?;
-            if !cascade {
-                refuse_foreign_keys(&family)?;
-            }
+            // It may have changed while the locks were waited for.
+            check(txn, &family, cascade).await?;
             families.insert(oid, family);
         }
     }
+}
+
+/// Errors: those of `undistribute_table`.
+async fn check(txn: &mut Transaction, family: &Family, cascade: bool) -> Result<Arc<Table>> {
+    let table = managed(&txn.map(), family.root())?;
+    refuse_partition(family.root())?;
+    require_owner(txn, family).await?;
+    if !cascade {
+        refuse_foreign_keys(family)?;
+    }
+    Ok(table)
 }
 
 /// Managed tables that foreign keys connect with this one, over local tables too; itself among them.

@@ -181,7 +181,7 @@ pub async fn look_after(environment: &MoverEnvironment, id: i64, window: &mut Op
             Err(error) if may_pass(&error) => {
                 trouble.failed(&format!("shard move {id}: {error}"), INTERRUPTED);
                 tokio::time::sleep(RETRY_PAUSE).await;
-                match ask(&catalog, id, window).await? {
+                match ask(&catalog, &back, window).await? {
                     Ask::Wanted => return Ok(()),
                     Ask::Over => break,
                     Ask::GoOn => back = back.reload(&catalog).await?,
@@ -201,13 +201,20 @@ enum Ask {
     GoOn,
     /// Somebody waits for the lock.
     Wanted,
+    /// Its time is, or there is nothing left to go back.
     Over,
 }
 
-async fn ask(catalog: &Session, id: i64, window: &mut Window) -> Result<Ask> {
-    let sql = format!("SELECT {}", lock::is_way_back_wanted(id));
-    let is_wanted: bool = catalog.query_one(&sql, &[]).await.map_err(pg_error)?.get(0);
-    Ok(match (is_wanted, window.goes_on(catalog).await?) {
+async fn ask(catalog: &Session, back: &Move, window: &mut Window) -> Result<Ask> {
+    let sql = format!(
+        "SELECT {}, EXISTS (SELECT FROM tenantry.shard_group WHERE id = $1)",
+        lock::is_way_back_wanted(back.id)
+    );
+    let row = catalog.query_one(&sql, &[&(back.group.0 as i64)]).await.map_err(pg_error)?;
+    let (is_wanted, has_group): (bool, bool) = (row.get(0), row.get(1));
+    // The last of its tables may have been dropped, or have become local.
+    let goes_on = window.goes_on(catalog).await? && has_group;
+    Ok(match (is_wanted, goes_on) {
         (true, _) => Ask::Wanted,
         (false, false) => Ask::Over,
         (false, true) => Ask::GoOn,
@@ -231,7 +238,7 @@ async fn follow(
         let (_, applied) = apply.run_while(tokio::time::sleep(ASK_EVERY)).await;
         applied?;
         watch.check()?;
-        match ask(catalog, back.id, window).await? {
+        match ask(catalog, back, window).await? {
             Ask::GoOn => {}
             answer => return Ok(answer),
         }
@@ -244,7 +251,7 @@ async fn reach(environment: &MoverEnvironment, back: &Move, window: &mut Window)
         match Target::connect(environment, back).await {
             Err(error) if may_pass(&error) => {
                 let catalog = session::connect(environment, NodeId::COORDINATOR).await?;
-                if !matches!(ask(&catalog, back.id, window).await?, Ask::GoOn) {
+                if !matches!(ask(&catalog, back, window).await?, Ask::GoOn) {
                     return Err(error);
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
