@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use support::served::{Served, Stop};
 use support::wait_until;
+use support::wire_client::Client as Session;
 use wire::{Wire, frame};
 
 /// Keys of `ledger`, and what was written there.
@@ -53,6 +54,66 @@ fn clients_notice_nothing_of_moves(mode: &str) {
     }
     stage.stop.set();
     assert_eq!(stage.rows(), written_without_an_error(clients));
+}
+
+/// Goal: who waits for a move that keeps writes waiting does so for as long as his `lock_timeout` and `statement_timeout` say, whoever
+/// has set them; who has set none waits for its end.
+/// Method: a slow move; clients of the other proxy that have used another shard, so that they wait in the proxy, not for a lock.
+#[test]
+fn a_wait_for_a_move_that_blocks_writes_ends_when_the_client_says() {
+    let mut served = Served::start_with(2, 2, "[moves]\ncopy_rate = \"64kB\"\n");
+    served.start_proxy(1);
+    let tenants = served.tenants();
+    let (other, moving) = (&tenants[0], &tenants[1]);
+    served.psql("CREATE TABLE papers (tenant int, paper text)");
+    served.psql("SELECT create_distributed_table('papers', 'tenant', colocate_with => 'items')");
+    served.psql(&format!("INSERT INTO papers SELECT {moving}, repeat('x', 1000) || i FROM generate_series(1, 3000) i"));
+    served.psql("CREATE ROLE hasty LOGIN; GRANT ALL ON items TO hasty; ALTER ROLE hasty SET lock_timeout = '200ms'");
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {moving})"));
+    let (from, to) = (served.worker_port(1), served.worker_port(0));
+    let sql =
+        format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, 'block_writes')");
+    let dsn = served.dsn(0);
+    let driving = std::thread::spawn(move || support::psql(&dsn, &sql));
+    let copies = "SELECT count(*) FROM tenantry.shard_move WHERE bytes_copied > 0 AND finished_at IS NULL";
+    let is_copied = || support::psql(&served.coordinator_dsn(), copies) == "1";
+    assert!(wait_until(PATIENCE, is_copied), "it copies");
+
+    let update = "UPDATE items SET id = id + 1 WHERE tenant = $1";
+    let connect = |user| Session::connect(served.proxy_port(1), &[("user", user)]);
+    let mut hasty = [connect("hasty"), connect("postgres"), connect("postgres")];
+    hasty[1].query("SET lock_timeout = '200ms'");
+    hasty[2].query("SET statement_timeout = '200ms'");
+    for (client, code) in hasty.iter_mut().zip(["55P03", "55P03", "57014"]) {
+        for is_prepared in [false, true] {
+            client.query("BEGIN");
+            let mut run = |tenant: &str| match is_prepared {
+                false => client.query(&update.replace("$1", tenant)),
+                true => client.run_prepared("", update, &[Some(tenant)]),
+            };
+            let said = run(other);
+            assert!(said.ends_with("C(UPDATE 1) Z(T)"), "{said}");
+            let said = run(moving);
+            assert!(said.ends_with(&format!("E({code}) Z(E)")), "{said}");
+            assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        }
+        assert_eq!(client.query("UPDATE items SET id = id + 1"), format!("E({code}) Z(I)"));
+    }
+    let mut patient = connect("postgres");
+    patient.query("BEGIN");
+    patient.query(&update.replace("$1", other));
+    patient.send(&update.replace("$1", moving));
+    assert!(is_copied(), "the move goes on");
+    for proxy in [0, 1] {
+        let file = served.config_file(proxy);
+        let text = std::fs::read_to_string(&file).expect("it was written").replace("64kB", "0B");
+        std::fs::write(&file, text).expect("it can be written");
+        served.signal_proxy(proxy, "HUP");
+    }
+    driving.join().expect("it ends");
+    assert_eq!(patient.answer(), "C(UPDATE 1) Z(T)");
+    assert_eq!(patient.query("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(served.psql("SELECT string_agg(id::text, ' ') FROM items"), "2 2");
 }
 
 /// Goal: what cannot be repeated notices nothing while another proxy distributes the local table that it writes: a COPY, and a

@@ -225,6 +225,10 @@ impl Holds {
         is_released
     }
 
+    pub fn holds_writes(&self, group: ShardGroupId) -> bool {
+        self.groups.get(&group).is_some_and(|state| state.write_queue.is_some())
+    }
+
     /// Waits until writes of `group` are not held, as for the lock that is taken then: for as long as it takes.
     pub async fn wait_to_write(&self, group: ShardGroupId) {
         loop {

@@ -8,6 +8,7 @@ mod apart;
 mod constraints;
 mod ending;
 mod entered;
+mod patience;
 mod servers;
 mod snapshots;
 

@@ -40,7 +40,7 @@ impl Transaction {
     /// From here on a cut-over of these shard groups waits for the end of this transaction. Those that are being cut over are waited
     /// for, and none is kept from it meanwhile.
     ///
-    /// Errors: 40001 after the hold timeout.
+    /// Errors: 40001 after the hold timeout; while writes are held, 55P03 and 57014 as `lock_timeout` and `statement_timeout` say.
     pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
         while !self.try_enter(groups) {
             self.await_holds_of_writes(groups).await?;
@@ -68,12 +68,16 @@ impl Transaction {
     }
 
     /// A transaction that has written waits before it reads, too: the move could not wait for one that has read and writes then.
-    async fn await_holds_of_writes(&self, groups: &[ShardGroupId]) -> Result<()> {
-        for group in groups.iter().filter(|group| self.may_write && !self.uses(**group)) {
-            let wait = async {
-                self.executor.holds.wait_to_write(*group).await;
-                Ok(())
-            };
+    ///
+    /// Errors: 55P03 and 57014 when the client waits no longer.
+    async fn await_holds_of_writes(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        if !self.may_write || !groups.iter().any(|group| self.executor.holds.holds_writes(*group) && !self.uses(*group))
+        {
+            return Ok(());
+        }
+        let patience = self.patience().await?;
+        for group in groups.iter().filter(|group| !self.uses(**group)) {
+            let wait = patience.during(self.executor.holds.wait_to_write(*group));
             self.cancel.unless_cancelled(wait).await?;
         }
         Ok(())
