@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use support::ledger::Load;
 use support::served::Served;
 use support::wire_client::Client;
-use support::{psql, wait_until};
+use support::{psql, signal, wait_until};
 use tenantry::wire::frontend::{self, Target};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +44,45 @@ fn a_commit_waits_for_the_coordinator() {
     for id in [10, 11, 12] {
         assert_eq!(served.psql(&format!("SELECT count(*) FROM items WHERE id = {id}")), "2");
     }
+}
+
+/// Goal: a coordinator that is stopped with `-m smart` ends when the clients that use it have come to the end of what they do; tenants go
+/// on all the time.
+#[test]
+fn a_coordinator_that_waits_for_all_to_go_ends() {
+    let mut served = Served::start_with(2, 2, "[pool]\noutage_timeout = \"10min\"\n");
+    served.start_proxy(1);
+    let tenants = served.tenants();
+    served.psql("CREATE TABLE local_one (id int)");
+    let load = Load::start(served.proxy_port(0), &tenants, 2, 1000);
+    let mut clients = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));
+    for client in &mut clients {
+        assert_eq!(client.query("BEGIN; INSERT INTO local_one VALUES (1)"), "C(BEGIN) C(INSERT 0 1) Z(T)");
+    }
+    let file = psql(&served.coordinator_dsn(), "SELECT pg_read_file('postmaster.pid')");
+    let process = file.lines().next().and_then(|line| line.parse().ok()).expect("a process id");
+    signal(process, "TERM");
+    let is_open = |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+    load.await_progress();
+    assert!(is_open(served.coordinator_port), "it waits for the transactions");
+    for client in &mut clients {
+        assert_eq!(client.query("INSERT INTO local_one VALUES (2); COMMIT"), "C(INSERT 0 1) C(COMMIT) Z(I)");
+    }
+    assert!(wait_until(PATIENCE, || !is_open(served.coordinator_port)), "connections keep it from ending");
+    load.await_progress();
+    let [waiting, _] = &mut clients;
+    waiting.send("SELECT count(*) FROM local_one");
+    served.servers().restart_coordinator().expect("it starts");
+    assert_eq!(waiting.answer(), "T D(4) C(SELECT 1) Z(I)");
+    for proxy in [0, 1] {
+        let listens = || psql(&served.dsn(proxy), "SELECT count(*) FROM tenantry_proxies") == "2";
+        assert!(wait_until(PATIENCE, listens), "proxy {proxy} is there again");
+    }
+    load.await_progress();
+    let ledger = load.end();
+    let failed: Vec<_> = ledger.errors().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    ledger.check(&served.psql("SELECT id FROM items"), 1000);
 }
 
 /// Goal: what cannot be committed is not told to be complete.

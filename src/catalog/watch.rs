@@ -47,6 +47,8 @@ pub struct Catalog {
     /// How often a proxy has answered that it holds.
     held: tokio::sync::watch::Sender<u64>,
     loading: tokio::sync::Mutex<Loaded>,
+    /// The coordinator is to be listened to no longer for now.
+    leaves: Notify,
 }
 
 /// The last load: when it began, and what it read (so that an unchanged catalog keeps its map and every plan made for it).
@@ -106,6 +108,7 @@ impl Catalog {
             holds: Rung::default(),
             held: tokio::sync::watch::Sender::new(0),
             loading: tokio::sync::Mutex::default(),
+            leaves: Notify::new(),
         });
         catalog.refresh().await?;
         Ok(catalog)
@@ -235,8 +238,12 @@ impl Catalog {
         Ok(client)
     }
 
-    /// Closes the control connections to a node that nobody uses.
+    /// Closes the control connections to a node that nobody uses, to the coordinator also the one that listens.
     pub fn let_go(&self, node: NodeId) {
+        if node.is_coordinator() {
+            self.pool.retain(|_, _| false);
+            self.leaves.notify_waiters();
+        }
         let pools = self.node_pools.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((_, pool)) = pools.get(&node) {
             pool.retain(|_, _| false);
@@ -310,7 +317,11 @@ impl Catalog {
                 }
             }
         };
-        tokio::select! { result = receive => result, result = reload => result }
+        tokio::select! {
+            result = receive => result,
+            result = reload => result,
+            () = self.leaves.notified() => Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the coordinator is shutting down")),
+        }
     }
 }
 

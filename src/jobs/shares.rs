@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use crate::backend::{Nodes, ServerAddress};
 use crate::catalog::proxies::{Endpoints, Membership, Wish};
 use crate::catalog::{Catalog, pg_error};
-use crate::error::{PgError, Result, SqlState};
+use crate::error::{Result, SqlState};
 use crate::shard_map::NodeId;
 use crate::tally::Recurring;
 
@@ -73,14 +73,15 @@ struct Limit {
 }
 
 impl Sharer {
-    /// Until the catalog cannot be asked.
+    /// Until the catalog cannot be asked, or the coordinator lets nobody in.
     async fn run(&mut self) -> Result<()> {
+        self.ask_coordinator().await?;
         let (instance, endpoints) = &self.us;
         let membership = Membership::join(self.catalog.settings(), instance, *endpoints, self.part).await?;
         loop {
             self.ask(&membership).await?;
             self.trouble.works(UNASKED);
-            self.set_shares().await;
+            self.set_shares().await?;
             tokio::time::sleep(EVERY).await;
         }
     }
@@ -105,7 +106,14 @@ impl Sharer {
         Ok(())
     }
 
-    async fn set_shares(&mut self) {
+    /// One that is shutting down gets whatever has been given back since the last time.
+    async fn ask_coordinator(&mut self) -> Result<()> {
+        let asked = ask_limit(&self.catalog, NodeId::COORDINATOR).await;
+        self.note(NodeId::COORDINATOR, &self.coordinator.clone(), asked)
+    }
+
+    /// Errors: 57P03 when it is the coordinator that lets nobody in.
+    async fn set_shares(&mut self) -> Result<()> {
         let map = self.catalog.map();
         let mut all = vec![(NodeId::COORDINATOR, self.coordinator.clone())];
         all.extend(
@@ -123,12 +131,7 @@ impl Sharer {
         let asked =
             all.iter().filter(is_due).map(|(id, address)| async move { (*id, address, ask_limit(catalog, *id).await) });
         for (id, address, answer) in join_all(asked).await {
-            match answer {
-                Ok(connections) => {
-                    self.limits.insert(id, Limit { connections, asked: Some(Instant::now()) });
-                }
-                Err(error) => self.note_refusal(id, address, &error),
-            }
+            self.note(id, address, answer)?;
         }
         for (id, address) in &all {
             if let Some(limit) = self.limits.get(id) {
@@ -136,19 +139,31 @@ impl Sharer {
                 self.nodes.set_share(address, share_of(limit.connections, self.part, control));
             }
         }
+        Ok(())
     }
 
-    fn note_refusal(&mut self, id: NodeId, address: &ServerAddress, error: &PgError) {
+    /// What a node has said of the connections that it takes.
+    ///
+    /// Errors: as `set_shares`.
+    fn note(&mut self, id: NodeId, address: &ServerAddress, answer: Result<usize>) -> Result<()> {
+        let error = match answer {
+            Ok(connections) => {
+                self.limits.insert(id, Limit { connections, asked: Some(Instant::now()) });
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         tracing::debug!(%address, %error, "could not ask a node how many connections it takes");
         // What it took before is the best guess.
         if let Some(limit) = self.limits.get_mut(&id) {
             limit.asked = None;
         }
-        // The coordinator's could not all be given up: sessions keep theirs, and we ours.
-        if error.code() == SqlState::CANNOT_CONNECT_NOW && !id.is_coordinator() {
-            self.nodes.let_go(address);
-            self.catalog.let_go(id);
+        if error.code() != SqlState::CANNOT_CONNECT_NOW {
+            return Ok(());
         }
+        self.nodes.let_go(address);
+        self.catalog.let_go(id);
+        if id.is_coordinator() { Err(error) } else { Ok(()) }
     }
 }
 
