@@ -27,7 +27,7 @@ use super::nodes::Nodes;
 use super::place::{Place, Ticket};
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
-use super::queue::{Queues, Waiter};
+use super::queue::{Granted, Queues, Waiter};
 use super::width::Width;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
@@ -71,6 +71,8 @@ pub(super) struct State {
     pub control: HashMap<u64, ControlLink>,
     pub outage: Option<Outage>,
     full: Option<Full>,
+    /// Settings may have changed since every pool was looked at.
+    may_be_too_wide: bool,
 }
 
 /// One pool of one thread.
@@ -98,8 +100,7 @@ impl PoolCount {
 pub(super) enum Next {
     /// Nobody needs it now.
     Keep,
-    /// To the waiter with this ticket.
-    Hand(u64),
+    Hand(Waiter),
     /// Its place goes to another pool, or is one too many.
     Close,
 }
@@ -247,7 +248,7 @@ impl Node {
         self: &Arc<Self>,
         pool: u64,
         turn: Option<u64>,
-    ) -> Result<(Ticket, oneshot::Receiver<Result<Place>>)> {
+    ) -> Result<(Ticket, oneshot::Receiver<Result<Granted>>)> {
         let (sender, receiver) = oneshot::channel();
         let ticket = turn.unwrap_or_else(|| self.next_number());
         let mut state = self.lock();
@@ -278,7 +279,9 @@ impl Node {
 
     /// Looks again whether more is open than may be: the settings may have changed.
     pub(super) fn review(self: &Arc<Self>) {
-        self.settle(self.lock());
+        let mut state = self.lock();
+        state.may_be_too_wide = true;
+        self.settle(state);
     }
 
     /// What becomes of a connection of `pool` that has just become free: its own pool's first waiter gets it, unless
@@ -297,11 +300,10 @@ impl Node {
             (Some(own), Some(stranger)) if stranger.ticket < own.ticket && stranger.since.elapsed() > PATIENCE => {
                 Next::Close
             }
-            (Some(own), _) => {
-                let ticket = own.ticket;
-                state.queues.take_first_of(pool);
+            (Some(_), _) => {
+                let chosen = state.queues.take_first_of(pool);
                 self.settle(state);
-                Next::Hand(ticket)
+                chosen.map_or(Next::Keep, Next::Hand)
             }
         }
     }
@@ -328,16 +330,18 @@ impl Node {
             if let Some(pool) = state.pools.get_mut(&pool) {
                 pool.open += 1;
             }
-            if let Err(Ok(mut unsent)) = waiter.sender.send(Ok(place)) {
+            if let Err(Ok(Granted::Place(mut unsent))) = waiter.sender.send(Ok(Granted::Place(place))) {
                 // Taken back here: dropping it would take the lock.
                 unsent.node = None;
                 state.close(&unsent);
             }
         }
         self.waiting.store(state.queues.len(), Ordering::Release);
-        // Nothing else makes a pool too wide by itself, and there may be many.
-        let is_pressed = state.is_over(room, &settings)
-            || settings.has_widths() && state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
+        // Nothing else makes a pool too wide, and there may be many.
+        if settings.has_widths() || state.may_be_too_wide {
+            state.may_be_too_wide = state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
+        }
+        let is_pressed = state.may_be_too_wide || state.is_over(room, &settings);
         self.is_pressed.store(is_pressed, Ordering::Release);
         drop(state);
         if is_pressed && let Some(nodes) = self.nodes.upgrade() {

@@ -19,6 +19,16 @@ struct Overseer {
     counts: HashMap<u64, (u64, u64)>,
 }
 
+/// Connections of one pool that sessions have.
+#[derive(Clone, Copy, Default)]
+struct InUse {
+    /// The same one as at the look before.
+    long: usize,
+    short: usize,
+    /// Of the short ones.
+    running: usize,
+}
+
 impl Node {
     /// Somebody has begun to wait: from now on somebody looks, until there has been no reason to for a while.
     pub(super) fn oversee(self: &Arc<Self>) {
@@ -48,11 +58,18 @@ impl Overseer {
         self.at += elapsed;
         let settings = self.node.settings().load();
         let mut state = self.node.lock();
-        let mut long: HashMap<u64, usize> = HashMap::new();
+        let mut in_use: HashMap<u64, InUse> = HashMap::new();
         let mut uses = HashMap::with_capacity(self.uses.len());
         for (&number, (pool, link)) in &state.links {
             let Some(count) = link.uses() else { continue };
-            *long.entry(*pool).or_default() += usize::from(self.uses.get(&number) == Some(&count));
+            let of_pool = in_use.entry(*pool).or_default();
+            match self.uses.get(&number) == Some(&count) {
+                true => of_pool.long += 1,
+                false => {
+                    of_pool.short += 1;
+                    of_pool.running += usize::from(link.waits_at().is_some());
+                }
+            }
             uses.insert(number, count);
         }
         self.uses = uses;
@@ -62,10 +79,13 @@ impl Overseer {
             let now = (pool.tally.answers.read().count(), pool.tally.waits.read().count());
             let before = self.counts.insert(*number, now).unwrap_or(now);
             let has_waited = queues.first_of(*number).is_some() || now.1 > before.1;
+            let in_use = in_use.get(number).copied().unwrap_or_default();
             let seen = Seen {
                 elapsed,
                 answers: now.0 - before.0,
-                long: long.get(number).copied().unwrap_or_default(),
+                long: in_use.long,
+                used: in_use.short,
+                running: in_use.running,
                 is_short: has_waited && pool.open >= pool.most(&settings),
             };
             pool.width.look(&seen, settings.size);

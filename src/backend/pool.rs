@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::place::{Place, Ticket};
 use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
+use super::queue::Granted;
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
@@ -57,8 +58,8 @@ struct Pool {
 struct State {
     /// Boxed, because connections are handed from hand to hand with every statement.
     idle: Vec<(Box<Connection>, Instant)>,
-    /// Who of this pool waits, by ticket: a connection that comes back is handed over.
-    waiters: HashMap<u64, oneshot::Sender<PooledServer>>,
+    /// Connections that have come back for who waited, by ticket, until he takes them.
+    handed: HashMap<u64, PooledServer>,
 }
 
 /// A server with its right to be there; the connection is closed before the right is given back.
@@ -93,7 +94,12 @@ impl Pools {
     /// While the node is down it is waited for. Errors: 53300 after `checkout_timeout`; 08006 when the node has been down
     /// for `outage_timeout`; what logging in says.
     pub async fn checkout(&self, address: &ServerAddress, identity: &Identity) -> Result<PooledServer> {
-        let (pool, began) = (self.pool(address, identity, Purpose::Writes), Instant::now());
+        self.checkout_from(&self.find(address, identity), identity).await
+    }
+
+    /// The same of a pool that was found.
+    pub async fn checkout_from(&self, pool: &FoundPool, identity: &Identity) -> Result<PooledServer> {
+        let (FoundPool(pool), began) = (pool, Instant::now());
         loop {
             match pool.checkout(identity).await {
                 Err(error) if is_outage(&error) && !pool.node.is_lost() && !self.is_late(began) => {}
@@ -212,6 +218,7 @@ impl Pools {
 }
 
 /// One of the pools: to find it takes longer than to take a connection out.
+#[derive(Clone)]
 pub struct FoundPool(Rc<Pool>);
 
 impl FoundPool {
@@ -225,6 +232,10 @@ impl FoundPool {
             return None;
         }
         Some(pool.guard(connection))
+    }
+
+    pub fn address(&self) -> &ServerAddress {
+        &self.0.node.address
     }
 
     /// Is there a connection that nobody uses?
@@ -241,17 +252,20 @@ impl Pool {
         let mut turn = None;
         loop {
             while let Some((mut connection, since)) = self.take_idle(Instant::now()) {
-                if since.elapsed() <= settings.check_after || connection.server.is_well(settings.check_timeout).await {
+                // What is rare is boxed, here and below: who waits for his turn would have room for it.
+                if since.elapsed() <= settings.check_after
+                    || Box::pin(connection.server.is_well(settings.check_timeout)).await
+                {
                     return Ok(self.guard(connection));
                 }
             }
-            let (ticket, place) = self.node.wait(self.number, turn)?;
+            let (ticket, granted) = self.node.wait(self.number, turn)?;
             turn = Some(ticket.number);
-            let place = match self.await_turn(ticket, place, &mut deadline).await? {
+            let place = match self.await_turn(ticket, granted, &mut deadline).await? {
                 Turn::Connection(server) => return Ok(server),
                 Turn::Place(place) => place,
             };
-            match self.open(place, identity, settings.connect_timeout).await {
+            match Box::pin(self.open(place, identity, settings.connect_timeout)).await {
                 // A connection that comes back will do as well as a new one.
                 Err(error) if is_full(&error) && tokio::time::Instant::now() < deadline => {}
                 opened => return opened,
@@ -263,22 +277,17 @@ impl Pool {
     async fn await_turn(
         self: &Rc<Self>,
         mut ticket: Ticket,
-        mut place: oneshot::Receiver<Result<Place>>,
+        mut granted: oneshot::Receiver<Result<Granted>>,
         deadline: &mut tokio::time::Instant,
     ) -> Result<Turn> {
-        // Most often there is one at once.
-        if let Ok(place) = place.try_recv() {
-            return place.map(Turn::Place);
-        }
-        let (sender, returned) = oneshot::channel();
-        self.state.borrow_mut().waiters.insert(ticket.number, sender);
-        let _waiting = Waiting { pool: Rc::downgrade(self), ticket: ticket.number };
-        let mut returned = returned;
+        let waiting = Waiting { pool: self, ticket: ticket.number };
         loop {
             tokio::select! {
                 biased;
-                Ok(server) = &mut returned => return Ok(Turn::Connection(server)),
-                Ok(place) = &mut place => return place.map(Turn::Place),
+                Ok(granted) = &mut granted => return Ok(match granted? {
+                    Granted::Place(place) => Turn::Place(place),
+                    Granted::Connection => Turn::Connection(waiting.take().expect("it lies there until it is taken")),
+                }),
                 // It is not short of connections: that wait begins when it is back.
                 () = timer::sleep_until(*deadline) => match self.node.is_out() || self.node.is_paused() {
                     true => *deadline = tokio::time::Instant::now() + self.nodes.settings().load().checkout_timeout,
@@ -372,10 +381,13 @@ impl Pool {
         if self.node.is_waited_for() || self.node.is_pressed() {
             match self.node.next_of(self.number) {
                 Next::Close => return,
-                Next::Hand(ticket) => {
-                    let waiter = self.state.borrow_mut().waiters.remove(&ticket);
-                    // A waiter that is gone meanwhile drops it, and it comes back here.
-                    return drop(waiter.map(|waiter| waiter.send(self.guard(connection))));
+                Next::Hand(waiter) => {
+                    self.state.borrow_mut().handed.insert(waiter.ticket, self.guard(connection));
+                    if waiter.sender.send(Ok(Granted::Connection)).is_err() {
+                        // He is gone meanwhile: it comes back here.
+                        drop(Waiting { pool: self, ticket: waiter.ticket });
+                    }
+                    return;
                 }
                 Next::Keep => {}
             }
@@ -400,16 +412,23 @@ enum Turn {
 }
 
 /// Somebody of this thread's pool who waits.
-struct Waiting {
-    pool: Weak<Pool>,
+struct Waiting<'a> {
+    pool: &'a Pool,
     ticket: u64,
 }
 
-impl Drop for Waiting {
+impl Waiting<'_> {
+    /// The connection that was handed over to him.
+    fn take(&self) -> Option<PooledServer> {
+        self.pool.state.borrow_mut().handed.remove(&self.ticket)
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.state.borrow_mut().waiters.remove(&self.ticket);
-        }
+        // It goes back outside the borrow.
+        let untaken = self.take();
+        drop(untaken);
     }
 }
 

@@ -12,12 +12,20 @@ use tokio::sync::oneshot;
 use super::place::Place;
 use crate::error::Result;
 
+/// What a wait ends with.
+pub(super) enum Granted {
+    /// For a connection of its own.
+    Place(Place),
+    /// One of its pool lies ready for it.
+    Connection,
+}
+
 /// One session that waits.
 pub(super) struct Waiter {
     /// Later ones have higher tickets.
     pub ticket: u64,
     pub since: Instant,
-    pub sender: oneshot::Sender<Result<Place>>,
+    pub sender: oneshot::Sender<Result<Granted>>,
 }
 
 /// All that wait, by the number of their pool. Queues that are empty are not kept.

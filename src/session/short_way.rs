@@ -335,10 +335,15 @@ impl Session {
     }
 
     pub(super) async fn go_short_way(&mut self, way: ShortWay) -> Result<()> {
+        let way = match way {
+            ShortWay::Wait(wanted) => Box::pin(self.wait_for_server(wanted)).await?,
+            way => Some(way),
+        };
         match way {
-            ShortWay::Statement(under_way) => self.go_with_statement(under_way).await,
-            ShortWay::Command(command) => self.go_with_command(command).await,
-            ShortWay::Wait(wanted) => Box::pin(self.wait_for_server(wanted)).await,
+            Some(ShortWay::Statement(under_way)) => self.go_with_statement(under_way).await,
+            Some(ShortWay::Command(command)) => self.go_with_command(command).await,
+            // Left to the long way, or failed.
+            Some(ShortWay::Wait(_)) | None => Ok(()),
         }
     }
 

@@ -18,8 +18,8 @@ pub(super) struct Wanted {
 }
 
 impl Session {
-    /// Waits for a connection and goes on with it; or leaves the messages to the long way.
-    pub(super) async fn wait_for_server(&mut self, wanted: Wanted) -> Result<()> {
+    /// Waits for a connection; the messages go their way with it then, or are left to the long way.
+    pub(super) async fn wait_for_server(&mut self, wanted: Wanted) -> Result<Option<ShortWay>> {
         let Wanted { node, unit } = wanted;
         let tag = unit.first().copied().unwrap_or_default();
         self.note_request(tag, &unit);
@@ -27,11 +27,11 @@ impl Session {
         // It is noted once more when it goes its way.
         self.load.asked_bytes -= unit.len() as u64;
         let executor = self.thread.executor.clone();
-        let Some(address) = executor.current_address(node) else {
+        let Some(pool) = executor.pool_at_hand(node, &self.identity, &self.pools) else {
             self.client.put_back(unit);
-            return Ok(());
+            return Ok(None);
         };
-        let checkout = executor.pools.checkout(&address, &self.identity);
+        let checkout = executor.pools.checkout_from(&pool, &self.identity);
         let waited = self.cancel.handle.unless_cancelled(checkout).await;
         match waited.and_then(|server| self.cancel.handle.check().map(|()| server)) {
             Ok(server) => {
@@ -39,27 +39,27 @@ impl Session {
                 self.has_begun = true;
                 let way = self.short_way_of(unit);
                 self.has_begun = false;
-                match way {
-                    Some(ShortWay::Statement(under_way)) => self.go_with_statement(under_way).await,
-                    Some(ShortWay::Command(command)) => self.go_with_command(command).await,
+                Ok(match way {
                     // Its connection was of no use, and there is no other again.
                     Some(ShortWay::Wait(wanted)) => {
                         self.client.put_back(wanted.unit);
-                        Ok(())
+                        None
                     }
-                    None => Ok(()),
-                }
+                    way => way,
+                })
             }
             // It was waited for there, and is elsewhere now.
             Err(error)
-                if error.code() == SqlState::CONNECTION_FAILURE && executor.current_address(node) != Some(address) =>
+                if error.code() == SqlState::CONNECTION_FAILURE
+                    && executor.current_address(node).as_ref() != Some(pool.address()) =>
             {
                 self.client.put_back(unit);
-                Ok(())
+                Ok(None)
             }
             Err(error) => {
                 self.fail(error)?;
-                self.ready().await
+                self.ready().await?;
+                Ok(None)
             }
         }
     }

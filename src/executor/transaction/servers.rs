@@ -333,6 +333,14 @@ impl Executor {
         self.map.with(|map| self.address(map, node))
     }
 
+    /// Where connections to `node` wait; `None` for one that the map does not have.
+    pub fn pool_at_hand(&self, node: NodeId, identity: &Identity, pools: &PoolsAtHand) -> Option<FoundPool> {
+        self.map.with(|map| {
+            let find = || Some(self.pools.find(&self.address(map, node)?, identity));
+            pools.with(map.version(), node, find, FoundPool::clone)
+        })
+    }
+
     /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
     pub fn take_idle(
         &self,
