@@ -29,6 +29,7 @@ fn connections_are_shared_and_never_leaked() {
     let tenants = served.tenants();
     proxies_share_what_the_servers_take(&mut served, &tenants);
     a_full_server_is_queued_for_in_order(&served, &tenants);
+    a_smaller_pool_closes_what_is_over(&served, &tenants);
     connections_are_looked_after_while_nobody_has_them(&served, &tenants);
     a_server_that_is_down_is_not_asked_all_the_time(&served, &tenants);
     statements_of_vanished_clients_end(&served, &tenants);
@@ -204,6 +205,17 @@ fn a_full_server_is_queued_for_in_order(served: &Served, tenants: &[String]) {
         holders.push(waiter);
     }
     drop(holders);
+    set(served, &before);
+    await_rest(served);
+}
+
+/// One for each of the two threads is all that may stay.
+fn a_smaller_pool_closes_what_is_over(served: &Served, tenants: &[String]) {
+    let before = std::fs::read_to_string(served.config_file(0)).expect("it was written");
+    let begun = open(served, 0, &tenants[0], 12);
+    set(served, &before.replace("adaptive = true\nsize = 60", "size = 1"));
+    drop(begun);
+    assert!(wait_until(PATIENCE, || idle(served, 0) <= 2), "{} are idle", idle(served, 0));
     set(served, &before);
     await_rest(served);
 }
