@@ -16,7 +16,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (false), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (true), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,8 +36,8 @@ relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
 share_unnamed=${SHARE_UNNAMED:-false}
-adaptive=${ADAPTIVE:-false}
-# Connections to the worker: one for each client, so that nobody waits for one (ADAPTIVE=true: as many as serve fastest).
+adaptive=${ADAPTIVE:-true}
+# Most connections to the worker, one for each client; ADAPTIVE=false opens them all, so that nobody waits for one.
 pool_size=64
 
 fail() {

@@ -65,7 +65,7 @@ impl Default for PoolSettings {
         Self {
             mode: PoolMode::Transaction,
             size: 32,
-            adaptive: false,
+            adaptive: true,
             node_connections: 0,
             checkout_timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(5),

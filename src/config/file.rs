@@ -161,7 +161,7 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Most connections of one pool. Default: 32. Reload: yes.
     pub size: usize,
-    /// Connections beside busy ones are opened only where more of them answer more. Default: false. Reload: yes.
+    /// Connections beside busy ones are opened only where more of them answer more. Default: true. Reload: yes.
     pub adaptive: bool,
     /// Most connections to one node; 0 for an equal share of what it takes among all proxies. Default: 0. Reload: yes.
     pub node_connections: usize,
