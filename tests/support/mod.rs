@@ -15,6 +15,7 @@
 pub mod disk;
 pub mod ledger;
 pub mod line;
+pub mod meddler;
 pub mod ports;
 pub mod serve;
 pub mod served;
