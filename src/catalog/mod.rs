@@ -14,6 +14,7 @@ mod connection;
 mod gate;
 mod load;
 mod migrate;
+mod settings;
 mod watch;
 mod way;
 
@@ -32,10 +33,10 @@ pub mod two_phase;
 
 pub use at_hand::MapAtHand;
 pub use connection::{
-    Address, Settings, checkout, connect, connect_patiently, connect_to_coordinator, connect_to_primary, is_away,
-    pg_error,
+    checkout, connect, connect_patiently, connect_to_coordinator, connect_to_primary, is_away, pg_error,
 };
 pub use gate::Gate;
 pub use load::{LOAD, parse};
 pub use migrate::migrate;
+pub use settings::{Address, Settings};
 pub use watch::{Catalog, SCHEMA_CHANGED};

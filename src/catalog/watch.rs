@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Address, PROMPT, Settings, checkout};
+use super::connection::{PROMPT, checkout};
+use super::settings::{Address, Settings};
 use super::way::Way;
 use super::{LOAD, connect_to_coordinator, migrate, parse, pg_error};
 use crate::error::{PgError, Result, SqlState};

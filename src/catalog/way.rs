@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Error, Socket};
 
-use super::connection::{Address, Settings};
 use super::gate::Gated;
+use super::settings::{Address, Settings};
 use crate::backend::{Link, Node, ServerAddress};
 use crate::transport::timer;
 

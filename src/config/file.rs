@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::limits::Limits;
 use super::moves::Moves;
 use super::ports::Ports;
-use super::settings::LogFormat;
 use super::units::{Size, Time};
 use crate::backend::{PoolMode, PoolSettings};
 use crate::catalog;
@@ -238,6 +237,13 @@ pub struct Admin {
     pub users: Vec<String>,
     /// Roles that may only look there. Default: none. Reload: yes.
     pub stats_users: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 /// What is written to the standard error stream.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::invalid;
+use super::invalid;
 use super::units::{Size, Time};
 use crate::error::Result;
 use crate::executor::{self, ClientLimits, MESSAGE_BYTES_MAX};

@@ -15,8 +15,15 @@ mod reload;
 mod settings;
 mod units;
 
-pub use file::{Auth, ConfigFile, Io};
+pub use file::{Auth, ConfigFile, Io, LogFormat};
 pub use ports::Ports;
 pub use reload::{Live, Reloaded, Reloader, Shown};
-pub use settings::{LogFormat, LogSettings, Settings};
+pub use settings::{LogSettings, Settings};
 pub use units::Time;
+
+use crate::error::{PgError, SqlState};
+
+/// What is wrong with a setting.
+fn invalid(name: &str, why: &str) -> PgError {
+    PgError::new(SqlState::CONFIG_FILE_ERROR, format!("setting \"{name}\" {why}"))
+}

@@ -6,7 +6,7 @@ use serde::de::{Deserializer, Error};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::settings::invalid;
+use super::invalid;
 use crate::catalog::Address;
 use crate::error::Result;
 

@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::file::{Auth, ConfigFile, Io, Listen, ServerTls, Tls, TlsMode};
+use super::file::{Auth, ConfigFile, Io, Listen, LogFormat, ServerTls, Tls, TlsMode};
+use super::invalid;
 use super::ports::addresses;
 use crate::auth::hba::{Certificate, Method, Rules};
 use crate::auth::password_file::PasswordFile;
 use crate::backend::{PoolSettings, ServerAccess};
 use crate::catalog;
-use crate::error::{PgError, Result, SqlState};
+use crate::error::Result;
 use crate::executor;
 use crate::executor::loads::LoadSettings;
 use crate::jobs;
@@ -61,13 +60,6 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// As `RUST_LOG` has it: a level, or levels by module.
     pub filter: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 impl Settings {
@@ -243,10 +235,6 @@ fn server_access(tls: ServerTls, password_file: Option<&Path>) -> Result<ServerA
 
 fn at_least_one(name: &str, value: usize) -> Result<()> {
     if value == 0 { Err(invalid(name, "must be at least 1")) } else { Ok(()) }
-}
-
-pub(super) fn invalid(name: &str, why: &str) -> PgError {
-    PgError::new(SqlState::CONFIG_FILE_ERROR, format!("setting \"{name}\" {why}"))
 }
 
 #[cfg(test)]

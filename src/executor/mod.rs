@@ -39,7 +39,7 @@ pub use object_ids::ObjectIds;
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
-pub use transaction::{Answered, ConstraintsOf, Kind, Origin, Pin, PoolsAtHand, Transaction, moved};
+pub use transaction::{Answered, ConstraintsOf, Kind, Origin, Pin, PoolsAtHand, Transaction};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;
@@ -106,4 +106,10 @@ impl Default for Settings {
 fn stale_plan() -> PgError {
     PgError::new(SqlState::SERIALIZATION_FAILURE, "the placement of a table changed while the statement was planned")
         .hint("Retry the query.")
+}
+
+/// The statement could not be brought to where the shard is now.
+pub fn moved() -> PgError {
+    PgError::new(SqlState::SERIALIZATION_FAILURE, "a shard was moved while the transaction used its node")
+        .hint("Retry the transaction.")
 }

@@ -12,8 +12,8 @@ use bytes::BytesMut;
 
 use super::Executor;
 use super::client::{Client, Mark};
+use super::moved;
 use super::object_ids::Forms;
-use super::transaction::moved;
 use crate::backend::Server;
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};

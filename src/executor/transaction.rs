@@ -15,7 +15,6 @@ mod snapshots;
 pub use apart::Answered;
 pub use constraints::ConstraintsOf;
 pub use servers::PoolsAtHand;
-pub use snapshots::moved;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,6 +1,10 @@
 //! Arguments as Postgres evaluated them. Field names are those of the SQL signatures.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{PgError, Result, SqlState};
 
 #[derive(Deserialize)]
 pub struct CreateDistributedTable {
@@ -106,4 +110,17 @@ pub struct RunCommand {
     pub command: Option<String>,
     pub parallel: Option<bool>,
     pub give_warning_for_connection_errors: Option<bool>,
+}
+
+/// Postgres has typed the arguments already; what doesn't fit here is our own mistake.
+pub fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
+    serde_json::from_value(arguments).map_err(|e| {
+        PgError::new(SqlState::INTERNAL_ERROR, format!("arguments of {name} do not fit its signature"))
+            .detail(e.to_string())
+    })
+}
+
+pub fn required<T>(argument: Option<T>, name: &str) -> Result<T> {
+    argument
+        .ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null")))
 }

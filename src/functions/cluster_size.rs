@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::arguments::ClusterEdit;
-use super::registry::{read, required};
+use super::arguments::{ClusterEdit, read, required};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::operations::cluster_size::request_workers;

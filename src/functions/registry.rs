@@ -4,12 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::arguments::{
     AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
-    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UndistributeTable, UpdateNode,
+    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UndistributeTable, UpdateNode, read, required,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -340,17 +339,4 @@ async fn add_node(
         is_active,
     };
     nodes::add_node(txn, &env.mover, request).await.map(|id| json!(id))
-}
-
-/// Postgres has typed the arguments already; what doesn't fit here is our own mistake.
-pub(super) fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
-    serde_json::from_value(arguments).map_err(|e| {
-        PgError::new(SqlState::INTERNAL_ERROR, format!("arguments of {name} do not fit its signature"))
-            .detail(e.to_string())
-    })
-}
-
-pub(super) fn required<T>(argument: Option<T>, name: &str) -> Result<T> {
-    argument
-        .ok_or_else(|| PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, format!("argument \"{name}\" must not be null")))
 }

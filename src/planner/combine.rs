@@ -15,8 +15,7 @@ use crate::sql::scope::ScopeNode;
 use crate::sql::tree::{Call, Distinct, Expr, Item, Select, TypeName};
 use crate::sql::{Splice, Spliced};
 
-use super::query::is_row_expression;
-use super::statement::{Pieces, Statement, has_call};
+use super::statement::{Pieces, Statement, has_call, is_row_expression};
 use super::{Combine, Plan, Rowset, Shards, functions};
 
 const ROWS: &str = "tenantry_rows_0";

@@ -12,7 +12,7 @@ use crate::sql::tree::{self, Body, Expr, ValuesRow};
 use crate::sql::{Access, Operand, Spliced};
 
 use super::modify::refuse_tenant_change;
-use super::statement::{Pieces, Statement};
+use super::statement::{Pieces, Statement, is_row_expression};
 use super::{Insert, InsertRow, InsertSelect, Mode, Plan, Scatter, pull, query, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
@@ -197,7 +197,7 @@ fn pushdown(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>
     let inner = *output.inner.as_ref()?.first()?;
     let grouped = !select.group_by.is_empty() || select.having.is_some();
     let rows_only = select.items.iter().all(|i| match i {
-        tree::Item::Expr { expr, .. } => grouped || query::is_row_expression(expr),
+        tree::Item::Expr { expr, .. } => grouped || is_row_expression(expr),
         _ => true,
     });
     let target = statement.relations.iter().position(|r| r.is_target)?;

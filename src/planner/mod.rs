@@ -8,6 +8,7 @@ mod defaults;
 mod foreign_key;
 mod function_call;
 mod functions;
+mod inline;
 mod insert;
 mod modify;
 mod names;

@@ -10,7 +10,7 @@ use crate::sql::lexer::is_keyword;
 use crate::sql::scope::Meaning;
 use crate::sql::{Operand, Splice, Spliced, With};
 
-use super::function_call::inline_splices;
+use super::inline::inline_splices;
 use super::names::quote_identifier;
 use super::statement::{Statement, ends, fitting};
 use super::{Combine, Plan, Rowset, Shards, unsupported};

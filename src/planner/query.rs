@@ -7,13 +7,13 @@ use crate::sql::clock::Clock;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::Meaning;
-use crate::sql::tree::{Body, Distinct, Expr, Item, Name, Select};
+use crate::sql::tree::{Body, Distinct, Item, Name, Select};
 use crate::sql::{Access, Operand, Spliced};
 
-use super::function_call::{inline_needs, inline_splices};
+use super::inline::{inline_needs, inline_splices};
 use super::names::{coordinator, names_managed_table};
 use super::session_effects::with_session_effects;
-use super::statement::{Statement, has_call, is_stored_as_written, meaning};
+use super::statement::{Statement, is_row_expression, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
 use super::{combine, defaults, insert, modify, pull};
 
@@ -204,9 +204,4 @@ impl Statement<'_> {
                 _ => true,
             })
     }
-}
-
-/// No aggregate and no window function: the value depends on one row (subqueries are judged by themselves).
-pub(super) fn is_row_expression(e: &Expr) -> bool {
-    !has_call(e, &|c| c.over.is_some() || !c.name.last().is_some_and(|n| functions::is_scalar(&n.value)))
 }

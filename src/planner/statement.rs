@@ -13,9 +13,9 @@ use crate::sql::scope::{Builder, Meaning, QueryNode, Relation, ScopeNode};
 use crate::sql::tree::{Body, Expr, Name, Query};
 use crate::sql::{Access, Operand, Splice, Spliced, With};
 
-use super::function_call::{inline_needs, inline_splices};
+use super::inline::{inline_needs, inline_splices};
 use super::names::quote_identifier;
-use super::{Context, Figures, Mode, Shards};
+use super::{Context, Figures, Mode, Shards, functions};
 
 /// Text, tree, relations and what is demanded of each.
 pub(super) struct Statement<'a> {
@@ -250,6 +250,11 @@ impl<'a> Statement<'a> {
     pub fn slice(&self, range: &Range<u32>) -> &'a str {
         &self.text[range.start as usize..range.end as usize]
     }
+}
+
+/// No aggregate and no window function: the value depends on one row (subqueries are judged by themselves).
+pub(super) fn is_row_expression(e: &Expr) -> bool {
+    !has_call(e, &|c| c.over.is_some() || !c.name.last().is_some_and(|n| functions::is_scalar(&n.value)))
 }
 
 /// First and last part of a name; names have at least one.

@@ -13,7 +13,7 @@ use crate::sql::{Access, Cursor, QualifiedName, Spliced};
 use super::copy::plan_copy;
 use super::ddl::{plan_create_partition, plan_table_statement, refuse_construct};
 use super::foreign_key::check_local_reference;
-use super::function_call::body_splices;
+use super::inline::body_splices;
 use super::names::{body_names_managed_table, coordinator, names_managed_table, resolve, table_in_schema};
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
 use super::session_command::plan_session;

@@ -11,7 +11,7 @@
 
 use super::Transaction;
 use crate::catalog::quote::{literal, shard_schema};
-use crate::error::{PgError, Result, SqlState};
+use crate::error::Result;
 use crate::shard_map::{NodeId, ShardGroupId};
 
 impl Transaction {
@@ -46,14 +46,8 @@ impl Transaction {
             names.join(", ")
         );
         if self.query(node, &sql).await?.is_empty() {
-            return Err(moved());
+            return Err(crate::executor::moved());
         }
         Ok(())
     }
-}
-
-/// The statement could not be brought to where the shard is now.
-pub fn moved() -> PgError {
-    PgError::new(SqlState::SERIALIZATION_FAILURE, "a shard was moved while the transaction used its node")
-        .hint("Retry the transaction.")
 }

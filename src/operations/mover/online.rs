@@ -8,6 +8,7 @@
 use std::future::Future;
 
 use super::copy::{self, Copied};
+use super::definition::Definition;
 use super::guard::Guard;
 use super::marker::Marker;
 use super::pieces::Routes;
@@ -15,7 +16,7 @@ use super::session::Session;
 use super::snapshot::SourceTable;
 use super::state::Move;
 use super::stream::Apply;
-use super::target::Target;
+use super::target::{self, Target};
 use super::throttle::Pace;
 use super::{MoverEnvironment, StopPoint, row_index, verify};
 use crate::backend::replication::{CreatedSlot, ReplicationConnection};
@@ -82,5 +83,16 @@ impl Online<'_> {
         };
         watch.during(following).await?;
         Ok(Followed { copied, marker, apply })
+    }
+}
+
+/// What is moved is made of what the source has.
+impl Making for Definition {
+    async fn build_keys_and_indexes(&self, online: &Online<'_>, mv: &Move) -> Result<()> {
+        target::build_keys_and_indexes(online.targets, mv, self).await
+    }
+
+    async fn finish(&self, online: &Online<'_>, mv: &Move, apply: &mut Apply) -> Result<()> {
+        target::finish(online.environment, online.targets, mv, self, &mut Some(apply)).await
     }
 }

@@ -7,7 +7,6 @@ use futures_util::future::try_join_all;
 
 use super::MoverEnvironment;
 use super::definition::Definition;
-use super::online::{Making, Online};
 use super::session::{self, Session, with_short_locks};
 use super::snapshot::marker_table;
 use super::state::Move;
@@ -123,16 +122,6 @@ pub async fn finish(
         }
     }
     Ok(())
-}
-
-impl Making for Definition {
-    async fn build_keys_and_indexes(&self, online: &Online<'_>, mv: &Move) -> Result<()> {
-        build_keys_and_indexes(online.targets, mv, self).await
-    }
-
-    async fn finish(&self, online: &Online<'_>, mv: &Move, apply: &mut Apply) -> Result<()> {
-        finish(online.environment, online.targets, mv, self, &mut Some(apply)).await
-    }
 }
 
 /// What stands where.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::plan::{Options, ShardMove, Weights, plan};
-use super::run::{Limits, carry_out_all, shard_sizes};
+use super::run::{Limits, carry_out_all};
+use super::sizes::{shard_sizes, shards_of};
 use super::strategy::Strategy;
 use crate::catalog::nodes::set_should_have_shards;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group};
-use crate::shard_map::{Node, NodeId, ShardId, ShardMap, Table, TableOid};
+use crate::shard_map::{Node, NodeId, ShardId, ShardMap, TableOid};
 
 /// `citus_move_shard_placement`, by node names or by node ids. All colocated shards move with it.
 pub async fn citus_move_shard_placement(
@@ -90,13 +91,6 @@ pub async fn get_rebalance_table_shards_plan(
         }
     }
     Ok(Value::Array(rows))
-}
-
-/// The tables of the moved group, each with its shard in it.
-pub(super) fn shards_of(map: &ShardMap, step: &ShardMove) -> Vec<(Arc<Table>, ShardId)> {
-    let in_group = |shard: &ShardId| map.group_of_shard(*shard).is_some_and(|(_, group)| group == step.group);
-    let shard_of = |table: &Table| table.shards.iter().copied().find(in_group);
-    map.tables_of(step.colocation).into_iter().filter_map(|t| shard_of(&t).map(|shard| (t, shard))).collect()
 }
 
 /// `citus_drain_node`: the node gets no more shards, and those it has go elsewhere.

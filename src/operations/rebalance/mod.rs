@@ -14,6 +14,7 @@ mod positions;
 pub mod preview;
 pub mod progress;
 mod run;
+mod sizes;
 mod strategy;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::call::{Planned, planned};
 use super::plan::{Bytes, ShardMove, Weights};
-use super::run::group_bytes;
+use super::sizes::group_bytes;
 use crate::error::Result;
 use crate::operations::mover::{MoverEnvironment, Notify};
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};

@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::call::shards_of;
 use super::plan::ShardMove;
 use super::positions::positions;
-use super::run::{address, shard_sizes};
+use super::run::address;
+use super::sizes::{shard_sizes, shards_of};
 use crate::catalog::pg_error;
 use crate::error::Result;
 use crate::operations::mover::MoverEnvironment;

@@ -1,19 +1,17 @@
 //! Measures, plans, and has the mover do it: several moves side by side, as the limits allow.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::call::shards_of;
-use super::plan::{Bytes, ShardMove};
-use crate::catalog::pg_error;
-use crate::catalog::shards::sizes;
+use super::plan::ShardMove;
+use super::sizes::shards_of;
 use crate::error::Result;
 use crate::operations::mover::{
     MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group,
 };
-use crate::shard_map::{NodeId, ShardId, ShardMap};
+use crate::shard_map::{NodeId, ShardMap};
 
 /// How many moves go on at the same time.
 #[derive(Debug, Clone, Copy)]
@@ -89,32 +87,6 @@ pub async fn carry_out(
     )));
     let request = MoveRequest { group: step.group, source: step.source, target: step.target, mode };
     move_shard_group(environment, request, notify).await
-}
-
-/// Bytes of every shard group, all its tables with their indexes, asked of each node once.
-pub async fn group_bytes(environment: &MoverEnvironment, map: &ShardMap) -> Result<Bytes> {
-    let mut bytes = Bytes::new();
-    for (shard, size) in shard_sizes(environment, map).await? {
-        if let Some((_, group)) = map.group_of_shard(shard) {
-            *bytes.entry(group).or_default() += size;
-        }
-    }
-    Ok(bytes)
-}
-
-/// Bytes of every shard, for plans that are shown.
-pub async fn shard_sizes(environment: &MoverEnvironment, map: &ShardMap) -> Result<HashMap<ShardId, u64>> {
-    let mut found = HashMap::new();
-    for node in map.active_workers() {
-        let Some(sql) = sizes(map, node.id) else { continue };
-        let client = environment.catalog.client(node.id).await?;
-        for row in client.query(&sql, &[]).await.map_err(pg_error)? {
-            let shard = row.try_get::<_, i32>(0).map(i64::from).or_else(|_| row.try_get::<_, i64>(0));
-            let bytes: Option<i64> = row.try_get(1).map_err(pg_error)?;
-            found.insert(ShardId(shard.map_err(pg_error)? as u64), bytes.unwrap_or(0).max(0) as u64);
-        }
-    }
-    Ok(found)
 }
 
 /// `host:port`, as messages show it.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use tokio_postgres::GenericClient;
 
 use super::plan::{Bytes, Weights};
-use super::run::group_bytes;
+use super::sizes::group_bytes;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::MoverEnvironment;
