@@ -71,8 +71,8 @@ pub(super) struct State {
     pub control: HashMap<u64, ControlLink>,
     pub outage: Option<Outage>,
     full: Option<Full>,
-    /// Settings may have changed since every pool was looked at.
-    may_be_too_wide: bool,
+    /// Settings or widths may have changed since every pool was looked at, or one was too wide then.
+    pub may_be_too_wide: bool,
 }
 
 /// One pool of one thread.
@@ -338,8 +338,8 @@ impl Node {
         }
         self.waiting.store(state.queues.len(), Ordering::Release);
         // Nothing else makes a pool too wide, and there may be many.
-        if settings.has_widths() || state.may_be_too_wide {
-            state.may_be_too_wide = state.pools.keys().any(|pool| state.is_too_wide(*pool, &settings));
+        if state.may_be_too_wide {
+            state.may_be_too_wide = state.pools.values().any(|pool| pool.open > pool.most(&settings));
         }
         let is_pressed = state.may_be_too_wide || state.is_over(room, &settings);
         self.is_pressed.store(is_pressed, Ordering::Release);

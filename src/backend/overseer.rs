@@ -91,6 +91,7 @@ impl Overseer {
             pool.width.look(&seen, settings.size);
             is_needed |= pool.width.is_wider(pool.open);
         }
+        state.may_be_too_wide = true;
         self.node.settle(state);
         (elapsed, is_needed && settings.has_widths())
     }
