@@ -2,10 +2,10 @@
 
 use crate::error::PgError;
 use crate::sql::clock::Clock;
-use crate::sql::lexer::{Token, fold, is_keyword};
+use crate::sql::lexer::{Token, fold, is_keyword, lex};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
-use crate::sql::tree::Name;
+use crate::sql::tree::{Body, Expr, Item, Name};
 use crate::sql::{Splice, With};
 
 use super::inline::{inline_needs, inline_splices, name_of_call};
@@ -28,6 +28,9 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     }
     if calls.is_empty() {
         return None;
+    }
+    if let Err(error) = refuse_columns(text, tokens, &calls, ctx) {
+        return Some(Err(error));
     }
     let (mut splices, mut needs) = (inline_splices(text, tokens, ctx), inline_needs(text, tokens, ctx));
     let clock = Clock::start(ctx.complexity.time);
@@ -80,6 +83,46 @@ pub(super) fn plan_function_call(text: &str, tokens: &[Token], ctx: &Context<'_>
     }
     let is_procedure = tokens.first().is_some_and(|token| is_keyword(text, token, "call"));
     Some(Ok(Plan::FunctionCall(FunctionCall { text: text.into(), calls, splices, needs, is_procedure })))
+}
+
+/// Arguments are evaluated once, before the statement runs: there is no row yet whose columns they could name.
+///
+/// Without a FROM clause there is none ever, which is Postgres's to say.
+fn refuse_columns(text: &str, tokens: &[Token], calls: &[Call], ctx: &Context<'_>) -> Result<(), PgError> {
+    let is_outside = |token: &&Token| !calls.iter().any(|call| call.arguments_at.contains(&token.start));
+    if !tokens.iter().filter(is_outside).any(|token| is_keyword(text, token, "from")) {
+        return Ok(());
+    }
+    for call in calls {
+        let alone = format!("SELECT f({})", &text[call.arguments_at.start as usize..call.arguments_at.end as usize]);
+        if names_column(&alone, ctx) {
+            return Err(PgError::unsupported(format!("arguments of function {} cannot be columns", call.name))
+                .detail("They are evaluated once, before the statement reads any row.")
+                .hint(format!(
+                    "Write a call for each row, as psql does with SELECT format('SELECT {}(%L, ...)', ...) FROM ... \\gexec",
+                    call.name
+                )));
+        }
+    }
+    Ok(())
+}
+
+/// Columns of a subquery's own FROM clause do not count. What is not understood names none.
+fn names_column(select: &str, ctx: &Context<'_>) -> bool {
+    let Ok(tokens) = lex(select, ctx.standard_conforming_strings) else { return false };
+    let clock = Clock::start(ctx.complexity.time);
+    let Ok(tree) = parse(select, &tokens, &ctx.complexity, &clock) else { return false };
+    let Body::Select(body) = &tree.body else { return false };
+    let mut found = false;
+    for item in &body.items {
+        if let Item::Expr { expr, .. } = item {
+            expr.walk(&mut |part| {
+                found |= matches!(part, Expr::Column(_));
+                true
+            });
+        }
+    }
+    found
 }
 
 /// A call that begins at token `at`; also the token behind it. Calls inside its arguments are part of them.
