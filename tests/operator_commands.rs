@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use support::serve::Serve;
+use support::serve::{Serve, psql_says};
 use support::served::Served;
 use support::wire_client::Client;
 use support::{Cluster, psql, wait_until};
@@ -240,6 +240,41 @@ fn a_request_that_nobody_carries_out_is_told_and_cancelled() {
     assert!(!refused.status.success() && why.contains("no change of the cluster's size is under way"), "{why}");
 }
 
+/// Goal: who asks for another size while one is being changed is told what the request waits for, in all three ways, and can take
+/// back that one alone.
+/// Method: nobody carries requests out, so the first one, which says that it is under way, stays so; it is paused.
+#[test]
+fn a_request_that_waits_says_for_which_and_is_cancelled_by_its_number() {
+    let served = Served::start(1);
+    served.psql("SELECT tenantry_cluster_edit(2)");
+    psql(&served.coordinator_dsn(), "UPDATE tenantry.cluster_request SET started_at = now()");
+    let told = psql_says(&served.dsn(0), "SELECT tenantry_cluster_edit(4)");
+    assert!(told.contains("request 2 waits for request 1\n"), "{told}");
+    assert!(told.contains("HINT:  To take it back, run: SELECT tenantry_cluster_cancel(2);"), "{told}");
+    served.psql("SELECT tenantry_cluster_pause()");
+    let port = served.proxy_port(0).to_string();
+    let arguments = ["cluster", "edit", "--workers", "3", "--port", &port].map(str::to_owned);
+    let waiting = std::thread::spawn(move || run(&arguments.each_ref().map(String::as_str)));
+    let requests = || served.psql("SELECT count(*) FROM tenantry.cluster_request");
+    assert!(wait_until(Duration::from_secs(60), || requests() == "3"), "{}", requests());
+
+    let command = |command: &str| run(&command.split(' ').chain(["--port", &port]).collect::<Vec<_>>());
+    let list: serde_json::Value = serde_json::from_slice(&command("cluster list --json").stdout).expect("JSON");
+    let detail = |at: usize| list[0]["requests"][at]["detail"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(detail(0), "waits for request 1, which is paused");
+    let cancelled = command("cluster cancel --request 3");
+    assert!(cancelled.status.success(), "{}", String::from_utf8_lossy(&cancelled.stderr));
+    let waited = waiting.join().expect("it ends");
+    let said = String::from_utf8_lossy(&waited.stdout);
+    assert!(said.contains("Pending 2/4  waits for request 1, which is paused"), "{said}");
+    assert_eq!(waited.status.code(), Some(1));
+    let refused = String::from_utf8_lossy(&command("cluster cancel --request 3").stderr).into_owned();
+    assert!(refused.contains("request 3 is not under way, and does not wait"), "{refused}");
+    assert_eq!(served.psql("SELECT tenantry_cluster_resume(1), tenantry_cluster_cancel(2)"), "1|2");
+    let states = "SELECT string_agg(state || ' ' || wish, ', ' ORDER BY id) FROM tenantry.cluster_request";
+    assert_eq!(served.psql(states), "Pending run, Cancelled cancel, Cancelled cancel");
+}
+
 /// Goal: a request that waits for another is not taken back when its turn comes, however long it has waited.
 /// Method: the test is who carries requests out. The first one ends after the time that nobody may need to take one, and the second
 /// is taken a moment later.
@@ -299,6 +334,8 @@ fn the_number_of_workers_is_asked_for_over_http() {
         ("/api/cluster", "open sesame", "two", "400"),
         ("/api/cluster/pause", "open sesame", "", "409"),
         ("/api/cluster/pause", "", "", "401"),
+        ("/api/cluster/cancel", "open sesame", r#"{"request": 1}"#, "409"),
+        ("/api/cluster/cancel", "open sesame", r#"{"request": "one"}"#, "400"),
         ("/api/cluster/explode", "open sesame", "", "404"),
     ] {
         let answer = ask("POST", path, token, body);

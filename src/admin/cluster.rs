@@ -3,7 +3,7 @@
 //! ```text
 //!   GET  /api/cluster                         workers, and the newest requests with their states
 //!   POST /api/cluster  {"workers": 4}         202 and {"id": 7}: `GET` shows how it goes
-//!        /api/cluster/{pause,resume,cancel}   the request that is carried out, or the next one
+//!        /api/cluster/{pause,resume,cancel}   the request that is carried out, or the next one; with {"request": 7} that one
 //! ```
 //!
 //! Changes need the bearer token of `admin.token`; without that setting nobody may change anything.
@@ -47,7 +47,7 @@ async fn edit(Extract(state): Extract<State>, headers: HeaderMap, body: String) 
     answer(StatusCode::ACCEPTED, ask(&state, &asked).await)
 }
 
-async fn wish(Extract(state): Extract<State>, Path(wish): Path<String>, headers: HeaderMap) -> Answer {
+async fn wish(Extract(state): Extract<State>, Path(wish): Path<String>, headers: HeaderMap, body: String) -> Answer {
     if let Err(refusal) = authorize(&state, &headers) {
         return refusal;
     }
@@ -56,7 +56,13 @@ async fn wish(Extract(state): Extract<State>, Path(wish): Path<String>, headers:
         "resume" => "run",
         _ => return (StatusCode::NOT_FOUND, Json(json!({ "error": "pause, resume and cancel are known" }))),
     };
-    let sql = format!("SELECT json_build_object('id', tenantry.wish_of_cluster_request('{wish}'))::text");
+    let number = serde_json::from_str::<Value>(&body).ok().and_then(|body| body["request"].as_i64());
+    if number.is_none() && !body.trim().is_empty() {
+        let text = r#"the body must be empty or {"request": N}"#;
+        return answer(StatusCode::OK, Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, text)));
+    }
+    let number = number.map_or("NULL".to_owned(), |number| number.to_string());
+    let sql = format!("SELECT json_build_object('id', tenantry.wish_of_cluster_request('{wish}', {number}))::text");
     answer(StatusCode::ACCEPTED, ask(&state, &sql).await)
 }
 

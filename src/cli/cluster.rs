@@ -24,15 +24,21 @@ pub enum Cluster {
     /// Stop changing the size after the step at hand, until it is resumed or cancelled.
     Pause {
         #[command(flatten)]
+        request: ByNumber,
+        #[command(flatten)]
         proxy: ProxyAddress,
     },
     /// Go on with what was paused.
     Resume {
         #[command(flatten)]
+        request: ByNumber,
+        #[command(flatten)]
         proxy: ProxyAddress,
     },
     /// Give up changing the size after the step at hand. What is done stays.
     Cancel {
+        #[command(flatten)]
+        request: ByNumber,
         #[command(flatten)]
         proxy: ProxyAddress,
     },
@@ -46,13 +52,24 @@ pub enum Cluster {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub struct ByNumber {
+    /// The request's number; without it, the one that is carried out or comes next.
+    #[arg(long = "request")]
+    number: Option<i64>,
+}
+
 impl Cluster {
     pub async fn run(self) -> Result<()> {
         match self {
             Cluster::Edit { workers, proxy } => edit(&proxy, workers).await,
-            Cluster::Pause { proxy } => wish(&proxy, "pause", "is paused after the step at hand").await,
-            Cluster::Resume { proxy } => wish(&proxy, "resume", "goes on").await,
-            Cluster::Cancel { proxy } => wish(&proxy, "cancel", "is cancelled after the step at hand").await,
+            Cluster::Pause { request, proxy } => {
+                wish(&proxy, "pause", &request, "is paused after the step at hand").await
+            }
+            Cluster::Resume { request, proxy } => wish(&proxy, "resume", &request, "goes on").await,
+            Cluster::Cancel { request, proxy } => {
+                wish(&proxy, "cancel", &request, "is cancelled after the step at hand").await
+            }
             Cluster::List { proxy, json } => list(&proxy, json).await,
         }
     }
@@ -107,8 +124,9 @@ async fn edit(proxy: &ProxyAddress, workers: u16) -> Result<()> {
     }
 }
 
-async fn wish(proxy: &ProxyAddress, wish: &str, what: &str) -> Result<()> {
-    let asked = proxy.connect().await?.ask(&format!("SELECT tenantry_cluster_{wish}()")).await?;
+async fn wish(proxy: &ProxyAddress, wish: &str, request: &ByNumber, what: &str) -> Result<()> {
+    let number = request.number.map(|number| number.to_string()).unwrap_or_default();
+    let asked = proxy.connect().await?.ask(&format!("SELECT tenantry_cluster_{wish}({number})")).await?;
     println!("request {} {what}", asked.number().ok_or_else(|| unreadable("id"))?);
     Ok(())
 }
@@ -162,7 +180,8 @@ struct Request {
 impl Request {
     async fn read(connection: &Connection, id: i64) -> Result<Self> {
         let sql = format!(
-            "SELECT id, workers, state, detail, ready, wanted, started_at FROM tenantry.cluster_request WHERE id = {id}"
+            "SELECT id, workers, state, {DETAIL} AS detail, ready, wanted, started_at \
+             FROM tenantry.cluster_request r WHERE id = {id}"
         );
         Self::from_row(&connection.ask(&sql).await?, 0)
     }

@@ -113,6 +113,7 @@ impl Dev {
         );
         if let Some(port) = self.admin_port {
             println!("  metrics       http://127.0.0.1:{port}/metrics");
+            println!("  dashboard     http://127.0.0.1:{port}/");
         }
         println!("  change size   tenantry cluster edit --workers {} --port {}", workers.len() + 2, self.port);
         println!();

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use super::arguments::{ClusterEdit, read, required};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
-use crate::operations::cluster_size::request_workers;
+use crate::operations::cluster_size::{DETAIL, request_workers};
+use crate::operations::create_distributed_table::notice;
 use crate::shard_map::NodeId;
 
 /// `tenantry_cluster_edit(workers)`: writes a request and answers its number. It is carried out after the commit, by
-/// whoever can start and stop servers.
+/// whoever can start and stop servers. A NOTICE says which one it waits for.
 ///
 /// Errors: 22023 for fewer than one worker.
 pub async fn request(name: &str, arguments: Value, txn: &mut Transaction) -> Result<Value> {
@@ -20,6 +21,14 @@ pub async fn request(name: &str, arguments: Value, txn: &mut Transaction) -> Res
     }
     let rows = txn.query(NodeId::COORDINATOR, &request_workers(workers)).await?;
     let id: i64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|id| id.parse().ok()).unwrap_or(0);
+    let sql = format!("SELECT {DETAIL} FROM tenantry.cluster_request r WHERE r.id = {id}");
+    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
+    if let Some(waits) = rows.first().and_then(|r| r[0].as_deref()).filter(|waits| !waits.is_empty()) {
+        txn.notice(
+            notice(&format!("request {id} {waits}"))
+                .hint(format!("To take it back, run: SELECT tenantry_cluster_cancel({id});")),
+        );
+    }
     Ok(json!(id))
 }
 

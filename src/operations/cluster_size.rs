@@ -57,10 +57,12 @@ pub fn request_workers(workers: impl Into<i64>) -> String {
     )
 }
 
-/// SQL for what is told of a request `r` beside its state. Where nobody starts servers that is said after a while.
-pub const DETAIL: &str = "CASE WHEN r.finished_at IS NULL AND r.started_at IS NULL AND r.created_at < now() - interval '10 s' \
-    AND NOT EXISTS (SELECT FROM tenantry.cluster_request o WHERE o.finished_at IS NULL AND o.started_at IS NOT NULL) \
-    THEN 'nobody has taken it: only tenantry dev starts and ends servers' ELSE r.detail END";
+/// SQL for what is told of a request `r` beside its state: which one it waits for, and, after a while, that nobody starts servers.
+pub const DETAIL: &str = "CASE WHEN r.finished_at IS NULL AND r.started_at IS NULL THEN coalesce( \
+    (SELECT 'waits for request ' || o.id || CASE o.wish WHEN 'pause' THEN ', which is paused' ELSE '' END \
+     FROM tenantry.cluster_request o WHERE o.finished_at IS NULL AND o.id < r.id ORDER BY o.id LIMIT 1), \
+    CASE WHEN r.created_at < now() - interval '10 s' THEN 'nobody has taken it: only tenantry dev starts and ends servers' END, \
+    r.detail) ELSE r.detail END";
 
 /// Works until the connection is lost.
 async fn serve(

@@ -417,7 +417,7 @@ pub(super) async fn seal_shell(txn: &mut Transaction, definition: &TableDefiniti
 }
 
 /// What a client sees as `NOTICE: message`.
-pub(super) fn notice(message: &str) -> PgError {
+pub fn notice(message: &str) -> PgError {
     PgError::new(SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE"), message)
 }
 
