@@ -114,7 +114,8 @@ pub struct Facts {
     max_replication_slots: i32,
     max_wal_senders: i32,
     encoding: String,
-    /// Provider, collation and character classes of the database.
+    /// Provider of the database's collation, its locale and rules there, and the locales of libc. Versions of PostgreSQL name them
+    /// otherwise.
     locale: String,
     extensions: Vec<String>,
     available_extensions: Vec<String>,
@@ -131,7 +132,8 @@ pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
              (SELECT system_identifier FROM pg_control_system()) || '/' || pg_postmaster_start_time(), \
              current_setting('max_wal_senders')::int, \
              (SELECT concat_ws(' ', CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' ELSE 'builtin' END, \
-                  datcollate, datctype) FROM pg_database WHERE datname = current_database()), \
+                  coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), to_jsonb(d) ->> 'daticurules', \
+                  datcollate, datctype) FROM pg_database d WHERE datname = current_database()), \
              ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1), \
              ARRAY(SELECT name::text FROM pg_available_extensions)",
             &[],
@@ -161,6 +163,37 @@ const VERSION_MIN: i32 = 150000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog;
+    use crate::dev_cluster::{self, DevCluster, ports::PortRange};
+
+    /// Goal: servers that sort by ICU, but each by another locale, are told apart.
+    #[tokio::test]
+    async fn the_locale_of_icu_counts() {
+        let ports = PortRange::reserve();
+        let servers = DevCluster::start(dev_cluster::Settings {
+            base_port: ports.first,
+            workers: 1,
+            shared_buffers_mib: 16,
+            ..dev_cluster::Settings::default()
+        })
+        .unwrap();
+        let mut facts_of = Vec::new();
+        for (server, locale) in [(servers.coordinator(), "de"), (servers.workers()[0], "sv")] {
+            let address = Address { host: "127.0.0.1".into(), port: server.port() };
+            let mut settings = catalog::Settings::default();
+            let made = format!("CREATE DATABASE app TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{locale}'");
+            connect(&settings, &address).await.unwrap().batch_execute(&made).await.unwrap();
+            settings.dbname = "app".into();
+            facts_of.push(facts(&connect(&settings, &address).await.unwrap()).await.unwrap());
+        }
+        let complaints = unfit(&facts_of[1], &facts_of[0], "app");
+        assert!(
+            complaints.len() == 1 && complaints[0].starts_with("Its database sorts text by icu sv "),
+            "{complaints:?}"
+        );
+        assert!(complaints[0].contains("the coordinator's by icu de "), "{complaints:?}");
+        servers.stop();
+    }
 
     #[test]
     fn everything_that_is_wrong_is_told() {
