@@ -1,4 +1,4 @@
-//! Rebalances with moves side by side on four workers, while clients write.
+//! Rebalances on real servers: moves side by side while clients write, what is told of them, and who may be where.
 
 mod support;
 
@@ -173,6 +173,38 @@ fn what_is_being_moved_is_told_while_it_is() {
     let said = psql_command(&served.dsn(0)).args(["-c", more]).output().expect("psql runs");
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert_eq!(said.matches("table notes has no replica identity").count(), 1, "{said}");
+}
+
+/// Goal: a tenant has a server to itself, whatever is rebalanced, by a strategy of the operator's own.
+#[test]
+fn a_strategy_keeps_a_server_for_one_tenant() {
+    let served = Served::start(3);
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY); CREATE TABLE notes (tenant int, note text)");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 6)");
+    served.psql("SELECT create_distributed_table('notes', 'tenant', colocate_with => 'items')");
+    served.psql("INSERT INTO items SELECT generate_series(1, 100); INSERT INTO notes SELECT t, 'n' FROM generate_series(1, 100) t");
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(2)));
+    served.psql(&format!("SELECT tenantry_isolate_tenant('notes', 7, {node})"));
+    served.psql(&format!(
+        "CREATE FUNCTION apart(shard bigint, node int) RETURNS boolean LANGUAGE sql AS $$ SELECT (node = {node}) = EXISTS
+             (SELECT FROM tenantry_tenants t WHERE t.shardid = shard AND t.tenant = '7') $$"
+    ));
+    served.psql(
+        "SELECT citus_add_rebalance_strategy('apart', 'citus_shard_cost_by_disk_size', 'citus_node_capacity_1', 'apart', 0.1),
+             citus_set_default_rebalance_strategy('apart')",
+    );
+    let expected = "SELECT shard_groups_after FROM tenantry_rebalance_preview() ORDER BY nodeport";
+    assert_eq!(served.psql(expected), "3\n3\n1");
+    served.psql("SELECT citus_rebalance_start()");
+    served.psql("SELECT citus_rebalance_wait()");
+    let of_tables = "SELECT string_agg(DISTINCT table_name::text, ' '), count(*) FROM citus_shards WHERE nodeport =";
+    assert_eq!(served.psql(&format!("{of_tables} {}", served.worker_port(2))), "items notes|2");
+    let rows = "SELECT count(*) FILTER (WHERE tenant = 7), count(*) FROM";
+    let group = "SELECT shard_group_id FROM tenantry.shard JOIN tenantry_tenants USING (shardid) WHERE table_name = 'items'::regclass";
+    let there = served.psql(group);
+    assert_eq!(psql(&served.worker_dsn(2), &format!("{rows} public_{there}.items")), "1|1");
+    assert_eq!(served.psql("SELECT count(*) FROM get_rebalance_table_shards_plan()"), "0", "it stays so");
+    assert_eq!(served.psql(&format!("{rows} items JOIN notes USING (tenant)")), "1|100");
 }
 
 /// In Citus's words and places.

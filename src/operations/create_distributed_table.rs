@@ -38,6 +38,7 @@ pub struct Request {
 
 pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -> Result<()> {
     check_request(&request)?;
+    let expected = wait_for_moves(txn, &request).await?;
     let family = lock_and_read(txn, request.table).await?;
     let definition = family.root();
     let map = txn.map();
@@ -45,8 +46,14 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     refuse_partition_alone(definition)?;
     let (column, hash) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
     family.check_kinds()?;
-    let (colocation, is_new) = colocation(txn, &map, definition, column, &request).await?;
-    if !is_new {
+    let known = known_colocation(txn, &map, definition, column, &request).await?;
+    let is_new = known.is_none();
+    let colocation = match known {
+        Some(colocation) => colocation,
+        None => new_colocation(txn, &map, column, &request).await?,
+    };
+    // Another has made it, or the table was changed, while the locks were waited for.
+    if !is_new && known != expected {
         keep_moves_out(txn, &BTreeSet::from([colocation])).await?;
     }
     let map = txn.map();
@@ -90,6 +97,23 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         seal_shell(txn, member).await?;
     }
     Ok(())
+}
+
+/// Keeps moves out of the colocation group that the table is to join, if there is one, and tells which. While they are waited for,
+/// the table is read and written, and other tables are distributed: a move of this kind may need the same locks to end.
+async fn wait_for_moves(txn: &mut Transaction, request: &Request) -> Result<Option<ColocationId>> {
+    refuse_old_snapshot(txn).await?;
+    let map = txn.reload_map().await?;
+    let definition = TableDefinition::read(txn, request.table).await?;
+    refuse_distributed(&map, &definition)?;
+    let (column, _) = distribution_column(&definition, request.column.as_deref().unwrap_or_default())?;
+    let known = known_colocation(txn, &map, &definition, column, request).await?;
+    if let Some(colocation) = known {
+        // Who adds a node has these two in the same order.
+        txn.query(NodeId::COORDINATOR, nodes::lock_against_changes()).await?;
+        keep_moves_out(txn, &BTreeSet::from([colocation])).await?;
+    }
+    Ok(known)
 }
 
 pub(super) fn check_request(request: &Request) -> Result<()> {
@@ -202,29 +226,34 @@ pub(super) fn distribution_column<'a>(
     Ok((column, hash))
 }
 
-/// The colocation group to join, or a fresh one (then true).
-async fn colocation(
+/// The colocation group to join.
+async fn known_colocation(
     txn: &mut Transaction,
     map: &ShardMap,
     definition: &TableDefinition,
     column: &ColumnDefinition,
     request: &Request,
-) -> Result<(ColocationId, bool)> {
-    let count = wanted_shard_count(request);
-    let fresh = tables::insert_colocation(count, column.type_oid, column.collation_oid);
+) -> Result<Option<ColocationId>> {
     match request.colocate_with.to_ascii_lowercase().as_str() {
         "default" => {
-            let known = tables::find_colocation(count, column.type_oid, column.collation_oid);
-            if let Some(id) = number(txn, &known).await? {
-                return Ok((ColocationId(id as u32), false));
-            }
+            let known = tables::find_colocation(wanted_shard_count(request), column.type_oid, column.collation_oid);
+            Ok(number(txn, &known).await?.map(|id| ColocationId(id as u32)))
         }
-        "none" => {}
-        _ => return colocate_with(txn, map, definition, column, &request.colocate_with).await.map(|id| (id, false)),
+        "none" => Ok(None),
+        _ => colocate_with(txn, map, definition, column, &request.colocate_with).await.map(Some),
     }
+}
+
+async fn new_colocation(
+    txn: &mut Transaction,
+    map: &ShardMap,
+    column: &ColumnDefinition,
+    request: &Request,
+) -> Result<ColocationId> {
     refuse_without_workers(map)?;
+    let fresh = tables::insert_colocation(wanted_shard_count(request), column.type_oid, column.collation_oid);
     let id = number(txn, &fresh).await?.unwrap_or_default();
-    Ok((ColocationId(id as u32), true))
+    Ok(ColocationId(id as u32))
 }
 
 async fn colocate_with(

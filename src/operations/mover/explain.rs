@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::room::Room;
 use super::session::Session;
-use super::{MoveRequest, MoverEnvironment, TransferMode, address, check, schemas, session, snapshot};
+use super::{MoveRequest, MoverEnvironment, TransferMode, address, check, group_of, schemas, session, snapshot};
 use crate::catalog::pg_error;
 use crate::catalog::quote::shard_schema;
 use crate::error::{PgError, Result, SqlState};
@@ -138,9 +138,7 @@ pub(super) async fn request(environment: &MoverEnvironment, map: &ShardMap, argu
         number("shard_id").ok_or_else(|| null("shard_id"))?
     };
     let target = NodeId(u32::try_from(number("node_id").ok_or_else(|| null("node_id"))?).unwrap_or(u32::MAX));
-    let (colocation, group) = map.group_of_shard(ShardId(shard as u64)).ok_or_else(|| {
-        PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find valid entry for shard {shard}"))
-    })?;
+    let (colocation, group) = group_of(map, ShardId(shard as u64), "move")?;
     let source = map.colocation(colocation).and_then(|c| c.group(group)).map(|g| g.node);
     let source = source.ok_or_else(|| {
         PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find a placement of shard {shard}"))

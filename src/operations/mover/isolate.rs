@@ -20,9 +20,9 @@ pub async fn isolate_tenant_to_new_shard(
     notify: &Notify<'_>,
 ) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
-    let (table, _) = distributed(&map, arguments)?;
-    let cascades = arguments.get("cascade_option").and_then(Value::as_str).unwrap_or_default();
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;
+    let (table, _) = distributed(&probe, &map, arguments).await?;
+    let cascades = arguments.get("cascade_option").and_then(Value::as_str).unwrap_or_default();
     if !cascades.eq_ignore_ascii_case("cascade") && has_colocated(&probe, &table).await? {
         let (name, tenant) = (readable(&table.name), tenant_text(arguments)?);
         return Err(PgError::unsupported(format!("cannot isolate tenant because \"{name}\" has colocated tables"))
@@ -99,7 +99,7 @@ impl Found {
 
 /// Errors: 22023 for a node that cannot take it, 0A000 and 55000 for a tenant that cannot be isolated, or is.
 async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, node: Option<NodeId>) -> Result<Found> {
-    let (table, hash) = distributed(map, arguments)?;
+    let (table, hash) = distributed(catalog, map, arguments).await?;
     if let Some(node) = node
         && !map.active_workers().any(|n| n.id == node && n.should_have_shards)
     {
@@ -128,9 +128,17 @@ async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, nod
 /// The table that a call is about.
 ///
 /// Errors: 42P01 for a local table, 0A000 for a reference table.
-pub fn distributed(map: &ShardMap, arguments: &Value) -> Result<(Table, crate::shard_map::HashType)> {
+pub async fn distributed(
+    catalog: &session::Session,
+    map: &ShardMap,
+    arguments: &Value,
+) -> Result<(Table, crate::shard_map::HashType)> {
     let oid = arguments.get("table_name").and_then(Value::as_u64).ok_or_else(|| is_null("table_name"))?;
-    let table = map.table_by_oid(TableOid(oid as u32)).ok_or_else(|| not_distributed(&oid.to_string()))?;
+    let Some(table) = map.table_by_oid(TableOid(oid as u32)) else {
+        let sql = "SELECT $1::oid::regclass::text";
+        let row = catalog.query_one(sql, &[&(oid as u32)]).await.map_err(pg_error)?;
+        return Err(not_distributed(row.get(0)));
+    };
     match table.kind {
         TableKind::Distributed { hash, .. } => Ok((Table::clone(table), hash)),
         TableKind::Reference => Err(PgError::unsupported(

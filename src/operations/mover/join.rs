@@ -77,7 +77,7 @@ pub async fn tenantry_return_tenant(
 
 /// The table, the shard group of its tenant and that of the tenant's interval.
 async fn find(catalog: &Session, map: &ShardMap, arguments: &Value) -> Result<(Table, ShardGroup, ShardGroup)> {
-    let (table, hash) = distributed(map, arguments)?;
+    let (table, hash) = distributed(catalog, map, arguments).await?;
     let text = canonical(catalog, &table, &tenant_text(arguments)?).await?;
     let colocation = map.colocation(table.colocation).ok_or_else(|| not_distributed(&table.name))?;
     let value = hash.read_text(&text);

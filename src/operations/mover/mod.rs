@@ -102,8 +102,9 @@ mod unite_tests;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::catalog::quote::readable;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardMap};
+use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardId, ShardMap};
 use copy::Copied;
 use cutover::{Cutover, Sides};
 use environment::STOPPED;
@@ -382,6 +383,23 @@ async fn finish_switched(environment: &MoverEnvironment, catalog: &Session, mv: 
     }
 }
 
+/// What the shard belongs to. `what` is to be done with it.
+///
+/// Errors: 42704 for an unknown shard, 0A000 for a reference table's.
+pub fn group_of(map: &ShardMap, shard: ShardId, what: &str) -> Result<(ColocationId, ShardGroupId)> {
+    map.group_of_shard(shard).ok_or_else(|| {
+        match map.tables().find(|table| table.is_reference() && table.shards.contains(&shard)) {
+            Some(table) => PgError::unsupported(format!("cannot {what} a shard of a reference table"))
+                .detail(format!("Every node has a copy of {}.", readable(&table.name))),
+            None => unknown_shard(shard),
+        }
+    })
+}
+
+fn unknown_shard(shard: ShardId) -> PgError {
+    PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find valid entry for shard {shard}"))
+}
+
 /// The group's colocation group, and whether it is on the target already.
 fn check(map: &ShardMap, request: MoveRequest) -> Result<(ColocationId, bool)> {
     let MoveRequest { group, source, target, .. } = request;
@@ -443,5 +461,9 @@ fn schemas(map: &ShardMap, colocation: ColocationId) -> Vec<String> {
 }
 
 fn error_with_move(error: PgError, mv: &Move) -> PgError {
-    error.field(b'W', format!("moving shard group {} from node {} to node {}", mv.group, mv.source, mv.target))
+    let what = match &mv.table {
+        Some(table) => format!("distributing table {}", readable(&table.name)),
+        None => format!("moving shard group {} from node {} to node {}", mv.group, mv.source, mv.target),
+    };
+    error.field(b'W', what)
 }

@@ -104,7 +104,7 @@ pub async fn tables(source: &Session, mv: &Move, map: &ShardMap, routes: &Routes
         if row.get(2) {
             return Err(PgError::unsupported(format!("cannot move a shard of the unlogged table \"{name}\""))
                 .detail("Changes of unlogged tables are not replicated.")
-                .hint(format!("Run ALTER TABLE {} SET LOGGED first.", identifier(&name))));
+                .hint(format!("Run ALTER TABLE {} SET LOGGED first.", readable(&name))));
         }
         let schema: &str = row.get(0);
         // Each shard group has all of them.

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::pieces::Piece;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas};
+use super::{
+    MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, group_of, schemas, unknown_shard,
+};
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{ColocationId, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap};
@@ -96,12 +98,12 @@ async fn split(
     cut: impl Fn(ShardId, &ShardGroup) -> Result<(Vec<i32>, Vec<NodeId>)>,
 ) -> Result<Value> {
     let map = environment.catalog.refresh().await?;
-    let (colocation, group) = group_of(&map, shard)?;
+    let (colocation, group) = group_to_cut(&map, shard)?;
     let known = taking_part(&group, &cut(shard, &group)?.1);
     let catalog = begin(environment, colocation, &known).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
-    let (colocation, group) = group_of(&map, shard)?;
+    let (colocation, group) = group_to_cut(&map, shard)?;
     let (points, nodes) = cut(shard, &group)?;
     if let Some(node) = nodes.iter().find(|id| !map.active_workers().any(|n| n.id == **id && n.should_have_shards)) {
         return Err(invalid(format!("node {node} cannot take shards"))
@@ -128,15 +130,10 @@ fn taking_part(group: &ShardGroup, nodes: &[NodeId]) -> BTreeSet<NodeId> {
 }
 
 /// Errors: 42704 for an unknown shard, 0A000 for one that has no interval to cut.
-fn group_of(map: &ShardMap, shard: ShardId) -> Result<(ColocationId, ShardGroup)> {
-    let found = map.group_of_shard(shard).and_then(|(id, group)| Some((id, map.colocation(id)?.group(group)?.clone())));
-    let Some((colocation, group)) = found else {
-        if map.tables().any(|table| table.is_reference() && table.shards.contains(&shard)) {
-            return Err(PgError::unsupported("cannot split a shard of a reference table"));
-        }
-        let message = format!("could not find valid entry for shard {shard}");
-        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, message));
-    };
+fn group_to_cut(map: &ShardMap, shard: ShardId) -> Result<(ColocationId, ShardGroup)> {
+    let (colocation, group) = group_of(map, shard, "split")?;
+    let group = map.colocation(colocation).and_then(|known| known.group(group)).ok_or_else(|| unknown_shard(shard))?;
+    let group = group.clone();
     match &group.tenant {
         None => Ok((colocation, group)),
         Some(tenant) => Err(PgError::unsupported(format!("cannot split shard {shard}"))

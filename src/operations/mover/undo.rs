@@ -397,7 +397,7 @@ fn refuse_other_kinds(mv: &Move) -> Option<PgError> {
     let (what, hint) = if mv.table.is_some() {
         (
             "create_distributed_table_concurrently",
-            "INSERT INTO a local table SELECT ..., then drop this one.".to_owned(),
+            "Make it a local table again with undistribute_table(table_name).".to_owned(),
         )
     } else if let Some(part) = &mv.part {
         let tenant = literal(&part.tenant.text);

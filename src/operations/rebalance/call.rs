@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio_postgres::GenericClient;
 
 use super::plan::{Options, ShardMove, Weights, plan};
 use super::run::{Limits, carry_out_all};
@@ -15,8 +16,10 @@ use super::strategy::Strategy;
 use crate::catalog::nodes::set_should_have_shards;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::mover::{MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group};
-use crate::shard_map::{Node, NodeId, ShardId, ShardMap, TableOid};
+use crate::operations::mover::{
+    MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, group_of, move_shard_group,
+};
+use crate::shard_map::{ColocationId, Node, NodeId, ShardId, ShardMap, TableOid};
 
 /// `citus_move_shard_placement`, by node names or by node ids. All colocated shards move with it.
 pub async fn citus_move_shard_placement(
@@ -26,10 +29,7 @@ pub async fn citus_move_shard_placement(
 ) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
     let map = environment.catalog.refresh().await?;
-    let shard = ShardId(integer(arguments, "shard_id")? as u64);
-    let Some((_, group)) = map.group_of_shard(shard) else {
-        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("could not find valid entry for shard {shard}")));
-    };
+    let (_, group) = group_of(&map, ShardId(integer(arguments, "shard_id")? as u64), "move")?;
     let (source, target) = if arguments.get("source_node_id").is_some() {
         (NodeId(integer(arguments, "source_node_id")? as u32), NodeId(integer(arguments, "target_node_id")? as u32))
     } else {
@@ -130,17 +130,35 @@ pub(super) struct Planned {
 /// The moves that the arguments ask for, with what they were weighed by.
 pub(super) async fn planned(environment: &MoverEnvironment, arguments: &Value, notify: &Notify<'_>) -> Result<Planned> {
     let map = environment.catalog.refresh().await?;
-    let strategy = {
+    let (strategy, only) = {
         let client = environment.catalog.client(NodeId::COORDINATOR).await?;
-        Strategy::find(&**client, arguments.get("rebalance_strategy").and_then(Value::as_str)).await?
+        let name = arguments.get("rebalance_strategy").and_then(Value::as_str);
+        (Strategy::find(&**client, name).await?, only(&**client, &map, arguments).await?)
     };
-    let options = options(&map, arguments, &strategy, notify)?;
+    let options = options(&map, arguments, &strategy, only, notify);
     let weights = strategy.weigh(environment, &map).await?;
     let moves = plan(&map, &weights, &options);
     Ok(Planned { map, moves, weights })
 }
 
-fn options(map: &ShardMap, arguments: &Value, strategy: &Strategy, notify: &Notify<'_>) -> Result<Options> {
+/// The colocation group of the table that the call names, if it names one.
+async fn only(client: &impl GenericClient, map: &ShardMap, arguments: &Value) -> Result<Option<ColocationId>> {
+    let Some(relation) = arguments.get("relation").and_then(Value::as_u64) else { return Ok(None) };
+    if let Some(table) = map.table_by_oid(TableOid(relation as u32)) {
+        return Ok(Some(table.colocation));
+    }
+    let row = client.query_one("SELECT $1::oid::regclass::text", &[&(relation as u32)]).await.map_err(pg_error)?;
+    let message = format!("relation {} is not distributed", row.get::<_, &str>(0));
+    Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message))
+}
+
+fn options(
+    map: &ShardMap,
+    arguments: &Value,
+    strategy: &Strategy,
+    only: Option<ColocationId>,
+    notify: &Notify<'_>,
+) -> Options {
     let number = |name: &str| arguments.get(name).and_then(Value::as_f64);
     let mut threshold = number("threshold").unwrap_or(strategy.default_threshold);
     if threshold < strategy.minimum_threshold {
@@ -162,24 +180,14 @@ fn options(map: &ShardMap, arguments: &Value, strategy: &Strategy, notify: &Noti
         .filter_map(|shard| map.group_of_shard(ShardId(shard)))
         .map(|(_, group)| group)
         .collect();
-    let only = match arguments.get("relation").and_then(Value::as_u64) {
-        None => None,
-        Some(relation) => {
-            let table = map.table_by_oid(TableOid(relation as u32)).ok_or_else(|| {
-                PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "relation is not distributed")
-                    .detail(format!("The relation with oid {relation} is not a distributed table."))
-            })?;
-            Some(table.colocation)
-        }
-    };
-    Ok(Options {
+    Options {
         threshold,
         improvement_threshold: number("improvement_threshold").unwrap_or(strategy.improvement_threshold),
         max_shard_moves: limit.map(|limit| usize::try_from(limit).unwrap_or(0)),
         excluded,
         drain_only: arguments.get("drain_only").and_then(Value::as_bool).unwrap_or(false),
         only,
-    })
+    }
 }
 
 fn node_at<'a>(map: &'a ShardMap, (host, port): (&str, i64)) -> Option<&'a Node> {
