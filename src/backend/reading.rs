@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   DO, a function ──set_config──> the server reports it ──> put back before the client's next text comes
+//!   the same, and more behind it in one packet ──> SET of the proxy's own between the two, because nothing is reported before the Sync
 //! ```
 
 use super::Server;
+use crate::wire::frontend::Bind;
+use crate::wire::reply_queue::To;
 
 /// What texts are read by, and how the proxy reads them.
 const READ_BY: [(&str, &str); 2] = [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")];
@@ -19,23 +22,47 @@ pub(super) fn is_otherwise(name: &str, value: &str) -> bool {
 }
 
 impl Server {
-    /// May it read texts otherwise than the proxy?
-    pub fn reads_otherwise(&self) -> bool {
-        self.reads_otherwise
+    /// Code that nobody can look into is on its way: what it sets is reported with the next ReadyForQuery only.
+    pub fn note_hidden_code(&mut self) {
+        self.has_hidden_code = true;
     }
 
-    /// Puts that back; the settings that were otherwise, as the client is to be told. The server is not in a failed transaction.
-    pub async fn read_as_the_proxy(&mut self) -> Vec<(String, String)> {
-        let mut put_back = Vec::new();
+    /// May it read texts otherwise than the proxy?
+    pub fn may_read_otherwise(&self) -> bool {
+        self.reads_otherwise || self.has_hidden_code
+    }
+
+    /// Has what is queued from here on read as the proxy reads it, in a transaction that has not failed. The portal without a name is
+    /// gone then.
+    pub fn queue_reading(&mut self) {
+        if !self.may_read_otherwise() {
+            return;
+        }
         for (name, ours) in READ_BY {
-            if self.parameter(name).is_some_and(|value| is_otherwise(name, value)) {
-                if self.query(&format!("SET {name} TO '{ours}'")).await.is_err() {
-                    self.poison();
-                }
-                put_back.push((name.to_owned(), ours.to_owned()));
+            self.queue_parse("", &put_back(name, ours), &[], To::Nobody);
+            self.queue_bind(&Bind::text(&[]), b"", "", To::Nobody);
+            self.queue_execute(b"", 0, To::Nobody);
+        }
+        self.has_hidden_code = false;
+    }
+
+    /// The same for a server that owes nothing; the settings that it has told to be otherwise, as the client is to be told.
+    pub async fn read_as_the_proxy(&mut self) -> Vec<(String, String)> {
+        let mut told = Vec::new();
+        for (name, ours) in READ_BY {
+            let is_otherwise = self.parameter(name).is_some_and(|value| is_otherwise(name, value));
+            if (is_otherwise || self.has_hidden_code) && self.query(&put_back(name, ours)).await.is_err() {
+                self.poison();
+            }
+            if is_otherwise {
+                told.push((name.to_owned(), ours.to_owned()));
             }
         }
-        self.reads_otherwise = false;
-        put_back
+        (self.reads_otherwise, self.has_hidden_code) = (false, false);
+        told
     }
+}
+
+fn put_back(name: &str, ours: &str) -> String {
+    format!("SET {name} TO '{ours}'")
 }

@@ -64,6 +64,8 @@ pub struct Server {
     parameters: Vec<(String, String)>,
     /// A parameter by which it would read texts otherwise than the proxy has come.
     pub(super) reads_otherwise: bool,
+    /// Code is under way that may set one.
+    pub(super) has_hidden_code: bool,
     pub prepared: Prepared,
     pub settings: SessionSettings,
     /// What clients leave behind that `settings` does not tell.
@@ -101,6 +103,7 @@ impl Server {
             key: (0, Bytes::new()),
             parameters: Vec::new(),
             reads_otherwise: false,
+            has_hidden_code: false,
             prepared: Prepared::new(usize::MAX),
             settings: SessionSettings::default(),
             leftovers: Leftovers::default(),
@@ -284,6 +287,8 @@ impl Server {
 
     fn note_ready(&mut self, status: Status) {
         self.status = status;
+        // That of a BEGIN before it tells nothing of it.
+        self.has_hidden_code &= self.owes();
         self.end_patience();
         if self.replies.is_empty()
             && let Some(asked) = self.asked.take()

@@ -250,6 +250,11 @@ impl Transaction {
         self.kind == Kind::Auto && self.may_write
     }
 
+    /// Has code run in it that nobody here can read?
+    pub fn has_hidden_code(&self) -> bool {
+        self.is_opaque || self.pins == Some(Pin::Unknown)
+    }
+
     /// Is there a connection to the coordinator that the session keeps, or will?
     pub fn is_pinned(&self) -> bool {
         self.pins.is_some() || self.pinned.is_some()

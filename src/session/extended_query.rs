@@ -276,6 +276,7 @@ impl Session {
                 participant.is_unsynced = true;
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 let server = &mut participant.server;
+                server.queue_reading();
                 if let Some(key) = key {
                     server.ensure_prepared(key, &statement.types, to, || query.render(group));
                     server.queue_bind_prepared(&bind, key);
@@ -392,12 +393,16 @@ impl Session {
             // The error may be one that the server knows nothing of.
             self.refuse_if_failed()?;
             self.turn_to(node).await?;
+            let hides = self.txn().has_hidden_code();
             let participant = self.transaction.as_mut().and_then(|t| t.participant(node)).expect("joined");
             participant.is_unsynced = true;
             if matches!(self.portals.get(name), Some(Portal::OnServer { nests: true, .. })) {
                 participant.server.queue_describe(Target::Portal(name), To::Nobody);
             }
             participant.server.queue_execute(name, limit, To::Client);
+            if hides {
+                participant.server.note_hidden_code();
+            }
             return Ok(());
         }
         match self.portals.get_mut(name) {

@@ -81,10 +81,11 @@ impl Session {
         if self.is_interrupted() {
             return Err(interrupted());
         }
-        match &mut self.transaction {
-            Some(txn) if txn.is_unsynced() => txn.require_atomic().await,
-            _ => Ok(()),
+        if let Some(txn) = self.transaction.as_mut().filter(|txn| txn.is_unsynced()) {
+            txn.require_atomic().await?;
         }
+        self.keep_reading_alike().await;
+        Ok(())
     }
 
     pub(super) async fn flush_message(&mut self) -> Result<()> {

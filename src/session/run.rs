@@ -386,10 +386,10 @@ impl Session {
     }
 
     /// Hidden code may have changed how servers read texts. A failed transaction takes no statement; its end puts everything back.
-    async fn keep_reading_alike(&mut self) {
+    pub(super) async fn keep_reading_alike(&mut self) {
         let in_block = self.transaction.as_mut().filter(|txn| !txn.failed).into_iter();
         let in_block = in_block.flat_map(|txn| txn.participants()).map(|participant| &mut participant.server);
-        for server in in_block.chain(&mut self.pinned).filter(|server| server.reads_otherwise()) {
+        for server in in_block.chain(&mut self.pinned).filter(|server| server.may_read_otherwise()) {
             self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
         }
     }

@@ -329,6 +329,64 @@ pub fn hidden_code_does_not_change_how_texts_are_read(stage: &Stage) {
     }
 }
 
+/// Threats T28 and T29 of docs/threats.md: the same for what comes in one packet with it, whose answers nobody waits for.
+pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stage) {
+    let sets =
+        "set_config('standard_conforming_strings', 'off', false), set_config('client_encoding', 'latin1', false)";
+    let body = format!("BEGIN PERFORM {sets}; RETURN 1; END");
+    stage.served.psql(&format!("CREATE FUNCTION unread() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"));
+    let block = format!("= DO $$ BEGIN PERFORM {sets}; END $$");
+    let text = "= SELECT 'a\\', 'b', 'ä'";
+    let of_tenant = "= SELECT count(*), 'a\\', 'b', 'ä' FROM items WHERE tenant = 1 AND name <> 'd\\'";
+    let of_all = "= SELECT count(*), 'a\\', 'b', 'ä' FROM items WHERE name <> 'd\\'";
+    let parsed = "P s : SELECT 'a\\', $1::text";
+    for hides in ["= SELECT unread()", &block] {
+        for (rest, wanted) in [
+            (&[text][..], "a\\,b,ä"),
+            (&[text, "H", hides, text], "a\\,b,ä"),
+            (&[of_tenant], "3,a\\,b,ä"),
+            (&[of_all], "120,a\\,b,ä"),
+            (&[parsed, "B - s : ä", "E - 0", "C S s"], "a\\,ä"),
+            (&[parsed, "D S s", "B - s : ä", "E - 0", "C S s"], "a\\,ä"),
+            (&["B - known : ä", "E - 0"], "a\\,ä"),
+            (&["= SET app.said = 'ä\\'", "= SHOW app.said"], "ä\\"),
+            (&["= SAVEPOINT s", text], "a\\,b,ä"),
+            (&["= SAVEPOINT s", hides, "= ROLLBACK TO s", text], "a\\,b,ä"),
+        ] {
+            for (begin, end) in [("BEGIN", "COMMIT"), ("BEGIN", "ROLLBACK"), ("SELECT 1", "SELECT 1")] {
+                if rest[0].contains("SAVEPOINT") && begin != "BEGIN" {
+                    continue;
+                }
+                let mut one = stage.superuser();
+                one.send(&[frame(&parsed.replace("P s", "P known")), frame("S")].concat());
+                one.answers_until("Z");
+                one.query(begin);
+                for _ in 0..2 {
+                    let messages = [&[hides], rest, &["S"]].concat();
+                    one.send(&messages.iter().flat_map(|line| frame(line)).collect::<Vec<_>>());
+                    let said = one.answers_until("Z");
+                    let last = said.iter().rfind(|answer| answer.starts_with('D')).cloned();
+                    assert_eq!(last, Some(format!("D {wanted}")), "{begin}, {hides}, {rest:?}: {said:?}");
+                    assert_eq!(code(&said), "no error", "{begin}, {hides}, {rest:?}: {said:?}");
+                    for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")] {
+                        assert_eq!(one.told.get(name).map(String::as_str), Some(value), "{begin}: the client knows");
+                    }
+                }
+                one.query(end);
+                assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{end}");
+            }
+        }
+        // Several statements of one Query.
+        let mut one = stage.superuser();
+        let hides = &hides[2..];
+        for rest in [text, of_tenant] {
+            let said = one.query(&format!("{hides}; {}", &rest[2..]));
+            assert!(said.iter().any(|answer| answer.ends_with("a\\,b,ä")), "{hides}: {said:?}");
+        }
+    }
+    stage.served.psql("DROP FUNCTION unread()");
+}
+
 pub fn what_cannot_be_carried_is_refused(stage: &Stage) {
     let mut one = stage.superuser();
     for sql in [
