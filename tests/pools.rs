@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::meddler::{Meddler, answers};
+use support::meddler::{Meddler, Rows, answers};
 use support::served::{Served, Stop};
 use support::wire_client::Client;
 use support::{psql, signal, wait_until};
@@ -510,10 +510,49 @@ fn t26_a_broken_server_harms_nobody(served: &Served, tenants: &[String]) {
             assert_eq!(other.query(&read(tenant)), ONE_ROW, "after answer {number}");
         }
     }
+    rows_of_another_width_are_believed_nowhere(served, tenants, &meddler);
     t43_a_write_whose_answer_is_lost_is_in_doubt(&mut client, &tenants[1]);
     client.query(&format!("BEGIN; UPDATE items SET id = 2 WHERE tenant = {}", tenants[1]));
     meddler.swallows_commit.store(true, Ordering::SeqCst);
     assert_eq!(client.query("COMMIT"), "E(08007) Z(I)", "nobody knows");
     assert_eq!(client.query(&read(&tenants[1])), ONE_ROW);
     served.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {})", served.worker_port(1)));
+}
+
+/// Rows that are passed on as they are nobody counts; wherever they are put together, or read for the proxy's own sake, they must have the
+/// values that their description names.
+fn rows_of_another_width_are_believed_nowhere(served: &Served, tenants: &[String], meddler: &Meddler) {
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    // Who looks at every node for such meets them too.
+    let worker = served.worker_dsn(1);
+    psql(&worker, "BEGIN; CREATE TABLE undecided (); PREPARE TRANSACTION 'somebody''s own'");
+    let has_looked = || served.logged(0).contains("could not look for prepared transactions");
+    for rows in [Rows::WithoutTheLastValue, Rows::WithOneMoreValue, Rows::CutShort] {
+        for sql in [
+            "SELECT id FROM items",
+            "SELECT id FROM items ORDER BY tenant",
+            "SELECT count(*) FROM items",
+            "SELECT tenant, count(*), max(id) FROM items GROUP BY tenant",
+            "UPDATE items SET id = 1 RETURNING id",
+            "SELECT count(*) FROM citus_stat_activity",
+        ] {
+            meddler.tell_rows(rows);
+            let said = client.query(sql);
+            assert!(said.ends_with("E(08006) Z(I)") && !said.contains("C("), "{rows:?}, {sql}: {said}");
+            meddler.tell_rows(Rows::AsTheyAre);
+            assert_eq!(client.query("SELECT id FROM items"), "T D(1) D(1) C(SELECT 2) Z(I)", "after {rows:?}, {sql}");
+        }
+        // Nobody can tell who has written, so nothing is committed.
+        client.query("BEGIN");
+        for tenant in tenants {
+            client.query(&format!("UPDATE items SET id = 7 WHERE tenant = {tenant}"));
+        }
+        meddler.tell_rows(rows);
+        assert_eq!(client.query("COMMIT"), "E(08006) Z(I)", "{rows:?}");
+        assert!(wait_until(PATIENCE, has_looked), "{}", served.logged(0));
+        meddler.tell_rows(Rows::AsTheyAre);
+        assert_eq!(client.query("SELECT id FROM items"), "T D(1) D(1) C(SELECT 2) Z(I)", "{rows:?}");
+    }
+    psql(&worker, "ROLLBACK PREPARED 'somebody''s own'");
+    assert!(!served.logged(0).contains("panicked"), "{}", served.logged(0));
 }

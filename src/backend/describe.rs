@@ -27,7 +27,7 @@ impl Description {
 
     /// Of the rows that the statement returns.
     pub fn columns(&self) -> usize {
-        self.fields.as_ref().and_then(|f| f.first_chunk::<2>()).map_or(0, |count| u16::from_be_bytes(*count).into())
+        self.fields.as_deref().and_then(rows::column_count).map_or(0, usize::from)
     }
 }
 
@@ -51,7 +51,10 @@ impl Server {
                         break;
                     }
                 }
-                (_, b't') => description.parameters = rows::read_parameter_description(frame.payload())?,
+                (_, b't') => {
+                    let parameters = rows::read_parameter_description(frame.payload());
+                    description.parameters = parameters.map_err(|_| self.lost("server sent a broken description"))?;
+                }
                 (_, b'T') => description.fields = Some(frame.bytes.slice(HEADER_LEN..)),
                 _ => {}
             }

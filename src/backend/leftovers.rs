@@ -60,7 +60,7 @@ impl Server {
             return Ok(true);
         }
         let rows = self.query(KEPT).await?;
-        Ok(rows.first().and_then(|row| row[0].as_deref()) != Some("f"))
+        Ok(rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some("f"))
     }
 }
 

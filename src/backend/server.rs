@@ -466,7 +466,8 @@ impl Server {
         self.broken && !self.has_unsent() && self.replies.owes_an_end()
     }
 
-    fn lost(&mut self, why: &str) -> PgError {
+    /// It is given up. 08006, with the reason.
+    pub fn lost(&mut self, why: &str) -> PgError {
         self.broken = true;
         PgError::new(SqlState::CONNECTION_FAILURE, "connection to a node was lost").detail(why.to_owned())
     }
@@ -556,6 +557,8 @@ async fn unless_lost<T>(link: &Link, wanted: impl Future<Output = T>) -> Option<
 /// What is kept of the buffer of what was sent.
 const KEEP_LEN: usize = 256 * 1024;
 const SILENT: &str = "the node does not answer";
+/// It cannot be read, or has another number of values than there are columns.
+pub const BROKEN_ROW: &str = "server sent a row that does not fit its description";
 
 /// Source: libpq, fe-misc.c.
 const CLOSED: &str = "server closed the connection unexpectedly";

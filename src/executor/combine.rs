@@ -39,7 +39,7 @@ async fn make_room(txn: &mut Transaction, plan: &Combine) -> Result<()> {
     let names: Vec<_> = plan.rowsets.iter().map(|rowset| rowset.name.clone()).collect();
     if txn.rowsets.are_uncertain || names.iter().any(|name| txn.rowsets.names.contains(name)) {
         let rows = txn.query(NodeId::COORDINATOR, "SELECT EXISTS (SELECT FROM pg_catalog.pg_cursors)").await?;
-        let is_read = rows.first().and_then(|row| row[0].as_deref()) != Some("f");
+        let is_read = rows.first().and_then(|row| row.first()).and_then(Option::as_deref) != Some("f");
         let mut earlier = std::mem::take(&mut txn.rowsets.names);
         earlier.extend(names.iter().filter(|name| !earlier.contains(name)).cloned().collect::<Vec<_>>());
         let mut sql = String::new();

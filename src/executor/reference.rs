@@ -108,7 +108,10 @@ async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWri
             names.join(", ")
         );
         if let Some(row) = txn.query(NodeId::COORDINATOR, &sql).await?.first() {
-            return Err(differs(plan, format!("Function \"{}\" is not immutable.", row[0].as_deref().unwrap_or(""))));
+            return Err(differs(
+                plan,
+                format!("Function \"{}\" is not immutable.", row.first().and_then(Option::as_deref).unwrap_or("")),
+            ));
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use super::object_ids::Forms;
 use super::relay::{Routed, in_the_users_terms, names_moved_shard};
 use super::{Client, Executor, Participant, Transaction, Use};
-use crate::backend::Server;
+use crate::backend::{BROKEN_ROW, Server};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{Insert, Scatter};
 use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
@@ -298,7 +298,7 @@ async fn work(
         true => Some(To::Client),
         false => request.bind.result_formats().contains(&1).then_some(To::Nobody),
     };
-    let mut forms = None;
+    let mut columns = Columns::default();
     for worker in at_work.iter_mut() {
         worker.queue_more(request, &mut describe);
         worker.participant.server.flush().await?;
@@ -314,7 +314,7 @@ async fn work(
                 worker.participant.server.flush().await?;
             }
             sink.begin_task();
-            match read_answer(executor, &mut worker.participant, sink, &mut forms, failure.is_some()).await? {
+            match read_answer(executor, &mut worker.participant, sink, &mut columns, failure.is_some()).await? {
                 Ok(more) => {
                     count.rows += more.rows;
                     count.command = more.command;
@@ -332,6 +332,15 @@ async fn work(
         }
     }
     failure.map_or(Ok(count), Err)
+}
+
+/// Of all shards' rows alike.
+#[derive(Default)]
+struct Columns {
+    /// Once a description or a row has come.
+    count: Option<u16>,
+    /// Where their values name types.
+    forms: Option<Forms>,
 }
 
 struct Worker<'b> {
@@ -367,7 +376,7 @@ async fn read_answer(
     executor: &Executor,
     participant: &mut Participant,
     sink: &mut Sink<'_>,
-    forms: &mut Option<Forms>,
+    columns: &mut Columns,
     discard: bool,
 ) -> Result<Result<Count>> {
     let (mut count, mut error) = (Count::default(), None);
@@ -383,17 +392,25 @@ async fn read_answer(
                 error.get_or_insert(server_error);
             }
             (Verdict::Part(due) | Verdict::Last(due), tag) => match tag {
-                b'D' if !discard => match forms {
-                    None => sink.row(&frame.bytes).await?,
-                    Some(forms) => {
-                        let mut row = BytesMut::from(frame.bytes);
-                        executor.object_ids.translate_rows(&executor.catalog, node, forms, &mut row).await;
-                        sink.row(&row.freeze()).await?;
+                b'D' if !discard => {
+                    let count = rows::column_count(frame.payload());
+                    if count.is_none() || columns.count.is_some() && columns.count != count {
+                        return Err(server.lost(BROKEN_ROW));
                     }
-                },
+                    columns.count = count;
+                    match &columns.forms {
+                        None => sink.row(&frame.bytes).await?,
+                        Some(forms) => {
+                            let mut row = BytesMut::from(frame.bytes);
+                            executor.object_ids.translate_rows(&executor.catalog, node, forms, &mut row).await;
+                            sink.row(&row.freeze()).await?;
+                        }
+                    }
+                }
                 b'T' => {
+                    columns.count = rows::column_count(frame.payload());
                     let mut description = BytesMut::from(frame.bytes);
-                    *forms = executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
+                    columns.forms = executor.object_ids.translate(&executor.catalog, node, &mut description, 0).await;
                     if due.to == To::Client {
                         sink.description(&description.freeze());
                     }

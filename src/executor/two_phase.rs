@@ -20,6 +20,7 @@ use deadpool_postgres::Object;
 use futures_util::future::join_all;
 
 use super::{Executor, Participant};
+use crate::backend::Row;
 use crate::catalog;
 use crate::catalog::two_phase::{Decision, Undecided};
 use crate::error::{PgError, Result, SqlState};
@@ -128,7 +129,8 @@ async fn commit_several(executor: &Executor, participants: &mut [Participant]) -
 async fn ask_who_wrote(participants: &mut [Participant]) -> Result<Vec<bool>> {
     let ask = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
     let answers = join_all(participants.iter_mut().map(|p| p.server.query(ask))).await;
-    answers.into_iter().map(|rows| Ok(rows?.first().and_then(|r| r[0].as_deref()) == Some("t"))).collect()
+    let is_true = |rows: Vec<Row>| rows.first().and_then(|row| row.first()).and_then(Option::as_deref) == Some("t");
+    answers.into_iter().map(|rows| rows.map(is_true)).collect()
 }
 
 /// The coordinator, when it wrote, is never prepared: its COMMIT is the decision, the row for it being part of what it

@@ -94,6 +94,12 @@ pub fn read_parameter_description(payload: &[u8]) -> Result<Vec<u32>> {
     Ok(types)
 }
 
+/// How many columns a RowDescription's or DataRow's payload says that it has.
+#[inline]
+pub fn column_count(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|count| u16::from_be_bytes(*count))
+}
+
 /// The values of a DataRow's payload.
 pub fn read_data_row(payload: &[u8]) -> Result<Vec<Option<&[u8]>>> {
     let mut r = Reader::new(payload);

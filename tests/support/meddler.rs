@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// Stands between a proxy and a server. Passes everything on, until a statement says `meddle:N`: that is answered with
 /// `answers()[N]`.
@@ -16,6 +16,19 @@ pub struct Meddler {
     /// New connections are closed at once, and counted.
     pub refuses: Arc<AtomicBool>,
     pub refused: Arc<AtomicUsize>,
+    /// How rows are told from now on, one of `Rows`.
+    pub rows: Arc<AtomicU8>,
+}
+
+/// How the server tells its rows.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub enum Rows {
+    AsTheyAre,
+    WithoutTheLastValue,
+    WithOneMoreValue,
+    /// They say that they have one more value than they have.
+    CutShort,
 }
 
 /// What the server says instead, and what the client must hear.
@@ -47,6 +60,8 @@ impl Meddler {
         let swallows = swallows_commit.clone();
         let (refuses, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (closes, closed) = (refuses.clone(), refused.clone());
+        let rows = Arc::new(AtomicU8::new(Rows::AsTheyAre as u8));
+        let told = rows.clone();
         std::thread::spawn(move || {
             for proxy in listener.incoming().map_while(Result::ok) {
                 if closes.load(Ordering::SeqCst) {
@@ -55,16 +70,57 @@ impl Meddler {
                 }
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) else { continue };
                 let (mut from_server, mut to_proxy) = (server.try_clone().unwrap(), proxy.try_clone().unwrap());
+                let told = told.clone();
                 std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from_server, &mut to_proxy);
+                    let _ = tell(&mut from_server, &mut to_proxy, &told);
                     let _ = to_proxy.shutdown(std::net::Shutdown::Both);
                 });
                 let swallows = swallows.clone();
                 std::thread::spawn(move || meddle(proxy, server, &swallows));
             }
         });
-        Self { port, swallows_commit, refuses, refused }
+        Self { port, swallows_commit, refuses, refused, rows }
     }
+
+    pub fn tell_rows(&self, how: Rows) {
+        self.rows.store(how as u8, Ordering::SeqCst);
+    }
+}
+
+/// Passes on what the server says, frame by frame. The proxy asks for no encryption here.
+fn tell(server: &mut TcpStream, proxy: &mut TcpStream, rows: &AtomicU8) -> std::io::Result<()> {
+    let mut server = std::io::BufReader::new(server);
+    loop {
+        let mut head = [0; 5];
+        server.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut payload = vec![0; length - 4];
+        server.read_exact(&mut payload)?;
+        if head[0] == b'D' {
+            twist(&mut payload, rows.load(Ordering::SeqCst));
+        }
+        let length = u32::try_from(payload.len() + 4).expect("short").to_be_bytes();
+        proxy.write_all(&[&head[..1], &length, &payload].concat())?;
+    }
+}
+
+fn twist(row: &mut Vec<u8>, how: u8) {
+    let count = u16::from_be_bytes([row[0], row[1]]);
+    let count = match how {
+        _ if how == Rows::WithoutTheLastValue as u8 => {
+            let values = tenantry::wire::rows::read_data_row(row).expect("the server's own");
+            let last = values.last().expect("a column").map_or(0, <[u8]>::len);
+            row.truncate(row.len() - 4 - last);
+            count - 1
+        }
+        _ if how == Rows::WithOneMoreValue as u8 => {
+            row.extend((-1i32).to_be_bytes());
+            count + 1
+        }
+        _ if how == Rows::CutShort as u8 => count + 1,
+        _ => count,
+    };
+    row[..2].copy_from_slice(&count.to_be_bytes());
 }
 
 fn meddle(mut proxy: TcpStream, mut server: TcpStream, swallows_commit: &AtomicBool) {

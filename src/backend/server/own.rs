@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Row, Server};
+use super::{BROKEN_ROW, Row, Server};
 use crate::backend::settings::SessionSettings;
 use crate::error::{PgError, Result};
 use crate::transport::timer;
@@ -38,7 +38,7 @@ impl Server {
 
     async fn read_replies(&mut self, refuse_copy: bool, keep_all: bool) -> Result<Vec<Row>> {
         self.flush().await?;
-        let (mut result, mut error) = (Vec::new(), None);
+        let (mut result, mut error, mut columns) = (Vec::new(), None, None);
         while self.owes() {
             if self.pop_simulated().is_some() {
                 continue;
@@ -56,9 +56,16 @@ impl Server {
                     let tag = frame.payload().strip_suffix(&[0]).unwrap_or(frame.payload());
                     self.last_tag = String::from_utf8_lossy(tag).into_owned();
                 }
-                (_, b'T') if !keep_all => result.clear(),
+                (_, b'T') => {
+                    columns = rows::column_count(frame.payload());
+                    if !keep_all {
+                        result.clear();
+                    }
+                }
                 (_, b'D') => {
-                    let row = rows::read_data_row(frame.payload())?;
+                    let row = rows::read_data_row(frame.payload()).ok();
+                    let row = row.filter(|_| columns.is_none() || columns == rows::column_count(frame.payload()));
+                    let row = row.ok_or_else(|| self.lost(BROKEN_ROW))?;
                     result.push(row.iter().map(|v| v.map(|v| String::from_utf8_lossy(v).into_owned())).collect());
                 }
                 (_, b'G') if refuse_copy => {
