@@ -44,17 +44,21 @@ fn nobody_gets_in_who_should_not_and_everybody_who_should() {
     for name in ["server", "app", "nobody"] {
         authority.sign(name);
     }
+    for (name, subject) in ODD_SUBJECTS {
+        authority.sign_as(name, subject);
+    }
     let tls = |mode: &str| {
         let (certificate, key, ca) =
             (authority.file("server.crt"), authority.file("server.key"), authority.file("ca.crt"));
         format!("[tls]\nmode = \"{mode}\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\nclient_ca = \"{ca}\"")
     };
-    let rules = "hba = [\"hostssl all app 127.0.0.0/8 scram-sha-256\", \"hostssl all postgres 127.0.0.0/8 cert\", \
+    let rules = "login_timeout = \"3s\"\nhba = [\"hostssl all app 127.0.0.0/8 scram-sha-256\", \"hostssl all postgres 127.0.0.0/8 cert\", \
                  \"host all late all reject\", \"host all old all md5\"]";
     let mut encrypted = Serve::start(&cluster, cluster.port() + 13, rules, &tls("allow"));
     psql_encrypts_and_checks_who_answers(&authority, encrypted.port);
     nothing_in_the_clear_is_read_behind_a_request_for_tls(encrypted.port);
     tls_at_once_needs_alpn(encrypted.port);
+    tls_at_once_is_no_way_around_a_rule(&authority, encrypted.port);
     rules_decide(&authority, encrypted.port);
     a_certificate_is_renewed_without_a_restart(&authority, &encrypted);
     assert!(encrypted.is_running());
@@ -155,6 +159,25 @@ fn messages_of_a_login_come_in_their_order(port: u16) {
     let mut stream = greeted(port, "app");
     stream.write_all(&initial("SCRAM-SHA-256", 18, b"n,a=postgres,n=,r=")).expect("it is read");
     assert!(says(&to_the_end(&mut stream), "C0A000"));
+    // Behind the challenge, too, only its answer is legal; who it is was said in the first packet.
+    let again = |user: &str, database: &str| startup_packet(3 << 16, &[("user", user), ("database", database)]);
+    for message in [
+        again("postgres", "postgres"),
+        again("postgres", "elsewhere"),
+        again("app", "postgres"),
+        tagged(b'Q', b"SELECT 1\0"),
+        tagged(b'X', b""),
+        tagged(b'p', b""),
+        initial("SCRAM-SHA-256", 11, b"n,,n=,r=abc"),
+    ] {
+        let mut stream = greeted(port, "app");
+        stream.write_all(&initial("SCRAM-SHA-256", 11, b"n,,n=,r=abc")).expect("it is read");
+        assert_eq!(frame_of(&mut stream)[0], b'R');
+        stream.write_all(&message).expect("it is read");
+        let answer = to_the_end(&mut stream);
+        assert!(says(&answer, "C08P01") || message[0] == b'X', "{message:?}: {}", String::from_utf8_lossy(&answer));
+        assert!(!says(&answer, "R\0\0\0\x08\0\0\0\0"), "{message:?}: it is in");
+    }
     // A proof of zeros, and one that is none.
     for (proof, code) in [("A".repeat(43) + "=", "C28P01"), ("zz".to_owned(), "C08P01")] {
         let mut stream = greeted(port, "app");
@@ -176,6 +199,8 @@ fn options_are_bounded(port: u16) {
         let said = login(&format!("options='{options}'"));
         assert!(said.contains("FATAL"), "{options}: {said}");
     }
+    let long = login(&format!("options='-c app.long={}'", "x".repeat(9_500)));
+    assert_eq!(long, "1", "nearly as long as a first packet may be");
     let many: String = (0..300).map(|n| format!("-c app.s{n}=v ")).collect();
     assert_eq!(login(&format!("options='{many}'")), "1");
     let name = "x''; CREATE TABLE stolen (); --";
@@ -224,6 +249,16 @@ fn roles_are_what_the_coordinator_says(port: u16, cluster: &Cluster) {
     assert_eq!(login("app", "battery"), "app");
     assert!(login("app", "correct horse").contains("password authentication failed"));
     psql_says(&dsn(port, "app", "battery", "disable"), "ALTER ROLE app PASSWORD 'correct horse'");
+    // So is a role that loses its right to log in, or goes; and nobody is an admin of the proxy for having a password.
+    cluster.psql("CREATE ROLE leaver LOGIN PASSWORD 'leaver'");
+    assert_eq!(login("leaver", "leaver"), "leaver");
+    let console = format!("{} dbname=tenantry", dsn(port, "leaver", "leaver", "disable"));
+    let refused = psql_says(&console, "SHOW POOLS");
+    assert!(refused.contains("permission denied for database \"tenantry\""), "{refused}");
+    cluster.psql("ALTER ROLE leaver NOLOGIN");
+    assert!(login("leaver", "leaver").contains("role \"leaver\" is not permitted to log in"));
+    cluster.psql("DROP ROLE leaver");
+    assert!(login("leaver", "leaver").contains("password authentication failed"));
     // One session and no more.
     let sleeping =
         std::thread::spawn(move || psql_says(&dsn(port, "single", "single", "disable"), "SELECT pg_sleep(3)"));
@@ -264,14 +299,20 @@ fn nothing_in_the_clear_is_read_behind_a_request_for_tls(port: u16) {
     stream.write_all(&[SSL, &startup[..], &tagged(b'Q', b"SELECT 1\0")].concat()).expect("it is read");
     let answer = to_the_end(&mut stream);
     assert!(says(&answer, "C08P01") && says(&answer, "received unencrypted data after SSL request"));
-    // Half a handshake.
-    let mut stream = connect(port);
-    stream.write_all(SSL).expect("it is read");
-    let mut yes = [0; 1];
-    stream.read_exact(&mut yes).expect("an answer");
-    assert_eq!(yes, *b"S");
-    stream.write_all(&[0x16, 3, 1, 2, 0, 1]).expect("it is read");
-    stream.shutdown(Shutdown::Both).expect("it is open");
+    // Half a handshake, of somebody who goes and of somebody who stays.
+    for goes in [true, false] {
+        let mut stream = connect(port);
+        stream.write_all(SSL).expect("it is read");
+        let mut yes = [0; 1];
+        stream.read_exact(&mut yes).expect("an answer");
+        assert_eq!(yes, *b"S");
+        stream.write_all(&[0x16, 3, 1, 2, 0, 1]).expect("it is read");
+        if goes {
+            stream.shutdown(Shutdown::Both).expect("it is open");
+        } else {
+            to_the_end(&mut stream);
+        }
+    }
 }
 
 /// T06
@@ -294,6 +335,33 @@ fn tls_at_once_needs_alpn(port: u16) {
     assert!(without.contains("without ALPN"), "{without}");
 }
 
+/// T06. What openssl is told by the server to whom it sends these packets within TLS, at once.
+fn tls_at_once_is_no_way_around_a_rule(authority: &Authority, port: u16) {
+    let told = |user: &str, certificate: Option<&str>| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["s_client", "-quiet", "-alpn", "postgresql", "-connect", &format!("127.0.0.1:{port}")]);
+        if let Some(name) = certificate {
+            let (certificate, key) = (authority.file(&format!("{name}.crt")), authority.file(&format!("{name}.key")));
+            openssl.args(["-cert", &certificate, "-key", &key]);
+        }
+        let pipe = std::process::Stdio::piped;
+        let mut openssl =
+            openssl.stdin(pipe()).stdout(pipe()).stderr(std::process::Stdio::null()).spawn().expect("openssl runs");
+        let startup = startup_packet(3 << 16, &[("user", user), ("database", "postgres")]);
+        let mut packets = openssl.stdin.take().expect("it is piped");
+        packets.write_all(&[&startup[..], &tagged(b'X', b"")].concat()).expect("it is read");
+        let said = openssl.wait_with_output().expect("it ends").stdout;
+        drop(packets);
+        said
+    };
+    for certificate in [None, Some("app"), Some("twice")] {
+        assert!(says(&told("postgres", certificate), "C28000"), "{certificate:?}");
+    }
+    assert!(says(&told("late", Some("app")), "C28000"), "a rule rejects it");
+    // And who has a rule is asked for what it says.
+    assert!(says(&told("app", None), "SCRAM-SHA-256-PLUS"));
+}
+
 fn rules_decide(authority: &Authority, port: u16) {
     let clear = psql_says(&dsn(port, "app", "correct horse", "disable"), "SELECT 1");
     let wanted = "no pg_hba.conf entry for host \"127.0.0.1\", user \"app\", database \"postgres\", no encryption";
@@ -307,7 +375,10 @@ fn rules_decide(authority: &Authority, port: u16) {
         let (certificate, key) = (authority.file(&format!("{name}.crt")), authority.file(&format!("{name}.key")));
         format!("{} sslcert={certificate} sslkey={key}", dsn(port, "postgres", "x", "require"))
     };
-    assert!(psql_says(&own("app"), "SELECT 1").contains("certificate authentication failed for user \"postgres\""));
+    for name in ODD_SUBJECTS.iter().map(|(name, _)| *name).chain(["app"]) {
+        let said = psql_says(&own(name), "SELECT 1");
+        assert!(said.contains("certificate authentication failed for user \"postgres\""), "{name}: {said}");
+    }
     let without = psql_says(&dsn(port, "postgres", "x", "require"), "SELECT 1");
     assert!(without.contains("connection requires a valid client certificate"), "{without}");
 }
@@ -397,6 +468,14 @@ fn says(answer: &[u8], text: &str) -> bool {
     answer.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+/// Certificates whose names are not quite that of role postgres, by file.
+const ODD_SUBJECTS: [(&str, &str); 5] = [
+    ("twice", "/CN=postgres/CN=app"),
+    ("also", "/CN=app/CN=postgres"),
+    ("upper", "/CN=Postgres"),
+    ("longer", "/CN=postgres "),
+    ("elsewhere", "/O=postgres/OU=postgres"),
+];
 const SSL: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 const GSS: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 48];
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -134,10 +134,18 @@ impl Authority {
         self.sign_for(name, "DNS:localhost, IP:127.0.0.1");
     }
 
+    /// The same with a subject of its own, as openssl's `-subj` has it.
+    pub fn sign_as(&self, name: &str, subject: &str) {
+        self.sign_whole(name, subject, "DNS:localhost, IP:127.0.0.1");
+    }
+
     /// The same, for these hosts, as openssl's `subjectAltName` has them.
     pub fn sign_for(&self, name: &str, hosts: &str) {
+        self.sign_whole(name, &format!("/CN={name}"), hosts);
+    }
+
+    fn sign_whole(&self, name: &str, subject: &str, hosts: &str) {
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
-        let subject = format!("/CN={name}");
         self.openssl(&[
             "req",
             "-newkey",
@@ -146,7 +154,7 @@ impl Authority {
             "ec_paramgen_curve:prime256v1",
             "-nodes",
             "-subj",
-            &subject,
+            subject,
             "-keyout",
             &key,
             "-out",
