@@ -46,20 +46,23 @@ impl Server {
         self.has_hidden_code = false;
     }
 
-    /// The same for a server that owes nothing; the settings that it has told to be otherwise, as the client is to be told.
+    /// The same for a server that owes nothing; what the client is to be told then.
     pub async fn read_as_the_proxy(&mut self) -> Vec<(String, String)> {
-        let mut told = Vec::new();
+        let otherwise = self.told_otherwise();
         for (name, ours) in READ_BY {
-            let is_otherwise = self.parameter(name).is_some_and(|value| is_otherwise(name, value));
+            let is_otherwise = otherwise.iter().any(|(other, _)| other == name);
             if (is_otherwise || self.has_hidden_code) && self.query(&put_back(name, ours)).await.is_err() {
                 self.poison();
             }
-            if is_otherwise {
-                told.push((name.to_owned(), ours.to_owned()));
-            }
         }
         (self.reads_otherwise, self.has_hidden_code) = (false, false);
-        told
+        otherwise
+    }
+
+    /// The settings that it has told to be otherwise, as they are for the client who does not get this server again.
+    pub fn told_otherwise(&self) -> Vec<(String, String)> {
+        let otherwise = READ_BY.iter().filter(|(name, _)| self.parameter(name).is_some_and(|v| is_otherwise(name, v)));
+        otherwise.map(|(name, ours)| ((*name).to_owned(), (*ours).to_owned())).collect()
     }
 }
 

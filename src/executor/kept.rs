@@ -20,6 +20,11 @@ impl Kept {
         (server.is_reusable() && server.looks_alive()).then_some(server)
     }
 
+    /// Those connections, to be put back.
+    pub fn take_those(&self, wanted: impl Fn(&PooledServer) -> bool) -> Vec<(NodeId, PooledServer)> {
+        self.servers.borrow_mut().extract_if(.., |(_, server)| wanted(server)).collect()
+    }
+
     /// Whatever the session has left on them is gone when they are used again.
     pub fn wipe(&self) {
         self.servers.borrow_mut().iter_mut().for_each(|(_, server)| server.leftovers.is_unsure = true);

@@ -392,6 +392,11 @@ impl Session {
         for server in in_block.chain(&mut self.pinned).filter(|server| server.may_read_otherwise()) {
             self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
         }
+        let Some(kept) = &self.kept else { return };
+        for (node, mut server) in kept.take_those(|server| server.may_read_otherwise()) {
+            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
+            kept.put(node, server);
+        }
     }
 
     /// Whoever was told to retry and does so at once is not to meet the old map again.

@@ -310,37 +310,56 @@ pub fn backslashes_are_letters(stage: &Stage) {
 
 /// Threats T28 and T29 of docs/threats.md: a function turns what the proxy reads texts by. It is put back before the next one comes.
 pub fn hidden_code_does_not_change_how_texts_are_read(stage: &Stage) {
-    let hides = "DO $$ BEGIN PERFORM set_config('standard_conforming_strings', 'off', false), set_config('client_encoding', 'latin1', false); END $$";
-    for (begin, end) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT"), ("BEGIN", "ROLLBACK")] {
-        let mut one = stage.superuser();
-        one.query(begin);
-        for _ in 0..2 {
-            assert_eq!(code(&one.query(hides)), "no error");
-            for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")] {
-                assert_eq!(one.told.get(name).map(String::as_str), Some(value), "{begin}: the client knows");
-                assert_eq!(row(&one.query(&format!("SHOW {name}"))), value, "{begin}");
+    for (mut one, hides) in readers(stage) {
+        for (begin, end) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT"), ("BEGIN", "ROLLBACK")] {
+            one.query(begin);
+            for hides in [hides.clone(), hides.replace("unread()", "unread() FROM items WHERE tenant = 1 LIMIT 1")] {
+                assert_eq!(code(&one.query(&hides)), "no error");
+                for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")] {
+                    assert_eq!(
+                        one.told.get(name).map(String::as_str),
+                        Some(value),
+                        "{begin}, {hides}: the client knows"
+                    );
+                    assert_eq!(row(&one.query(&format!("SHOW {name}"))), value, "{begin}");
+                }
+                assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{begin}");
+                let of_tenant = "SELECT count(*), 'c\\' FROM items WHERE tenant = 1 AND name <> 'd\\'";
+                assert_eq!(row(&one.query(of_tenant)), "3,c\\", "{begin}");
             }
-            assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{begin}");
-            let of_tenant = "SELECT count(*), 'c\\' FROM items WHERE tenant = 1 AND name <> 'd\\'";
-            assert_eq!(row(&one.query(of_tenant)), "3,c\\", "{begin}");
+            one.query(end);
+            assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{end}");
         }
-        one.query(end);
-        assert_eq!(row(&one.query("SELECT 'a\\', 'b', 'ä'")), "a\\,b,ä", "{end}");
     }
+    stage.served.psql("DROP FUNCTION unread()");
+}
+
+/// Clients, who keep their servers and who do not, and what sets what texts are read by where nobody looks into: a block, and a function.
+fn readers(stage: &Stage) -> Vec<(Wire, String)> {
+    let sets =
+        "set_config('standard_conforming_strings', 'off', false), set_config('client_encoding', 'latin1', false)";
+    let body = format!("BEGIN PERFORM {sets}; RETURN 1; END");
+    stage.served.psql(&format!("CREATE OR REPLACE FUNCTION unread() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"));
+    let mut readers = Vec::new();
+    for hides in [format!("DO $$ BEGIN PERFORM {sets}; END $$"), "SELECT unread()".to_owned()] {
+        for mode in ["transaction", "session"] {
+            let options = [("options", &*format!("-c tenantry.pool_mode={mode}"))];
+            readers.push((Wire::login_with(stage.port(), "postgres", &options), hides.clone()));
+        }
+    }
+    readers
 }
 
 /// Threats T28 and T29 of docs/threats.md: the same for what comes in one packet with it, whose answers nobody waits for.
 pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stage) {
-    let sets =
-        "set_config('standard_conforming_strings', 'off', false), set_config('client_encoding', 'latin1', false)";
-    let body = format!("BEGIN PERFORM {sets}; RETURN 1; END");
-    stage.served.psql(&format!("CREATE FUNCTION unread() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"));
-    let block = format!("= DO $$ BEGIN PERFORM {sets}; END $$");
     let text = "= SELECT 'a\\', 'b', 'ä'";
     let of_tenant = "= SELECT count(*), 'a\\', 'b', 'ä' FROM items WHERE tenant = 1 AND name <> 'd\\'";
     let of_all = "= SELECT count(*), 'a\\', 'b', 'ä' FROM items WHERE name <> 'd\\'";
     let parsed = "P s : SELECT 'a\\', $1::text";
-    for hides in ["= SELECT unread()", &block] {
+    for (mut one, statement) in readers(stage) {
+        one.send(&[frame(&parsed.replace("P s", "P known")), frame("S")].concat());
+        one.answers_until("Z");
+        let hides = &*format!("= {statement}");
         for (rest, wanted) in [
             (&[text][..], "a\\,b,ä"),
             (&[text, "H", hides, text], "a\\,b,ä"),
@@ -357,9 +376,6 @@ pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stag
                 if rest[0].contains("SAVEPOINT") && begin != "BEGIN" {
                     continue;
                 }
-                let mut one = stage.superuser();
-                one.send(&[frame(&parsed.replace("P s", "P known")), frame("S")].concat());
-                one.answers_until("Z");
                 one.query(begin);
                 for _ in 0..2 {
                     let messages = [&[hides], rest, &["S"]].concat();
@@ -377,11 +393,9 @@ pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stag
             }
         }
         // Several statements of one Query.
-        let mut one = stage.superuser();
-        let hides = &hides[2..];
         for rest in [text, of_tenant] {
-            let said = one.query(&format!("{hides}; {}", &rest[2..]));
-            assert!(said.iter().any(|answer| answer.ends_with("a\\,b,ä")), "{hides}: {said:?}");
+            let said = one.query(&format!("{statement}; {}", &rest[2..]));
+            assert!(said.iter().any(|answer| answer.ends_with("a\\,b,ä")), "{statement}: {said:?}");
         }
     }
     stage.served.psql("DROP FUNCTION unread()");

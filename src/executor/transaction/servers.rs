@@ -271,7 +271,13 @@ impl Transaction {
         }
         match self.kept.as_ref().filter(|_| !participant.is_replica) {
             Some(kept) => kept.put(participant.node, participant.server),
-            None => participant.server.leftovers.is_unsure |= self.is_opaque,
+            None => {
+                let reads_otherwise = participant.server.may_read_otherwise();
+                participant.server.leftovers.is_unsure |= self.is_opaque || reads_otherwise;
+                if reads_otherwise {
+                    self.parameter_changes.extend(participant.server.told_otherwise());
+                }
+            }
         }
     }
 }
