@@ -12,6 +12,7 @@ use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
 use super::foreign_key::{check_local_reference, plan_foreign_key};
 use super::names::{coordinator, names_managed_table, resolve, splice_schema, splice_table, table_in_schema};
+use super::shadowing::refuse_new_name;
 use super::{Context, Coordinator, Ddl, DdlAction, Plan, Sequences};
 
 pub(super) fn plan_table_statement(
@@ -224,7 +225,7 @@ fn plan_create_index(text: &str, statement: CreateIndex, ctx: &Context<'_>) -> R
 fn plan_alter_table(text: &str, statement: AlterTable, ctx: &Context<'_>) -> Result<Plan, PgError> {
     let Some(table) = resolve(ctx, &statement.table) else {
         for action in &statement.actions {
-            check_local_action(action, ctx)?;
+            check_local_action(&statement.table, action, ctx)?;
         }
         return Ok(Coordinator { changes_schema: true, ..coordinator(text) }.into());
     };
@@ -283,7 +284,7 @@ fn plan_attach(table: &Arc<Table>, partition: &QualifiedName, ctx: &Context<'_>)
 }
 
 /// A local table must not hang on a managed one.
-fn check_local_action(action: &AlterAction, ctx: &Context<'_>) -> Result<(), PgError> {
+fn check_local_action(table: &QualifiedName, action: &AlterAction, ctx: &Context<'_>) -> Result<(), PgError> {
     let constraints = match action {
         AlterAction::AddColumn(column) => &column.constraints[..],
         AlterAction::AddConstraint(constraint) => std::slice::from_ref(constraint),
@@ -293,6 +294,7 @@ fn check_local_action(action: &AlterAction, ctx: &Context<'_>) -> Result<(), PgE
                 None => Ok(()),
             };
         }
+        AlterAction::RenameTable { to } => return refuse_new_name(table, to, ctx),
         _ => &[],
     };
     constraints.iter().try_for_each(|constraint| match constraint {

@@ -36,7 +36,12 @@ pub(super) fn binds_session(name: &str) -> bool {
     ) || hides_state(name)
 }
 
-/// As above, and nobody can ask what is left: it runs a text, or keeps a state that no view shows.
+/// Takes a lock of the transaction's, which others look for on the coordinator.
+pub(super) fn locks_for_transaction(name: &str) -> bool {
+    name.starts_with("pg_advisory_xact_lock") || name.starts_with("pg_try_advisory_xact_lock")
+}
+
+/// As `binds_session`, and nobody can ask what is left: it runs a text, or keeps a state that no view shows.
 pub(super) fn hides_state(name: &str) -> bool {
     matches!(
         name,
@@ -76,6 +81,7 @@ pub(super) fn is_volatile(name: &str) -> bool {
         "random" | "gen_random_uuid" | "uuid_generate_v4" | "uuid_generate_v1" | "clock_timestamp" | "timeofday"
     ) || uses_sequence(name)
         || binds_session(name)
+        || locks_for_transaction(name)
 }
 
 const SYNTAX: &[&str] = &[

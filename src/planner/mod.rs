@@ -18,6 +18,7 @@ mod query;
 mod query_wrapper;
 mod session_command;
 mod session_effects;
+mod shadowing;
 mod shape;
 mod statement;
 mod transaction;

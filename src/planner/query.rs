@@ -15,7 +15,7 @@ use super::names::{coordinator, names_managed_table};
 use super::session_effects::with_session_effects;
 use super::statement::{Statement, is_row_expression, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
-use super::{combine, defaults, insert, modify, pull};
+use super::{combine, defaults, insert, modify, pull, shadowing};
 
 /// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
 pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
@@ -129,6 +129,9 @@ impl Statement<'_> {
             return modify::plan_reference(self);
         }
         let into = matches!(&self.tree.body, Body::Select(s) if s.into);
+        if into {
+            shadowing::refuse_into(self.text, self.tokens, self.ctx)?;
+        }
         let plan = Coordinator {
             query: Spliced::new(self.text, self.coordinator_splices()),
             access: if into { Access::Write } else { self.access() },
@@ -144,7 +147,7 @@ impl Statement<'_> {
     /// Effects that must not happen on a shard, or on several.
     fn refuse_effects(&self) -> Result<(), PgError> {
         for name in self.calls() {
-            if functions::binds_session(&name) {
+            if functions::binds_session(&name) || functions::locks_for_transaction(&name) {
                 return Err(unsupported::session_function(&name));
             }
             if functions::uses_sequence(&name) {

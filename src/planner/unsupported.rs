@@ -40,7 +40,7 @@ pub(super) fn locks_many() -> PgError {
 
 pub(super) fn session_function(name: &str) -> PgError {
     PgError::unsupported(format!("function {name} cannot be called in a statement on distributed tables"))
-        .detail("Its effect belongs to one server session.")
+        .detail("Its effect belongs to one session of one server, and is expected on the coordinator.")
         .hint("Call it in a statement of its own.")
 }
 

@@ -17,6 +17,7 @@ use super::inline::body_splices;
 use super::names::{body_names_managed_table, coordinator, names_managed_table, resolve, table_in_schema};
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
 use super::session_command::plan_session;
+use super::shadowing::{is_made_temporary, is_temporary_schema, refuse_rename, refuse_sequence, refuse_shadowing};
 use super::transaction::plan_transaction;
 use super::{Context, Coordinator, Plan, Sequences};
 
@@ -189,10 +190,19 @@ fn plan_definition(
         // They live on the coordinator; names of tables in them (OWNED BY, a view's new column names) mean shells.
         "sequence" | "view" | "materialized" | "default" => {
             let pins = verb == "create" && whole.all().iter().any(|t| is_temporary_schema(&fold(text, t)));
+            match (verb, &*kind) {
+                ("create", "sequence") => refuse_sequence(c, is_temporary, ctx)?,
+                ("alter", _) => refuse_rename(c, ctx)?,
+                _ => {}
+            }
             let renumbers = (verb == "alter" && kind == "sequence").then(|| altered_sequence(scope));
             Ok(Coordinator { pins, renumbers, ..local() }.into())
         }
-        "temp" | "temporary" if scope.is_at(1, "sequence") => Ok(Coordinator { pins: true, ..local() }.into()),
+        "temp" | "temporary" if scope.is_at(1, "sequence") => {
+            c.take_any(&["temp", "temporary"]);
+            refuse_sequence(c, is_temporary, ctx)?;
+            Ok(Coordinator { pins: true, ..local() }.into())
+        }
         _ => match names_managed_table(text, whole.all(), ctx) {
             Some(table) => Err(refuse_definition(verb, &kind, &table)),
             None => Ok(Coordinator { pins: is_temporary, ..local() }.into()),
@@ -294,28 +304,6 @@ fn plan_create_table(
         return plan_stored_query(whole, c, "CREATE TABLE AS", is_temporary, plan_query);
     }
     Ok(Coordinator { changes_schema: true, pins: is_temporary, ..coordinator(whole.text()) }.into())
-}
-
-/// Where the name says so, or the search_path does.
-fn is_made_temporary(name: &QualifiedName, ctx: &Context<'_>) -> bool {
-    match &name.schema {
-        Some(schema) => is_temporary_schema(schema),
-        None => ctx.search_path.first().is_some_and(|schema| is_temporary_schema(schema)),
-    }
-}
-
-fn is_temporary_schema(name: &str) -> bool {
-    name == "pg_temp" || name.starts_with("pg_temp_")
-}
-
-/// A temporary relation would hide a managed table from the coordinator, but not from routing.
-fn refuse_shadowing(is_temporary: bool, name: &QualifiedName, ctx: &Context<'_>) -> Result<(), PgError> {
-    if is_temporary && ctx.map.has_table_named(&name.name) {
-        return Err(PgError::unsupported(format!("cannot create a temporary relation called \"{}\"", name.name))
-            .detail("A distributed or reference table has this name.")
-            .hint("Choose another name."));
-    }
-    Ok(())
 }
 
 fn refuse_managed(name: &QualifiedName, construct: &str, ctx: &Context<'_>) -> Result<(), PgError> {

@@ -114,6 +114,9 @@ pub enum AlterAction {
     Inherit {
         parent: QualifiedName,
     },
+    RenameTable {
+        to: String,
+    },
     /// Cannot be passed to shards; the words of the subcommand.
     Unroutable(&'static str),
     Other,
@@ -254,6 +257,9 @@ fn read_alter_action(mut c: Cursor<'_>) -> Result<AlterAction, PgError> {
         if c.take_all(words) {
             return Ok(AlterAction::Unroutable(what));
         }
+    }
+    if c.take_all(&["rename", "to"]) {
+        return Ok(AlterAction::RenameTable { to: c.identifier()? });
     }
     if c.take_all(&["attach", "partition"]) {
         return Ok(AlterAction::AttachPartition { partition: c.qualified_name()? });
