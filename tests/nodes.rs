@@ -140,6 +140,50 @@ fn reference_tables_are_written_while_a_server_is_prepared() {
     assert_eq!(psql(&server, "SELECT string_agg(code, ' ' ORDER BY code) FROM countries"), "de fr");
 }
 
+/// Goal: what is made for all servers while one is added is on that one too, whoever of both was first.
+/// Method: two transactions at a time, of which one waits for the other: a server that is added before the commit, by a role that
+/// owns nothing of the catalog, and roles, types and functions before theirs.
+#[test]
+fn what_is_made_while_a_server_is_added_is_there_too() {
+    let mut served = Served::start(1);
+    served.psql("CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app");
+    let port = served.servers().add_worker().expect("it starts").port();
+    let server = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    let add = format!("SELECT citus_add_node('127.0.0.1', {port})");
+    let waits = || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), waits) == "1"), "it waits");
+    };
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert!(client.query(&add).ends_with("C(SELECT 1) Z(T)"));
+    let as_app = served.dsn(0).replace("postgres@", "app@");
+    let making = std::thread::spawn(move || psql(&as_app, "CREATE TYPE mood AS ENUM ('fair', 'foul')"));
+    waits();
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    making.join().expect("it is made");
+    assert_eq!(psql(&server, "SELECT typowner::regrole FROM pg_type WHERE typname = 'mood'"), "app");
+
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.query("CREATE ROLE late"), "C(CREATE ROLE) Z(T)");
+    let made = client.query("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    assert_eq!(made, "C(CREATE FUNCTION) Z(T)");
+    let refused = client.query(&add);
+    assert!(refused.contains("E(25001)"), "{refused}");
+    assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(client.query("CREATE ROLE late"), "C(CREATE ROLE) Z(T)");
+    assert_eq!(client.query("GRANT USAGE ON SCHEMA public TO late"), "C(GRANT) Z(T)");
+    let (dsn, sql) = (served.dsn(0), add.clone());
+    let adding = std::thread::spawn(move || psql(&dsn, &sql));
+    waits();
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    adding.join().expect("it is added");
+    assert_eq!(psql(&server, "SELECT has_schema_privilege('late', 'public', 'USAGE')"), "t");
+}
+
 /// It is seen before, and nothing is left of it.
 fn a_move_is_refused_that_a_disk_has_no_room_for(served: &Served, from: u16, to: u16) {
     let shard = served.psql(&format!("SELECT min(shardid) FROM pg_dist_shard_placement WHERE nodeport = {from}"));

@@ -68,6 +68,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (350, "schema_grants", include_str!("schema/350_schema_grants.sql")),
     (360, "definition_at_once", include_str!("schema/360_definition_at_once.sql")),
     (370, "requests_by_number", include_str!("schema/370_requests_by_number.sql")),
+    (371, "nodes_kept", include_str!("schema/371_nodes_kept.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -87,6 +87,11 @@ pub fn lock_against_changes() -> &'static str {
     "LOCK TABLE tenantry.node IN SHARE MODE"
 }
 
+/// The same for who may have no rights on the table.
+pub fn keep() -> &'static str {
+    "SELECT tenantry.keep_nodes()"
+}
+
 /// A primary goes with its standbys.
 pub fn delete(node: NodeId) -> String {
     format!(

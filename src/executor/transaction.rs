@@ -94,6 +94,8 @@ pub struct Transaction {
     pub(super) told: Option<Vec<(String, String)>>,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
+    /// It has changed what is on all nodes beside tables, which a node that is added now would not get.
+    pub changed_all_nodes: bool,
     /// Has it told all proxies so?
     change_announced: bool,
     /// The command tag of the client's own statement, where it ran among others.
@@ -159,6 +161,7 @@ impl Transaction {
             memory: origin.memory,
             told: None,
             schema_changed: false,
+            changed_all_nodes: false,
             change_announced: false,
             client_tag: String::new(),
             pinned,

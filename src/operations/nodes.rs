@@ -243,13 +243,21 @@ pub(super) async fn refuse_while_moving(
 }
 
 /// Roles, schemas, extensions and types, which is committed there; then reference tables. The server becomes `node`, if the
-/// transaction commits.
+/// transaction commits. Nobody else changes any of that meanwhile: see `ddl::keep_nodes`.
+///
+/// Errors: 25001 when the transaction itself has.
 pub(super) async fn prepare_server(
     txn: &mut Transaction,
     mover: &MoverEnvironment,
     map: &ShardMap,
     (node, address): (NodeId, &Address),
 ) -> Result<()> {
+    if txn.changed_all_nodes {
+        let what = "cannot add a node in a transaction that has changed roles, schemas, types, functions or the like";
+        return Err(PgError::new(SqlState::ACTIVE_SQL_TRANSACTION, what)
+            .detail("The node would not get what others do not see yet.")
+            .hint("Commit it first."));
+    }
     let settings = mover.catalog.settings();
     let coordinator = connect_to_coordinator(settings).await?;
     let mut worker = connect(settings, address).await?;
