@@ -5,6 +5,7 @@
 //!   shards ──binary rows──> COPY into pg_temp.tenantry_rows_0 ──> final statement on the coordinator ──> client
 //! ```
 
+use super::relay::of_gone_copy;
 use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
 use crate::error::Result;
@@ -66,6 +67,7 @@ async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<
     let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
     let mut coordinator = txn.take(&[NodeId::COORDINATOR]).await?.pop().expect("one was asked for");
     let gathered = fill_rowset(txn, &mut coordinator, rowset, tasks, request).await;
+    let gathered = gathered.map_err(|error| of_gone_copy(&error, &rowset.query).unwrap_or(error));
     txn.put_back(coordinator);
     txn.failed |= gathered.is_err();
     gathered

@@ -251,6 +251,12 @@ fn note_error(error: PgError, client: &mut Client, routed: Routed<'_>, relayed: 
         client.has_met_old_map = true;
         return;
     }
+    if let Some(gone) = error_of_gone_copy(&error, routed) {
+        relayed.error.get_or_insert(gone.code());
+        answer::error(&gone, client.out());
+        client.has_met_old_map = true;
+        return;
+    }
     relayed.error.get_or_insert(error.code());
     // A node's FATAL ends its connection, not the client's session.
     let error = in_the_users_terms(error, routed).with_severity(Severity::Error);
@@ -267,6 +273,7 @@ fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
         SqlState::FEATURE_NOT_SUPPORTED if error.message() == "cached plan must not change result type" => {
             Some(Retry::StalePlan)
         }
+        _ if error_of_gone_copy(error, routed).is_some() => Some(Retry::Fenced),
         _ => None,
     }
 }
@@ -276,6 +283,21 @@ fn retry_for(error: &PgError, routed: Routed<'_>) -> Option<Retry> {
 fn is_of_missing_shard(error: &PgError, routed: Routed<'_>) -> bool {
     let is_missing = matches!(error.code(), SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME);
     is_missing && error.context().is_none() && named_group(error, routed).is_some()
+}
+
+fn error_of_gone_copy(error: &PgError, routed: Routed<'_>) -> Option<PgError> {
+    routed.worker.and_then(|_| of_gone_copy(error, routed.query?))
+}
+
+/// What is told instead of a worker's error that it has no copy of a reference table, which the statement names: the table has become
+/// a local one, or is gone. Code that the statement runs may name what is nowhere: its errors have a context.
+pub fn of_gone_copy(error: &PgError, query: &Spliced) -> Option<PgError> {
+    if error.code() != SqlState::UNDEFINED_TABLE || error.context().is_some() {
+        return None;
+    }
+    let relation = error.message().strip_prefix("relation \"")?.strip_suffix("\" does not exist")?;
+    let (_, name) = relation.rsplit_once('.')?;
+    query.puts_schema_before(relation).then(|| local_meanwhile(name))
 }
 
 /// The shard group whose schema the error names.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Bytes, BytesMut};
 
 use super::object_ids::Forms;
-use super::relay::{Routed, in_the_users_terms, names_moved_shard};
+use super::relay::{Routed, in_the_users_terms, names_moved_shard, of_gone_copy};
 use super::{Client, Executor, Participant, Transaction, Use};
 use crate::backend::{BROKEN_ROW, Server};
 use crate::error::{PgError, Result, SqlState};
@@ -175,7 +175,8 @@ pub async fn scatter(
         txn.require_atomic().await?;
     }
     let tasks = tasks_of(txn, &plan.query, &groups, plan.colocation)?;
-    run_tasks(txn, tasks, request, Sink::Client(client)).await
+    let ran = run_tasks(txn, tasks, request, Sink::Client(client)).await;
+    ran.map_err(|error| of_gone_copy(&error, &plan.query).unwrap_or(error))
 }
 
 /// Runs an `Insert` plan whose rows belong to several shard groups.

@@ -50,6 +50,18 @@ impl Spliced {
         &self.splices
     }
 
+    /// Was a schema that is no shard's put in front of this relation's name? `relation`: as Postgres's messages have it, `schema.name`
+    /// without quotes.
+    pub fn puts_schema_before(&self, relation: &str) -> bool {
+        self.splices.iter().any(|splice| match &splice.with {
+            With::Fixed(schema) => match schema.strip_prefix('"').and_then(|rest| rest.strip_suffix("\".")) {
+                Some(quoted) => relation.starts_with(&format!("{}.", quoted.replace("\"\"", "\""))),
+                None => relation.starts_with(&**schema),
+            },
+            With::ShardSchema(_) => false,
+        })
+    }
+
     /// Does the text differ from shard to shard?
     pub fn depends_on_shard(&self) -> bool {
         self.splices.iter().any(|s| matches!(s.with, With::ShardSchema(_)))
@@ -143,6 +155,16 @@ mod tests {
         let original = spliced().text().chars().position(|c| c == 'x').unwrap() + 1;
         assert_eq!(spliced().original_position(group, at), original);
         assert_eq!(spliced().original_position(group, 8), 8);
+    }
+
+    #[test]
+    fn a_relation_is_known_by_the_schema_that_was_put_before_it() {
+        let fixed = |schema: &str| Splice { at: 14, len: 0, with: With::Fixed(schema.into()) };
+        let plain = Spliced::new("SELECT * FROM words", vec![fixed("public.")]);
+        let quoted = Spliced::new("SELECT * FROM words", vec![fixed("\"Of \"\"words\"\"\".")]);
+        assert!(plain.puts_schema_before("public.words") && !plain.puts_schema_before("words"));
+        assert!(quoted.puts_schema_before("Of \"words\".words") && !quoted.puts_schema_before("public.words"));
+        assert!(!spliced().puts_schema_before("public.orders"), "a shard's");
     }
 
     #[test]
