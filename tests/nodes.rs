@@ -142,7 +142,7 @@ fn reference_tables_are_written_while_a_server_is_prepared() {
 
 /// Goal: what is made for all servers while one is added is on that one too, whoever of both was first.
 /// Method: two transactions at a time, of which one waits for the other: a server that is added before the commit, by a role that
-/// owns nothing of the catalog, and roles, types and functions before theirs.
+/// owns nothing of the catalog, roles and functions before theirs, and a table that begins to draw from a sequence.
 #[test]
 fn what_is_made_while_a_server_is_added_is_there_too() {
     let mut served = Served::start(1);
@@ -182,6 +182,24 @@ fn what_is_made_while_a_server_is_added_is_there_too() {
     assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
     adding.join().expect("it is added");
     assert_eq!(psql(&server, "SELECT has_schema_privilege('late', 'public', 'USAGE')"), "t");
+
+    served.psql("CREATE SEQUENCE numbers; CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 2)");
+    served.psql(&format!("SELECT citus_drain_node('127.0.0.1', {port})"));
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    let draws = "ALTER TABLE items ALTER COLUMN id SET DEFAULT nextval('numbers')";
+    assert_eq!(client.query(draws), "C(ALTER TABLE) Z(T)");
+    let (dsn, sql) = (served.dsn(0), add.clone());
+    let adding = std::thread::spawn(move || psql(&dsn, &sql));
+    waits();
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    adding.join().expect("it is added");
+    served.psql("SELECT rebalance_table_shards()");
+    served.psql("INSERT INTO items SELECT generate_series(1, 100)");
+    let there = format!("SELECT count(*) > 0 FROM pg_dist_shard_placement WHERE nodeport = {port}");
+    assert_eq!(served.psql(&there), "t");
+    assert_eq!(served.psql("SELECT count(DISTINCT id) FROM items"), "100");
 }
 
 /// It is seen before, and nothing is left of it.

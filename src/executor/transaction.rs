@@ -224,6 +224,16 @@ impl Transaction {
         Ok(())
     }
 
+    /// From here to the end of the transaction no node comes that would not get what it changes on all of them; those that came while
+    /// it waited are in its map afterwards.
+    ///
+    /// Errors: 40001 when only a newer snapshot could see one of them.
+    pub async fn keep_nodes(&mut self) -> Result<()> {
+        self.query(NodeId::COORDINATOR, crate::catalog::nodes::keep()).await?;
+        self.changed_all_nodes = true;
+        self.refresh_nodes().await
+    }
+
     pub fn notice(&mut self, notice: PgError) {
         self.notices.push(("NOTICE", notice));
     }

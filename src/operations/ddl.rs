@@ -19,7 +19,7 @@ use super::table_definition::TableDefinition;
 use super::triggers;
 use crate::backend::Row;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
-use crate::catalog::{nodes, tables};
+use crate::catalog::tables;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::planner::{Coordinator, Ddl, DdlAction};
@@ -111,20 +111,10 @@ pub(super) async fn keep_moves_out(txn: &mut Transaction, colocations: &BTreeSet
     Ok(())
 }
 
-/// From here to the end of the transaction no node comes that would not get what it changes on all of them; those that came while it
-/// waited are in its map afterwards.
-///
-/// Errors: 40001 when only a newer snapshot could see one of them.
-pub(super) async fn keep_nodes(txn: &mut Transaction) -> Result<()> {
-    txn.query(NodeId::COORDINATOR, nodes::keep()).await?;
-    txn.changed_all_nodes = true;
-    txn.refresh_nodes().await
-}
-
 /// Runs a statement on the coordinator and on every active worker: roles, schemas, extensions, types, functions.
 pub async fn run_on_all_nodes(txn: &mut Transaction, statement: &Coordinator) -> Result<()> {
     txn.require_atomic().await?;
-    keep_nodes(txn).await?;
+    txn.keep_nodes().await?;
     let text = statement.query.render(None);
     let lower = text.to_ascii_lowercase();
     let sets_password = lower.contains("password");

@@ -243,7 +243,7 @@ pub(super) async fn refuse_while_moving(
 }
 
 /// Roles, schemas, extensions and types, which is committed there; then reference tables. The server becomes `node`, if the
-/// transaction commits. Nobody else changes any of that meanwhile: see `ddl::keep_nodes`.
+/// transaction commits. Nobody else changes any of that meanwhile: see `Transaction::keep_nodes`.
 ///
 /// Errors: 25001 when the transaction itself has.
 pub(super) async fn prepare_server(

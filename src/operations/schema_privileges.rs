@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::ddl::{keep_moves_out, keep_nodes};
+use super::ddl::keep_moves_out;
 use crate::catalog::quote::{identifier, shard_schema};
 use crate::catalog::tables;
 use crate::error::{PgError, Result, SqlState};
@@ -20,7 +20,7 @@ pub(super) async fn change(txn: &mut Transaction, text: &str, schemas: &[String]
     let (Some(head), Some(tail)) = (text.get(..names_at.start as usize), text.get(names_at.end as usize..)) else {
         return Err(PgError::new(SqlState::INTERNAL_ERROR, "the names of schemas lie outside their statement"));
     };
-    keep_nodes(txn).await?;
+    txn.keep_nodes().await?;
     // Nobody makes shards in these schemas meanwhile, and none is on its way to another node.
     txn.query(NodeId::COORDINATOR, tables::lock()).await?;
     let map = txn.reload_map().await?;

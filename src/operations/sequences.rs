@@ -29,6 +29,7 @@ pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &T
     if sequences.is_empty() {
         return Ok(());
     }
+    txn.keep_nodes().await?;
     txn.query(NodeId::COORDINATOR, &lock()).await?;
     let map = txn.map();
     for worker in map.active_workers() {
