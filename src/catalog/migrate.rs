@@ -80,7 +80,8 @@ pub async fn migrate(client: &mut Client) -> Result<()> {
     transaction.execute("SELECT pg_catalog.pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(pg_error)?;
     transaction
         .batch_execute(
-            "CREATE SCHEMA IF NOT EXISTS tenantry;
+            "SET LOCAL client_min_messages = warning;
+             CREATE SCHEMA IF NOT EXISTS tenantry;
              CREATE TABLE IF NOT EXISTS tenantry.migration (
                  number int PRIMARY KEY, name text NOT NULL,
                  applied_at timestamptz NOT NULL DEFAULT pg_catalog.now())",

@@ -77,6 +77,62 @@ pub fn texts_mean_what_postgres_reads(stage: &Stage) {
     }
 }
 
+/// Threat T11 of docs/threats.md: names and values that would end a quoted text, wherever the proxy writes one of its own with them.
+/// Method: what hides in them would drop `items`.
+pub fn names_that_end_a_text_are_names(stage: &Stage) {
+    let drops = "'; DROP TABLE items; --";
+    let name = format!("\"s{drops}\".\"t\"\"{drops}\"");
+    let (quoted, value) = (name.replace('\'', "''"), drops.replace('\'', "''"));
+    let mut one = stage.superuser();
+    let mut run = |sql: &str| {
+        let said = one.query(sql);
+        assert_eq!(code(&said), "no error", "{sql}: {said:?}");
+        row(&said)
+    };
+    run(&format!("CREATE SCHEMA \"s{drops}\""));
+    run(&format!("CREATE TABLE {name} (\"k'\"\"\" text PRIMARY KEY, \"v\\\" text)"));
+    run(&format!("SELECT create_distributed_table('{quoted}', 'k''\"')"));
+    run(&format!("INSERT INTO {name} VALUES ('{value}', 'x'), (E'back\\\\slash''', 'y'), ('$1 $$', 'z')"));
+    run(&format!("ALTER TABLE {name} ADD COLUMN \"c{drops}\" int DEFAULT 7"));
+    run(&format!("CREATE INDEX \"i{drops}\" ON {name} (\"c{drops}\")"));
+    let of_tenant = format!("SELECT \"v\\\", \"c{drops}\" FROM {name} WHERE \"k'\"\"\" = '{value}'");
+    assert_eq!(run(&of_tenant), "x,7");
+    run(&format!("CREATE ROLE \"r{drops}\""));
+    run(&format!("GRANT USAGE ON SCHEMA \"s{drops}\" TO \"r{drops}\""));
+    run(&format!("GRANT ALL ON {name} TO \"r{drops}\""));
+    run(&format!("SET ROLE \"r{drops}\""));
+    assert_eq!(run(&format!("SELECT count(*), current_user FROM {name} GROUP BY 2")), format!("3,r{drops}"));
+    run("RESET ROLE");
+    for setting in ["application_name", "app.said"] {
+        run(&format!("SET {setting} = '{value}'"));
+        let there = format!("SELECT current_setting('{setting}') FROM items WHERE tenant = 1 LIMIT 1");
+        assert_eq!(run(&there), drops);
+    }
+    run(&format!("SET search_path = \"s{drops}\", public"));
+    assert_eq!(run(&format!("SELECT count(*) FROM \"t\"\"{drops}\"")), "3");
+    run("DISCARD ALL");
+    for sql in
+        ["BEGIN", "SAVEPOINT ?", "ROLLBACK TO ?", "DECLARE ? CURSOR FOR SELECT 1", "COMMIT", "LISTEN ?", "UNLISTEN ?"]
+    {
+        run(&sql.replace('?', &format!("\"{drops}\"")));
+    }
+    run(&format!("PREPARE \"{drops}\" AS SELECT count(*) FROM items"));
+    assert_eq!(run(&format!("EXECUTE \"{drops}\"")), "120");
+    // Publications, slots and copies of a move; the new shard of one tenant.
+    let shard = run(&format!("SELECT get_shard_id_for_distribution_column('{quoted}', '{value}')"));
+    let from = run(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE shardid = {shard}"));
+    let ports = [0, 1].map(|worker| stage.served.worker_port(worker).to_string());
+    let to = ports.iter().find(|port| **port != from).expect("there are two");
+    run(&format!("SELECT citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to})"));
+    let new = "shard_transfer_mode => 'block_writes'";
+    run(&format!("SELECT isolate_tenant_to_new_shard('{quoted}', '{value}', {new})"));
+    assert_eq!(run(&of_tenant), "x,7");
+    assert_eq!(run(&format!("SELECT count(*) FROM {name}")), "3");
+    run(&format!("DROP TABLE {name}"));
+    run(&format!("DROP SCHEMA \"s{drops}\""));
+    assert_eq!(run("SELECT count(*) FROM items"), "120");
+}
+
 /// The process lives, and what is refused is refused by its own code.
 pub fn nothing_of_a_text_is_too_deep_or_too_long(stage: &Stage) {
     let n = 50_000;
