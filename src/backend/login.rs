@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     /// What `connect` says of a server that answers a startup packet, and each message after it, with the next of these.
-    async fn says(identity: &Identity, answers: Vec<Vec<u8>>) -> PgError {
+    async fn says(access: &ServerAccess, identity: &Identity, answers: Vec<Vec<u8>>) -> PgError {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it listens");
         let hostile = async {
@@ -297,8 +297,7 @@ mod tests {
             hold(client).await;
         };
         let address = ServerAddress { host: "127.0.0.1".into(), port: address.port() };
-        let access = ServerAccess::default();
-        let connecting = Server::connect(&access, &address, identity, Duration::from_secs(5));
+        let connecting = Server::connect(access, &address, identity, Duration::from_secs(5));
         tokio::select! {
             connected = connecting => connected.err().expect("nobody is let in"),
             () = hostile => unreachable!("it holds on"),
@@ -337,9 +336,36 @@ mod tests {
             (vec![b"R\0\0\0\x01".to_vec()], "not a Postgres server"),
             (vec![b"HTTP/1.1 400 Bad Request\r\n".to_vec()], "not a Postgres server"),
         ] {
-            let error = says(&identity, answers).await;
+            let error = says(&ServerAccess::default(), &identity, answers).await;
             let text = format!("{error} {}", error.detail_text().unwrap_or_default());
             assert!(text.contains(expected), "{text} instead of {expected}");
+        }
+    }
+
+    /// T04, the other way round: what somebody in between puts behind a server's consent to encrypt is taken for no answer of hers.
+    #[tokio::test]
+    async fn nothing_in_the_clear_is_believed_behind_the_consent_to_tls() {
+        let identity = Identity { user: "app".into(), database: "shop".into(), secret: Secret::None };
+        let access = ServerAccess { dialer: Dialer::preferring(), passwords: PasswordFile::default() };
+        let let_in = [request(0, b""), b"K\0\0\0\x0c\0\0\0\x01\0\0\0\x01Z\0\0\0\x05I".to_vec()].concat();
+        let error = says(&access, &identity, vec![[b"S".as_slice(), &let_in].concat()]).await;
+        let text = format!("{error} {}", error.detail_text().unwrap_or_default());
+        assert!(text.contains("SSL error"), "{text}");
+        // Without a consent it is let in: the answer above is a whole one.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = ServerAddress { host: "127.0.0.1".into(), port: listener.local_addr().expect("bound").port() };
+        let server = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut ignored = [0; 4096];
+            for answer in [b"N".as_slice(), &let_in] {
+                let _ = client.read(&mut ignored).await;
+                let _ = client.write_all(answer).await;
+            }
+            hold(client).await;
+        };
+        tokio::select! {
+            connected = Server::connect(&access, &address, &identity, Duration::from_secs(5)) => assert!(connected.is_ok()),
+            () = server => unreachable!("it holds on"),
         }
     }
 }
