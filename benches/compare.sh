@@ -10,7 +10,8 @@
 # All three have one thread for clients, as PgBouncer has; THREADS gives Tenantry and the floor more.
 # Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry.
 # Prints medians over all rounds of throughput, mean and p99 latency and the program's CPU time per statement (user and
-# system, from /proc/PID/stat), that of the servers, ratios of the same round, memory with idle clients, and which bars are reached.
+# system, from /proc/PID/stat), how often it slept, the servers' CPU time and the cores' idle time per statement, ratios of the
+# same round, memory with idle clients, and which bars are reached.
 # Everything runs on loopback; servers and data are thrown away at the end.
 #
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
@@ -208,6 +209,12 @@ server_ticks() {
     { cat "${files[@]}" 2>/dev/null || true; } | sed 's/.*) //' | awk 'NR == 1 { sum = $14 + $15 } { sum += $12 + $13 } END { print sum }'
 }
 
+# How often the threads of a process have gone to sleep so far.
+sleeps() { cat "/proc/$1"/task/*/status 2>/dev/null | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum + 0 }'; }
+
+# Clock ticks in which a core had nothing to do.
+idle_ticks() { awk '/^cpu / { print $5 + $6 }' /proc/stat; }
+
 # Runs pgbench for so many seconds, with further options.
 run() {
     local script=$1 mode=$2 count=$3 target=$4 seconds=$5 log=$work/pgbench.log
@@ -218,28 +225,28 @@ run() {
         fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
 }
 
-# One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us servers_cpu_us, the
-# last two per statement.
+# One measurement, as a line of the results: script mode clients round target tps mean_ms p99_ms cpu_us servers_cpu_us sleeps
+# idle_us, the last four per statement.
 measure() {
-    local script=$1 mode=$2 count=$3 round=$4 target=$5 pid before=0 after=0 servers log=$work/pgbench.log
+    local script=$1 mode=$2 count=$3 round=$4 target=$5 pid before=0 after=0 slept=0 woken=0 servers idle log=$work/pgbench.log
     pid=${pid_of[$(process_of "$target" "$mode")]:-}
     rm -f "$work"/latency.*
-    servers=$(server_ticks)
-    [ -z "$pid" ] || before=$(ticks "$pid")
+    servers=$(server_ticks) idle=$(idle_ticks)
+    [ -z "$pid" ] || before=$(ticks "$pid") slept=$(sleeps "$pid")
     run "$script" "$mode" "$count" "$target" "$duration" --log --log-prefix="$work/latency" --sampling-rate=0.2
-    [ -z "$pid" ] || after=$(ticks "$pid")
-    servers=$(($(server_ticks) - servers))
+    [ -z "$pid" ] || after=$(ticks "$pid") woken=$(sleeps "$pid")
+    servers=$(($(server_ticks) - servers)) idle=$(($(idle_ticks) - idle))
     ! grep -q 'number of failed transactions: [1-9]' "$log" || fail "pgbench had failed transactions: $(cat "$log")"
     local p99
     p99=$(cat "$work"/latency.* | awk '{ print $3 }' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR - 1) * 0.99) + 1] / 1000 }')
     awk -v head="$script $mode $count $round $target" -v p99="$p99" -v ticks=$((after - before)) -v servers="$servers" \
-        -v hertz="$ticks_per_second" -v statements="$(statements_of "$script" | wc -l)" '
+        -v sleeps=$((woken - slept)) -v idle="$idle" -v hertz="$ticks_per_second" -v statements="$(statements_of "$script" | wc -l)" '
         /^number of transactions actually processed/ { n = $6 + 0 }
         /^latency average = / { mean = $4 }
         /^tps = / { tps = $3 }
         END {
             each = 1e6 / hertz / n / statements
-            print head, tps, mean, p99, ticks * each, servers * each
+            print head, tps, mean, p99, ticks * each, servers * each, sleeps / n / statements, idle * each
         }' "$log" >>"$results"
 }
 

@@ -2,8 +2,8 @@
 
     report.py RESULTS
 
-RESULTS has a line for each measurement: script mode clients round target tps mean_ms p99_ms cpu_us servers_cpu_us, the
-last two per statement; and for idle clients: idle - count - target resident_kilobytes.
+RESULTS has a line for each measurement: script mode clients round target tps mean_ms p99_ms cpu_us servers_cpu_us sleeps
+idle_us, the last four per statement; and for idle clients: idle - count - target resident_kilobytes.
 """
 
 import sys
@@ -32,7 +32,7 @@ def read(path):
             if script == "idle":
                 idle[target][int(clients)] = int(figures[0])
             else:
-                names = ("tps", "mean", "p99", "cpu", "servers")
+                names = ("tps", "mean", "p99", "cpu", "servers", "sleeps", "idle")
                 cells[script, mode, int(clients)][target, int(number)] = dict(zip(names, map(float, figures)))
     return cells, idle
 
@@ -75,10 +75,11 @@ def print_measurements(cells):
             floor = None if target == "direct" else ratio(rounds, "cpu", target, "floor")
             rows.append(
                 (script, mode, clients, target, shown(of("tps"), 0), shown(ratio(rounds, "tps", target, "direct")),
-                 shown(of("mean"), 3), shown(of("p99"), 3), cpu, shown(floor), shown(of("servers"), 1))
+                 shown(of("mean"), 3), shown(of("p99"), 3), cpu, shown(floor), "" if target == "direct" else shown(of("sleeps")),
+                 shown(of("servers"), 1), shown(of("idle"), 1))
             )
     table(("script", "mode", "clients", "through", "tps", "of direct", "mean ms", "p99 ms", "CPU us/stmt", "of floor",
-           "servers us/stmt"), rows)
+           "sleeps/stmt", "servers us/stmt", "idle us/stmt"), rows)
 
 
 def print_idle(idle):
