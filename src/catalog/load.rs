@@ -46,6 +46,18 @@ WITH RECURSIVE managed AS MATERIALIZED (
     FROM managed m
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.logicalrelid AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY a.attrelid
+), drawn AS (
+    -- Of identities, and in defaults. Apart, so that each is looked up by its index.
+    SELECT d.objid AS oid FROM managed m
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND d.refobjid = m.logicalrelid AND d.classid = d.refclassid AND d.deptype = 'i'
+    WHERE m.partmethod = 'h'
+    UNION
+    SELECT d.refobjid FROM managed m
+    JOIN pg_catalog.pg_attrdef f ON f.adrelid = m.logicalrelid
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    WHERE m.partmethod = 'h'
 ), shards AS (
     SELECT s.logicalrelid, pg_catalog.json_agg(s.shardid
         ORDER BY g.tenant IS NOT NULL, CASE WHEN g.tenant IS NULL THEN g.minvalue END, g.id) AS shards
@@ -77,14 +89,8 @@ SELECT pg_catalog.json_build_object(
         'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
         'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
             WHERE d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)),
-    'drawn_sequences', (SELECT coalesce(pg_catalog.json_agg(DISTINCT s.relname), '[]') FROM managed m
-        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND (
-            (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = m.logicalrelid AND d.deptype = 'i')
-            OR (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-                AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = m.logicalrelid)))
-        JOIN pg_catalog.pg_class s ON s.relkind = 'S'
-            AND s.oid = CASE WHEN d.refobjid = m.logicalrelid THEN d.objid ELSE d.refobjid END
-        WHERE m.partmethod = 'h'),
+    'drawn_sequences', (SELECT coalesce(pg_catalog.json_agg(DISTINCT s.relname), '[]') FROM drawn
+        JOIN pg_catalog.pg_class s ON s.oid = drawn.oid AND s.relkind = 'S'),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
             'should_have_shards', n.shouldhaveshards,

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::{BROKEN_ROW, Row, Server};
+use crate::backend::prepared::StatementKey;
 use crate::backend::settings::SessionSettings;
 use crate::error::{PgError, Result};
 use crate::transport::timer;
 use crate::wire::answer::Status;
-use crate::wire::reply_queue::{To, Verdict};
-use crate::wire::{frontend, rows};
+use crate::wire::frontend::{self, Bind};
+use crate::wire::reply_queue::{Reply, To, Verdict};
+use crate::wire::rows;
 
 impl Server {
     /// Runs SQL in the simple protocol and returns the rows of its last result, as text.
@@ -16,6 +18,16 @@ impl Server {
     /// Errors: the server's own, after its ReadyForQuery; the connection stays usable then.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>> {
         self.queue_query(sql, To::Nobody);
+        self.finish().await
+    }
+
+    /// As `query`, of a statement that this connection keeps prepared: for one that takes as long to plan as to run.
+    pub async fn query_prepared(&mut self, key: StatementKey, sql: &str) -> Result<Vec<Row>> {
+        self.ensure_prepared(key, &[], To::Nobody, || sql.to_owned());
+        Bind::text(&[]).write(b"", self.prepared.name(key).as_bytes(), &mut self.write);
+        self.replies.push(Reply::Bind, To::Nobody);
+        self.queue_execute(b"", 0, To::Nobody);
+        self.queue_sync();
         self.finish().await
     }
 
