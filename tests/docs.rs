@@ -51,18 +51,34 @@ fn every_threat_has_an_outcome_and_a_test_that_exists() {
     let cutovers = (1..=18).chain([22, 25]).map(|n| format!("C{n:02}"));
     assert_eq!(numbers, threats.chain(cutovers).collect::<Vec<_>>());
     for row in rows {
-        let named =
-            || row.split('`').filter_map(|word| word.split_once("::")).filter(|(path, _)| path.ends_with(".rs"));
+        let named = || tests_named_in(row);
         assert!(named().next().is_some() || row.contains("not shown yet"), "no test, and not said so: {row}");
         let number = &row[2..5];
         let names_it = |text: String| text.contains(number) || text.contains(&format!("{}_", number.to_lowercase()));
         let is_case = number.starts_with('C');
         assert!(is_case || named().any(|(path, _)| names_it(read(&root().join(path)))), "no test says {number}: {row}");
-        for (path, name) in named() {
-            let source = read(&root().join(path));
-            assert!(source.contains(&format!("fn {name}(")), "{path} has no {name}: {row}");
-        }
+        named().for_each(|test| assert_it_exists(test, row));
     }
+}
+
+#[test]
+fn every_promise_has_a_test_that_exists() {
+    let text = read(&root().join("docs/promises.md"));
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| promise ");
+    for row in text.lines().filter(is_row) {
+        assert!(tests_named_in(row).next().is_some(), "no test: {row}");
+        tests_named_in(row).for_each(|test| assert_it_exists(test, row));
+    }
+}
+
+/// File and function.
+fn tests_named_in(row: &str) -> impl Iterator<Item = (&str, &str)> {
+    row.split('`').filter_map(|word| word.split_once("::")).filter(|(path, _)| path.ends_with(".rs"))
+}
+
+fn assert_it_exists((path, name): (&str, &str), row: &str) {
+    let source = read(&root().join(path));
+    assert!(source.contains(&format!("fn {name}(")), "{path} has no {name}: {row}");
 }
 
 #[test]
