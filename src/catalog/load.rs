@@ -47,17 +47,17 @@ WITH RECURSIVE managed AS MATERIALIZED (
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.logicalrelid AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY a.attrelid
 ), drawn AS (
-    -- Of identities, and in defaults. Apart, so that each is looked up by its index.
-    SELECT d.objid AS oid FROM managed m
+    -- Of identities, and in defaults. Apart, and not of `managed`, so that each is looked up by an index.
+    SELECT d.objid AS oid FROM tenantry.distributed_table t
     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-        AND d.refobjid = m.logicalrelid AND d.classid = d.refclassid AND d.deptype = 'i'
-    WHERE m.partmethod = 'h'
+        AND d.refobjid = t.logicalrelid AND d.classid = d.refclassid AND d.deptype = 'i'
+    WHERE t.partmethod = 'h'
     UNION
-    SELECT d.refobjid FROM managed m
-    JOIN pg_catalog.pg_attrdef f ON f.adrelid = m.logicalrelid
+    SELECT d.refobjid FROM tenantry.distributed_table t
+    JOIN pg_catalog.pg_attrdef f ON f.adrelid = t.logicalrelid
     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid
         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-    WHERE m.partmethod = 'h'
+    WHERE t.partmethod = 'h'
 ), shards AS (
     SELECT s.logicalrelid, pg_catalog.json_agg(s.shardid
         ORDER BY g.tenant IS NOT NULL, CASE WHEN g.tenant IS NULL THEN g.minvalue END, g.id) AS shards
