@@ -2,7 +2,7 @@
 
 use crate::error::PgError;
 use crate::sql::clock::Clock;
-use crate::sql::lexer::{Token, fold, is_keyword, lex};
+use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex};
 use crate::sql::parse::{ParseFailure, parse};
 use crate::sql::scope::{Builder, Meaning};
 use crate::sql::tree::{Body, Expr, Item, Name};
@@ -94,8 +94,7 @@ fn refuse_columns(text: &str, tokens: &[Token], calls: &[Call], ctx: &Context<'_
         return Ok(());
     }
     for call in calls {
-        let alone = format!("SELECT f({})", &text[call.arguments_at.start as usize..call.arguments_at.end as usize]);
-        if names_column(&alone, ctx) {
+        if names_column(&alone(text, tokens, call), ctx) {
             return Err(PgError::unsupported(format!("arguments of function {} cannot be columns", call.name))
                 .detail("They are evaluated once, before the statement reads any row.")
                 .hint(format!(
@@ -105,6 +104,16 @@ fn refuse_columns(text: &str, tokens: &[Token], calls: &[Call], ctx: &Context<'_
         }
     }
     Ok(())
+}
+
+/// The call's arguments by themselves. Names of arguments have the arrow before them, by which they are not taken for columns.
+fn alone(text: &str, tokens: &[Token], call: &Call) -> String {
+    let (start, end) = (call.arguments_at.start as usize, call.arguments_at.end as usize);
+    let mut arguments = text[start..end].to_owned();
+    for token in tokens.iter().filter(|t| call.arguments_at.contains(&t.start) && t.kind == TokenKind::ColonEquals) {
+        arguments.replace_range(token.start as usize - start..token.end as usize - start, "=>");
+    }
+    format!("SELECT f({arguments})")
 }
 
 /// Columns of a subquery's own FROM clause do not count. What is not understood names none.
