@@ -394,7 +394,7 @@ impl Conversation<'_> {
         for (what, names) in [("in force now", reloaded.changed), ("in force after a restart", reloaded.need_restart)] {
             if !names.is_empty() {
                 let notice = format!("{what}: {}", names.join(", "));
-                answer::notice("NOTICE", &PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice), out);
+                answer::notice("NOTICE", &PgError::notice(notice), out);
             }
         }
         Ok(())

@@ -70,6 +70,11 @@ impl PgError {
         Self::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
     }
 
+    /// What a client sees as `NOTICE: message`.
+    pub fn notice(message: impl Into<String>) -> Self {
+        Self::new(SqlState::SUCCESSFUL_COMPLETION, message)
+    }
+
     /// SQLSTATE 0A000: a thing that Tenantry does not do (yet), refused before anything ran.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(SqlState::FEATURE_NOT_SUPPORTED, message)

@@ -6,7 +6,6 @@ use super::arguments::{ClusterEdit, read, required};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::operations::cluster_size::{DETAIL, request_workers};
-use crate::operations::create_distributed_table::notice;
 use crate::shard_map::NodeId;
 
 /// `tenantry_cluster_edit(workers)`: writes a request and answers its number. It is carried out after the commit, by
@@ -20,12 +19,12 @@ pub async fn request(name: &str, arguments: Value, txn: &mut Transaction) -> Res
         return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, "a cluster has at least one worker"));
     }
     let rows = txn.query(NodeId::COORDINATOR, &request_workers(workers)).await?;
-    let id: i64 = rows.first().and_then(|r| r[0].as_deref()).and_then(|id| id.parse().ok()).unwrap_or(0);
+    let id: i64 = rows.first().and_then(|r| r.first()?.as_deref()).and_then(|id| id.parse().ok()).unwrap_or(0);
     let sql = format!("SELECT {DETAIL} FROM tenantry.cluster_request r WHERE r.id = {id}");
     let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-    if let Some(waits) = rows.first().and_then(|r| r[0].as_deref()).filter(|waits| !waits.is_empty()) {
+    if let Some(waits) = rows.first().and_then(|r| r.first()?.as_deref()).filter(|waits| !waits.is_empty()) {
         txn.notice(
-            notice(&format!("request {id} {waits}"))
+            PgError::notice(format!("request {id} {waits}"))
                 .hint(format!("To take it back, run: SELECT tenantry_cluster_cancel({id});")),
         );
     }

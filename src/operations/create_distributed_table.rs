@@ -400,12 +400,12 @@ async fn move_rows(txn: &mut Transaction, definition: &TableDefinition, table: &
     if !has_rows(txn, &shell).await? {
         return Ok(());
     }
-    txn.notice(notice("Copying data from local table..."));
+    txn.notice(PgError::notice("Copying data from local table..."));
     copy_all(txn, definition, table).await?;
     // Deferred checks would fire on rows that are gone, and TRUNCATE refuses while they wait.
     txn.query(NodeId::COORDINATOR, "SET CONSTRAINTS ALL IMMEDIATE").await?;
     txn.query(NodeId::COORDINATOR, &format!("TRUNCATE {shell}")).await?;
-    txn.notice(notice("copying the data has completed"));
+    txn.notice(PgError::notice("copying the data has completed"));
     Ok(())
 }
 
@@ -443,11 +443,6 @@ pub(super) async fn seal_shell(txn: &mut Transaction, definition: &TableDefiniti
          WHEN (pg_catalog.pg_trigger_depth() = 0) EXECUTE FUNCTION tenantry.refuse_shell_write()"
     );
     txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
-}
-
-/// What a client sees as `NOTICE: message`.
-pub fn notice(message: &str) -> PgError {
-    PgError::new(SqlState::from_bytes(b"00000").expect("five digits are a SQLSTATE"), message)
 }
 
 pub(super) const SHARD_COUNT_MAX: i32 = 64000;

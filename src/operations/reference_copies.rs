@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use super::create_distributed_table::notice;
 use super::mover::reference_copy::{self, CopyRequest, Finish, Following};
 use super::mover::{self, MoverEnvironment};
 use super::node_objects;
@@ -108,7 +107,7 @@ async fn may_be_followed(txn: &mut Transaction, names: &[String]) -> Result<Opti
 }
 
 fn tell_of_waiting(txn: &mut Transaction, why: &str) {
-    txn.notice(notice("writes of reference tables wait until these are copied").detail(why));
+    txn.notice(PgError::notice("writes of reference tables wait until these are copied").detail(why));
 }
 
 /// Locks the tables, lets the last changes come through, and binds the copies to the transaction's end. Writers go on between two attempts.

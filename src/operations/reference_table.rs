@@ -3,7 +3,7 @@
 //! The coordinator's table stays what it was: it is the coordinator's copy.
 
 use super::create_distributed_table::{
-    copy_all, has_rows, lock_and_read, next_ids, notice, number, refuse_distributed, rows_of,
+    copy_all, has_rows, lock_and_read, next_ids, number, refuse_distributed, rows_of,
 };
 use super::missing_types;
 use super::table_checks::{self, Intent};
@@ -46,9 +46,9 @@ pub async fn create_reference_table(txn: &mut Transaction, oid: TableOid) -> Res
     let first = format!("{}{}{record}", create_schema(&definition.schema), stages.table);
     txn.query_each(workers.iter().map(|node| (*node, first.clone())).collect()).await?;
     if has_rows(txn, &rows_of(definition)).await? {
-        txn.notice(notice("Copying data from local table..."));
+        txn.notice(PgError::notice("Copying data from local table..."));
         copy_all(txn, definition, &table).await?;
-        txn.notice(notice("copying the data has completed"));
+        txn.notice(PgError::notice("copying the data has completed"));
     }
     let name = qualified(&definition.schema, &definition.name);
     let seal = format!(

@@ -3,7 +3,6 @@
 //! Which these are, `tenantry.get_missing_time_partition_ranges` and the view `tenantry.time_partitions` say. Each is made
 //! and dropped as the user's own CREATE TABLE ... PARTITION OF and DROP TABLE would do it.
 
-use super::create_distributed_table::notice;
 use super::ddl;
 use crate::catalog::quote::{identifier, literal, qualified};
 use crate::error::{PgError, Result, SqlState};
@@ -83,7 +82,7 @@ pub async fn drop_old(txn: &mut Transaction, table: TableOid, older_than: &str) 
     for row in txn.query(NodeId::COORDINATOR, &sql).await? {
         let [Some(schema), Some(name), Some(printed), from, Some(to)] = row.as_slice() else { continue };
         let from = from.as_deref().unwrap_or("MINVALUE");
-        txn.notice(notice(&format!("dropping {printed} with start time {from} and end time {to}")));
+        txn.notice(PgError::notice(format!("dropping {printed} with start time {from} and end time {to}")));
         let tables = txn.map().table(schema, name).cloned().into_iter().collect();
         let action = DdlAction::DropTable { others: false, if_exists: false, cascade: false };
         let query = Spliced::verbatim(format!("DROP TABLE {}", qualified(schema, name)));

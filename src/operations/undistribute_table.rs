@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::create_distributed_table::{lock_and_read, notice, refuse_old_snapshot};
+use super::create_distributed_table::{lock_and_read, refuse_old_snapshot};
 use super::ddl;
 use super::partitions::Family;
 use super::sequences;
@@ -44,7 +44,7 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
         txn.query(NodeId::COORDINATOR, &unseal).await?;
     }
     for (family, table) in families.iter().zip(&tables).filter(|(_, table)| !table.is_reference()) {
-        txn.notice(notice(&format!("moving the data of {}", family.root().printed)));
+        txn.notice(PgError::notice(format!("moving the data of {}", family.root().printed)));
         bring_back(txn, &map, family, table, forced.contains(&table.oid)).await?;
     }
     let definitions = || families.iter().flat_map(Family::definitions);

@@ -279,7 +279,7 @@ impl Session {
                 server.queue_reading();
                 if let Some(key) = key {
                     server.ensure_prepared(key, &statement.types, to, || query.render(group));
-                    server.queue_bind_prepared(&bind, key);
+                    server.queue_bind_prepared(&bind, key, To::Client);
                 } else {
                     server.queue_parse("", &query.render(group), &types, to);
                     server.queue_bind(&bind, &bind.portal, "", To::Client);

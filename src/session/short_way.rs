@@ -228,7 +228,7 @@ impl Session {
         match key {
             Some(key) => {
                 server.ensure_prepared(key, &statement.types, to, || query.render(group));
-                server.queue_bind_prepared(bind, key);
+                server.queue_bind_prepared(bind, key, To::Client);
             }
             None => {
                 server.queue_parse("", &query.render(group), &statement.types, to);

@@ -288,7 +288,8 @@ impl Session {
             .txn()
             .query(NodeId::COORDINATOR, "SELECT pg_catalog.current_setting('citus.shard_count', true)")
             .await?;
-        let shard_count = shard_count.first().and_then(|r| r[0].as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
+        let shard_count =
+            shard_count.first().and_then(|r| r.first()?.as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
         let shared = &self.thread.shared;
         let (catalog, mover) = (shared.catalog.clone(), shared.mover.clone());
         let env = functions::Environment { catalog, mover, shard_count };
@@ -337,7 +338,7 @@ impl Session {
 
     fn tell_of(&mut self, notice: Notice) {
         let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
-        let mut message = PgError::new(SqlState::SUCCESSFUL_COMPLETION, notice.message);
+        let mut message = PgError::notice(notice.message);
         if let Some(detail) = notice.detail {
             message = message.detail(detail);
         }

@@ -9,7 +9,7 @@ use crate::error::{PgError, Result};
 use crate::transport::timer;
 use crate::wire::answer::Status;
 use crate::wire::frontend::{self, Bind};
-use crate::wire::reply_queue::{Reply, To, Verdict};
+use crate::wire::reply_queue::{To, Verdict};
 use crate::wire::rows;
 
 impl Server {
@@ -24,8 +24,7 @@ impl Server {
     /// As `query`, of a statement that this connection keeps prepared: for one that takes as long to plan as to run.
     pub async fn query_prepared(&mut self, key: StatementKey, sql: &str) -> Result<Vec<Row>> {
         self.ensure_prepared(key, &[], To::Nobody, || sql.to_owned());
-        Bind::text(&[]).write(b"", self.prepared.name(key).as_bytes(), &mut self.write);
-        self.replies.push(Reply::Bind, To::Nobody);
+        self.queue_bind_prepared(&Bind::text(&[]), key, To::Nobody);
         self.queue_execute(b"", 0, To::Nobody);
         self.queue_sync();
         self.finish().await

@@ -55,10 +55,10 @@ impl Server {
         self.replies.push(Reply::Bind, to);
     }
 
-    /// A Bind of the client's to what `ensure_prepared` has made known.
-    pub fn queue_bind_prepared(&mut self, bind: &Bind, key: StatementKey) {
+    /// A Bind to what `ensure_prepared` has made known.
+    pub fn queue_bind_prepared(&mut self, bind: &Bind, key: StatementKey, to: To) {
         bind.write(&bind.portal, self.prepared.name(key).as_bytes(), &mut self.write);
-        self.replies.push(Reply::Bind, To::Client);
+        self.replies.push(Reply::Bind, to);
     }
 
     pub fn queue_describe(&mut self, target: Target<'_>, to: To) {

@@ -36,7 +36,6 @@ use crate::backend::replication::{CreatedSlot, ReplicationConnection};
 use crate::catalog::quote::qualified;
 use crate::catalog::{Address, pg_error};
 use crate::error::{PgError, Result, SqlState};
-use crate::operations::create_distributed_table::notice;
 use crate::operations::node_objects::Reference;
 use crate::operations::table_definition::TableDefinition;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId, ShardMap, TableOid};
@@ -105,7 +104,7 @@ impl Following {
     /// What the copy has to say.
     pub fn notices(&mut self) -> impl Iterator<Item = PgError> {
         let said = std::mem::take(&mut self.notices);
-        said.into_iter().map(|said| notice(&said.message))
+        said.into_iter().map(|said| PgError::notice(&said.message))
     }
 
     /// To be called while nobody can write the tables: returns when the last change is in the copies, or has taken too long.
