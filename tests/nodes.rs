@@ -267,6 +267,46 @@ fn a_server_that_was_removed_with_half_a_copy_comes_back() {
     assert_eq!(served.psql("SELECT count(*) FROM items"), "101");
 }
 
+/// Goal: a server that leaves keeps nothing of moves that could have been undone, and nobody keeps anything for its sake.
+/// Method: the old place of a move goes, is disabled, and the new one goes just when its table has become local, which who looks
+/// after the way back has not noticed yet.
+#[test]
+fn nothing_of_ways_back_is_left_when_a_server_leaves() {
+    let served = Served::start_with(2, 1, "[moves]\nundo_window = \"1h\"\n");
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY)");
+    let place = "SELECT nodeport FROM pg_dist_shard_placement";
+    let address = |port: &str| format!("'127.0.0.1', {port}");
+    let remains = "SELECT slot_name FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication \
+        UNION ALL SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%' OR nspname LIKE 'public\\_%'";
+    let ports = [0, 1].map(|worker| served.worker_port(worker).to_string());
+    let distribute_and_move = || {
+        served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 1)");
+        let from = served.psql(place);
+        let to = ports.iter().find(|port| **port != from).expect("there are two").clone();
+        let shard = served.psql("SELECT shardid FROM pg_dist_shard");
+        served.psql(&format!("SELECT citus_move_shard_placement({shard}, {}, {})", address(&from), address(&to)));
+        assert_eq!(served.psql("SELECT count(*) FROM tenantry.shard_move WHERE state = 'undoable'"), "1");
+        (from, to)
+    };
+    for function in ["citus_remove_node", "citus_disable_node"] {
+        let (from, _) = distribute_and_move();
+        served.psql(&format!("SELECT {function}({})", address(&from)));
+        let left = served.everywhere(remains);
+        assert!(left.len() == 1 && left[0].starts_with("public_"), "{function}: {left:?} is left beside the shard");
+        served.psql("SELECT undistribute_table('items')");
+        served.psql(&format!("SELECT citus_add_node({})", address(&from)));
+        served.psql(&format!("SELECT citus_activate_node({})", address(&from)));
+    }
+    let (_, to) = distribute_and_move();
+    psql_command(&served.dsn(0))
+        .args(["-c", "SELECT undistribute_table('items')"])
+        .args(["-c", &format!("SELECT citus_remove_node({})", address(&to))])
+        .status()
+        .expect("psql runs");
+    assert_eq!(served.psql("SELECT count(*) FROM pg_dist_node"), "1");
+    assert_eq!(served.everywhere(remains), Vec::<String>::new());
+}
+
 /// Goal: who writes a reference table while a node is removed does not notice.
 /// Method: a COPY that has begun sends its rows when the node is gone.
 #[test]

@@ -68,7 +68,7 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         }
         "citus_disable_node" | "master_disable_node" => {
             let (host, port) = node_address(name, arguments)?;
-            node_state::disable_node(txn, &host, port).await.map(|()| Value::Null)
+            node_state::disable_node(txn, &env.mover, &host, port).await.map(|()| Value::Null)
         }
         "citus_add_secondary_node" | "master_add_secondary_node" => add_secondary_node(name, arguments, txn, env).await,
         "citus_update_node" | "master_update_node" => update_node(name, arguments, txn, env).await,
@@ -87,7 +87,7 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         }
         "citus_remove_node" | "master_remove_node" => {
             let (host, port) = node_address(name, arguments)?;
-            nodes::remove_node(txn, &host, port).await.map(|()| Value::Null)
+            nodes::remove_node(txn, &env.mover, &host, port).await.map(|()| Value::Null)
         }
         "citus_set_coordinator_host" => {
             let CoordinatorHost { host, port } = read(name, arguments)?;

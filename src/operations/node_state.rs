@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
 use super::mover::MoverEnvironment;
+use super::mover::leaving::end_ways_back;
 use super::node_check::{check_server, facts, other_names};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use super::standbys::{has_address, update_standby};
@@ -37,10 +38,11 @@ pub async fn activate_node(txn: &mut Transaction, mover: &MoverEnvironment, host
     Ok(row_id)
 }
 
-/// `SELECT citus_disable_node(...)`: nothing is written to it or read from it any more.
+/// `SELECT citus_disable_node(...)`: nothing is written to it or read from it any more. Moves from it or to it can no longer be
+/// undone, whatever becomes of the transaction.
 ///
 /// Errors: 55000 while it holds shards or a move uses it, 42704 when there is no such node, 0A000 for the coordinator.
-pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
+pub async fn disable_node(txn: &mut Transaction, mover: &MoverEnvironment, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
@@ -54,6 +56,7 @@ pub async fn disable_node(txn: &mut Transaction, host: &str, port: i32) -> Resul
     refuse_last_placement(&map, node.id, &address)?;
     txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, false)).await?;
     refuse_while_moving(txn, node.id, &address, false).await?;
+    txn.unless_cancelled(end_ways_back(mover, node.id, &address)).await?;
     txn.reload_map().await?;
     Ok(())
 }

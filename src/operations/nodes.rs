@@ -4,6 +4,7 @@
 //! the client's transaction and decides.
 
 use super::create_distributed_table::number;
+use super::mover::leaving::end_ways_back;
 use super::mover::{self, MoverEnvironment};
 use super::node_check::check_server;
 use super::node_objects;
@@ -103,8 +104,11 @@ async fn next_id(catalog: &Catalog) -> Result<NodeId> {
     Ok(NodeId(id as u32))
 }
 
-/// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Errors: 55000 while it holds shards or a move uses it.
-pub async fn remove_node(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
+/// `SELECT citus_remove_node(...)`: with its standbys, if it has some. Moves from it or to it can no longer be undone, whatever
+/// becomes of the transaction.
+///
+/// Errors: 55000 while it holds shards or a move uses it.
+pub async fn remove_node(txn: &mut Transaction, mover: &MoverEnvironment, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
     let map = txn.reload_map().await?;
@@ -118,6 +122,7 @@ pub async fn remove_node(txn: &mut Transaction, host: &str, port: i32) -> Result
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     txn.query(NodeId::COORDINATOR, &nodes::delete(NodeId(row_id as u32))).await?;
     refuse_while_moving(txn, node.id, &address, true).await?;
+    txn.unless_cancelled(end_ways_back(mover, node.id, &address)).await?;
     txn.reload_map().await?;
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod explain;
 mod guard;
 pub mod isolate;
 pub mod join;
+pub mod leaving;
 mod lock;
 mod lock_watch;
 mod marker;
