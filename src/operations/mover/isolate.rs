@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::part::Part;
 use super::shard_count::has_colocated;
 use super::state::Move;
-use super::{MoverEnvironment, Notify, TransferMode, begin, carry_out, further_places, schemas, session};
+use super::{
+    MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, begin, carry_out, further_places, move_shard_group,
+    schemas, session,
+};
 use crate::catalog::pg_error;
 use crate::catalog::quote::{literal, readable};
 use crate::error::{PgError, Result, SqlState};
@@ -35,7 +38,7 @@ pub async fn isolate_tenant_to_new_shard(
     isolate(environment, arguments, None, notify).await
 }
 
-/// `tenantry_isolate_tenant`: on a node of the caller's choice, with all colocated tables.
+/// `tenantry_isolate_tenant`: on a node of the caller's choice, with all colocated tables. One that is isolated moves there.
 pub async fn tenantry_isolate_tenant(
     environment: &MoverEnvironment,
     arguments: &Value,
@@ -55,13 +58,22 @@ async fn isolate(
     let mode = TransferMode::of(arguments)?;
     let map = environment.catalog.refresh().await?;
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;
-    let found = find(&probe, &map, arguments, node).await?;
+    let found = match find(&probe, &map, arguments, node).await? {
+        Among::Others(found) => found,
+        Among::None(alone) => return settle(environment, alone, mode, notify).await,
+    };
     drop(probe);
     let known = found.nodes();
     let catalog = begin(environment, found.table.colocation, &known).await?;
     // What was true before the lock may not be now.
     let map = environment.catalog.refresh().await?;
-    let found = find(&catalog, &map, arguments, node).await?;
+    let found = match find(&catalog, &map, arguments, node).await? {
+        Among::Others(found) => found,
+        Among::None(alone) => {
+            drop(catalog);
+            return settle(environment, alone, mode, notify).await;
+        }
+    };
     further_places(environment, &catalog, &known, &found.nodes()).await?;
     let Found { table, tenant, hash, group, node } = found;
     let ids = "SELECT nextval('tenantry.shard_id'), nextval('tenantry.shard_id')";
@@ -72,12 +84,50 @@ async fn isolate(
     let mv = Move::new(table.colocation, group.id, (group.node, node), schemas(&map, table.colocation));
     let mv = Move::plan(&catalog, Move { part: Some(part), ..mv }).await?;
     carry_out(environment, catalog, mv, mode, notify).await?;
-    let map = environment.catalog.refresh().await?;
+    shard_in(&*environment.catalog.refresh().await?, &table, new)
+}
+
+/// The table's shard in a shard group.
+fn shard_in(map: &ShardMap, table: &Table, group: ShardGroupId) -> Result<Value> {
     let shard = map.table_by_oid(table.oid).and_then(|t| {
-        t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, group)| group == new)).copied()
+        t.shards.iter().find(|shard| map.group_of_shard(**shard).is_some_and(|(_, its)| its == group)).copied()
     });
     let ShardId(shard) = shard.ok_or_else(|| not_distributed(&table.name))?;
     Ok(json!(shard))
+}
+
+/// Takes a tenant that is isolated to the node where it is wanted, if it is not there. Answers as `isolate`.
+async fn settle(
+    environment: &MoverEnvironment,
+    alone: Alone,
+    mode: TransferMode,
+    notify: &Notify<'_>,
+) -> Result<Value> {
+    let Alone { table, tenant, group, node: target } = alone;
+    let (source, group) = (group.node, group.id);
+    let known = format!("tenant {} of table {} is isolated already", literal(&tenant), readable(&table.name));
+    if source == target {
+        notify(Notice::new(format!("{known} on node {target}")));
+    } else {
+        notify(Notice::new(format!("{known}, moving it from node {source} to node {target}")));
+        move_shard_group(environment, MoveRequest { group, source, target, mode }, notify).await?;
+    }
+    shard_in(&*environment.catalog.refresh().await?, &table, group)
+}
+
+/// With whom a tenant shares its shard group.
+enum Among {
+    Others(Found),
+    None(Alone),
+}
+
+/// A tenant that is isolated.
+struct Alone {
+    table: Table,
+    tenant: String,
+    group: ShardGroup,
+    /// Where it is to be.
+    node: NodeId,
 }
 
 /// A tenant that may be isolated.
@@ -97,8 +147,10 @@ impl Found {
     }
 }
 
+/// `node`: where the tenant is to be; none: where it is, and it is not to be isolated yet.
+///
 /// Errors: 22023 for a node that cannot take it, 0A000 and 55000 for a tenant that cannot be isolated, or is.
-async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, node: Option<NodeId>) -> Result<Found> {
+async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, node: Option<NodeId>) -> Result<Among> {
     let (table, hash) = distributed(catalog, map, arguments).await?;
     if let Some(node) = node
         && !map.active_workers().any(|n| n.id == node && n.should_have_shards)
@@ -112,17 +164,18 @@ async fn find(catalog: &session::Session, map: &ShardMap, arguments: &Value, nod
             .detail("The proxy cannot compare its values by itself.")
     })?;
     let colocation = map.colocation(table.colocation).ok_or_else(|| not_distributed(&table.name))?;
-    if colocation.own_group_of(&value).is_some() {
-        return Err(PgError::new(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has already been isolated for the given value", readable(&table.name)),
-        )
-        .hint("Move it with citus_move_shard_placement."));
+    if let Some(group) = colocation.own_group_of(&value) {
+        let message = format!("table {} has already been isolated for the given value", readable(&table.name));
+        let node = node.ok_or_else(|| {
+            PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .hint("Move it with tenantry_isolate_tenant(table_name, tenant_id, node_id).")
+        })?;
+        return Ok(Among::None(Alone { group: group.clone(), tenant: text, table, node }));
     }
     let group = colocation.interval_of(value.hash()).ok_or_else(|| not_distributed(&table.name))?.clone();
     let node = node.unwrap_or(group.node);
     let (key, hash) = (value.key(), value.hash());
-    Ok(Found { tenant: Tenant { key, text: text.clone() }, hash, table, group, node })
+    Ok(Among::Others(Found { tenant: Tenant { key, text: text.clone() }, hash, table, group, node }))
 }
 
 /// The table that a call is about.

@@ -91,6 +91,31 @@ async fn write(stage: Arc<Stage>, tenant: i64, stop: Arc<AtomicBool>, acknowledg
     }
 }
 
+/// It moves there with its shard group, and back; nothing is done where it is.
+async fn an_isolated_tenant_goes_where_it_is_wanted(stage: &Stage, table: i64) {
+    let [tenant, ..] = TENANTS;
+    let group = group_of(&stage.environment.catalog.map(), tenant);
+    let (home, away) = (group.node, NodeId(3 - group.node.0));
+    let moves = "SELECT count(*) FROM tenantry.shard_move";
+    for (node, words, more) in [
+        (home, format!("tenant '1' of table orders is isolated already on node {home}"), 0),
+        (away, format!("tenant '1' of table orders is isolated already, moving it from node {home} to node {away}"), 1),
+        (home, format!("tenant '1' of table orders is isolated already, moving it from node {away} to node {home}"), 1),
+    ] {
+        let before: i64 = stage.coordinator.query_one(moves, &[]).await.unwrap().get(0);
+        let said = std::sync::Mutex::new(Vec::new());
+        let notify = |notice: Notice| said.lock().unwrap().push(notice.message);
+        let request = json!({"table_name": table, "tenant_id": tenant, "node_id": node.0});
+        let shard = tenantry_isolate_tenant(&stage.environment, &request, &notify).await.unwrap();
+        let map = stage.environment.catalog.map();
+        assert_eq!(map.group_of_shard(ShardId(shard.as_u64().unwrap())).unwrap().1, group.id);
+        assert_eq!(group_of(&map, tenant).node, node);
+        assert_eq!(said.into_inner().unwrap().first(), Some(&words));
+        assert_eq!(stage.coordinator.query_one(moves, &[]).await.unwrap().get::<_, i64>(0), before + more, "{words}");
+        assert_eq!(stage.remains().await, Vec::<String>::new(), "{words}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes() {
     let stage = Arc::new(set().await);
@@ -149,9 +174,11 @@ async fn tenants_are_isolated_and_shards_split_under_a_writer_whatever_crashes()
         }
         let group = group_of(&catalog.map(), tenant);
         assert_eq!((group.node, group.tenant.is_some()), (NodeId(node as u32), true), "{point:?}");
-        let again = tenantry_isolate_tenant(&stage.environment, &arguments(tenant, node), &quiet).await.unwrap_err();
+        let request = json!({"table_name": table, "tenant_id": tenant, "cascade_option": "CASCADE"});
+        let again = isolate_tenant_to_new_shard(&stage.environment, &request, &quiet).await.unwrap_err();
         assert_eq!(again.message(), "table orders has already been isolated for the given value");
     }
+    an_isolated_tenant_goes_where_it_is_wanted(&stage, table).await;
     super::split_tests::the_rest_is_split_under_a_writer(&stage, table).await;
     super::unite_tests::splits_are_undone_under_a_writer(&stage, table).await;
     super::return_tests::tenants_go_home(&stage, table).await;
