@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use support::serve::psql_says;
 use support::served::Served;
 use support::wire_client::Client;
 use support::{psql, psql_command, psql_error, wait_until};
@@ -112,6 +113,68 @@ fn a_server_is_checked_joins_and_leaves() {
     served.psql(&format!("SELECT master_remove_node('localhost', {port})"));
     assert_eq!(served.psql("SELECT node_port FROM master_get_active_worker_nodes()"), first.to_string());
     assert_eq!(served.psql("SELECT citus_is_coordinator(), citus_is_primary_node()"), "t|t");
+}
+
+/// Goal: a role that may too little there, what has the names of reference tables, and a collation that is not there are told with all
+/// else that is wrong; what has the name of a distributed table is in nobody's way.
+/// Method: a server that has all of that, until it is taken away.
+#[test]
+fn what_a_server_has_and_lacks_is_told_at_once() {
+    let mut served = Served::start(1);
+    served.psql("CREATE SCHEMA geo; CREATE TABLE geo.\"Regions\" (id int PRIMARY KEY); CREATE TABLE colors (id int PRIMARY KEY)");
+    served.psql("CREATE TABLE countries (code text COLLATE \"fr-x-icu\" PRIMARY KEY); CREATE TABLE cities (id int)");
+    for table in ["countries", "geo.\"Regions\"", "colors", "cities"] {
+        served.psql(&format!("SELECT create_reference_table('{table}')"));
+    }
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY); SELECT create_distributed_table('items', 'tenant')");
+    let port = served.servers().add_worker().expect("it starts").port();
+    let server = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    psql(
+        &server,
+        "CREATE ROLE other SUPERUSER LOGIN; DROP COLLATION pg_catalog.\"fr-x-icu\"; CREATE VIEW items AS SELECT 1",
+    );
+    psql(&server, "CREATE FOREIGN DATA WRAPPER none; CREATE SERVER none FOREIGN DATA WRAPPER none; CREATE SCHEMA geo");
+    psql(&server, "CREATE FOREIGN TABLE countries (code text) SERVER none; CREATE VIEW geo.\"Regions\" AS SELECT 1");
+    psql(&server, "CREATE TYPE colors AS ENUM ('red'); CREATE TABLE cities (id int)");
+    let as_other = server.replace("postgres@", "other@");
+    let let_be_superuser = |value: bool| {
+        let sql = format!("UPDATE pg_authid SET rolsuper = {value} WHERE rolname = 'postgres'");
+        psql(&as_other, &format!("SET allow_system_table_mods TO on; {sql}"));
+    };
+    let_be_superuser(false);
+    let add = format!("SELECT citus_add_node('127.0.0.1', {port})");
+    let told = psql_error(&served.dsn(0), &add);
+    let complaints = [
+        "Its role \"postgres\", as which Tenantry logs in, is no superuser.",
+        "Its view geo.\"Regions\" is in the way of the reference table of that name.",
+        "Its table public.cities is in the way of the reference table of that name.",
+        "Its type public.colors is in the way of the reference table of that name.",
+        "Its foreign table public.countries is in the way of the reference table of that name.",
+        "It lacks collations of tables' columns: \"fr-x-icu\".",
+    ];
+    assert!(told.contains("55000") && told.contains(&complaints.join(" ")), "{told}");
+    assert!(!told.contains("items"), "{told}");
+
+    let_be_superuser(true);
+    psql(&server, "SELECT pg_import_system_collations('pg_catalog')");
+    psql(&server, "DROP FOREIGN TABLE countries; DROP VIEW geo.\"Regions\"; DROP TYPE colors; DROP TABLE cities");
+    served.psql(&add);
+    served.psql("INSERT INTO countries VALUES ('fr')");
+    assert_eq!(psql(&server, "SELECT code FROM countries"), "fr");
+    // Its own copies are in nobody's way when it comes back; that it may sort otherwise, because of another libc, is a warning.
+    served.psql(&format!("SELECT citus_remove_node('127.0.0.1', {port})"));
+    for (server, version) in [(&served.coordinator_dsn(), "2.36"), (&server, "2.41")] {
+        let of_database = "FUNCTION pg_catalog.pg_database_collation_actual_version(oid) RETURNS text";
+        psql(server, &format!("CREATE OR REPLACE {of_database} LANGUAGE sql AS $$ SELECT '{version}' $$"));
+    }
+    let said = psql_says(&served.dsn(0), &add);
+    for part in [
+        &*format!("WARNING:  01000: node 127.0.0.1:{port} may sort text in another order than the coordinator"),
+        "Its database's collation has version 2.41, the coordinator's 2.36.",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(served.psql("SELECT count(*) FROM pg_dist_node WHERE isactive"), "2");
 }
 
 /// Goal: who writes a reference table waits for its copy only, not for all that a new server is given before.

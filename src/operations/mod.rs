@@ -2,6 +2,7 @@
 //! and commit with everything else that the transaction did; moves and rebalances commit as they go.
 
 pub mod cluster_size;
+mod collation_versions;
 pub mod create_distributed_table;
 pub mod ddl;
 mod disk;

@@ -1,18 +1,37 @@
 //! Is a server fit to be a node? What is wrong is told all at once.
 
+use tokio_postgres::Client;
+
+use super::collation_versions;
+use crate::catalog::quote::readable;
 use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
+use crate::executor::Transaction;
 use crate::operations::disk::{self, ROOM_TO_SPARE, megabytes};
 use crate::shard_map::{NodeId, ShardMap};
 
-/// Everything that makes a server unfit, told at once. Errors: 08006 when it can't be reached, 55000 when unfit.
-pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
+/// Everything that makes a server unfit, told at once; what makes it doubtful, as a warning.
+///
+/// Errors: 08006 when it can't be reached, 55000 when unfit.
+pub async fn check_server(txn: &mut Transaction, catalog: &Catalog, map: &ShardMap, address: &Address) -> Result<()> {
     let settings = catalog.settings();
     let (new, old) = (connect(settings, address).await?, connect_to_coordinator(settings).await?);
     let (candidate, coordinator) = (facts(&new).await?, facts(&old).await?);
     let mut complaints = unfit(&candidate, &coordinator, &settings.dbname);
+    complaints.extend(in_the_way(&new, &reference_tables(map)).await?);
+    if candidate.version >= VERSION_MIN {
+        let here = collation_versions::in_use(&old, map).await?;
+        let there = collation_versions::of(&new, &here).await?;
+        let missing = collation_versions::missing(&there, &here);
+        if !missing.is_empty() {
+            complaints.push(format!("It lacks collations of tables' columns: {}.", missing.join(", ")));
+        }
+        if complaints.is_empty() {
+            warn_of_order(txn, address, &collation_versions::differences(&there, &here));
+        }
+    }
     if let Some(free) = disk::free(&new).await {
-        let needed = reference_tables(&old, map).await? + ROOM_TO_SPARE;
+        let needed = bytes_of_reference_tables(&old, map).await? + ROOM_TO_SPARE;
         if free < needed {
             complaints.push(format!(
                 "The disk of its data directory has {} free; {} are needed for the reference tables and to begin with.",
@@ -31,6 +50,56 @@ pub async fn check_server(catalog: &Catalog, map: &ShardMap, address: &Address) 
     )
     .detail(complaints.join(" "))
     .hint("Call citus_add_node again when that is mended; settings count once the server is restarted."))
+}
+
+/// A warning and no complaint: the numbers of versions tell that orders may differ, and mostly they do not; and who brings a cluster to
+/// another release of his operating system does so one server after the other. Postgres itself says no more of a database whose
+/// version has changed.
+fn warn_of_order(txn: &mut Transaction, address: &Address, differences: &[String]) {
+    if differences.is_empty() {
+        return;
+    }
+    let Address { host, port } = address;
+    let message = format!("node {host}:{port} may sort text in another order than the coordinator");
+    txn.warning(
+        PgError::new(SqlState::WARNING, message).detail(differences.join(" ")).hint(
+            "Where the orders differ, comparisons of text and ORDER BY with LIMIT find other rows in its shards. Have the same \
+             versions of libc and ICU on all servers.",
+        ),
+    );
+}
+
+/// Complaints of what has the name of a reference table, (schema, name), on a server that is to get a copy, and is no copy of before.
+/// Distributed tables are in schemas of their own there.
+async fn in_the_way(client: &Client, tables: &[(&str, &str)]) -> Result<Vec<String>> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) = tables.iter().copied().unzip();
+    // A server that was a node once.
+    let knows_copies = "SELECT coalesce(has_table_privilege(to_regclass('tenantry.reference_copy'), 'SELECT'), false)";
+    let copy = match client.query_one(knows_copies, &[]).await.map_err(pg_error)?.get(0) {
+        true => "EXISTS (SELECT FROM tenantry.reference_copy r WHERE r.schema = w.schema AND r.name = w.name)",
+        false => "false",
+    };
+    let sql = format!(
+        "SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' \
+             WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type' WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' ELSE 'index' END, \
+             w.schema, w.name \
+         FROM unnest($1::text[], $2::text[]) w (schema, name) JOIN pg_namespace n ON n.nspname = w.schema \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name WHERE NOT (c.relkind = 'r' AND {copy}) \
+         UNION ALL SELECT 'type', w.schema, w.name \
+         FROM unnest($1::text[], $2::text[]) w (schema, name) JOIN pg_namespace n ON n.nspname = w.schema \
+         JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = w.name AND t.typrelid = 0 \
+         WHERE NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid) ORDER BY 2, 3"
+    );
+    let rows = client.query(&sql, &[&schemas, &names]).await.map_err(pg_error)?;
+    let complaint = |row: &tokio_postgres::Row| {
+        let (kind, schema, name): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        format!("Its {kind} {}.{} is in the way of the reference table of that name.", readable(schema), readable(name))
+    };
+    Ok(rows.iter().map(complaint).collect())
+}
+
+fn reference_tables(map: &ShardMap) -> Vec<(&str, &str)> {
+    map.tables().filter(|table| table.is_reference()).map(|t| (t.schema.as_str(), t.name.as_str())).collect()
 }
 
 /// Complaints that the server is one of the active workers already, but for this one, under whatever name.
@@ -56,6 +125,11 @@ fn unfit(candidate: &Facts, coordinator: &Facts, database: &str) -> Vec<String> 
     }
     if candidate.in_recovery {
         complaints.push("It is in recovery (a standby).".to_owned());
+    }
+    // Less does not do: roles are made with all their attributes, SUPERUSER and REPLICATION among them, objects become their
+    // owners', and rows are copied under session_replication_role.
+    if !candidate.is_superuser {
+        complaints.push(format!("Its role \"{}\", as which Tenantry logs in, is no superuser.", candidate.role));
     }
     if candidate.wal_level != "logical" {
         complaints.push(format!("Its wal_level is {}; logical is needed to move shards.", candidate.wal_level));
@@ -97,7 +171,7 @@ fn unfit(candidate: &Facts, coordinator: &Facts, database: &str) -> Vec<String> 
 }
 
 /// Bytes of the reference tables, which a node gets before anything else.
-async fn reference_tables(coordinator: &tokio_postgres::Client, map: &ShardMap) -> Result<i64> {
+async fn bytes_of_reference_tables(coordinator: &Client, map: &ShardMap) -> Result<i64> {
     let tables: Vec<u32> = map.tables().filter(|table| table.is_reference()).map(|table| table.oid.0).collect();
     let sql = "SELECT coalesce(sum(pg_catalog.pg_total_relation_size(t)), 0)::pg_catalog.int8 \
                FROM pg_catalog.unnest($1::pg_catalog.oid[]) t";
@@ -109,6 +183,8 @@ async fn reference_tables(coordinator: &tokio_postgres::Client, map: &ShardMap) 
 pub struct Facts {
     version: i32,
     pub in_recovery: bool,
+    role: String,
+    is_superuser: bool,
     wal_level: String,
     max_prepared_transactions: i32,
     max_replication_slots: i32,
@@ -123,7 +199,7 @@ pub struct Facts {
     pub identity: String,
 }
 
-pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
+pub async fn facts(client: &Client) -> Result<Facts> {
     let row = client
         .query_one(
             "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), \
@@ -135,7 +211,8 @@ pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
                   coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), to_jsonb(d) ->> 'daticurules', \
                   datcollate, datctype) FROM pg_database d WHERE datname = current_database()), \
              ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1), \
-             ARRAY(SELECT name::text FROM pg_available_extensions)",
+             ARRAY(SELECT name::text FROM pg_available_extensions), \
+             rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user",
             &[],
         )
         .await
@@ -153,6 +230,8 @@ pub async fn facts(client: &tokio_postgres::Client) -> Result<Facts> {
             locale: row.try_get(8)?,
             extensions: row.try_get(9)?,
             available_extensions: row.try_get(10)?,
+            role: row.try_get(11)?,
+            is_superuser: row.try_get(12)?,
         })
     };
     read().map_err(pg_error)
@@ -200,6 +279,8 @@ mod tests {
         let coordinator = Facts {
             version: 150004,
             in_recovery: false,
+            role: "keeper".into(),
+            is_superuser: true,
             wal_level: "logical".into(),
             max_prepared_transactions: 200,
             max_replication_slots: 10,
@@ -219,6 +300,7 @@ mod tests {
         let candidate = Facts {
             version: 140009,
             in_recovery: true,
+            is_superuser: false,
             wal_level: "replica".into(),
             max_prepared_transactions: 0,
             max_replication_slots: 0,
@@ -230,6 +312,7 @@ mod tests {
         let expected = [
             "It runs PostgreSQL 14; 15 or later is needed.",
             "It is in recovery (a standby).",
+            "Its role \"keeper\", as which Tenantry logs in, is no superuser.",
             "Its wal_level is replica; logical is needed to move shards.",
             "Its max_prepared_transactions is 0; two-phase commit needs more.",
             "Its max_replication_slots is 0; moving shards needs more.",

@@ -30,7 +30,7 @@ pub async fn activate_node(txn: &mut Transaction, mover: &MoverEnvironment, host
     let node = map.node_at(&address.host, address.port).ok_or_else(|| no_such_node(&address))?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     if !node.is_active && !node.id.is_coordinator() {
-        check_server(&mover.catalog, &map, &address).await?;
+        check_server(txn, &mover.catalog, &map, &address).await?;
         prepare_server(txn, mover, &map, (node.id, &address)).await?;
         txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, true)).await?;
         txn.reload_map().await?;

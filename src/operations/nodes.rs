@@ -77,7 +77,7 @@ pub async fn add_node(txn: &mut Transaction, mover: &MoverEnvironment, request: 
     }
     let mut id = None;
     if request.is_active {
-        check_server(catalog, &map, &address).await?;
+        check_server(txn, catalog, &map, &address).await?;
         let next = next_id(catalog).await?;
         prepare_server(txn, mover, &map, (next, &address)).await?;
         id = Some(next);
