@@ -87,6 +87,13 @@ impl Stage {
         ids.lines().map(|l| l.parse().expect("a number")).collect()
     }
 
+    /// The tenant has `rows` of before and what writers were told of, each row and each update of it once.
+    fn expect_all(&self, rows: i64, written: &[(i64, i64)]) {
+        assert!(self.ids() == expected(rows, written), "every acknowledged row, once");
+        let wrong = format!("SELECT count(*) FROM {} WHERE id > 0 AND n <> (id % 3 = 2)::int", self.table());
+        assert_eq!(psql(&self.served.worker_dsn(self.home()), &wrong), "0", "every acknowledged update, once");
+    }
+
     fn expect_nothing_left(&self, when: &str) {
         let gone = wait_until(Duration::from_secs(30), || self.served.everywhere(LEFTOVERS).is_empty());
         assert!(gone, "{when}: {:?}", self.served.everywhere(LEFTOVERS));
@@ -94,11 +101,12 @@ impl Stage {
 }
 
 /// Inserts ids from `first` on through a proxy, by prepared statement, transaction and plain statement in turn, and reads
-/// back each; fails at the first error. Returns how many were acknowledged and the longest wait.
+/// back each as it was written last; fails at the first error. Returns how many were acknowledged and the longest wait.
 async fn write(dsn: String, first: i64, stop: Arc<Stop>) -> (i64, Duration) {
     let client = connect(&dsn).await;
     let insert = client.prepare("INSERT INTO ledger VALUES ($1, $2, 0)").await.unwrap();
-    let read = client.prepare("SELECT count(*) FROM ledger WHERE tenant = $1 AND id = $2").await.unwrap();
+    let read =
+        client.prepare("SELECT count(*), sum(n)::bigint FROM ledger WHERE tenant = $1 AND id = $2").await.unwrap();
     let (mut id, mut longest) = (first, Duration::ZERO);
     while !stop.is_set() {
         let start = Instant::now();
@@ -114,13 +122,19 @@ async fn write(dsn: String, first: i64, stop: Arc<Stop>) -> (i64, Duration) {
             }
         };
         written.unwrap_or_else(|e| panic!("id {id}: {:?}", e.as_db_error()));
-        let count: i64 = client.query_one(&read, &[&TENANT, &id]).await.unwrap().get(0);
-        assert_eq!(count, 1, "id {id} is read back");
+        let row = client.query_one(&read, &[&TENANT, &id]).await.unwrap();
+        let seen: (i64, Option<i64>) = (row.get(0), row.get(1));
+        assert_eq!(seen, (1, Some(updates_of(id))), "id {id} is read back");
         longest = longest.max(start.elapsed());
         id += 1;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     (id - first, longest)
+}
+
+/// How often the row that `write` has inserted was updated then.
+fn updates_of(id: i64) -> i64 {
+    i64::from(id % 3 == 2)
 }
 
 fn expected(rows: i64, written: &[(i64, i64)]) -> Vec<i64> {
@@ -149,7 +163,7 @@ async fn clients_of_two_proxies_notice_no_move() {
         assert!(count > 20);
         written.push((w * 1_000_000, count));
     }
-    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_all(5_000, &written);
     stage.expect_nothing_left("after moves");
     let page = stage.served.metrics(0);
     let told = |sample| Served::metric(&page, sample).unwrap_or_else(|| panic!("{sample} in\n{page}"));
@@ -410,7 +424,7 @@ async fn a_proxy_killed_in_any_state_of_a_move_is_repaired_within_30_seconds() {
     stop.set();
     let (count, longest) = writer.await.unwrap();
     println!("{count} writes, longest {longest:?}");
-    assert!(stage.ids() == expected(ROWS, &[(1_000_000, count)]), "every acknowledged row, once");
+    stage.expect_all(ROWS, &[(1_000_000, count)]);
     let read = stage.served.psql(&format!("SELECT count(*) FROM ledger WHERE tenant = {TENANT}"));
     assert_eq!(read, (ROWS + count).to_string());
 }
@@ -523,7 +537,7 @@ async fn a_move_is_undone_by_another_proxy_after_the_one_that_made_it_was_killed
         println!("{count} writes, longest {longest:?}");
         written.push((w * 1_000_000, count));
     }
-    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_all(5_000, &written);
     stage.expect_nothing_left("after an undo");
     let again = client.batch_execute(&format!("SELECT tenantry_undo_move({id})")).await.unwrap_err();
     assert_eq!(again.code().map(|c| c.code()), Some("55000"), "{again:?}");
@@ -538,7 +552,7 @@ async fn a_move_is_undone_by_another_proxy_after_the_one_that_made_it_was_killed
     let (count, longest) = writer.await.unwrap();
     println!("{count} writes, longest {longest:?}");
     written.push((5_000_000, count));
-    assert!(stage.ids() == expected(5_000, &written), "every acknowledged row, once");
+    stage.expect_all(5_000, &written);
     stage.expect_nothing_left("after a move without a stream");
     let unknown = client.batch_execute(&stage.move_away().replace(')', ", 'gigantic')")).await.unwrap_err();
     assert_eq!(unknown.code().map(|c| c.code()), Some("22P02"), "{unknown:?}");

@@ -44,6 +44,11 @@ impl SessionSettings {
         }
     }
 
+    /// The statement that sets this one.
+    pub fn statement_of(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(String::as_str)
+    }
+
     /// Names and the statements that set them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries.iter().map(|(name, statement)| (name.as_str(), statement.as_str()))

@@ -39,7 +39,9 @@ pub use object_ids::ObjectIds;
 pub use participant::Participant;
 pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
-pub use transaction::{Answered, ConstraintsOf, Kind, Origin, Pin, PoolsAtHand, Transaction};
+pub use transaction::{
+    Answered, ConstraintsOf, FirstTimeouts, Kind, Limit, Origin, Pin, PoolsAtHand, Timeouts, Transaction,
+};
 pub use two_phase::{TransactionIds, transaction_of_gid};
 
 use std::sync::Arc;

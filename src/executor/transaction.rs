@@ -14,6 +14,7 @@ mod snapshots;
 
 pub use apart::Answered;
 pub use constraints::ConstraintsOf;
+pub use patience::{FirstTimeouts, Limit, Timeouts};
 pub use servers::PoolsAtHand;
 
 use std::borrow::Cow;
@@ -87,6 +88,7 @@ pub struct Transaction {
     pub(super) rowsets: Rowsets,
     kept: Option<Rc<Kept>>,
     handed: Handed,
+    first: Rc<FirstTimeouts>,
     /// Whose it is.
     client: u64,
     /// See `Leftovers::sequences_of`.
@@ -125,6 +127,7 @@ pub struct Origin<'a> {
     /// With session pooling.
     pub kept: &'a Option<Rc<Kept>>,
     pub handed: &'a Handed,
+    pub first: &'a Rc<FirstTimeouts>,
 }
 
 impl Transaction {
@@ -158,6 +161,7 @@ impl Transaction {
             rowsets: Rowsets::default(),
             kept: origin.kept.clone(),
             handed: origin.handed.clone(),
+            first: origin.first.clone(),
             client: origin.client,
             memory: origin.memory,
             told: None,

@@ -73,6 +73,7 @@ impl Cluster {
             cancel: &Arc::new(CancelHandle::default()),
             kept: &None,
             handed: &Handed::default(),
+            first: &Rc::default(),
         };
         Transaction::new(Kind::Explicit, origin, "", None)
     }

@@ -21,7 +21,7 @@ use super::statements::Statements;
 use super::{ADMIN_DATABASE, Ending, Visitor, admin_database, login, settings};
 use crate::backend::{SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
-use crate::executor::{Client, PoolsAtHand};
+use crate::executor::{Client, FirstTimeouts, PoolsAtHand, Timeouts};
 use crate::planner::ReadFrom;
 use crate::shard_map::NodeId;
 use crate::transport::{Socket, Stream, timer};
@@ -127,6 +127,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         asked: Asked::default(),
         settings: SessionSettings::default(),
         startup_settings: SessionSettings::default(),
+        first: Rc::default(),
+        again_within: None,
         search_path: Vec::new(),
         search_path_is_local: false,
         read_from: ReadFrom::default(),
@@ -233,6 +235,7 @@ impl Session {
         let greeting = self.greeting().await?;
         self.search_path = greeting.search_path.clone();
         (self.read_from, self.wants_kept, self.hears) = (greeting.read_from, greeting.wants_kept, greeting.hears);
+        self.first = Rc::new(FirstTimeouts { settings: self.settings.clone(), timeouts: greeting.timeouts });
         for (name, value) in &greeting.parameters {
             answer::parameter_status(name, value, self.client.out());
         }
@@ -257,9 +260,10 @@ impl Session {
             coordinator.server.parameters().to_vec()
         };
         self.read_search_path().await?;
+        let timeouts = Timeouts::read(&self.txn().show(&Timeouts::NAMES).await?);
         self.end_auto();
         let (search_path, read_from, wants_kept) = (self.search_path.clone(), self.read_from, self.wants_kept);
-        let greeting = Greeting { parameters, search_path, read_from, wants_kept, hears: self.hears };
+        let greeting = Greeting { parameters, search_path, read_from, wants_kept, hears: self.hears, timeouts };
         Ok(self.thread.greetings.keep(beginning, asked, greeting))
     }
 }

@@ -103,8 +103,12 @@ impl Session {
             self.portals.remove(&portal);
         }
         let attempts = self.batch.attempts + 1;
-        if attempts > MAX_ATTEMPTS || !self.prepare_retry(retry, undo, start.version).await? {
-            self.fail(moved())?;
+        let refused = match attempts > MAX_ATTEMPTS {
+            true => Some(moved()),
+            false => self.cannot_repeat(retry, undo, start.version).await,
+        };
+        if let Some(error) = refused {
+            self.fail(error)?;
             self.skip_until_sync = true;
             return Ok(());
         }

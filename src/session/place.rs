@@ -225,6 +225,8 @@ impl Session {
 
     /// Before a text is planned. A local table that is being cut over to shards: who names it waits, and finds it distributed then.
     /// A transaction that has its lock does not, because the cutover waits for it.
+    ///
+    /// Errors: 55P03 and 57014 when the client waits no longer.
     pub async fn await_table_holds(&mut self, text: &str) -> Result<()> {
         let is_repeatable = !is_copy(text) && self.transaction.as_ref().is_none_or(|t| t.is_fresh(NodeId::COORDINATOR));
         if is_repeatable && self.thread.shared.holds.held() == 0 {
@@ -247,8 +249,9 @@ impl Session {
             if let Some(txn) = &mut self.transaction {
                 txn.leave_tables();
             }
+            let limit = self.limit_of_wait().await?;
             let timeout = self.thread.executor.settings.load().hold_timeout;
-            let wait = async { Ok(holds.wait_for_tables(text, timeout).await) };
+            let wait = limit.during(holds.wait_for_tables(text, timeout));
             if !self.cancel.handle.unless_cancelled(wait).await? {
                 return Ok(());
             }

@@ -24,7 +24,7 @@ use super::{Ending, Shared};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
-use crate::executor::{Client, Executor, Kept, Kind, Origin, PoolsAtHand, Transaction};
+use crate::executor::{Client, Executor, FirstTimeouts, Kept, Kind, Limit, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
 use crate::planner::{ReadFrom, Sequences};
 use crate::shard_map::ShardMap;
@@ -65,6 +65,10 @@ pub struct Session {
     pub settings: SessionSettings,
     /// Those of the startup packet, which RESET goes back to.
     pub startup_settings: SessionSettings,
+    /// Its timeouts for as long as it sets none.
+    pub first: Rc<FirstTimeouts>,
+    /// How long the statement that is run again waits for its shard.
+    pub again_within: Option<Limit>,
     /// Schemas of search_path, `"$user"` replaced.
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.
@@ -253,6 +257,7 @@ impl Session {
             cancel: &self.cancel.handle,
             kept: &self.kept,
             handed: &self.pools.handed,
+            first: &self.first,
         };
         self.transaction = Some(Transaction::new(kind, origin, options, self.pinned.take()));
     }
@@ -365,6 +370,7 @@ impl Session {
 
     /// The client's turn.
     pub async fn ready(&mut self) -> Result<()> {
+        self.again_within = None;
         if self.status() == Status::Failed {
             Box::pin(self.txn().roll_back_early()).await?;
         }

@@ -31,7 +31,7 @@ use crate::backend::{PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, moved, relay};
+use crate::executor::{Kind, Participant, Relayed, Retry, Routed, Transaction, relay};
 use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
@@ -434,8 +434,8 @@ impl Session {
         if repeat.parses {
             self.statements.remove(b"");
         }
-        if !self.prepare_retry(retry, Undo::Everything, repeat.version).await? {
-            self.fail(moved())?;
+        if let Some(error) = self.cannot_repeat(retry, Undo::Everything, repeat.version).await {
+            self.fail(error)?;
             return Ok(false);
         }
         self.batch.is_stale = retry == Retry::StalePlan && repeat.unit.first() != Some(&b'Q');

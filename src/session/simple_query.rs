@@ -7,7 +7,7 @@ use super::run::Session;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
-use crate::executor::{Kind, Relayed, Retry, Routed, moved, relay};
+use crate::executor::{Kind, Limit, Relayed, Retry, Routed, moved, relay};
 use crate::planner::{Plan, SessionCommand};
 use crate::sql::{lexer, statements};
 use crate::transport::timer;
@@ -95,6 +95,7 @@ impl Session {
 
     /// Runs a statement again when the map was old: the client sees a delay.
     async fn simple_statement_with_retry(&mut self, text: &str) -> Result<()> {
+        self.again_within = None;
         loop {
             let mark = self.client.mark();
             let version = self.map_version();
@@ -247,6 +248,8 @@ impl Session {
     }
 
     /// Gets ready to run the unit again. False when it cannot be, or when the request is older than a hold may be.
+    ///
+    /// Errors: 55P03 and 57014 when the client waits no longer; the catalog's.
     pub async fn prepare_retry(&mut self, retry: Retry, undo: Undo, version: u64) -> Result<bool> {
         self.thread.metrics.repeats.increment(1);
         // A standby may not have heard of the shard yet.
@@ -280,15 +283,53 @@ impl Session {
         if Instant::now() >= deadline {
             return Ok(false);
         }
+        let limit = self.limit_of_repeats();
         let catalog = &self.thread.shared.catalog;
-        // A coordinator that does not answer must not keep the client for longer than a move may.
-        let Ok(map) = timer::timeout_at(deadline.into(), catalog.refresh()).await else { return Ok(false) };
-        if map?.version() == version {
-            // Fenced, but not switched yet: the mover is between the two.
-            let soon = Instant::now() + RETRY_PAUSE;
-            catalog.changed_since(version, soon.min(deadline).into()).await;
+        let newer = async {
+            // A coordinator that does not answer must not keep the client for longer than a move may.
+            let Ok(map) = timer::timeout_at(deadline.into(), catalog.refresh()).await else { return Ok(false) };
+            if map?.version() == version {
+                // Fenced, but not switched yet: the mover is between the two.
+                let soon = Instant::now() + RETRY_PAUSE;
+                catalog.changed_since(version, soon.min(deadline).into()).await;
+            }
+            Ok(true)
+        };
+        match limit {
+            Some(limit) => limit.during(newer).await?,
+            None => newer.await,
         }
-        Ok(true)
+    }
+
+    /// As for a lock, from the first attempt on. Nobody is asked, who might be away as the shard is.
+    fn limit_of_repeats(&mut self) -> Option<Limit> {
+        if self.again_within.is_none() {
+            let is_alone = self.transaction.is_none();
+            self.again_within = self.txn().patience_at_hand().map(|patience| patience.begin());
+            if is_alone {
+                self.end_auto();
+            }
+        }
+        self.again_within
+    }
+
+    /// As `prepare_retry`; what the client is to be told when the unit cannot be run again.
+    pub(super) async fn cannot_repeat(&mut self, retry: Retry, undo: Undo, version: u64) -> Option<PgError> {
+        match self.prepare_retry(retry, undo, version).await {
+            Ok(true) => None,
+            Ok(false) => Some(moved()),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// When the client's statement, which begins to wait now, waits no longer.
+    pub(super) async fn limit_of_wait(&mut self) -> Result<Limit> {
+        let is_alone = self.transaction.is_none();
+        let patience = Box::pin(self.txn().patience()).await;
+        if is_alone {
+            self.end_auto();
+        }
+        Ok(patience?.begin())
     }
 
     /// Is this a node's word that a shard is not there (any more)?

@@ -40,7 +40,7 @@ impl Transaction {
     /// From here on a cut-over of these shard groups waits for the end of this transaction. Those that are being cut over are waited
     /// for, and none is kept from it meanwhile.
     ///
-    /// Errors: 40001 after the hold timeout; while writes are held, 55P03 and 57014 as `lock_timeout` and `statement_timeout` say.
+    /// Errors: 40001 after the hold timeout; 55P03 and 57014 as `lock_timeout` and `statement_timeout` say.
     pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
         while !self.try_enter(groups) {
             self.await_holds_of_writes(groups).await?;
@@ -77,7 +77,8 @@ impl Transaction {
         }
         let patience = self.patience().await?;
         for group in groups.iter().filter(|group| !self.uses(**group)) {
-            let wait = patience.during(self.executor.holds.wait_to_write(*group));
+            let wait = patience.begin();
+            let wait = wait.during(self.executor.holds.wait_to_write(*group));
             self.cancel.unless_cancelled(wait).await?;
         }
         Ok(())
@@ -86,14 +87,15 @@ impl Transaction {
     /// Waits until none of these shard groups is being cut over. Groups that this transaction has used don't wait:
     /// the cut-over waits for it.
     ///
-    /// Errors: 40001 after the hold timeout.
+    /// Errors: 40001 after the hold timeout; 55P03 and 57014 when the client waits no longer.
     pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
         for group in groups {
             if !self.executor.holds.is_held(*group) || self.uses(*group) {
                 continue;
             }
+            let limit = self.patience().await?.begin();
             let timeout = self.executor.settings.load().hold_timeout;
-            let wait = async { Ok(self.executor.holds.wait(*group, timeout).await) };
+            let wait = limit.during(self.executor.holds.wait(*group, timeout));
             if !self.cancel.unless_cancelled(wait).await? {
                 return Err(PgError::new(
                     SqlState::SERIALIZATION_FAILURE,
