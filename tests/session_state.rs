@@ -38,6 +38,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     settings::backslashes_are_letters(&stage);
     settings::hidden_code_does_not_change_how_texts_are_read(&stage);
     settings::hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(&stage);
+    settings::what_hidden_code_sets_is_what_the_client_is_told(&stage);
     settings::what_cannot_be_carried_is_refused(&stage);
     pins::hidden_state_reaches_nobody(&stage);
     roles::roles_follow_their_client(&stage);

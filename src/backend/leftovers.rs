@@ -44,6 +44,8 @@ impl Server {
             result?;
             self.leftovers.is_unsure = false;
         }
+        // What comes from here on is its user's doing.
+        self.take_changed_parameters();
         // Equal or not: what is the same value is compared faster next time.
         self.settings = wanted.clone();
         Ok(())

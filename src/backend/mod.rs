@@ -32,6 +32,7 @@ mod prepared;
 mod queue;
 mod reading;
 pub mod replication;
+mod reported;
 mod server;
 mod settings;
 mod width;

@@ -48,19 +48,20 @@ impl Server {
 
     /// The same for a server that owes nothing; what the client is to be told then.
     pub async fn read_as_the_proxy(&mut self) -> Vec<(String, String)> {
-        let otherwise = self.told_otherwise();
+        let (otherwise, may_be_any) = (self.told_otherwise(), self.has_hidden_code);
         for (name, ours) in READ_BY {
             let is_otherwise = otherwise.iter().any(|(other, _)| other == name);
-            if (is_otherwise || self.has_hidden_code) && self.query(&put_back(name, ours)).await.is_err() {
+            if (is_otherwise || may_be_any) && self.query(&put_back(name, ours)).await.is_err() {
                 self.poison();
             }
+            self.expect_parameters(|reported| reported == name);
         }
         (self.reads_otherwise, self.has_hidden_code) = (false, false);
         otherwise
     }
 
-    /// The settings that it has told to be otherwise, as they are for the client who does not get this server again.
-    pub fn told_otherwise(&self) -> Vec<(String, String)> {
+    /// The settings that it has told to be otherwise, as they should be.
+    fn told_otherwise(&self) -> Vec<(String, String)> {
         let otherwise = READ_BY.iter().filter(|(name, _)| self.parameter(name).is_some_and(|v| is_otherwise(name, v)));
         otherwise.map(|(name, ours)| ((*name).to_owned(), (*ours).to_owned())).collect()
     }

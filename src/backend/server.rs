@@ -17,6 +17,7 @@ use super::pace::{self, Pace};
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::reading;
+use super::reported::Reported;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::{self, Dialer, Stream, timer};
@@ -60,8 +61,7 @@ pub struct Server {
     retired: bool,
     /// Process id and secret for cancel requests.
     pub key: (u32, Bytes),
-    /// ParameterStatus values, newest last.
-    parameters: Vec<(String, String)>,
+    reported: Reported,
     /// A parameter by which it would read texts otherwise than the proxy has come.
     pub(super) reads_otherwise: bool,
     /// Code is under way that may set one.
@@ -101,7 +101,7 @@ impl Server {
             broken: false,
             retired: false,
             key: (0, Bytes::new()),
-            parameters: Vec::new(),
+            reported: Reported::default(),
             reads_otherwise: false,
             has_hidden_code: false,
             prepared: Prepared::new(usize::MAX),
@@ -194,24 +194,36 @@ impl Server {
     }
 
     pub fn parameters(&self) -> &[(String, String)] {
-        &self.parameters
+        self.reported.values()
     }
 
     /// The value that the server reported last.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.parameters().iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Those that have changed since it was brought to its user's settings, as they were then.
+    pub fn changed_parameters(&self) -> &[(String, String)] {
+        self.reported.changed()
+    }
+
+    /// Those of them that were meant to change.
+    pub fn expect_parameters(&mut self, is_meant: impl Fn(&str) -> bool) {
+        self.reported.expect(is_meant);
+    }
+
+    /// The same, once.
+    pub fn take_changed_parameters(&mut self) -> Vec<(String, String)> {
+        self.reported.take_changed()
     }
 
     /// Notes a ParameterStatus payload.
     pub fn note_parameter(&mut self, payload: &[u8]) {
         let mut parts = payload.split(|&b| b == 0);
         if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value).into_owned());
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
             self.reads_otherwise |= reading::is_otherwise(&name, &value);
-            match self.parameters.iter_mut().find(|(n, _)| *n == name) {
-                Some((_, old)) => *old = value,
-                None => self.parameters.push((name.into_owned(), value)),
-            }
+            self.reported.note(&name, &value);
         }
     }
 

@@ -191,12 +191,12 @@ impl Transaction {
     /// A SET that every server has run: later ones get it when they join.
     pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
         self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.note_settings(sql, |settings| settings.set(name, sql.to_owned()));
+        self.note_settings(Some(name), sql, |settings| settings.set(name, sql.to_owned()));
         Ok(())
     }
 
-    /// Every server that takes part has run `sql`, a SET or RESET for the session.
-    pub fn note_settings(&mut self, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
+    /// Every server that takes part has run `sql`, a SET or RESET for the session of this setting, or of several.
+    pub fn note_settings(&mut self, name: Option<&str>, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
         change(&mut self.settings);
         match self.kind {
             Kind::Auto => self.settings_before = self.settings.clone(),
@@ -205,6 +205,7 @@ impl Transaction {
         for participant in &mut self.participants {
             participant.server.settings = self.settings.clone();
         }
+        self.note_own_setting(name, false);
     }
 }
 

@@ -8,6 +8,7 @@ mod apart;
 mod constraints;
 mod ending;
 mod entered;
+mod hidden_settings;
 mod patience;
 mod servers;
 mod snapshots;
@@ -95,6 +96,8 @@ pub struct Transaction {
     memory: u64,
     /// What the coordinator reported when the client was last told of it.
     pub(super) told: Option<Vec<(String, String)>>,
+    /// What hidden code has set on one server and all have been given since: hidden_settings.rs.
+    spread: Vec<(String, String)>,
     /// Names may mean something else now: the map is read again when it has ended.
     pub schema_changed: bool,
     /// It has changed what is on all nodes beside tables, which a node that is added now would not get.
@@ -165,6 +168,7 @@ impl Transaction {
             client: origin.client,
             memory: origin.memory,
             told: None,
+            spread: Vec::new(),
             schema_changed: false,
             changed_all_nodes: false,
             change_announced: false,

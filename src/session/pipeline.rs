@@ -84,7 +84,7 @@ impl Session {
         if let Some(txn) = self.transaction.as_mut().filter(|txn| txn.is_unsynced()) {
             txn.require_atomic().await?;
         }
-        self.keep_reading_alike().await;
+        self.keep_servers_alike().await;
         Ok(())
     }
 

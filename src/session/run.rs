@@ -379,7 +379,7 @@ impl Session {
             Box::pin(self.unpin_if_free()).await?;
             self.forward_notifications();
         }
-        self.keep_reading_alike().await;
+        self.keep_servers_alike().await;
         self.put_parameter_changes();
         if std::mem::take(&mut self.client.has_met_old_map) {
             Box::pin(self.read_newer_map()).await;
@@ -391,12 +391,16 @@ impl Session {
         Ok(())
     }
 
-    /// Hidden code may have changed how servers read texts. A failed transaction takes no statement; its end puts everything back.
-    pub(super) async fn keep_reading_alike(&mut self) {
+    /// Hidden code may have changed how servers read texts, and what they report. A failed transaction takes no statement; its end puts
+    /// everything back.
+    pub(super) async fn keep_servers_alike(&mut self) {
         let in_block = self.transaction.as_mut().filter(|txn| !txn.failed).into_iter();
         let in_block = in_block.flat_map(|txn| txn.participants()).map(|participant| &mut participant.server);
         for server in in_block.chain(&mut self.pinned).filter(|server| server.may_read_otherwise()) {
             self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
+        }
+        if let Some(txn) = self.transaction.as_mut().filter(|txn| !txn.failed && txn.has_hidden_code()) {
+            Box::pin(txn.spread_hidden_settings()).await;
         }
         let Some(kept) = &self.kept else { return };
         for (node, mut server) in kept.take_those(|server| server.may_read_otherwise()) {
@@ -417,8 +421,12 @@ impl Session {
         if let Some(txn) = &mut self.transaction {
             self.parameter_changes.append(&mut txn.parameter_changes);
         }
-        for (name, value) in self.parameter_changes.drain(..) {
-            answer::parameter_status(&name, &value, self.client.out());
+        let mut changes = std::mem::take(&mut self.parameter_changes).into_iter();
+        while let Some((name, value)) = changes.next() {
+            // What came of it last is all that counts.
+            if changes.as_slice().iter().all(|(later, _)| *later != name) {
+                answer::parameter_status(&name, &value, self.client.out());
+            }
         }
     }
 

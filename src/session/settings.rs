@@ -30,7 +30,7 @@ impl Session {
                     return Ok(());
                 }
                 let name = name.clone();
-                self.txn().note_settings(text, |settings| settings.reset(&name));
+                self.txn().note_settings(Some(&name), text, |settings| settings.reset(&name));
                 self.restore_startup(|n| n == name).await?;
                 self.after_setting(&name).await
             }
@@ -38,7 +38,7 @@ impl Session {
                 if !self.run_on_every_server("RESET ALL").await? {
                     return Ok(());
                 }
-                self.txn().note_settings("RESET ALL", |settings| settings.reset_all());
+                self.txn().note_settings(None, "RESET ALL", |settings| settings.reset_all());
                 self.restore_startup(|_| true).await?;
                 self.after_setting("search_path").await
             }
@@ -81,13 +81,15 @@ impl Session {
         if local {
             if self.txn().kind != Kind::Auto {
                 self.txn().remember(text);
+                self.txn().note_own_setting(Some(name), true);
                 self.search_path_is_local |= is_path(name);
             }
         } else {
             // Parts of it that this statement has not named are as they were before.
             let coordinator = self.txn().participant(NodeId::COORDINATOR).filter(|_| name == "datestyle");
             let date_style = coordinator.and_then(|p| p.server.parameter("DateStyle").map(str::to_owned));
-            self.txn().note_settings(text, |settings| match (name, date_style) {
+            let names = (name != "session_characteristics").then_some(name);
+            self.txn().note_settings(names, text, |settings| match (name, date_style) {
                 (_, Some(style)) => settings.set(name, set_statement(name, &style)),
                 // Several at once, each of which may be set anew by itself.
                 ("session_characteristics", _) => characteristics(text)
@@ -184,9 +186,10 @@ impl Session {
             let work = others.map(|node| (node, sql.clone())).collect();
             txn.query_each(work).await?;
             if !is_local {
-                txn.note_settings(&sql, |settings| settings.set(&name, sql.clone()));
+                txn.note_settings(Some(&name), &sql, |settings| settings.set(&name, sql.clone()));
             } else if txn.kind != Kind::Auto {
                 txn.remember(&sql);
+                txn.note_own_setting(Some(&name), true);
             }
             touches_path |= is_path(&name);
             self.sets_own |= name.starts_with("tenantry.");

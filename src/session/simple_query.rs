@@ -69,7 +69,7 @@ impl Session {
             if self.transaction.is_none() {
                 self.begin(Kind::Implicit, "");
             }
-            self.keep_reading_alike().await;
+            self.keep_servers_alike().await;
             let statement = &text[range.text];
             if !self.simple_statement_with_retry(statement).await.map(|()| self.is_alive())? {
                 break;

@@ -334,6 +334,83 @@ pub fn hidden_code_does_not_change_how_texts_are_read(stage: &Stage) {
     stage.served.psql("DROP FUNCTION unread()");
 }
 
+/// Goal: a client reads dates and times by what it was told last, so that is how servers write them, whatever code of somebody's has set.
+/// Method: what it was told, and what the coordinator and a worker say, behind a function that sets two settings for the session, and one
+/// that sets them for the transaction.
+pub fn what_hidden_code_sets_is_what_the_client_is_told(stage: &Stage) {
+    for (name, is_local) in [("elsewhere", false), ("meanwhile", true)] {
+        let sets = format!(
+            "set_config('TimeZone', 'Asia/Tokyo', {is_local}), set_config('DateStyle', 'German, DMY', {is_local})"
+        );
+        let body = format!("BEGIN PERFORM {sets}; RETURN 1; END");
+        stage.served.psql(&format!("CREATE FUNCTION {name}() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"));
+    }
+    let check = |one: &mut Wire, zone: &str, style: &str, when: &str| {
+        for (name, wanted) in [("TimeZone", zone), ("DateStyle", style)] {
+            let shown = format!("current_setting('{name}')");
+            for from in ["", "FROM items WHERE tenant = 1 LIMIT 1"] {
+                assert_eq!(row(&one.query(&format!("SELECT {shown} {from}"))), wanted, "{from}: {when}");
+            }
+            assert_eq!(one.told.get(name).map(String::as_str), Some(wanted), "told: {when}");
+        }
+    };
+    let (tokyo, berlin) = (("Asia/Tokyo", "German, DMY"), ("Europe/Berlin", "SQL, DMY"));
+    let there = "FROM items WHERE tenant = 1 LIMIT 1";
+    for mode in ["transaction", "session"] {
+        let options = [("options", &*format!("-c tenantry.pool_mode={mode}"))];
+        let mut one = Wire::login_with(stage.port(), "postgres", &options);
+        for (texts, inside, behind) in [
+            (vec!["SELECT elsewhere()"], None, tokyo),
+            (vec!["SELECT meanwhile()"], None, berlin),
+            (vec!["DO $$ BEGIN PERFORM elsewhere(); END $$"], None, tokyo),
+            (vec![&format!("SELECT elsewhere() {there}")], None, tokyo),
+            (vec!["SELECT max(elsewhere()) FROM items"], None, tokyo),
+            (vec!["SELECT elsewhere(); SELECT 1"], None, tokyo),
+            (vec!["SELECT elsewhere(); SELECT 1/0"], None, berlin),
+            (vec!["BEGIN", "SELECT elsewhere()", "COMMIT"], Some(tokyo), tokyo),
+            (vec!["BEGIN", "SELECT elsewhere()", "ROLLBACK"], Some(tokyo), berlin),
+            (vec!["BEGIN", "SELECT meanwhile()", "COMMIT"], Some(tokyo), berlin),
+            (vec!["BEGIN", &format!("SELECT elsewhere() {there}"), "COMMIT"], Some(tokyo), tokyo),
+            (vec!["BEGIN", &format!("SELECT meanwhile() {there}"), "COMMIT"], Some(tokyo), berlin),
+            (
+                vec!["BEGIN", "SAVEPOINT s", &format!("SELECT elsewhere() {there}"), "ROLLBACK TO s", "COMMIT"],
+                Some(berlin),
+                berlin,
+            ),
+            (
+                vec!["BEGIN", "SELECT elsewhere()", "SAVEPOINT s", "SELECT 1/0", "ROLLBACK TO s", "COMMIT"],
+                Some(tokyo),
+                tokyo,
+            ),
+            (vec!["BEGIN", "SET TimeZone = 'UTC'", "SELECT elsewhere()", "ROLLBACK"], Some(tokyo), berlin),
+            (vec!["BEGIN", "SELECT elsewhere()", "SET TimeZone = 'UTC'", "COMMIT"], None, ("UTC", "German, DMY")),
+            (vec!["SELECT elsewhere()", "SET TimeZone = 'UTC'"], None, ("UTC", "German, DMY")),
+        ] {
+            one.query("SET TimeZone = 'Europe/Berlin'; SET DateStyle = 'SQL, DMY'");
+            for (at, sql) in texts.iter().enumerate() {
+                one.query(sql);
+                // Before the block's end.
+                if let Some((zone, style)) = inside.filter(|_| at + 2 == texts.len()) {
+                    check(&mut one, zone, style, &format!("in {texts:?}, {mode}"));
+                }
+            }
+            one.query("COMMIT");
+            check(&mut one, behind.0, behind.1, &format!("{texts:?}, {mode}"));
+            one.query("DISCARD ALL");
+            let zone = row(&one.query("SHOW TimeZone"));
+            check(&mut one, &zone, "ISO, MDY", &format!("nothing of {texts:?} stays, {mode}"));
+        }
+        one.query("SELECT elsewhere()");
+        let mut other = Wire::login(stage.port(), "postgres");
+        let zone = row(&other.query("SHOW TimeZone"));
+        assert_ne!(zone, tokyo.0);
+        check(&mut other, &zone, "ISO, MDY", "another's");
+    }
+    for name in ["elsewhere", "meanwhile"] {
+        stage.served.psql(&format!("DROP FUNCTION {name}()"));
+    }
+}
+
 /// Clients, who keep their servers and who do not, and what sets what texts are read by where nobody looks into: a block, and a function.
 fn readers(stage: &Stage) -> Vec<(Wire, String)> {
     let sets =
@@ -385,7 +462,8 @@ pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stag
                     assert_eq!(last, Some(format!("D {wanted}")), "{begin}, {hides}, {rest:?}: {said:?}");
                     assert_eq!(code(&said), "no error", "{begin}, {hides}, {rest:?}: {said:?}");
                     for (name, value) in [("standard_conforming_strings", "on"), ("client_encoding", "UTF8")] {
-                        assert_eq!(one.told.get(name).map(String::as_str), Some(value), "{begin}: the client knows");
+                        let told = one.told.get(name).map(String::as_str);
+                        assert_eq!(told, Some(value), "{begin}, {hides}, {rest:?}: the client knows");
                     }
                 }
                 one.query(end);

@@ -20,6 +20,7 @@ impl Transaction {
         self.participants = participants;
         self.note_end_of_changes();
         self.note_parameter_changes(told);
+        self.end_hidden_settings(result.is_ok());
         for mut participant in std::mem::take(&mut self.participants) {
             if result.is_err() {
                 participant.server.settings = participant.settings_before.clone();
@@ -70,6 +71,7 @@ impl Transaction {
         self.participants = join_all(rollbacks).await;
         self.note_end_of_changes();
         self.note_parameter_changes(told);
+        self.end_hidden_settings(false);
         for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }
@@ -103,6 +105,7 @@ impl Transaction {
 
     /// Gives the servers back after statements that ran by themselves.
     pub fn finish_auto(&mut self) {
+        self.end_hidden_settings(true);
         for participant in std::mem::take(&mut self.participants) {
             self.release(participant);
         }

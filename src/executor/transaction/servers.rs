@@ -274,9 +274,6 @@ impl Transaction {
             None => {
                 let reads_otherwise = participant.server.may_read_otherwise();
                 participant.server.leftovers.is_unsure |= self.is_opaque || reads_otherwise;
-                if reads_otherwise {
-                    self.parameter_changes.extend(participant.server.told_otherwise());
-                }
             }
         }
     }
