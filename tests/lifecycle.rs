@@ -33,6 +33,9 @@ fn settings_are_read_again_on_sighup() {
     support::psql_error(&served.dsn(0), "SELECT 1 / 0");
     let page = served.metrics(0);
     assert_eq!(told_metrics(&page), documented_metrics(), "docs/operations.md lists every metric");
+    for (heading, what) in [("# HELP ", "a meaning"), ("# TYPE ", "a kind")] {
+        assert_eq!(headed_metrics(&page, heading), told_metrics(&page), "each metric has {what}");
+    }
     what_is_done_is_counted(&served);
 
     let changed = first.replace("size = 7", "size = 3").replace("threads = 1", "threads = 2");
@@ -127,6 +130,14 @@ fn told_metrics(page: &str) -> BTreeSet<String> {
         parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name).to_owned()
     };
     names.map(of_metric).collect()
+}
+
+/// Names behind such a heading that says something of them, in a page where each stands once.
+fn headed_metrics(page: &str, heading: &str) -> BTreeSet<String> {
+    let headings = || page.lines().filter_map(|line| line.strip_prefix(heading)?.split_once(' '));
+    let names: BTreeSet<_> = headings().filter(|(_, said)| !said.is_empty()).map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(names.len(), headings().count(), "{heading}");
+    names
 }
 
 /// Goal: operators see who comes, goes and takes long, and nothing of the data unless they ask for it. Method: the lines

@@ -4,6 +4,7 @@
 
 use std::fmt::{Display, Write};
 
+use super::metrics::{Kind, Metric};
 use crate::tally::Distribution;
 
 /// A page of metrics.
@@ -18,19 +19,19 @@ pub type Labels<'l> = &'l [(&'l str, &'l str)];
 impl Exposition {
     /// The samples of one counter.
     pub fn counter<'l>(&mut self, name: &str, samples: impl IntoIterator<Item = (Labels<'l>, u64)>) {
-        self.family(name, "counter");
+        self.family(name, Kind::Counter);
         samples.into_iter().for_each(|(labels, value)| self.sample(name, "", labels, None, value));
     }
 
     /// The samples of one gauge.
     pub fn gauge<'l>(&mut self, name: &str, samples: impl IntoIterator<Item = (Labels<'l>, f64)>) {
-        self.family(name, "gauge");
+        self.family(name, Kind::Gauge);
         samples.into_iter().for_each(|(labels, value)| self.sample(name, "", labels, None, value));
     }
 
     /// The samples of one histogram, in seconds.
     pub fn histogram<'l>(&mut self, name: &str, samples: impl IntoIterator<Item = (Labels<'l>, Distribution)>) {
-        self.family(name, "histogram");
+        self.family(name, Kind::Histogram);
         for (labels, distribution) in samples {
             for (bound, count) in distribution.cumulative() {
                 let bound = (bound as f64 / 1e6).to_string();
@@ -47,7 +48,15 @@ impl Exposition {
         self.text
     }
 
-    fn family(&mut self, name: &str, kind: &str) {
+    fn family(&mut self, name: &str, kind: Kind) {
+        if let Some(metric) = Metric::named(name) {
+            self.write(format_args!("# HELP {name} {}\n", metric.help));
+        }
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
         self.write(format_args!("# TYPE {name} {kind}\n"));
     }
 
