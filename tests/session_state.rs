@@ -46,6 +46,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     texts::texts_mean_what_postgres_reads(&stage);
     texts::names_that_end_a_text_are_names(&stage);
     pins::what_pins_is_let_go_of_when_it_is_gone(&stage);
+    pins::a_name_that_is_taken_later_is_refused(&stage);
     pins::sequences_values_are_the_transactions_own(&stage);
     pins::an_idle_listener_is_notified(&stage);
     statements::names_of_prepared_statements_are_the_clients_own(&stage);

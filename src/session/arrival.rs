@@ -16,6 +16,7 @@ use super::passed_cancels;
 use super::portals::Portals;
 use super::presence::Newcomer;
 use super::run::{Session, Thread};
+use super::shadows::Shadows;
 use super::startup::{Opening, Wish};
 use super::statements::Statements;
 use super::{ADMIN_DATABASE, Ending, Visitor, admin_database, login, settings};
@@ -139,6 +140,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         portals: Portals::default(),
         transaction: None,
         pinned: None,
+        shadows: Shadows::default(),
         kept: None,
         wants_kept: None,
         is_open: false,

@@ -214,6 +214,7 @@ impl Session {
         }
         let statement = self.statement(&name)?;
         self.await_table_holds(&statement.text).await?;
+        self.refuse_shadowed(&statement.text).await?;
         let statement = self.current(statement)?;
         self.note_bound(&statement);
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {

@@ -35,6 +35,7 @@ mod requests;
 mod row_limit;
 mod run;
 mod settings;
+mod shadows;
 mod shapes;
 mod short_command;
 mod short_way;

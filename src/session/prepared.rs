@@ -305,9 +305,11 @@ impl Session {
             Plan::FunctionCall(call) => describing(call),
             _ => statement.text.to_string(),
         };
-        let in_transaction = self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
+        // What the session keeps there, its temporary tables, no other connection sees; nor what its transaction has made.
+        let has_own =
+            self.is_pinned() || self.transaction.as_mut().and_then(|t| t.participant(NodeId::COORDINATOR)).is_some();
         // One that has failed answers nothing.
-        if in_transaction && !self.has_failed() {
+        if has_own && !self.has_failed() {
             // The question's own Sync must not end what the client's messages began there.
             self.pause().await?;
             let participant = self.txn().join(NodeId::COORDINATOR).await?;
@@ -385,6 +387,7 @@ impl Session {
         let describe = asked.describe;
         let statement = self.statement(name.as_bytes())?;
         self.await_table_holds(&statement.text).await?;
+        self.refuse_shadowed(&statement.text).await?;
         let statement = self.current(statement)?;
         if statement.is_execute() {
             return Err(PgError::unsupported("EXECUTE of a statement that is an EXECUTE itself is not supported"));

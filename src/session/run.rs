@@ -17,6 +17,7 @@ use super::notices::Hears;
 use super::plan_cache::PlanCache;
 use super::portals::Portals;
 use super::presence::Present;
+use super::shadows::Shadows;
 use super::shapes::Shapes;
 use super::statements::Statements;
 use super::tally::Tally;
@@ -85,6 +86,8 @@ pub struct Session {
     pub transaction: Option<Transaction>,
     /// The coordinator connection that this session keeps, because it left something there.
     pub pinned: Option<PooledServer>,
+    /// Of its temporary relations there.
+    pub shadows: Shadows,
     /// With session pooling.
     pub kept: Option<Rc<Kept>>,
     /// Has it asked for that, or against it?
@@ -329,6 +332,11 @@ impl Session {
             tracing::error!(%error, "values that were lent before a sequence was set anew may still be used");
             self.warn_with(error.code(), "values that servers were lent before may still be used");
         }
+    }
+
+    /// Does it keep its coordinator connection, for what it has left there?
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.is_some() || self.transaction.as_ref().is_some_and(Transaction::is_pinned)
     }
 
     pub fn status(&self) -> Status {

@@ -135,6 +135,7 @@ impl Session {
     async fn simple_statement(&mut self, text: &str) -> Result<Option<Retry>> {
         self.note_opaque_code(text);
         self.await_table_holds(text).await?;
+        self.refuse_shadowed(text).await?;
         let bind = Bind::default();
         let request = Request { bind: &bind, types: &[], describe: true };
         let place = match self.place_by_shape(text).await? {

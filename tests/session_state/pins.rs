@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Stage, code, cursors, row};
 use crate::support;
-use crate::wire::Wire;
+use crate::wire::{Wire, frame};
 
 /// Threat T32 of docs/threats.md.
 pub fn hidden_state_reaches_nobody(stage: &Stage) {
@@ -53,6 +53,57 @@ pub fn hidden_state_reaches_nobody(stage: &Stage) {
     }
     let free = || stage.served.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99") == "0";
     assert!(support::wait_until(Duration::from_secs(10), free));
+}
+
+/// Threat T30 of docs/threats.md, the other way round. Goal: a session that has a temporary table never reads or writes a distributed one
+/// that gets the same name later. Method: both have a row that says which one it is of.
+pub fn a_name_that_is_taken_later_is_refused(stage: &Stage) {
+    for (begin, mode) in [("SELECT 1", "transaction"), ("BEGIN", "transaction"), ("SELECT 1", "session")] {
+        let options = [("options", &*format!("-c tenantry.pool_mode={mode}"))];
+        let mut one = Wire::login_with(stage.port(), "postgres", &options);
+        one.query(begin);
+        one.query("CREATE TEMP TABLE taken (tenant int, said text)");
+        one.query("INSERT INTO taken VALUES (1, 'own')");
+        one.send(&["P s : SELECT said FROM taken WHERE tenant = $1", "D S s", "C S s", "S"].map(frame).concat());
+        assert!(one.answers_until("Z").contains(&"T 1".to_owned()), "it is described, behind {begin}, {mode}");
+        one.query("PREPARE known AS SELECT said FROM taken WHERE tenant = 1");
+        assert_eq!(row(&one.query("EXECUTE known")), "own");
+        for sql in [
+            "CREATE TABLE taken (tenant int, said text)",
+            "SELECT create_distributed_table('taken', 'tenant')",
+            "INSERT INTO taken VALUES (1, 'others')",
+        ] {
+            stage.served.psql(sql);
+        }
+        for sql in [
+            "SELECT said FROM taken WHERE tenant = 1",
+            "SELECT max(said) FROM taken",
+            "EXECUTE known",
+            "UPDATE taken SET said = 'changed' WHERE tenant = 1",
+            "DELETE FROM taken",
+            "INSERT INTO taken VALUES (2, 'new')",
+            "COPY taken TO STDOUT",
+            "TRUNCATE taken",
+            "DROP TABLE taken",
+        ] {
+            one.query("SAVEPOINT s");
+            assert_eq!(code(&one.query(sql)), "0A000", "{sql} behind {begin}, {mode}");
+            one.query("ROLLBACK TO s");
+            one.send(&[frame(&format!("= {sql}")), frame("S")].concat());
+            assert_eq!(code(&one.answers_until("Z")), "0A000", "{sql} in a pipeline, behind {begin}, {mode}");
+            one.query("ROLLBACK TO s");
+        }
+        assert_eq!(row(&one.query("SELECT said FROM pg_temp.taken")), "own", "{begin}, {mode}");
+        assert_eq!(row(&one.query("SELECT said FROM public.taken WHERE tenant = 1")), "others", "{begin}, {mode}");
+        assert_eq!(row(&one.query("SELECT count(*) FROM items WHERE tenant = 1")), "3", "{begin}, {mode}");
+        let mut other = stage.superuser();
+        assert_eq!(row(&other.query("SELECT said FROM taken WHERE tenant = 1")), "others");
+        assert_eq!(code(&one.query("DROP TABLE pg_temp.taken")), "no error");
+        assert_eq!(row(&one.query("SELECT said FROM taken WHERE tenant = 1")), "others", "{begin}, {mode}");
+        one.query("COMMIT");
+        assert_eq!(row(&one.query("SELECT said FROM taken WHERE tenant = 1")), "others", "{begin}, {mode}");
+        stage.served.psql("DROP TABLE taken");
+    }
 }
 
 /// Threats T38, T39 of docs/threats.md.
