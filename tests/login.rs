@@ -4,6 +4,7 @@ mod support;
 
 use support::Cluster;
 use support::serve::{Serve, psql_says as psql};
+use support::served::connect;
 
 #[test]
 fn roles_of_the_coordinator_log_in_with_their_passwords() {
@@ -120,3 +121,67 @@ fn demand(dsn: &str, role: &str, method: &str) {
 fn dsn(_: &Cluster, user: &str, password: &str, port: u16) -> String {
     format!("host=127.0.0.1 port={port} user={user} dbname=postgres password='{password}'")
 }
+
+/// T49: many logins by SCRAM at once. Goal: they cost the coordinator a few questions, not one each, and nobody who is inside waits for
+/// them. Method: the coordinator's table of roles is locked, so that all are on their way together, while another client works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_logins_is_a_few_questions() {
+    let cluster = Cluster::start(1);
+    cluster.psql("CREATE ROLE app LOGIN PASSWORD 'correct horse'");
+    cluster.psql("CREATE TABLE orders (tenant int PRIMARY KEY, note text)");
+    cluster.psql("SELECT create_distributed_table('orders', 'tenant')");
+    cluster.psql("INSERT INTO orders VALUES (1, 'note')");
+    cluster.psql("GRANT ALL ON orders TO app");
+    demand(&cluster.worker_dsn(0), "app", "scram-sha-256");
+    let proxy = Serve::start(&cluster, cluster.port() + 12, "auth = \"scram\"\nthreads = 1", "");
+    let app = dsn(&cluster, "app", "correct horse", proxy.port);
+    let note = "SELECT note FROM orders WHERE tenant = 1";
+    let inside = connect(&app).await;
+    inside.simple_query(note).await.expect("it is inside");
+
+    let coordinator = connect(&cluster.coordinator_dsn()).await;
+    let scans = async || -> i64 {
+        let count = "SELECT pg_stat_get_numscans('pg_authid'::regclass)";
+        coordinator.query_one(count, &[]).await.expect("it answers").get(0)
+    };
+    let before = scans().await;
+    let locker = connect(&cluster.coordinator_dsn()).await;
+    locker.batch_execute("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE").await.expect("nobody has it");
+    let logins: Vec<_> = (0..LOGINS)
+        .map(|_| {
+            tokio::spawn({
+                let app = app.clone();
+                async move { connect(&app).await }
+            })
+        })
+        .collect();
+    let asks = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'pg_authid'::regclass AND NOT granted)";
+    let mut under_way = false;
+    // Many statements, each answered while the others are not let in.
+    for _ in 0..200 {
+        inside.simple_query(note).await.expect("whoever is inside is served");
+        under_way |= coordinator.query_one(asks, &[]).await.expect("it answers").get::<_, bool>(0);
+    }
+    assert!(under_way, "one asks for all");
+    assert!(logins.iter().all(|login| !login.is_finished()), "nobody is in yet");
+    locker.batch_execute("COMMIT").await.expect("it ends");
+    let mut clients = Vec::new();
+    for login in logins {
+        clients.push(login.await.expect("it is let in"));
+    }
+    for client in &clients {
+        client.simple_query(note).await.expect("everybody is served");
+    }
+    // What a server has counted it tells a little later.
+    let mut asked = 0;
+    for _ in 0..200 {
+        asked = scans().await - before;
+        if asked > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(asked > 0 && asked < LOGINS / 5, "{asked} questions for {LOGINS} logins");
+}
+
+const LOGINS: i64 = 100;
