@@ -35,6 +35,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     settings::names_follow_the_search_path(&stage);
     settings::settings_of_a_pipeline_end_with_it(&stage);
     settings::what_the_client_is_told_of_settings_stays_right(&stage);
+    settings::settings_that_postgres_does_not_know_have_defaults(&stage);
     settings::backslashes_are_letters(&stage);
     settings::hidden_code_does_not_change_how_texts_are_read(&stage);
     settings::hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(&stage);

@@ -4,6 +4,7 @@
 //!   workers ──rows──> pg_temp.tenantry_shard_sizes                                  ──> citus_shards, citus_tables
 //!   workers ──JSON──> set_config('tenantry.activity' | 'locks' | 'lock_waits', ..)  ──> citus_stat_activity, ...
 //!   session ──JSON──> set_config('tenantry.prepared_statements', ..)                ──> pg_prepared_statements
+//!   session ──JSON──> set_config('citus.shard_count', ..), ...                      ──> current_setting('citus.shard_count')
 //! ```
 //!
 //! Servers are asked in the client's transaction and as its role, so they tell what it may know. One that cannot be reached is left
@@ -11,17 +12,19 @@
 
 use super::Transaction;
 use crate::backend::config_statement;
+use crate::catalog::quote::literal;
 use crate::catalog::shards;
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::Figures;
 use crate::shard_map::{Node, NodeId};
 
-/// `prepared`: what the session has prepared, as JSON, where that is what the view reads.
-pub async fn gather(txn: &mut Transaction, figures: Figures, prepared: &str) -> Result<()> {
+/// `told`: what only the session knows, as JSON: what it has prepared; defaults of settings.
+pub async fn gather(txn: &mut Transaction, figures: Figures, told: &str) -> Result<()> {
     match figures {
         // Of other proxies there is what they have written last.
         Figures::Loads => txn.executor.loads.publish(&txn.executor.catalog).await,
-        Figures::PreparedStatements => lend(txn, "tenantry.prepared_statements", prepared).await,
+        Figures::PreparedStatements => lend(txn, "tenantry.prepared_statements", told).await,
+        Figures::Settings => lend_defaults(txn, told).await,
         Figures::ShardSizes => gather_sizes(txn).await,
         Figures::Activity => ask_and_lend(txn, "tenantry.activity", ACTIVITY, "activity").await,
         Figures::Locks => ask_and_lend(txn, "tenantry.locks", LOCKS, "locks").await,
@@ -33,6 +36,17 @@ pub async fn gather(txn: &mut Transaction, figures: Figures, prepared: &str) -> 
 async fn lend(txn: &mut Transaction, setting: &str, value: &str) -> Result<()> {
     txn.require_atomic().await?;
     txn.query(NodeId::COORDINATOR, &config_statement(setting, value, true)).await.map(|_| ())
+}
+
+/// As `lend`, to each setting that has no value: one that was set and reset is empty.
+async fn lend_defaults(txn: &mut Transaction, defaults: &str) -> Result<()> {
+    txn.require_atomic().await?;
+    let sql = format!(
+        "SELECT pg_catalog.set_config(d.key, d.value, true) FROM pg_catalog.json_each_text({}) d \
+         WHERE coalesce(pg_catalog.current_setting(d.key, true), '') = ''",
+        literal(defaults)
+    );
+    txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
 }
 
 /// What each worker says to `question`: `[{"nodeid": 1, "told": ...}, ...]`.

@@ -28,7 +28,7 @@ pub struct Environment {
     pub catalog: Arc<Catalog>,
     /// For what copies rows to a new node.
     pub mover: MoverEnvironment,
-    /// `citus.shard_count` as the session has it; 32 by default.
+    /// `citus.shard_count` as the session has it, for `create_distributed_table`.
     pub shard_count: u32,
 }
 

@@ -127,12 +127,14 @@ pub(super) fn check_request(request: &Request) -> Result<()> {
         return Err(PgError::unsupported(format!("distribution type {} is not supported", request.method))
             .hint("Use distribution type hash."));
     }
-    if let Some(count) = request.shard_count
-        && !(1..=SHARD_COUNT_MAX).contains(&count)
-    {
+    let (count, parameter) = match request.shard_count {
+        Some(count) => (i64::from(count), "shard_count"),
+        None => (request.shard_count_default.into(), "citus.shard_count"),
+    };
+    if !(1..=i64::from(SHARD_COUNT_MAX)).contains(&count) {
         return Err(PgError::new(
             SqlState::INVALID_PARAMETER_VALUE,
-            format!("{count} is outside the valid range for parameter \"shard_count\" (1 .. {SHARD_COUNT_MAX})"),
+            format!("{count} is outside the valid range for parameter \"{parameter}\" (1 .. {SHARD_COUNT_MAX})"),
         ));
     }
     let names_a_table = !matches!(request.colocate_with.to_ascii_lowercase().as_str(), "default" | "none");
@@ -315,7 +317,7 @@ fn not_colocated(definition: &TableDefinition, other: &str, detail: String) -> P
 }
 
 pub(super) fn wanted_shard_count(request: &Request) -> u32 {
-    request.shard_count.map_or(request.shard_count_default, |count| count as u32).max(1)
+    request.shard_count.map_or(request.shard_count_default, |count| count as u32)
 }
 
 pub(super) fn refuse_without_workers(map: &ShardMap) -> Result<()> {

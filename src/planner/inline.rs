@@ -1,8 +1,9 @@
 //! Inline functions and system views, which live in schema `tenantry` of the coordinator: the schema goes in front of their names.
 
-use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex};
+use crate::sql::lexer::{Token, TokenKind, fold, is_keyword, lex, string_value};
 use crate::sql::{Splice, With};
 
+use super::session_command::is_own_setting;
 use super::{Context, Figures};
 
 /// `tenantry.` goes in front of the names of inline functions, instead of a `pg_catalog.` that was written.
@@ -18,12 +19,27 @@ pub(super) fn inline_splices(text: &str, tokens: &[Token], ctx: &Context<'_>) ->
 /// The figures that the inline functions need.
 pub(super) fn inline_needs(text: &str, tokens: &[Token], ctx: &Context<'_>) -> Vec<Figures> {
     let mut needs = Vec::new();
+    if asks_for_own_setting(text, tokens) {
+        needs.push(Figures::Settings);
+    }
     for figures in inline_calls(text, tokens, ctx).filter_map(|(_, _, figures)| figures) {
         if !needs.contains(&figures) {
             needs.push(figures);
         }
     }
     needs
+}
+
+/// `current_setting('citus.shard_count')`.
+fn asks_for_own_setting(text: &str, tokens: &[Token]) -> bool {
+    (0..tokens.len()).any(|at| {
+        let Some(name_at) = name_of_call(text, tokens, at).filter(|at| fold(text, &tokens[*at]) == "current_setting")
+        else {
+            return false;
+        };
+        let setting = tokens.get(name_at + 2).and_then(|token| string_value(text, token));
+        setting.is_some_and(|name| is_own_setting(&name.to_ascii_lowercase()))
+    })
 }
 
 /// Where each begins, its name stands, and what it needs.

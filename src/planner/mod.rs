@@ -29,7 +29,10 @@ mod utility_tests;
 
 pub use context::{Context, Mode, Provided};
 pub use plan::*;
-pub use session_command::{ReadFrom, keeps_servers};
+pub use session_command::{
+    MOVES_PER_NODE_SETTING, OWN_SETTINGS, POOL_MODE_SETTING, READ_FROM_SETTING, ReadFrom, SHARD_COUNT_SETTING,
+    keeps_servers,
+};
 pub use session_effects::may_run_opaque_code;
 pub use shape::plan_shape;
 pub use utility::plan_utility;

@@ -13,10 +13,10 @@ use crate::sql::{Operand, Splice, Spliced, With};
 use super::inline::inline_splices;
 use super::names::quote_identifier;
 use super::statement::{Statement, ends, fitting};
-use super::{Combine, Plan, Rowset, Shards, unsupported};
+use super::{Combine, Figures, Plan, Rowset, Shards, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>) -> Result<Plan, PgError> {
-    if !statement.needs().is_empty() {
+    if statement.needs().iter().any(|figures| *figures != Figures::Settings) {
         return Err(unsupported::needs_figures());
     }
     let mut rowsets: Vec<Rowset> = Vec::new();

@@ -37,7 +37,8 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         }
         SessionStatement::Reset { name } => SessionCommand::Reset { name, local: false, text: text.to_owned() },
         SessionStatement::ResetAll => SessionCommand::ResetAll,
-        SessionStatement::Show => {
+        SessionStatement::Show { name: Some(name) } if is_own_setting(&name) => SessionCommand::Show { name },
+        SessionStatement::Show { .. } => {
             return Ok(Coordinator { access: Access::Read, returns_rows: true, ..coordinator(text) }.into());
         }
         SessionStatement::DiscardAll => SessionCommand::DiscardAll,
@@ -53,6 +54,18 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
 fn set_for_transaction(text: &str, is_setting: bool) -> Plan {
     Plan::Transaction(TransactionCommand::SetForTransaction { text: text.to_owned(), is_setting })
 }
+
+/// Settings that Postgres does not know. Before they are set it has no value of theirs.
+pub(super) fn is_own_setting(name: &str) -> bool {
+    OWN_SETTINGS.contains(&name)
+}
+
+pub const SHARD_COUNT_SETTING: &str = "citus.shard_count";
+/// Citus's name for `moves.per_node`.
+pub const MOVES_PER_NODE_SETTING: &str = "citus.max_background_task_executors_per_node";
+pub const READ_FROM_SETTING: &str = "tenantry.read_from";
+pub const POOL_MODE_SETTING: &str = "tenantry.pool_mode";
+pub const OWN_SETTINGS: [&str; 4] = [SHARD_COUNT_SETTING, MOVES_PER_NODE_SETTING, READ_FROM_SETTING, POOL_MODE_SETTING];
 
 /// Who answers a session's reads: `tenantry.read_from`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

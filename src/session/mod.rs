@@ -23,6 +23,7 @@ mod log;
 mod login;
 mod metrics;
 mod notices;
+mod own_settings;
 mod passed_cancels;
 mod pipeline;
 mod place;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::own_settings;
 use super::place::Place;
 use super::run::Session;
 use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
@@ -103,7 +104,7 @@ impl Statement {
             Plan::ReferenceWrite(w) => w.returns_rows,
             Plan::FunctionCall(_) | Plan::Explain(_) => true,
             Plan::Coordinator(c) => !c.sets.is_empty(),
-            Plan::Session(SessionCommand::Execute { .. }) => true,
+            Plan::Session(SessionCommand::Execute { .. } | SessionCommand::Show { .. }) => true,
             _ => false,
         }
     }
@@ -300,6 +301,7 @@ impl Session {
                 let fields = Box::pin(self.describe(&target)).await?.fields.clone();
                 return Ok(Description { fields, ..nothing });
             }
+            Plan::Session(SessionCommand::Show { name }) => own_settings::describing(name),
             Plan::Session(_) => return Ok(nothing),
             Plan::Coordinator(c) => c.query.render(None),
             Plan::FunctionCall(call) => describing(call),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::own_settings::SHARD_COUNT_DEFAULT;
 use super::prepared::describing;
 use super::run::Session;
 use crate::backend::quote_literal;
@@ -13,8 +14,8 @@ use crate::functions;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, InsertSelect, Plan, Rowset,
-    Sequences, Shards,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, InsertSelect,
+    MOVES_PER_NODE_SETTING, Plan, Rowset, Sequences, Shards,
 };
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -284,12 +285,10 @@ impl Session {
         if by_itself {
             return self.call_by_itself(name, arguments).await;
         }
-        let shard_count = self
-            .txn()
-            .query(NodeId::COORDINATOR, "SELECT pg_catalog.current_setting('citus.shard_count', true)")
-            .await?;
-        let shard_count =
-            shard_count.first().and_then(|r| r.first()?.as_deref()).and_then(|v| v.parse().ok()).unwrap_or(32);
+        let shard_count = match name {
+            "create_distributed_table" => self.shard_count().await?,
+            _ => SHARD_COUNT_DEFAULT,
+        };
         let shared = &self.thread.shared;
         let (catalog, mover) = (shared.catalog.clone(), shared.mover.clone());
         let env = functions::Environment { catalog, mover, shard_count };
@@ -350,9 +349,7 @@ impl Session {
 
     /// How many moves this session lets one node take part in; none: as the configuration says. Errors: 22023.
     async fn moves_per_node(&mut self) -> Result<Option<usize>> {
-        let sql = format!("SELECT nullif(pg_catalog.current_setting('{MOVES_PER_NODE_SETTING}', true), '')");
-        let rows = self.txn().query(NodeId::COORDINATOR, &sql).await?;
-        let Some(value) = rows.into_iter().next().and_then(|mut row| row.swap_remove(0)) else { return Ok(None) };
+        let Some(value) = self.own_setting(MOVES_PER_NODE_SETTING).await? else { return Ok(None) };
         let most = value.trim().parse().ok().filter(|most| MOVES_PER_NODE.contains(most));
         most.map(Some).ok_or_else(|| {
             let range = format!("({} .. {})", MOVES_PER_NODE.start(), MOVES_PER_NODE.end());
@@ -472,6 +469,3 @@ fn without_our_schema(error: PgError, name: &str) -> PgError {
         _ => value,
     })
 }
-
-/// Citus's name for it.
-const MOVES_PER_NODE_SETTING: &str = "citus.max_background_task_executors_per_node";

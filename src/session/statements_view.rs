@@ -23,11 +23,12 @@ impl Session {
     /// Brings to the coordinator what the system views of a statement read.
     pub(super) async fn gather_figures(&mut self, needs: &[Figures]) -> Result<()> {
         for needed in needs {
-            let prepared = match needed {
+            let told = match needed {
                 Figures::PreparedStatements => Box::pin(self.prepared_statements()).await,
+                Figures::Settings => self.defaults(),
                 _ => String::new(),
             };
-            figures::gather(self.txn(), *needed, &prepared).await?;
+            figures::gather(self.txn(), *needed, &told).await?;
         }
         Ok(())
     }

@@ -27,7 +27,10 @@ pub enum SessionStatement {
         name: String,
     },
     ResetAll,
-    Show,
+    /// None: of something that has no plain name (ALL, TIME ZONE, ...).
+    Show {
+        name: Option<String>,
+    },
     DiscardAll,
     /// DISCARD PLANS, SEQUENCES or TEMP.
     DiscardSome,
@@ -54,7 +57,7 @@ pub fn read_session_statement(cursor: Cursor<'_>) -> Option<Result<SessionStatem
     Some(match verb {
         "set" => read_set(c),
         "reset" => read_reset(c),
-        "show" => Ok(SessionStatement::Show),
+        "show" => Ok(SessionStatement::Show { name: read_parameter_name(&mut c).ok().filter(|_| c.at_end()) }),
         "discard" if c.take("all") => c.expect_end().map(|()| SessionStatement::DiscardAll),
         "discard" => Ok(SessionStatement::DiscardSome),
         "prepare" => read_prepare(c),

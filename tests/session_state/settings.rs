@@ -479,6 +479,74 @@ pub fn hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(stage: &Stag
     stage.served.psql("DROP FUNCTION unread()");
 }
 
+pub fn settings_that_postgres_does_not_know_have_defaults(stage: &Stage) {
+    let mut one = stage.app();
+    let moves = "citus.max_background_task_executors_per_node";
+    for (name, default, other) in [
+        ("citus.shard_count", "32", "4"),
+        (moves, "1", "3"),
+        ("tenantry.read_from", "primary", "prefer_replica"),
+        ("tenantry.pool_mode", "transaction", "session"),
+    ] {
+        let ask = |client: &mut Wire, value: &str, when: &str| {
+            for sql in [
+                format!("SHOW {name}"),
+                format!("show {}", name.to_ascii_uppercase()),
+                format!("SELECT current_setting('{name}')"),
+                format!("SELECT pg_catalog.current_setting ('{}', true)", name.to_ascii_uppercase()),
+                format!("PREPARE asks AS SELECT current_setting('{name}'); EXECUTE asks; DEALLOCATE asks"),
+            ] {
+                assert_eq!(row(&client.query(&sql)), value, "{when}: {sql}");
+            }
+        };
+        ask(&mut one, default, "before");
+        assert_eq!(one.query(&format!("SHOW {name}")), ["T 1", &format!("D {default}"), "C SHOW", "Z I"]);
+        for undone in [format!("RESET {name}"), format!("SET {name} TO DEFAULT"), "DISCARD ALL".to_owned()] {
+            one.query(&format!("SET {name} = '{other}'"));
+            ask(&mut one, other, "set");
+            assert_eq!(code(&one.query(&undone)), "no error", "{undone}");
+            ask(&mut one, default, &undone);
+        }
+        // In a block, with what ends with it; nobody hears of it later.
+        one.query("BEGIN");
+        ask(&mut one, default, "in a block");
+        one.query(&format!("SAVEPOINT a; SET LOCAL {name} = '{other}'"));
+        ask(&mut one, other, "set in a block");
+        one.query("ROLLBACK TO a");
+        ask(&mut one, default, "back");
+        one.query(&format!("SET {name} = '{other}'; COMMIT"));
+        ask(&mut one, other, "committed");
+        one.query(&format!("RESET {name}"));
+        // A driver that describes the statement first, and one that describes its portal.
+        let parsed = &*format!("P - : SHOW {name}");
+        for messages in [[parsed, "D S -", "B - -", "E - 0", "S"], [parsed, "B - -", "D P -", "E - 0", "S"]] {
+            for message in messages {
+                one.send(&frame(message));
+            }
+            let said = one.answers_until("Z");
+            let known = ["1", "2", "t 0", "T 1", &*format!("D {default}"), "C SHOW", "Z I"];
+            assert!(said.contains(&"T 1".to_owned()) && said.iter().all(|frame| known.contains(&&**frame)), "{said:?}");
+        }
+        assert_eq!(code(&one.query("RESET citus.never; SHOW citus.unknown")), "42704");
+    }
+    // A role's own, and what those who begin with it hear.
+    stage.served.psql("ALTER ROLE preset SET citus.shard_count = 7");
+    let mut preset = Wire::login(stage.port(), "preset");
+    assert_eq!(row(&preset.query("SHOW citus.shard_count")), "7");
+    assert_eq!(row(&preset.query("SET citus.shard_count = 5; RESET citus.shard_count; SHOW citus.shard_count")), "7");
+    stage.served.psql("ALTER ROLE preset RESET citus.shard_count");
+    let mut owner = stage.superuser();
+    owner.query("CREATE TABLE counted (tenant int)");
+    for (count, wrong) in [("0", "22023"), ("64001", "22023"), ("-1", "22023"), ("many", "22023 or 22P02")] {
+        owner.query(&format!("SET citus.shard_count = '{count}'"));
+        for function in ["create_distributed_table", "create_distributed_table_concurrently"] {
+            let said = code(&owner.query(&format!("SELECT {function}('counted', 'tenant')")));
+            assert!(wrong.contains(&said), "{function} with {count}: {said}");
+        }
+    }
+    assert_eq!(code(&owner.query("RESET citus.shard_count; DROP TABLE counted")), "no error");
+}
+
 pub fn what_cannot_be_carried_is_refused(stage: &Stage) {
     let mut one = stage.superuser();
     for sql in [

@@ -58,7 +58,7 @@ struct Arguments {
     colocate_oid: Option<i64>,
     shard_count: Option<i32>,
     /// `citus.shard_count` of the caller's session.
-    shard_count_default: Option<u32>,
+    shard_count_default: Option<i64>,
 }
 
 /// Errors: those of `create_distributed_table`; 0A000 for foreign keys from tables that stay local; 55006 while another
@@ -78,7 +78,8 @@ pub async fn create_distributed_table_concurrently(
         method: arguments.distribution_type.ok_or_else(|| required("distribution_type"))?,
         colocate_with: arguments.colocate_with.ok_or_else(|| required("colocate_with"))?,
         shard_count: arguments.shard_count,
-        shard_count_default: arguments.shard_count_default.unwrap_or(32),
+        // A negative one is as wrong as none.
+        shard_count_default: u32::try_from(arguments.shard_count_default.unwrap_or(32)).unwrap_or_default(),
     };
     check_request(&request)?;
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;

@@ -52,6 +52,10 @@ pub enum SessionCommand {
         text: String,
     },
     ResetAll,
+    /// SHOW of a setting that is none of Postgres's.
+    Show {
+        name: String,
+    },
     /// DISCARD ALL (the other DISCARDs are coordinator statements).
     DiscardAll,
     /// `body` is the statement's byte range in the text; `types` as written, may be empty.

@@ -72,6 +72,8 @@ pub enum Figures {
     ShardSizes,
     /// Loads that this proxy has seen, into the catalog.
     Loads,
+    /// Values of settings that Postgres does not know and nobody has set, into these.
+    Settings,
     /// What the session has prepared, as JSON into the setting `tenantry.prepared_statements`.
     PreparedStatements,
     /// Rows of the workers' `pg_stat_activity`, as JSON into the setting `tenantry.activity`.

@@ -202,6 +202,7 @@ impl Display for SessionCommand {
             SessionCommand::Reset { name, local, .. } => {
                 write!(f, "session reset {name}{}", if *local { " local" } else { "" })
             }
+            SessionCommand::Show { name } => write!(f, "session show {name}"),
             SessionCommand::ResetAll => write!(f, "session reset all"),
             SessionCommand::DiscardAll => write!(f, "session discard all"),
             SessionCommand::Prepare { name, types, .. } => {
