@@ -177,6 +177,10 @@ async fn a_filled_table_is_distributed_with_all_its_rows_and_its_shell_is_left_e
         refused.detail_text().unwrap(),
         "Reference tables and local tables can only have foreign keys to reference tables and local tables"
     );
+    let hint = "Drop the foreign keys that \\d public.companies shows under \"Referenced by\", distribute their tables too, by the \
+                same column, and add the keys again, with that column in them. A table that is not to be distributed cannot have \
+                one to public.companies.";
+    assert_eq!(refused.hint_text(), Some(hint));
     cluster.sql("ALTER TABLE campaigns DROP CONSTRAINT campaigns_company_id_fkey").await;
 
     let mut txn = cluster.begin();

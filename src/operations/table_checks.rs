@@ -135,7 +135,10 @@ fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &Shard
         return match target {
             _ if itself => Ok(()),
             Some(target) if target.is_reference() => Ok(()),
-            Some(_) => Err(to_distributed()),
+            Some(_) => Err(to_distributed().hint(format!(
+                "Distribute {} too, by the same column as {}, or drop its foreign key \"{}\".",
+                definition.printed, key.target_printed, key.name
+            ))),
             None => Err(to_local(key)),
         };
     };
@@ -186,7 +189,15 @@ fn check_referencing(definition: &TableDefinition, map: &ShardMap, intent: Inten
         map.table_by_oid(TableOid(*oid))
             .is_some_and(|t| matches!(t.kind, TableKind::Distributed { .. }) && t.colocation == colocation)
     };
-    if definition.referenced_by.iter().all(colocated) { Ok(()) } else { Err(to_distributed()) }
+    if definition.referenced_by.iter().all(colocated) {
+        return Ok(());
+    }
+    // In psql's words for what it shows of a table.
+    let name = &definition.printed;
+    Err(to_distributed().hint(format!(
+        "Drop the foreign keys that \\d {name} shows under \"Referenced by\", distribute their tables too, by the same column, and add the \
+         keys again, with that column in them. A table that is not to be distributed cannot have one to {name}."
+    )))
 }
 
 fn to_local(key: &ForeignKey) -> PgError {

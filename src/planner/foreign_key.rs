@@ -79,6 +79,7 @@ fn refuse_key_to_distributed() -> PgError {
          distributed tables are not supported",
     )
     .detail("Reference tables and local tables can only have foreign keys to reference tables and local tables")
+    .hint("Distribute both tables by the same column first, then add the foreign key with that column in it.")
 }
 
 /// An action that writes the distribution column would move rows to another shard.

@@ -165,14 +165,16 @@ async fn check<'a>(
             Some(_) => "distributed",
             None => "regular",
         };
-        let sql = "SELECT relname::text FROM pg_class WHERE oid = $1";
+        let sql = "SELECT relname::text, oid::regclass::text FROM pg_class WHERE oid = $1";
         let row = session.query_one(sql, &[other]).await.map_err(pg_error)?;
-        return Err(PgError::unsupported(format!(
-            "relation {} is referenced by a foreign key from {}",
-            definition.name,
-            row.get::<_, &str>(0)
-        ))
-        .detail(format!("foreign keys from a {kind} table to a distributed table are not supported.")));
+        let (name, printed): (&str, &str) = (row.get(0), row.get(1));
+        let message = format!("relation {} is referenced by a foreign key from {name}", definition.name);
+        return Err(PgError::unsupported(message)
+            .detail(format!("foreign keys from a {kind} table to a distributed table are not supported."))
+            .hint(format!(
+                "Drop the foreign key of {printed}, distribute both tables by the same column, and add it again, with that \
+                 column in it."
+            )));
     }
     Ok(column)
 }
