@@ -37,7 +37,12 @@ struct Stage {
 
 impl Stage {
     fn set() -> Self {
-        let mut served = Served::start_with(1, 2, SLOW);
+        Self::set_with(SLOW)
+    }
+
+    /// With this of the proxies' configuration, whenever one is started.
+    fn set_with(config: &'static str) -> Self {
+        let mut served = Served::start_with(1, 2, config);
         served.start_proxy(1);
         let port = served.servers().add_worker().expect("it starts").port();
         served.psql("CREATE TABLE countries (id int PRIMARY KEY, name text NOT NULL)");
@@ -323,8 +328,7 @@ fn who_dies_in_a_copy_leaves_nothing() {
 /// Method: a transaction that has written, its own or one that waits for it, would keep the stream from ever beginning.
 #[test]
 fn a_copy_that_could_not_begin_keeps_writers_waiting_instead() {
-    let stage = Stage::set();
-    stage.let_go();
+    let stage = Stage::set_with("");
     let remove = format!("SELECT citus_remove_node('127.0.0.1', {})", stage.port);
     // What it has written itself nobody else could copy.
     let refused = support::psql_error(
@@ -361,8 +365,7 @@ fn a_copy_that_could_not_begin_keeps_writers_waiting_instead() {
 /// Method: the node is added in a block, whose client keeps the commit back while somebody is killed.
 #[test]
 fn who_dies_between_the_lock_and_the_commit_leaves_all_or_nothing() {
-    let mut stage = Stage::set();
-    stage.let_go();
+    let mut stage = Stage::set_with("");
     let mut has_been_node = false;
     for killed in ["proxy", "client", "commit", "target", "coordinator"] {
         let mut client = Client::connect(stage.served.proxy_port(0), &[]);

@@ -116,6 +116,61 @@ fn a_wait_for_a_move_that_blocks_writes_ends_when_the_client_says() {
     assert_eq!(served.psql("SELECT string_agg(id::text, ' ') FROM items"), "2 2");
 }
 
+/// Goal: writers are slowed down by a move that cannot follow them also where another proxy serves them, and by nobody once it follows.
+/// Method: changes are applied slowly; clients of proxy 1 alone write.
+#[test]
+fn clients_of_the_proxy_that_does_not_drive_are_slowed_down_with_the_others() {
+    let mut served = Served::start_with(2, 2, "[moves]\nchange_rate = \"64kB\"\n");
+    served.start_proxy(1);
+    let tenants = served.tenants();
+    served.psql("CREATE TABLE papers (tenant int, id bigint, paper text, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('papers', 'tenant', colocate_with => 'items')");
+    let (stop, moving) = (Arc::<Stop>::default(), tenants[1].clone());
+    let writer = {
+        let (stop, port) = (stop.clone(), served.proxy_port(1));
+        std::thread::spawn(move || {
+            let mut client = Session::connect(port, &[]);
+            let mut count = 0;
+            while !stop.is_set() {
+                count += 1;
+                let said = client.query(&format!("INSERT INTO papers VALUES ({moving}, {count}, repeat('x', 5000))"));
+                assert_eq!(said, "C(INSERT 0 1) Z(I)");
+                // More than is applied, but not so much more that the first marker never comes.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            count
+        })
+    };
+    let shard = served.psql(&format!("SELECT get_shard_id_for_distribution_column('items', {})", tenants[1]));
+    let (dsn, sql) = (served.dsn(0), format!("SELECT citus_move_shard_placement({shard}, 2, 1)"));
+    let driving = std::thread::spawn(move || support::psql(&dsn, &sql));
+    let told = |sample: &str| Served::metric(&served.metrics(1), sample).unwrap_or_default();
+    let phase = "SELECT phase FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1";
+    let phase = || support::psql(&served.coordinator_dsn(), phase);
+    // A cutover is one hold; this is before any.
+    let is_slowed_down = || told("tenantry_hold_seconds_count") > 20.0;
+    assert!(wait_until(PATIENCE, is_slowed_down), "{} holds, {}", told("tenantry_hold_seconds_count"), phase());
+    assert!(told("tenantry_hold_wait_seconds_count") > 10.0, "its clients wait for them");
+    assert_eq!(phase(), "Catching Up");
+    for proxy in [0, 1] {
+        let file = served.config_file(proxy);
+        let text = std::fs::read_to_string(&file).expect("it was written").replace("64kB", "0B");
+        std::fs::write(&file, text).expect("it can be written");
+        served.signal_proxy(proxy, "HUP");
+    }
+    driving.join().expect("it moves");
+    let left = "SELECT count(*) FROM tenantry.hold";
+    assert!(wait_until(PATIENCE, || support::psql(&served.coordinator_dsn(), left) == "0"), "nothing is asked for");
+    assert!(wait_until(PATIENCE, || told("tenantry_holds") == 0.0), "nobody is held");
+    let before = told("tenantry_hold_seconds_count");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(told("tenantry_hold_seconds_count"), before);
+    stop.set();
+    let count: i64 = writer.join().expect("no write fails");
+    let rows = served.psql(&format!("SELECT count(*), count(DISTINCT id) FROM papers WHERE tenant = {}", tenants[1]));
+    assert_eq!(rows, format!("{count}|{count}"));
+}
+
 /// Goal: what cannot be repeated notices nothing while another proxy distributes the local table that it writes: a COPY, and a
 /// transaction that has used the coordinator before; nothing acknowledged is missing or there twice.
 /// Method: clients of proxy 1 write table after table, each of which proxy 0 distributes meanwhile.

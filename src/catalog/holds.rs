@@ -22,6 +22,8 @@ pub struct Extent {
     pub write_groups: Vec<ShardGroupId>,
     /// Statements wait that name one of these local tables.
     pub tables: Vec<String>,
+    /// Not all the time, but for a moment again and again (executor/pulse.rs). Nobody waits for an answer.
+    pub in_pulses: bool,
 }
 
 impl Extent {
@@ -53,10 +55,16 @@ pub async fn ask(client: &impl GenericClient, asker: &str, extent: &Extent, limi
         .map(|groups| groups.iter().map(|group| group.0 as i64).collect::<Vec<_>>());
     let milliseconds = limit.as_millis() as i64;
     let row = client
-        .query_one(ASK, &[&asker, &groups, &write_groups, &extent.tables, &milliseconds])
+        .query_one(ASK, &[&asker, &groups, &write_groups, &extent.tables, &milliseconds, &extent.in_pulses])
         .await
         .map_err(pg_error)?;
     row.try_get(0).map_err(pg_error)
+}
+
+/// Tells all proxies of the question once more; false when it is gone.
+pub async fn ring(client: &impl GenericClient, id: i64) -> Result<bool> {
+    let sql = "SELECT pg_notify('tenantry_hold', id::text) FROM tenantry.hold WHERE id = $1";
+    Ok(client.query_opt(sql, &[&id]).await.map_err(pg_error)?.is_some())
 }
 
 /// Those among `asked` that live and have not answered.
@@ -67,7 +75,7 @@ pub async fn unanswered(client: &impl GenericClient, id: i64, asked: &[String]) 
 
 /// Those among `rung` that others ask this proxy for.
 pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) -> Result<Vec<AskedHold>> {
-    let sql = "SELECT id, asker, milliseconds, shard_groups, write_groups, tables FROM tenantry.hold
+    let sql = "SELECT id, asker, milliseconds, shard_groups, write_groups, tables, in_pulses FROM tenantry.hold
                WHERE id = ANY ($1) AND asker <> $2";
     let ids = |groups: Vec<i64>| groups.into_iter().map(|group| ShardGroupId(group as u64)).collect();
     let rows = client.query(sql, &[&rung, &instance]).await.map_err(pg_error)?;
@@ -81,6 +89,7 @@ pub async fn asked(client: &impl GenericClient, instance: &str, rung: &[i64]) ->
                     groups: ids(row.try_get(3)?),
                     write_groups: ids(row.try_get(4)?),
                     tables: row.try_get(5)?,
+                    in_pulses: row.try_get(6)?,
                 },
             })
         })
@@ -110,8 +119,8 @@ pub async fn end(client: &impl GenericClient, id: i64) -> Result<()> {
 const ASK: &str = "WITH old AS (
         DELETE FROM tenantry.hold WHERE asker NOT IN (SELECT instance FROM tenantry.tenantry_proxies)
     ), asked AS (
-        INSERT INTO tenantry.hold (asker, shard_groups, write_groups, tables, milliseconds)
-            VALUES ($1, $2, $3, $4, $5) RETURNING id
+        INSERT INTO tenantry.hold (asker, shard_groups, write_groups, tables, milliseconds, in_pulses)
+            VALUES ($1, $2, $3, $4, $5, $6) RETURNING id
     )
     SELECT id, pg_notify('tenantry_hold', id::text) FROM asked";
 const UNANSWERED: &str = "SELECT p.instance FROM tenantry.tenantry_proxies p WHERE p.instance = ANY ($2)

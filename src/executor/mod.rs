@@ -23,6 +23,7 @@ mod kept;
 pub mod loads;
 mod object_ids;
 mod participant;
+mod pulse;
 pub mod reference;
 mod relay;
 mod route;
@@ -37,6 +38,7 @@ pub use journal::changed_parameters;
 pub use kept::Kept;
 pub use object_ids::ObjectIds;
 pub use participant::Participant;
+pub use pulse::{PULSE, pulse};
 pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
 pub use transaction::{

@@ -6,11 +6,11 @@
 //! ```
 //!
 //! Its statements wait then as they do there, and none meets the fence that could not be run again elsewhere. A proxy that does not
-//! answer in time is stopped by the fence alone.
+//! answer in time is stopped by the fence alone. A move that cannot keep up asks for pulses: holds of a moment, again and again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::catalog::Catalog;
 use crate::catalog::holds::{self, AskedHold};
 use crate::error::Result;
-use crate::executor::Holds;
+use crate::executor::{Holds, pulse};
 use crate::shard_map::NodeId;
 
 /// Never ends: for as long as this process serves clients, others may ask. `instance` is its own name.
@@ -58,6 +58,9 @@ impl Answerer {
 
     /// From the question to its end, of which `news` tells.
     async fn hold(&self, asked: &AskedHold, news: &Notify) {
+        if asked.extent.in_pulses {
+            return self.slow_down(asked, news).await;
+        }
         let guards = self.holds.begin_all(&asked.extent);
         let answered = async {
             self.holds.drained(&asked.extent).await;
@@ -82,19 +85,29 @@ impl Answerer {
         drop(guards);
     }
 
+    /// The same where writers are only to be slowed down.
+    async fn slow_down(&self, asked: &AskedHold, news: &Notify) {
+        tokio::select! {
+            () = pulse(&self.holds, &asked.extent.groups) => {}
+            () = self.ended(asked, news) => {}
+        }
+    }
+
     async fn answer(&self, asked: &AskedHold) -> Result<()> {
         holds::answer(&**self.catalog.client(NodeId::COORDINATOR).await?, &self.instance, asked.id).await
     }
 
-    /// A ring may be lost.
+    /// A ring may be lost. What nobody can be asked about for a while has ended, too.
     async fn ended(&self, asked: &AskedHold, news: &Notify) {
-        loop {
+        let mut heard = Instant::now();
+        while heard.elapsed() < SILENCE_MAX {
             let _ = timeout(LOOK_EVERY, news.notified()).await;
             let is_asked = async { holds::is_asked(&**self.catalog.client(NodeId::COORDINATOR).await?, asked).await };
-            match is_asked.await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => tracing::debug!(%error, "could not ask whether a hold has ended"),
+            match timeout(SILENCE_MAX, is_asked).await {
+                Ok(Ok(true)) => heard = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::debug!(%error, "could not ask whether a hold has ended"),
+                Err(_) => {}
             }
         }
     }
@@ -102,3 +115,5 @@ impl Answerer {
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
+/// Longer than a coordinator is away for a failover. Holds end before by their own limit, but for those in pulses and of writes.
+const SILENCE_MAX: Duration = Duration::from_secs(20);

@@ -4,6 +4,7 @@
 
 mod holds;
 mod loads;
+mod mends;
 mod primaries;
 mod rebalances;
 mod replicas;
@@ -44,7 +45,9 @@ impl Default for Settings {
 pub async fn run(environment: MoverEnvironment, settings: Arc<ArcSwap<Settings>>, stop: CancellationToken) {
     let rebalances = rebalances::run(environment.clone(), stop.clone());
     let ways_back = ways_back::run(environment.clone(), stop.clone());
-    tokio::join!(maintain(environment, settings, stop), rebalances, ways_back);
+    let catalog = environment.catalog.clone();
+    let mends = mends::run(&catalog, stop.clone());
+    tokio::join!(maintain(environment, settings, stop), rebalances, ways_back, mends);
 }
 
 /// The steady loop: ends what crashed proxies left half done.

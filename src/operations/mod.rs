@@ -20,7 +20,7 @@ pub mod rebalance;
 mod reference_copies;
 pub mod reference_table;
 pub mod run_command;
-mod schema_privileges;
+pub mod schema_privileges;
 pub mod sequences;
 mod shard_schemas;
 pub mod standbys;

@@ -17,7 +17,7 @@ use super::MoverEnvironment;
 use crate::catalog::Catalog;
 use crate::catalog::holds::{self, Extent};
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Guards;
+use crate::executor::{Guards, PULSE, pulse};
 use crate::shard_map::{NodeId, ShardGroupId};
 
 /// What is held, until it is released or dropped.
@@ -74,6 +74,33 @@ impl Held {
     }
 }
 
+/// The statements of these groups are slowed down (executor/pulse.rs), in all proxies, until it is dropped.
+pub async fn slow_down(environment: &MoverEnvironment, groups: &[ShardGroupId]) {
+    tokio::join!(pulse(&environment.holds, groups), slow_down_elsewhere(environment, groups));
+}
+
+/// Told of again from time to time: a proxy may have come, or heard nothing.
+async fn slow_down_elsewhere(environment: &MoverEnvironment, groups: &[ShardGroupId]) {
+    let extent = Extent { groups: groups.to_vec(), in_pulses: true, ..Extent::default() };
+    let mut asked: Option<Question> = None;
+    loop {
+        let is_asked = match &asked {
+            Some(question) => question.ring().await,
+            None => Ok(false),
+        };
+        match is_asked {
+            Ok(true) => {}
+            Ok(false) => asked = Question::ask(environment, &extent, PULSE).await.inspect_err(unheard).ok(),
+            Err(error) => unheard(&error),
+        }
+        tokio::time::sleep(TELL_AGAIN_EVERY).await;
+    }
+}
+
+fn unheard(error: &PgError) {
+    tracing::debug!(%error, "could not ask other proxies to slow writers down");
+}
+
 /// The other proxies that answer.
 ///
 /// Errors: the catalog's.
@@ -123,6 +150,11 @@ impl Question {
         Ok(())
     }
 
+    /// Tells the others of it once more. False when it is gone.
+    async fn ring(&self) -> Result<bool> {
+        holds::ring(&**self.catalog.client(NodeId::COORDINATOR).await?, self.id).await
+    }
+
     async fn unanswered(&self, asked: &[String]) -> Result<Vec<String>> {
         holds::unanswered(&**self.catalog.client(NodeId::COORDINATOR).await?, self.id, asked).await
     }
@@ -151,6 +183,7 @@ fn not_drained() -> PgError {
 /// Who is there answers in milliseconds, unless the machine is busy.
 const CALL_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+const TELL_AGAIN_EVERY: Duration = Duration::from_secs(10);
 /// Others wait no longer than here.
 const LATER: Duration = Duration::from_secs(1);
 /// Longer than a copy for which writers would be kept waiting. From then on the tables' locks alone do it.

@@ -94,11 +94,11 @@ pub async fn tenantry_explain_move(environment: &MoverEnvironment, arguments: &V
             Aspect { hint, ..told("target", has) }
         }
     });
-    let running = "SELECT moveid, shard_group_id, phase, CASE WHEN is_rehearsal THEN 'rehearsal' ELSE 'move' END,
-                       coalesce(tenant, relation_name) IS NULL AND cardinality(piece_groups) = 0 AND join_rest IS NULL AND back_of IS NULL
-                   FROM tenantry.shard_move
-                   WHERE colocationid = $1 AND state NOT IN ('done', 'failed', 'undoable')";
-    for row in catalog.query(running, &[&(colocation.0 as i32)]).await.map_err(pg_error)? {
+    let running = format!(
+        "SELECT moveid, shard_group_id, phase, CASE WHEN is_rehearsal THEN 'rehearsal' ELSE 'move' END, {IS_WHOLE}
+         FROM tenantry.shard_move WHERE colocationid = $1 AND state NOT IN ('done', 'failed', 'undoable')"
+    );
+    for row in catalog.query(&running, &[&(colocation.0 as i32)]).await.map_err(pg_error)? {
         let (id, group, phase): (i64, i64, String) = (row.get(0), row.get(1), row.get(2));
         let (what, is_whole): (&str, bool) = (row.get(3), row.get(4));
         let value = format!("{what} {id} of shard group {group} is under way ({phase})");
@@ -244,13 +244,15 @@ async fn transactions(source: &Session, schemas: &[String], aspects: &mut Vec<As
     Ok(())
 }
 
-/// From what earlier moves took.
+/// From what earlier moves of this kind took: a table that is distributed, a tenant taken out, pieces and undone moves are held otherwise.
 async fn estimates(catalog: &Session, bytes: i64, aspects: &mut Vec<Aspect>) -> Result<()> {
-    let sql = "SELECT count(*), avg(hold_microseconds)::float8, max(hold_microseconds)::float8,
+    let sql = format!(
+        "SELECT count(*), avg(hold_microseconds)::float8, max(hold_microseconds)::float8,
             (sum(bytes_total) / nullif(sum(extract(epoch FROM finished_at - started_at)), 0))::float8
         FROM (SELECT * FROM tenantry.shard_move
-              WHERE state = 'done' AND hold_microseconds IS NOT NULL ORDER BY moveid DESC LIMIT 20) m";
-    let row = catalog.query_one(sql, &[]).await.map_err(pg_error)?;
+              WHERE state = 'done' AND hold_microseconds IS NOT NULL AND {IS_WHOLE} ORDER BY moveid DESC LIMIT 20) m"
+    );
+    let row = catalog.query_one(&sql, &[]).await.map_err(pg_error)?;
     let moves: i64 = row.get(0);
     let (average, longest): (Option<f64>, Option<f64>) = (row.get(1), row.get(2));
     let rate: Option<f64> = row.get::<_, Option<f64>>(3).filter(|rate| *rate > 0.0);
@@ -300,5 +302,8 @@ fn refusal(name: &'static str, error: &PgError) -> Aspect {
     obstacle(name, error.message(), error.hint_text().map(str::to_owned))
 }
 
+/// A shard group goes to another node as it is.
+const IS_WHOLE: &str = "coalesce(tenant, relation_name) IS NULL AND cardinality(piece_groups) = 0 AND join_rest IS NULL
+    AND back_of IS NULL AND relations IS NULL";
 /// One that is open for longer is worth a word.
 const LONG_TRANSACTION: Duration = Duration::from_secs(5);

@@ -1,20 +1,20 @@
 //! Ping rows that travel through the stream: what is seen on the target has everything before it on the target too.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::attempt::stuck;
 use super::session::{Session, not_answering};
 use super::sink::Progress;
 use super::state::Move;
 use super::stream::Apply;
+use super::{MoverEnvironment, everywhere};
 use crate::catalog::pg_error;
 use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
-use crate::executor::Holds;
+use crate::executor::PULSE;
 use crate::shard_map::ShardGroupId;
 
 /// Writes markers on the source; the only one to do so.
@@ -22,13 +22,13 @@ pub struct Marker {
     source: Session,
     table: String,
     last: i64,
-    holds: Arc<Holds>,
+    environment: MoverEnvironment,
     groups: Vec<ShardGroupId>,
 }
 
 impl Marker {
-    pub fn new(source: Session, mv: &Move, holds: Arc<Holds>) -> Self {
-        Self { source, table: mv.marker(), last: 0, holds, groups: mv.sources() }
+    pub fn new(source: Session, mv: &Move, environment: &MoverEnvironment) -> Self {
+        Self { source, table: mv.marker(), last: 0, environment: environment.clone(), groups: mv.sources() }
     }
 
     /// Commits the next marker and answers its id. Flushed, so that it doesn't wait for anybody else's commit.
@@ -54,7 +54,8 @@ impl Marker {
         let mut throttle = None;
         loop {
             if throttle.is_none() && start.elapsed() > THROTTLE_AFTER {
-                throttle = Some(Throttle::begin(self.holds.clone(), self.groups.clone(), apply.progress()));
+                let work = throttle_while_it_follows(self.environment.clone(), self.groups.clone(), apply.progress());
+                throttle = Some(AbortOnDropHandle::new(tokio::spawn(work)));
             }
             let left = patience.saturating_sub(start.elapsed());
             let inserted = timeout(left, self.insert("ping")).await;
@@ -93,38 +94,30 @@ fn behind(apply: &Apply) -> PgError {
     }
 }
 
-/// Holds the groups' statements for a moment, again and again, with ever shorter pauses between, until it is dropped.
-/// No statement waits long; together they write no faster than the target can follow. While it does not follow at all, nobody
-/// is slowed down: that would not help it.
-struct Throttle(JoinHandle<()>);
-
-impl Throttle {
-    fn begin(holds: Arc<Holds>, groups: Vec<ShardGroupId>, progress: Progress) -> Self {
-        Self(tokio::spawn(async move {
-            let mut pause = PULSE;
-            let (mut answered, mut moved_at) = (progress.count(), Instant::now());
-            loop {
-                let before = std::mem::replace(&mut answered, progress.count());
-                if answered != before {
-                    moved_at = Instant::now();
-                } else if moved_at.elapsed() > STANDSTILL {
-                    tokio::time::sleep(PULSE).await;
-                    continue;
-                }
-                let guards: Vec<_> = groups.iter().map(|group| holds.begin(*group)).collect();
-                tokio::time::sleep(PULSE).await;
-                drop(guards);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 9 / 10).max(PAUSE_MIN);
-            }
-        }))
+/// Slows the groups' writers down in all proxies, until it is dropped. While the target does not follow at all, nobody is slowed down:
+/// that would not help it.
+async fn throttle_while_it_follows(environment: MoverEnvironment, groups: Vec<ShardGroupId>, progress: Progress) {
+    loop {
+        tokio::select! {
+            () = everywhere::slow_down(&environment, &groups) => {}
+            () = standstill(&progress) => {}
+        }
+        let answered = progress.count();
+        while progress.count() == answered {
+            tokio::time::sleep(PULSE).await;
+        }
     }
 }
 
-impl Drop for Throttle {
-    fn drop(&mut self) {
-        // A guard that is held inside is dropped with the task.
-        self.0.abort();
+/// Returns when nothing has been applied for a while.
+async fn standstill(progress: &Progress) {
+    let (mut answered, mut moved_at) = (progress.count(), Instant::now());
+    while moved_at.elapsed() <= STANDSTILL {
+        tokio::time::sleep(PULSE).await;
+        let before = std::mem::replace(&mut answered, progress.count());
+        if answered != before {
+            moved_at = Instant::now();
+        }
     }
 }
 
@@ -132,5 +125,3 @@ impl Drop for Throttle {
 const THROTTLE_AFTER: Duration = Duration::from_secs(3);
 /// Longer than a busy target takes for one change.
 const STANDSTILL: Duration = Duration::from_secs(1);
-const PULSE: Duration = Duration::from_millis(30);
-const PAUSE_MIN: Duration = Duration::from_millis(3);

@@ -69,7 +69,7 @@ impl Online<'_> {
         let stream = replication.start(&mv.name(), &mv.name(), slot.consistent_point).await?;
         let pace = Pace::new(environment, |limits| limits.change_rate_bytes);
         let mut apply = Apply::new(stream, targets, mv, routes, slot.consistent_point, pace);
-        let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
+        let mut marker = Marker::new(source.clone(), mv, environment);
         let following = async {
             marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
             mv.note_phase(catalog, "Creating Foreign Keys", 0).await?;

@@ -127,6 +127,23 @@ async fn a_move_is_explained_and_rehearsed_and_nothing_is_left_of_it() {
         MoveRequest { group: ShardGroupId(102008), source: NodeId(1), target: NodeId(2), mode: TransferMode::Online };
     move_shard_group(environment, request, &notify).await.unwrap().unwrap();
     assert_eq!(at_home().await, 2);
+    // Others say nothing of it: a distribution, an isolation, pieces, a return, an undone move, copies.
+    for (columns, values) in [
+        ("relation, relation_name, partkey, key_type, key_collation, shard_count", "1, 'x', 1, 1, 0, 4"),
+        ("tenant, tenant_key, tenant_hash, tenant_group, rest_group", "'x', '', 1, 1, 2"),
+        ("piece_groups, piece_nodes, piece_maxima", "'{1,2}', '{1,2}', '{1,2}'"),
+        ("join_rest, join_merged, join_staging", "1, 2, 3"),
+        ("back_of", "1"),
+        ("relations", "'{x}'"),
+    ] {
+        let group = if columns.starts_with("relation,") { 0 } else { 102_008 };
+        let held = format!(
+            "INSERT INTO tenantry.shard_move
+                (colocationid, shard_group_id, source_node, target_node, state, schemas, hold_microseconds, finished_at, {columns})
+             VALUES (1, {group}, 1, 2, 'done', '{{public}}', 3600000000, now() + interval '1 day', {values})"
+        );
+        stage.coordinator.batch_execute(&held).await.unwrap();
+    }
     let back = json!({"shard_id": 102008, "node_id": 1});
     let told = tenantry_explain_move(environment, &back).await.unwrap();
     let hold = find(&told, "expected hold").unwrap()["value"].as_str().unwrap();

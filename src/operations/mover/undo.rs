@@ -448,7 +448,7 @@ pub async fn run(
     let tables: Vec<SourceTable> = snapshot::tables(&source, mv, &map, &Routes::new(mv, &map)?).await?;
     let watch = Guard::begin(environment, mv);
     let mut apply = watch.during(resume(environment, mv, &targets)).await?;
-    let mut marker = Marker::new(source.clone(), mv, environment.holds.clone());
+    let mut marker = Marker::new(source.clone(), mv, environment);
     let settings = &environment.settings;
     let following = async {
         marker.catch_up(&mut apply, settings.near * 10, settings.catch_up_patience).await?;
