@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -20,14 +20,17 @@ use super::reading;
 use super::reported::Reported;
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
-use crate::transport::{self, Dialer, Stream, timer};
+use crate::transport::{Dialer, Stream, timer};
 use crate::wire::answer::Status;
 use crate::wire::frame;
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
 use crate::wire::whole_answer::WholeAnswer;
 
 mod own;
+mod peer;
 mod requests;
+
+use peer::Peer;
 
 /// A row in text format.
 pub type Row = Vec<Option<String>>;
@@ -76,6 +79,7 @@ pub struct Server {
     last_tag: String,
     cancel_target: Option<Arc<CancelTarget>>,
     link: Arc<Link>,
+    peer: Peer,
     /// Its pool's.
     pub(super) tally: Arc<PoolTally>,
     /// Where it is said what the node asks for, and the node.
@@ -111,6 +115,7 @@ impl Server {
             last_tag: String::new(),
             cancel_target: None,
             link: Arc::new(Link::default()),
+            peer: Peer::default(),
             tally: Arc::default(),
             demands: None,
             asked: None,
@@ -142,13 +147,6 @@ impl Server {
     /// What others see of it.
     pub(super) fn link(&self) -> &Arc<Link> {
         &self.link
-    }
-
-    /// From here on a peer that acknowledges nothing for so long counts as gone.
-    pub(super) fn watch_peer(&self, dead_after: Duration) {
-        if let Err(error) = transport::watch_peer(self.stream.socket(), dead_after) {
-            tracing::warn!(%error, "could not have a server connection watched");
-        }
     }
 
     /// Transaction status as of the last ReadyForQuery.
@@ -305,6 +303,7 @@ impl Server {
         if self.replies.is_empty()
             && let Some(asked) = self.asked.take()
         {
+            self.end_wait_for_room();
             self.answered = Instant::now();
             self.tally.answers.record(self.answered.saturating_duration_since(asked));
         }
@@ -340,6 +339,7 @@ impl Server {
         }
         self.asked.get_or_insert_with(Instant::now);
         let (queued, had) = (self.write.len(), self.read.len());
+        self.wait_for_room(queued);
         let mut looked = 0;
         let sending = std::future::poll_fn(|context| {
             let sent = self.stream.poll_send_all(&mut self.write, &mut self.read, context);
