@@ -25,6 +25,7 @@ fn faults_around_the_proxy_harm_nobody() {
     t47_a_catalog_that_has_lost_moves_is_not_believed(&mut served, &tenants);
     t46_a_log_that_is_full_stops_nobody(&mut served, &tenants);
     t46_a_disk_that_is_full_is_told_of(&served, &tenants);
+    t46_a_move_to_a_full_disk_leaves_the_tenant_where_he_is(&served, &tenants[0]);
     t48_clocks_that_jump_change_nothing(&mut served, &tenants);
     assert!(!served.logged(0).contains("panicked"), "{}", served.logged(0));
 }
@@ -278,6 +279,74 @@ fn t46_a_disk_that_is_full_is_told_of(served: &Served, tenants: &[String]) {
     };
     assert!(wait_until(PATIENCE, is_dropped));
     psql(&dsn, "DROP TABLESPACE small");
+}
+
+/// The disk of the server that a shard moves to is full before all of it is copied, or when the rest is written: the move is told 53100,
+/// nothing of it stays, and its next attempt succeeds when there is room.
+fn t46_a_move_to_a_full_disk_leaves_the_tenant_where_he_is(served: &Served, tenant: &str) {
+    const LEFT: &str = "SELECT 'slot ' || slot_name FROM pg_replication_slots
+        UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+        UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tenantry\\_move%'";
+    let home = psql_of(served, tenant, "nodeport");
+    let target = (0..2).find(|worker| served.worker_port(*worker).to_string() != home).expect("one of both");
+    let dsn = served.worker_dsn(target);
+    let Some(disk) = Disk::mount(Path::new(&psql(&dsn, "SHOW data_directory")), "disk-of-the-target", 4) else {
+        eprintln!("skipped: nobody lets us mount a disk, so T46 of a move's target is not shown here");
+        return;
+    };
+    served.psql("CREATE TABLE papers (tenant int, id int, paper text, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('papers', 'tenant', colocate_with => 'items')");
+    served.psql("ALTER TABLE papers ALTER paper SET STORAGE EXTERNAL");
+    let insert = |first: u32, count: u32| {
+        let rows = format!("{tenant}, i, repeat('x', 100000) FROM generate_series({first}, {})", first + count - 1);
+        served.psql(&format!("INSERT INTO papers SELECT {rows} i"));
+    };
+    insert(1, 80);
+    psql(&dsn, &format!("CREATE TABLESPACE tight LOCATION '{}'", disk.path().display()));
+    psql(&dsn, "ALTER DATABASE postgres SET default_tablespace = tight");
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let moving = move_away(served, tenant);
+    let count = format!("SELECT count(*) FROM papers WHERE tenant = {tenant}");
+    let is_as_before = |client: &mut Client, rows: u32| {
+        assert_eq!(psql_of(served, tenant, "nodeport"), home);
+        assert_eq!(client.query(&count), format!("T D({rows}) C(SELECT 1) Z(I)"));
+        assert_eq!(
+            client.query(&format!("UPDATE papers SET id = id WHERE tenant = {tenant} AND id = 1")),
+            "C(UPDATE 1) Z(I)"
+        );
+        let gone = wait_until(PATIENCE, || served.everywhere(LEFT).is_empty());
+        assert!(gone, "{:?}", served.everywhere(LEFT));
+        let empty = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+            WHERE nspname ~ '^public_' AND reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'tight')";
+        assert!(wait_until(PATIENCE, || psql(&dsn, empty) == "0"), "nothing of the copy");
+    };
+    for _ in 0..2 {
+        let told = client.query(&moving);
+        assert!(told.ends_with("E(53100) Z(I)"), "{told}");
+        is_as_before(&mut client, 80);
+    }
+    // Changes that come when the copy is there have no room.
+    served.psql(&format!("DELETE FROM papers WHERE tenant = {tenant} AND id > 20"));
+    let mut reader = Client::connect(served.proxy_port(0), &[]);
+    reader.query(&format!("BEGIN; {count}"));
+    client.send(&moving);
+    let state = "SELECT state FROM tenantry.shard_move ORDER BY moveid DESC LIMIT 1";
+    let state = || psql(&served.coordinator_dsn(), state);
+    assert!(wait_until(PATIENCE, || state() == "caught_up"), "{}", state());
+    disk.fill();
+    insert(100, 40);
+    let told = client.answer();
+    assert!(told.ends_with("E(53100) Z(I)"), "{told}");
+    assert_eq!(reader.query("COMMIT"), "C(COMMIT) Z(I)");
+    is_as_before(&mut client, 60);
+
+    disk.empty();
+    psql(&dsn, "ALTER DATABASE postgres RESET default_tablespace");
+    assert!(client.query(&moving).ends_with("C(SELECT 1) Z(I)"));
+    assert_eq!(client.query(&count), "T D(60) C(SELECT 1) Z(I)");
+    served.psql(&move_away(served, tenant));
+    assert_eq!(client.query("DROP TABLE papers"), "C(DROP TABLE) Z(I)");
+    psql(&dsn, "DROP TABLESPACE tight");
 }
 
 /// `shardid` or `nodeport` of a tenant's shard.
