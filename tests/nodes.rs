@@ -113,6 +113,15 @@ fn a_server_is_checked_joins_and_leaves() {
     served.psql(&format!("SELECT master_remove_node('localhost', {port})"));
     assert_eq!(served.psql("SELECT node_port FROM master_get_active_worker_nodes()"), first.to_string());
     assert_eq!(served.psql("SELECT citus_is_coordinator(), citus_is_primary_node()"), "t|t");
+    for name in ["citus_update_table_statistics", "master_update_table_statistics"] {
+        assert_eq!(served.psql(&format!("SELECT {name}('items')")), "");
+    }
+    let copy = format!("SELECT master_copy_shard_placement(102008, 'localhost', {first}, 'localhost', {port})");
+    let refused = psql_error(&served.dsn(0), &copy);
+    assert!(
+        refused.contains("0A000") && refused.contains("a second placement of a shard is not supported"),
+        "{refused}"
+    );
 }
 
 /// Goal: a role that may too little there, what has the names of reference tables, and a collation that is not there are told with all
@@ -175,6 +184,26 @@ fn what_a_server_has_and_lacks_is_told_at_once() {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert_eq!(served.psql("SELECT count(*) FROM pg_dist_node WHERE isactive"), "2");
+}
+
+/// Goal: who drains a server in vain is told that it gets no more shards, and how that is undone.
+/// Method: a table that cannot be moved, and a strategy that is not there.
+#[test]
+fn a_drain_that_fails_says_what_it_leaves() {
+    let served = Served::start(2);
+    served.psql("CREATE UNLOGGED TABLE logs (tenant int)");
+    served.psql("SELECT create_distributed_table('logs', 'tenant')");
+    let port = served.worker_port(0);
+    let takes_shards = format!("SELECT shouldhaveshards FROM pg_dist_node WHERE nodeport = {port}");
+    let back = format!("SELECT citus_set_node_property('127.0.0.1', {port}, 'shouldhaveshards', true);");
+    for (more, code) in [("", "0A000"), (", rebalance_strategy => 'none_such'", "42704")] {
+        let refused = psql_error(&served.dsn(0), &format!("SELECT citus_drain_node('127.0.0.1', {port}{more})"));
+        let hint = format!("The node gets no more shards: drain it again, or let it have some by {back}");
+        assert!(refused.contains(code) && refused.contains(&hint), "{refused}");
+        assert_eq!(served.psql(&takes_shards), "f");
+        served.psql(&back);
+        assert_eq!(served.psql(&takes_shards), "t");
+    }
 }
 
 /// Goal: who writes a reference table waits for its copy only, not for all that a new server is given before.

@@ -69,6 +69,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (360, "definition_at_once", include_str!("schema/360_definition_at_once.sql")),
     (370, "requests_by_number", include_str!("schema/370_requests_by_number.sql")),
     (371, "nodes_kept", include_str!("schema/371_nodes_kept.sql")),
+    (380, "old_names", include_str!("schema/380_old_names.sql")),
     (385, "holds_in_pulses", include_str!("schema/385_holds_in_pulses.sql")),
     (386, "mends", include_str!("schema/386_mends.sql")),
 ];

@@ -15,6 +15,7 @@ use super::sizes::{shard_sizes, shards_of};
 use super::strategy::Strategy;
 use crate::catalog::nodes::set_should_have_shards;
 use crate::catalog::pg_error;
+use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{
     MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, group_of, move_shard_group,
@@ -93,7 +94,7 @@ pub async fn get_rebalance_table_shards_plan(
     Ok(Value::Array(rows))
 }
 
-/// `citus_drain_node`: the node gets no more shards, and those it has go elsewhere.
+/// `citus_drain_node`: the node gets no more shards, and those it has go elsewhere. It gets none either when that fails.
 pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value, notify: &Notify<'_>) -> Result<Value> {
     let mode = TransferMode::of(arguments)?;
     let (host, port) = (text(arguments, "nodename")?, integer(arguments, "nodeport")?);
@@ -115,8 +116,19 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
         .hint("Add a node via citus_add_node, or allow shards on another via citus_set_node_property."));
     }
     let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
-    let Planned { moves, .. } = planned(environment, &arguments, notify).await?;
-    carry_out_all(&environment.without_way_back(), moves, mode, Limits::of(environment), notify).await?;
+    let emptied = async {
+        let Planned { moves, .. } = planned(environment, &arguments, notify).await?;
+        carry_out_all(&environment.without_way_back(), moves, mode, Limits::of(environment), notify).await
+    };
+    emptied.await.map_err(|error| {
+        let ways = format!(
+            "The node gets no more shards: drain it again, or let it have some by SELECT \
+             citus_set_node_property({}, {port}, 'shouldhaveshards', true);",
+            literal(host)
+        );
+        let hint = [error.hint_text().unwrap_or_default(), &ways].join(" ").trim_start().to_owned();
+        error.hint(hint)
+    })?;
     Ok(Value::Null)
 }
 
