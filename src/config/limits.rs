@@ -1,5 +1,7 @@
 //! The file's section on what one client may cost.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::invalid;
@@ -19,6 +21,8 @@ pub struct Limits {
     pub message_timeout: Time,
     /// A client that takes nothing of its answer for so long is left. Unit: time. Default: 10min. Reload: yes.
     pub reader_timeout: Time,
+    /// A client that answers nothing for so long, not even its kernel, is gone. Unit: time, at least 3s. Default: 1min. Reload: yes.
+    pub dead_client_after: Time,
     /// Most memory of what a session keeps and a message of its, then SQLSTATE 53200. Unit: size. Default: 1GB. Reload: yes.
     pub memory: Size,
     /// Deepest nesting that is analysed, then SQLSTATE 54001; at most 200. Default: 200. Reload: yes.
@@ -50,6 +54,7 @@ impl Default for Limits {
             message: Size(of.client.message_bytes),
             message_timeout: Time(of.client.message_timeout),
             reader_timeout: Time(of.client.reader_timeout),
+            dead_client_after: Time(of.client.dead_after),
             memory: Size(of.client.memory_bytes),
             nesting: of.client.complexity.nesting,
             operators: of.client.complexity.operators,
@@ -71,6 +76,9 @@ impl Limits {
         if !(MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&self.message.0) {
             return Err(invalid("limits.message", "must be between 16kB and 1023MB"));
         }
+        if self.dead_client_after.0 < DEAD_CLIENT_AFTER_MIN {
+            return Err(invalid("limits.dead_client_after", "must be at least 3s"));
+        }
         if self.memory.0 < MESSAGE_BYTES_MIN {
             return Err(invalid("limits.memory", "must be at least 16kB"));
         }
@@ -88,6 +96,7 @@ impl Limits {
             message_bytes: self.message.0,
             message_timeout: self.message_timeout.0,
             reader_timeout: self.reader_timeout.0,
+            dead_after: self.dead_client_after.0,
             memory_bytes: self.memory.0,
             complexity: Complexity {
                 nesting: self.nesting,
@@ -109,6 +118,9 @@ impl Limits {
         Ok(SessionBounds { all: self.clients, kept: self.clients_kept, of_role })
     }
 }
+
+/// The kernel counts whole seconds, and asks two times.
+const DEAD_CLIENT_AFTER_MIN: Duration = Duration::from_secs(3);
 
 /// Postgres's own limit for small messages lies below.
 const MESSAGE_BYTES_MIN: usize = 16 << 10;

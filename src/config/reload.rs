@@ -226,6 +226,7 @@ const RELOADS: &[&str] = &[
     "limits.clients",
     "limits.clients_kept",
     "limits.clients_per_role",
+    "limits.dead_client_after",
     "limits.logins_per_address",
     "limits.memory",
     "limits.message",

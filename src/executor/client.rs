@@ -26,6 +26,8 @@ pub struct ClientLimits {
     pub message_timeout: Duration,
     /// Longest time in which the client takes nothing of its answer.
     pub reader_timeout: Duration,
+    /// Longest time in which a client that is quiet need not even be there.
+    pub dead_after: Duration,
     /// Most bytes of what the session keeps and the message that has come, together.
     pub memory_bytes: usize,
     /// Statements that are more complex are not analysed.
@@ -38,6 +40,7 @@ impl Default for ClientLimits {
             message_bytes: MESSAGE_BYTES_MAX,
             message_timeout: Duration::from_secs(30),
             reader_timeout: Duration::from_secs(600),
+            dead_after: Duration::from_secs(60),
             memory_bytes: 1 << 30,
             complexity: Complexity::default(),
         }
