@@ -17,7 +17,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (false), ADAPTIVE (true), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (auto), ADAPTIVE (true), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,7 +36,7 @@ tenantry=${TENANTRY:-target/release/tenantry}
 relay=${RELAY:-target/release/examples/relay_floor}
 tenants=1000
 rows_per_tenant=100
-share_unnamed=${SHARE_UNNAMED:-false}
+share_unnamed=${SHARE_UNNAMED:-auto}
 adaptive=${ADAPTIVE:-true}
 # Most connections to the worker, one for each client; ADAPTIVE=false opens them all, so that nobody waits for one.
 pool_size=64
@@ -108,7 +108,7 @@ port = $((port + 1))
 user = "postgres"
 [pool]
 size = ${SIZE:-$pool_size}
-share_unnamed = $share_unnamed
+share_unnamed = "$share_unnamed"
 adaptive = $adaptive
 node_connections = $((2 * (pool_size + 16)))
 TOML

@@ -203,6 +203,7 @@ impl Catalog {
             kind: TableKind::Distributed { column: 0, hash: HashType::Int4 },
             colocation: ColocationId(1),
             columns: columns.iter().copied().map(column).collect(),
+            unique_keys: Vec::new(),
             shards: ids.clone().take(32).map(|id| ShardId(id + u64::from(oid))).collect(),
         };
         let parts = ShardMapParts {

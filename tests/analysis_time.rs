@@ -194,6 +194,7 @@ fn map() -> ShardMap {
         kind: TableKind::Distributed { column: 0, hash: HashType::Int8 },
         colocation: ColocationId(1),
         columns: ["tenant_id", "id", "total"].map(column).into(),
+        unique_keys: Vec::new(),
         shards: Vec::new(),
     };
     ShardMap::new(1, ShardMapParts { tables: vec![table], ..ShardMapParts::default() })

@@ -29,6 +29,7 @@ fn table(oid: u32, schema: &str, name: &str, key: Option<usize>, colocation: u32
                 is_always_identity: false,
             })
             .collect(),
+        unique_keys: if name == "orders" { vec![vec![0, 1]] } else { Vec::new() },
         shards: Vec::new(),
     }
 }
@@ -153,6 +154,46 @@ fn writes_go_where_their_rows_live() {
 #[test]
 fn names_are_resolved_as_postgres_does() {
     check("names.txt", include_str!("routing/names.txt"));
+}
+
+/// One row by a unique key, or nothing read: servers need not plan with the values.
+#[test]
+fn one_plan_is_as_good_as_any_where_only_a_unique_key_is_used() {
+    let (map, provided) = (map(), provided());
+    let path = ["public".to_owned()];
+    let context = Context {
+        map: &map,
+        search_path: &path,
+        standard_conforming_strings: true,
+        provided: &provided,
+        complexity: Default::default(),
+    };
+    let has_one = |sql: &str| plan(sql, &context, Mode::Any).unwrap().has_one_good_plan();
+    for sql in [
+        "SELECT * FROM orders WHERE tenant_id = $1 AND id = $2",
+        "SELECT note FROM orders AS o (a, b) WHERE b = $2::int8 AND $1 = a AND total > $3 ORDER BY b LIMIT $4",
+        "UPDATE orders SET note = $1 WHERE (tenant_id, id) = ($2, $3) RETURNING total",
+        "DELETE FROM public.orders WHERE id = 5 AND tenant_id = 7",
+        "SELECT 1 FROM orders WHERE tenant_id = $1 AND id = $2 FOR UPDATE",
+        "INSERT INTO orders (tenant_id, id) VALUES ($1, $2) ON CONFLICT (tenant_id, id) DO UPDATE SET note = $3",
+    ] {
+        assert!(has_one(sql), "{sql}");
+    }
+    for sql in [
+        "SELECT * FROM orders WHERE tenant_id = $1",
+        "SELECT * FROM orders WHERE tenant_id = $1 AND id > $2",
+        "SELECT * FROM orders WHERE tenant_id = $1 AND id IN ($2, $3)",
+        "SELECT * FROM orders WHERE tenant_id = $1 AND (id = $2 OR note = $3)",
+        "SELECT * FROM orders WHERE tenant_id = $1 AND id = $2::numeric",
+        "SELECT * FROM orders AS o (id, b) WHERE o.id = $1 AND o.id = $2",
+        "SELECT * FROM line_items WHERE tenant_id = $1 AND id = $2",
+        "SELECT * FROM orders JOIN line_items USING (tenant_id) WHERE tenant_id = $1 AND orders.id = $2",
+        "SELECT (SELECT count(*) FROM users WHERE users.id = $1) FROM orders WHERE tenant_id = $1 AND id = $2",
+        "SELECT * FROM orders WHERE tenant_id = $1 AND id = $2 UNION ALL SELECT * FROM orders WHERE tenant_id = $1",
+        "INSERT INTO orders (tenant_id, id) VALUES ($1, (SELECT max(id) FROM countries))",
+    ] {
+        assert!(!has_one(sql), "{sql}");
+    }
 }
 
 /// What runs where, for the plans whose text is generated.

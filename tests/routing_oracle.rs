@@ -34,6 +34,7 @@ fn table(oid: u32, name: &str, key: Option<usize>, columns: &[(&str, u32)]) -> T
         kind: key.map_or(TableKind::Reference, |column| TableKind::Distributed { column, hash: HashType::Int4 }),
         colocation: ColocationId(if key.is_some() { 1 } else { 2 }),
         columns: columns.iter().map(column).collect(),
+        unique_keys: Vec::new(),
         shards: Vec::new(),
     }
 }

@@ -1,5 +1,5 @@
-//! `pool.share_unnamed`: statements without a name that come again are kept prepared on workers' connections, and nobody
-//! can tell but by the time they take.
+//! `pool.share_unnamed`: statements without a name that come again are kept on workers' connections, parsed or planned too, and
+//! nobody can tell but by the time they take.
 
 mod support;
 
@@ -11,11 +11,34 @@ use support::wire_client::Client;
 use tenantry::wire::frontend::{self, Bind, Target};
 
 /// One thread and few connections to each worker, of which the one used last comes first: what is kept meets everyone.
-const CONFIG: &str = "[pool]\nsize = 2\nshare_unnamed = true\n";
+fn config(kept: &str) -> &'static str {
+    match kept {
+        "auto" => "[pool]\nsize = 2\n",
+        "parsed" => "[pool]\nsize = 2\nshare_unnamed = \"parsed\"\n",
+        "planned" => "[pool]\nsize = 2\nshare_unnamed = \"planned\"\n",
+        _ => "[pool]\nsize = 2\nshare_unnamed = \"off\"\n",
+    }
+}
 
 #[test]
-fn statements_without_a_name_are_shared_and_nobody_can_tell() {
-    let mut served = Served::start_with(2, 1, CONFIG);
+fn statements_without_a_name_are_kept_parsed_and_nobody_can_tell() {
+    nobody_can_tell("parsed");
+}
+
+/// As is the default.
+#[test]
+fn statements_without_a_name_are_kept_as_is_best_and_nobody_can_tell() {
+    nobody_can_tell("auto");
+}
+
+#[test]
+fn statements_without_a_name_are_kept_planned_and_nobody_can_tell() {
+    nobody_can_tell("planned");
+}
+
+fn nobody_can_tell(mode: &str) {
+    let mut served = Served::start_with(2, 1, config(mode));
+    served.start_proxy(1);
     let tenants = served.tenants();
     served.psql(
         "CREATE FUNCTION kept() RETURNS bigint LANGUAGE sql VOLATILE \
@@ -23,12 +46,15 @@ fn statements_without_a_name_are_shared_and_nobody_can_tell() {
     );
     what_comes_again_is_kept(&served, &tenants[0]);
     conversations_stay_the_same(&served, &tenants[0]);
+    values_are_planned_for(&served, &tenants[0], mode);
     tables_may_change_in_between(&served, &tenants[0]);
+    tables_may_change_meanwhile(&served, &tenants[0], mode);
+    functions_may_be_made_in_between(&served, &tenants[0]);
     parameters_have_the_types_of_the_parse(&served, &tenants[0]);
     constants_are_read_anew(&served, &tenants[0]);
     shards_may_move_in_between(&served, &tenants[0]);
-    nothing_is_kept_any_more(&served, &tenants[1]);
-    types_that_another_proxy_has_changed_are_noticed(&mut served);
+    nothing_is_kept_any_more(&served, &tenants[1], mode);
+    types_that_another_proxy_has_changed_are_noticed(&served);
 }
 
 fn unnamed(client: &mut Client, sql: &str, values: &[Option<&str>]) -> String {
@@ -132,6 +158,112 @@ fn conversations_stay_the_same(served: &Served, tenant: &str) {
     }
 }
 
+/// Parsed: with the values of each Bind, however often it comes. Planned: as the server likes, which is one plan for all after five.
+fn values_are_planned_for(served: &Served, tenant: &str, mode: &str) {
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    served.psql(
+        "CREATE FUNCTION plans(like_this text) RETURNS text LANGUAGE sql VOLATILE \
+         AS $$SELECT format('%s of %s', sum(generic_plans), sum(generic_plans + custom_plans)) \
+              FROM pg_catalog.pg_prepared_statements WHERE statement LIKE like_this$$",
+    );
+    let plans = |client: &mut Client| {
+        client.query(&format!("SELECT plans('%id = $2 AND 7%') FROM items WHERE tenant = {tenant} LIMIT 1"))
+    };
+    let sql = "SELECT count(*) FROM items WHERE tenant = $1 AND id = $2 AND 7 > 6";
+    // The first is not kept.
+    for _ in 0..10 {
+        assert_eq!(unnamed(&mut client, sql, &[Some(tenant), Some("1")]), "1 2 D(1) C(SELECT 1) Z(I)");
+    }
+    let said = plans(&mut client);
+    let wanted = if mode == "planned" { "4 of 9" } else { "0 of 4" };
+    assert_eq!(said, format!("T D({wanted}) C(SELECT 1) Z(I)"));
+    // In one pipeline, an error among them: what it skipped is not taken for done.
+    for value in ["1", "1", "1", "x", "1", "1"] {
+        frontend::parse(b"", sql, &[], &mut client.out);
+        client.bind_and_execute("", &[Some(tenant), Some(value)]);
+    }
+    frontend::sync(&mut client.out);
+    let once = "1 2 D(1) C(SELECT 1)";
+    assert_eq!(client.answer(), format!("{once} {once} {once} 1 E(22P02) Z(I)"));
+    for _ in 0..7 {
+        assert_eq!(unnamed(&mut client, sql, &[Some(tenant), Some("1")]), format!("{once} Z(I)"));
+    }
+    let generic = plans(&mut client).starts_with("T D(0 of ");
+    assert_eq!(generic, mode != "planned");
+    // By a unique key.
+    served.psql("CREATE UNIQUE INDEX items_once ON items (tenant, id)");
+    for _ in 0..10 {
+        assert_eq!(unnamed(&mut client, sql, &[Some(tenant), Some("1")]), format!("{once} Z(I)"));
+    }
+    assert_eq!(plans(&mut client).starts_with("T D(0 of "), mode == "parsed");
+    served.psql("DROP INDEX items_once");
+}
+
+/// By another proxy, while the statement waits for the table: it has left for the server as it was, and finds another column.
+fn tables_may_change_meanwhile(served: &Served, tenant: &str, mode: &str) {
+    served.psql("CREATE TABLE beside (tenant int, id int)");
+    served.psql("SELECT create_distributed_table('beside', 'tenant', colocate_with => 'items')");
+    let [mut reader, mut changer] = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));
+    let all = "SELECT * FROM items WHERE tenant = $1";
+    let mut columns = String::new();
+    for (number, (begins, uses)) in [(false, false), (true, false), (true, true)].into_iter().enumerate() {
+        for _ in 0..3 {
+            let said = unnamed(&mut reader, all, &[Some(tenant)]);
+            assert_eq!(said, format!("1 2 D({tenant},1{columns}) C(SELECT 1) Z(I)"));
+        }
+        if begins {
+            reader.query("BEGIN");
+        }
+        if uses {
+            let sql = "SELECT count(*) FROM beside WHERE tenant = $1";
+            assert_eq!(unnamed(&mut reader, sql, &[Some(tenant)]), "1 2 D(0) C(SELECT 1) Z(T)");
+        }
+        assert_eq!(changer.query("BEGIN"), "C(BEGIN) Z(T)");
+        let change = format!("ALTER TABLE items ADD late{number} int DEFAULT {number}");
+        assert_eq!(changer.query(&change), "C(ALTER TABLE) Z(T)");
+        frontend::parse(b"", all, &[], &mut reader.out);
+        reader.bind_and_execute("", &[Some(tenant)]);
+        frontend::sync(&mut reader.out);
+        reader.flush();
+        let waits = "SELECT DISTINCT 'waits' FROM pg_locks WHERE locktype = 'relation' AND NOT granted";
+        assert!(wait_until(Duration::from_secs(30), || served.everywhere(waits).iter().any(|said| said == "waits")));
+        assert_eq!(changer.query("COMMIT"), "C(COMMIT) Z(I)");
+        columns += &format!(",{number}");
+        let status = if begins { 'T' } else { 'I' };
+        let wanted = match mode == "planned" && uses {
+            // As of a statement with a name.
+            true => "1 E(0A000) Z(E)".to_owned(),
+            false => format!("1 2 D({tenant},1{columns}) C(SELECT 1) Z({status})"),
+        };
+        assert_eq!(reader.answer(), wanted, "begins: {begins}, uses: {uses}");
+        if begins {
+            reader.query("ROLLBACK");
+        }
+    }
+    for number in 0..3 {
+        changer.query(&format!("ALTER TABLE items DROP late{number}"));
+    }
+    changer.query("DROP TABLE beside");
+}
+
+/// A function that fits better: who has parsed it before would go on with the other.
+fn functions_may_be_made_in_between(served: &Served, tenant: &str) {
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let made = |argument: &str| {
+        served.psql(&format!(
+            "CREATE FUNCTION made(a {argument}) RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT '{argument}'$$"
+        ));
+    };
+    let sql = "SELECT made(id) FROM items WHERE tenant = $1";
+    for argument in ["numeric", "double precision", "integer"] {
+        made(argument);
+        for round in 0..3 {
+            let said = unnamed(&mut client, sql, &[Some(tenant)]);
+            assert_eq!(said, format!("1 2 D({argument}) C(SELECT 1) Z(I)"), "round {round}");
+        }
+    }
+}
+
 fn tables_may_change_in_between(served: &Served, tenant: &str) {
     let [mut one, mut two] = [(); 2].map(|()| Client::connect(served.proxy_port(0), &[]));
     let all = "SELECT * FROM items WHERE tenant = $1";
@@ -196,8 +328,7 @@ fn parameters_have_the_types_of_the_parse(served: &Served, tenant: &str) {
 }
 
 /// A moment after it was committed.
-fn types_that_another_proxy_has_changed_are_noticed(served: &mut Served) {
-    served.start_proxy(1);
+fn types_that_another_proxy_has_changed_are_noticed(served: &Served) {
     served.psql("CREATE TABLE typed (id int)");
     let mut client = Client::connect(served.proxy_port(1), &[]);
     let sql = "SELECT count(*) FROM typed WHERE id = $1";
@@ -250,10 +381,12 @@ fn shards_may_move_in_between(served: &Served, tenant: &str) {
 }
 
 /// Once the setting is taken back.
-fn nothing_is_kept_any_more(served: &Served, tenant: &str) {
+fn nothing_is_kept_any_more(served: &Served, tenant: &str, mode: &str) {
     let file = served.config_file(0);
-    let config = std::fs::read_to_string(&file).unwrap().replace("share_unnamed = true", "share_unnamed = false");
-    std::fs::write(&file, config).unwrap();
+    let before = std::fs::read_to_string(&file).unwrap();
+    let after = before.replace(config(mode), config("off"));
+    assert_ne!(after, before);
+    std::fs::write(&file, after).unwrap();
     served.signal_proxy(0, "HUP");
     let mut client = Client::connect(served.proxy_port(0), &[]);
     let is_reloaded = || served.logged(0).contains("share_unnamed");

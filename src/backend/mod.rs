@@ -46,8 +46,8 @@ pub use login::{Identity, Secret, ServerAccess, ServerAddress, unacceptable};
 pub use node::Node;
 pub use nodes::Nodes;
 pub use pool::{FoundPool, PooledServer, Pools};
-pub use pool_settings::{PoolMode, PoolSettings};
-pub use prepared::{Prepared, StatementKey};
+pub use pool_settings::{PoolMode, PoolSettings, ShareUnnamed};
+pub use prepared::{Plans, Prepared, StatementKey};
 pub use server::{BROKEN_ROW, Frame, Row, Server};
 pub use settings::{
     SessionSettings, SharedSettings, config_statement, quote_ident, quote_literal, set_statement, sets_for_constants,

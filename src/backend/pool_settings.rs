@@ -53,6 +53,20 @@ pub enum PoolMode {
     Session,
 }
 
+/// What is kept on server connections of statements without a name that come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareUnnamed {
+    /// As `Planned` where one plan is as good as any, else as `Parsed`.
+    Auto,
+    /// Nothing: they are parsed each time.
+    Off,
+    /// They stay parsed, and are planned each time with their values.
+    Parsed,
+    /// As with a name: the server may take to one plan for all values.
+    Planned,
+}
+
 impl PoolSettings {
     /// Does the number of connections follow what they answer? Sessions that keep theirs say nothing of it.
     pub(super) fn has_widths(&self) -> bool {

@@ -23,6 +23,15 @@ impl StatementKey {
     }
 }
 
+/// How servers may plan a statement that they keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plans {
+    /// As they like: after some Binds perhaps with one plan for all values.
+    Any,
+    /// With the values of each Bind.
+    WithValues,
+}
+
 /// Bounded: the statement that was not used for the longest time is closed when a new one would be too many.
 #[derive(Debug)]
 pub struct Prepared {
@@ -39,6 +48,8 @@ struct Known {
     name: Box<str>,
     /// When it was used last, counted in uses.
     used: u64,
+    /// How often the server may have planned it with the values of a Bind; counted where that matters.
+    plans: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +75,18 @@ impl Prepared {
         self.known.get(&key).map_or("", |known| &known.name)
     }
 
+    /// Before a Bind of `Plans::WithValues`: where the server has planned it so as often as it does before it may take to one plan for all
+    /// values, the statement is closed, with a Close put into `queue`, to be parsed again. Returns whether it was.
+    pub fn close_planned(&mut self, key: StatementKey, queue: &mut BytesMut) -> bool {
+        let Some(known) = self.known.get_mut(&key) else { return false };
+        known.plans += 1;
+        let is_planned = known.plans > CUSTOM_PLANS;
+        if is_planned {
+            self.close(key, queue);
+        }
+        is_planned
+    }
+
     /// Notes a statement whose Parse is on its way. Returns how many CloseComplete the caller has to swallow before its
     /// ParseComplete; their Close messages are put into `queue`. Portals of a statement that is closed live on.
     pub fn add(&mut self, key: StatementKey, queue: &mut BytesMut) -> usize {
@@ -72,15 +95,19 @@ impl Prepared {
             let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| *key) else {
                 break;
             };
-            self.known.remove(&oldest);
-            frontend::close(Target::Statement(oldest.name().as_bytes()), queue);
-            self.unconfirmed.push_back(Queued::Close(oldest));
+            self.close(oldest, queue);
             closed += 1;
         }
         self.uses += 1;
-        self.know(key, self.uses);
+        self.know(key, self.uses, 1);
         self.unconfirmed.push_back(Queued::Parse(key));
         closed
+    }
+
+    fn close(&mut self, key: StatementKey, queue: &mut BytesMut) {
+        self.known.remove(&key);
+        frontend::close(Target::Statement(key.name().as_bytes()), queue);
+        self.unconfirmed.push_back(Queued::Close(key));
     }
 
     /// The server has answered the oldest Parse or Close that was still unconfirmed.
@@ -93,13 +120,13 @@ impl Prepared {
         while let Some(skipped) = self.unconfirmed.pop_back() {
             match skipped {
                 Queued::Parse(key) => drop(self.known.remove(&key)),
-                Queued::Close(key) => self.know(key, 0),
+                Queued::Close(key) => self.know(key, 0, CUSTOM_PLANS),
             }
         }
     }
 
-    fn know(&mut self, key: StatementKey, used: u64) {
-        self.known.insert(key, Known { name: key.name().into(), used });
+    fn know(&mut self, key: StatementKey, used: u64, plans: u32) {
+        self.known.insert(key, Known { name: key.name().into(), used, plans });
     }
 
     pub fn clear(&mut self) {
@@ -107,6 +134,10 @@ impl Prepared {
         self.unconfirmed.clear();
     }
 }
+
+/// So often a server plans a statement with the values at hand before it thinks of one plan for all values.
+/// Source: PostgreSQL src/backend/utils/cache/plancache.c, choose_custom_plan().
+const CUSTOM_PLANS: u32 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -151,5 +182,31 @@ mod tests {
         prepared.add(key(2), &mut BytesMut::new());
         prepared.forget_unconfirmed();
         assert!(prepared.is_known(key(0)) && prepared.is_known(key(1)) && !prepared.is_known(key(2)));
+    }
+
+    #[test]
+    fn after_five_plans_with_values_it_is_parsed_again() {
+        let mut prepared = Prepared::new(2);
+        let mut queue = BytesMut::new();
+        for _ in 0..2 {
+            assert!(!prepared.close_planned(key(1), &mut queue), "not known");
+            prepared.add(key(1), &mut queue);
+            prepared.confirm();
+            for _ in 1..5 {
+                assert!(!prepared.close_planned(key(1), &mut queue));
+            }
+            assert!(queue.is_empty());
+            assert!(prepared.close_planned(key(1), &mut queue));
+            assert!(!prepared.is_known(key(1)));
+            assert_eq!(queue.split()[0], b'C');
+            prepared.confirm();
+        }
+        // A Close that was skipped has closed nothing: the next Bind tries again.
+        prepared.add(key(1), &mut queue);
+        prepared.confirm();
+        assert!((1..5).all(|_| !prepared.close_planned(key(1), &mut queue)));
+        assert!(prepared.close_planned(key(1), &mut queue));
+        prepared.forget_unconfirmed();
+        assert!(prepared.is_known(key(1)) && prepared.close_planned(key(1), &mut queue));
     }
 }

@@ -20,7 +20,7 @@ use crate::shard_map::{
 /// the name of such a function. Too many are better than too few: their connections are cleaned before others get them.
 pub const LOAD: &str = r#"
 WITH RECURSIVE managed AS MATERIALIZED (
-    SELECT t.logicalrelid, t.partmethod, t.partkey, t.colocationid, n.nspname, c.relname
+    SELECT t.logicalrelid, t.partmethod, t.partkey, t.colocationid, n.nspname, c.relname, c.relkind
     FROM tenantry.distributed_table t
     JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -46,6 +46,13 @@ WITH RECURSIVE managed AS MATERIALIZED (
     FROM managed m
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.logicalrelid AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY a.attrelid
+), uniques AS (
+    SELECT x.indrelid, pg_catalog.json_agg((x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1] ORDER BY x.indexrelid) AS keys
+    FROM managed m
+    JOIN pg_catalog.pg_index x ON x.indrelid = m.logicalrelid AND x.indisunique AND x.indisvalid
+        AND x.indpred IS NULL AND x.indexprs IS NULL
+    WHERE m.relkind = 'r'
+    GROUP BY x.indrelid
 ), drawn AS (
     -- Of identities, and in defaults. Apart, and not of `managed`, so that each is looked up by an index.
     SELECT d.objid AS oid FROM tenantry.distributed_table t
@@ -116,9 +123,11 @@ SELECT pg_catalog.json_build_object(
     'tables', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'oid', m.logicalrelid::pg_catalog.int8, 'schema', m.nspname, 'name', m.relname,
             'is_reference', m.partmethod = 'n', 'key', m.partkey, 'colocation', m.colocationid,
-            'columns', coalesce(c.columns, '[]'), 'shards', coalesce(s.shards, '[]')) ORDER BY m.logicalrelid), '[]')
+            'columns', coalesce(c.columns, '[]'), 'unique_keys', coalesce(u.keys, '[]'),
+            'shards', coalesce(s.shards, '[]')) ORDER BY m.logicalrelid), '[]')
         FROM managed m
         LEFT JOIN columns c ON c.attrelid = m.logicalrelid
+        LEFT JOIN uniques u ON u.indrelid = m.logicalrelid
         LEFT JOIN shards s ON s.logicalrelid = m.logicalrelid),
     'shadows', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(n.nspname, c.relname)
                                                     ORDER BY n.nspname, c.relname), '[]')
@@ -248,6 +257,8 @@ struct TableRow {
     key: Option<i16>,
     colocation: u32,
     columns: Vec<ColumnRow>,
+    #[serde(default)]
+    unique_keys: Vec<Vec<i16>>,
     shards: Vec<u64>,
 }
 
@@ -282,9 +293,12 @@ impl TableRow {
                 hash: colocation.hash.ok_or_else(|| broken("is in a colocation group without a hash"))?,
             }
         };
+        let at = |attnum: &i16| self.columns.iter().position(|c| c.attnum == *attnum);
+        let unique_keys = self.unique_keys.iter().filter_map(|key| key.iter().map(at).collect()).collect();
         Ok(Table {
             oid: TableOid(self.oid),
             kind,
+            unique_keys,
             colocation: ColocationId(self.colocation),
             columns: self.columns.into_iter().map(ColumnRow::into_column).collect(),
             shards: self.shards.into_iter().map(ShardId).collect(),

@@ -9,7 +9,7 @@ use super::limits::Limits;
 use super::moves::Moves;
 use super::ports::Ports;
 use super::units::{Size, Time};
-use crate::backend::{PoolMode, PoolSettings};
+use crate::backend::{PoolMode, PoolSettings, ShareUnnamed};
 use crate::catalog;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor;
@@ -189,8 +189,9 @@ pub struct Pool {
     pub dead_peer_after: Time,
     /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
     pub prepared_statements: usize,
-    /// Statements without a name that come again are kept prepared on workers' connections. Default: false. Reload: yes.
-    pub share_unnamed: bool,
+    /// What workers' connections keep of statements without a name that come again: auto, off, parsed, planned.
+    /// Default: auto. Reload: yes.
+    pub share_unnamed: ShareUnnamed,
 }
 
 /// Bounds of running statements.

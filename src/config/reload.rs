@@ -324,6 +324,7 @@ mod tests {
             "limits.nesting" | "limits.operators" | "limits.tokens" => "7".to_owned(),
             "listen.hba" => "[\"host all all all md5\"]".to_owned(),
             "pool.mode" => "\"session\"".to_owned(),
+            "pool.share_unnamed" => "\"off\"".to_owned(),
             "listen.io" => "\"io-uring\"".to_owned(),
             "listen.auth" => "\"trust-loopback\"".to_owned(),
             "listen.address" | "admin.address" => "\"127.0.0.2\"".to_owned(),

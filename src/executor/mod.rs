@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::backend::{Pools, ServerAddress};
+use crate::backend::{Pools, ServerAddress, ShareUnnamed};
 use crate::catalog::{Catalog, MapAtHand};
 use crate::error::{PgError, SqlState};
 use loads::Loads;
@@ -87,8 +87,8 @@ pub struct Settings {
     pub client_statements: usize,
     /// Most bytes that their texts may take together.
     pub client_statement_bytes: usize,
-    /// Statements without a name that come again are kept prepared too.
-    pub share_unnamed: bool,
+    /// What servers keep of statements without a name.
+    pub share_unnamed: ShareUnnamed,
 }
 
 impl Default for Settings {
@@ -99,7 +99,7 @@ impl Default for Settings {
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
             client: ClientLimits::default(),
-            share_unnamed: false,
+            share_unnamed: ShareUnnamed::Auto,
             client_statements: 10_000,
             client_statement_bytes: 16 << 20,
         }

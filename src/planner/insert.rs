@@ -108,6 +108,7 @@ fn values(
         head: part(0..first.at.start),
         tail: if end > last.at.end { part(last.at.end..end) } else { Spliced::verbatim("") },
         returns_rows: insert.returning.is_some(),
+        reads_nothing: statement.relations.len() == 1,
     }))
 }
 

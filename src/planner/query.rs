@@ -6,7 +6,8 @@ use crate::error::PgError;
 use crate::sql::clock::Clock;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::parse::{ParseFailure, parse};
-use crate::sql::scope::Meaning;
+use crate::sql::restriction::values_in_scope;
+use crate::sql::scope::{Meaning, Node};
 use crate::sql::tree::{Body, Distinct, Item, Name, Select};
 use crate::sql::{Access, Operand, Spliced};
 
@@ -111,7 +112,27 @@ impl Statement<'_> {
             access: self.access(),
             locks_rows: self.locks_rows(),
             returns_rows: self.returns_rows(),
+            names_one_row: self.names_one_row(),
         }))
+    }
+
+    /// Does it read or write one table only, and of that the row that a unique key names?
+    fn names_one_row(&self) -> bool {
+        let ([relation], Some(scope)) = (&self.relations[..], self.scope()) else { return false };
+        let Meaning::Distributed(table) = &relation.meaning else { return false };
+        let reads_only_it = match &scope.from {
+            Node::Product(nodes) => matches!(nodes[..], [Node::Relation(_)]),
+            node => matches!(node, Node::Relation(_)),
+        };
+        if !reads_only_it {
+            return false;
+        }
+        let builder = self.builder.borrow();
+        let is_given = |column: &usize| {
+            let values = builder.column_of(0, *column).and_then(|var| values_in_scope(&builder, scope, var));
+            values.is_some_and(|values| values.len() == 1)
+        };
+        table.unique_keys.iter().any(|key| key.iter().all(is_given))
     }
 
     /// Rows that INSERT ... SELECT and MERGE make: is their distribution column what the operands say, or may it be cut or

@@ -36,6 +36,7 @@ fn table(oid: u32, name: &str, colocation: u32, columns: Vec<Column>) -> Table {
         kind,
         colocation: ColocationId(colocation),
         columns,
+        unique_keys: Vec::new(),
         shards: vec![],
     }
 }

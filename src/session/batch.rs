@@ -105,7 +105,7 @@ impl Session {
         let attempts = self.batch.attempts + 1;
         let refused = match attempts > MAX_ATTEMPTS {
             true => Some(moved()),
-            false => self.cannot_repeat(retry, undo, start.version).await,
+            false => Box::pin(self.cannot_repeat(retry, undo, start.version)).await,
         };
         if let Some(error) = refused {
             self.fail(error)?;

@@ -14,7 +14,7 @@ use super::place::Place;
 use super::prepared::{Naming, Statement};
 use super::row_limit::{self, Rest};
 use super::run::Session;
-use crate::backend::Frame;
+use crate::backend::{Frame, Plans};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
 use crate::executor::{self, Kind, Use};
@@ -266,9 +266,9 @@ impl Session {
                     Box::pin(self.txn().check_sees(node, group)).await?;
                 }
                 let parsed = self.batch.unanswered_parse.take();
-                let key = match (shared, name.is_empty()) {
+                let kept = match (shared, name.is_empty()) {
                     (false, _) => None,
-                    (true, false) => Some(self.key_of(&statement, &query, group)),
+                    (true, false) => Some((self.key_of(&statement, &query, group), Plans::Any)),
                     (true, true) => self.key_of_unnamed(&statement, group).filter(|_| !node.is_coordinator()),
                 };
                 // Where the server is to parse it now, its own ParseComplete is the answer.
@@ -278,8 +278,8 @@ impl Session {
                 participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
                 let server = &mut participant.server;
                 server.queue_reading();
-                if let Some(key) = key {
-                    server.ensure_prepared(key, &statement.types, to, || query.render(group));
+                if let Some((key, plans)) = kept {
+                    server.ensure_prepared(key, plans, &statement.types, to, || query.render(group));
                     server.queue_bind_prepared(&bind, key, To::Client);
                 } else {
                     server.queue_parse("", &query.render(group), &types, to);

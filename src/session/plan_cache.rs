@@ -82,8 +82,8 @@ impl PlanCache {
         // What is no hit here is looked up by its statement's own text.
         is_hit.then(|| {
             self.lookups.note(true);
-            if let Some(unnamed) = parsed.unnamed.as_ref().filter(|number| number.get() == 0) {
-                unnamed.set(self.fresh_number());
+            if let Some(unnamed) = &parsed.unnamed {
+                unnamed.note_again();
             }
             parsed.clone()
         })
@@ -114,7 +114,8 @@ impl PlanCache {
             .or_insert_with(|| self.fresh_number())
     }
 
-    fn fresh_number(&self) -> u64 {
+    /// A number that no statement has had.
+    pub fn fresh_number(&self) -> u64 {
         self.next_statement.set(self.next_statement.get() + 1);
         self.next_statement.get()
     }

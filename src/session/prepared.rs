@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::own_settings;
 use super::place::Place;
 use super::run::Session;
-use crate::backend::{Description, PooledServer, StatementKey, quote_literal};
+use crate::backend::{Description, Plans, PooledServer, ShareUnnamed, StatementKey, quote_literal};
 use crate::catalog::is_away;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
@@ -32,9 +32,8 @@ pub struct Parsed {
     pub plan: Rc<Plan>,
     has_constants: bool,
     columns: u64,
-    /// Of what servers prepare for Parses without a name, which mean the tables as they are now: another one after each
-    /// change of the map. 0: the text has come once; `None`: its constants mean something else each time.
-    pub(super) unnamed: Option<Rc<Cell<u64>>>,
+    /// `None`: its constants mean something else each time.
+    pub(super) unnamed: Option<Rc<Unnamed>>,
 }
 
 /// What servers' prepared statements are named after; 0: not asked for yet.
@@ -43,6 +42,40 @@ struct Number {
     number: u64,
     /// That constants are read by.
     settings: String,
+}
+
+/// What servers prepare for Parses without a name, which mean tables, functions and types as they are now.
+pub(super) struct Unnamed {
+    comes_again: Cell<bool>,
+    /// What it gives may change with a table that gets another column.
+    names_all_columns: bool,
+    /// Another number after each change of the schema, of which that many were known; 0: not asked for yet.
+    number: Cell<(u64, u64)>,
+}
+
+impl Unnamed {
+    fn new(text: &str) -> Self {
+        let names_all_columns = text.replace("(*)", "").contains('*');
+        Self { comes_again: Cell::new(false), names_all_columns, number: Cell::new((0, 0)) }
+    }
+
+    pub fn note_again(&self) {
+        self.comes_again.set(true);
+    }
+
+    fn comes_again(&self) -> bool {
+        self.comes_again.get()
+    }
+
+    fn number(&self, schema_changes: u64, fresh: impl FnOnce() -> u64) -> u64 {
+        let (number, made_for) = self.number.get();
+        if number != 0 && made_for == schema_changes {
+            return number;
+        }
+        let number = fresh();
+        self.number.set((number, schema_changes));
+        number
+    }
 }
 
 /// A parsed statement.
@@ -55,7 +88,7 @@ pub struct Statement {
     has_constants: bool,
     /// `Session::columns_for` at its Parse, which its client's values fit; with others it is another statement for servers.
     columns: u64,
-    unnamed: Option<Rc<Cell<u64>>>,
+    unnamed: Option<Rc<Unnamed>>,
     map_version: u64,
     description: RefCell<Option<Rc<Description>>>,
     is_opaque: OnceCell<bool>,
@@ -177,7 +210,7 @@ impl Session {
         let text = parts.first().map_or("", |r| &text[r.text.clone()]);
         let plan = self.plan(text)?;
         let has_constants = may_have_constants(text);
-        let unnamed = (!may_name_a_moment(whole, &tokens)).then(Rc::default);
+        let unnamed = (!may_name_a_moment(whole, &tokens)).then(|| Rc::new(Unnamed::new(text)));
         let (number, text, types) = (Rc::default(), text.into(), types.into());
         let columns = self.columns_for(&plan);
         let parsed = Parsed { number, text, types, plan, has_constants, columns, unnamed };
@@ -242,14 +275,30 @@ impl Session {
         StatementKey { statement: known.number, group: group.map_or(0, |g| g.0) }
     }
 
-    /// What servers know a statement without a name by, where it is to be kept prepared there. Its constants are read by
-    /// nobody's settings.
-    pub(super) fn key_of_unnamed(&self, statement: &Statement, group: Option<ShardGroupId>) -> Option<StatementKey> {
-        let number = statement.unnamed.as_ref()?.get();
-        let is_shared = number != 0
-            && self.thread.executor.settings.load().share_unnamed
-            && (!statement.has_constants || self.settings_of_constants().is_empty());
-        is_shared.then(|| StatementKey { statement: number, group: group.map_or(0, |g| g.0) })
+    /// What servers know a statement without a name by, and how they may plan it, where it is to be kept there. Its constants are read
+    /// by nobody's settings.
+    pub(super) fn key_of_unnamed(
+        &self,
+        statement: &Statement,
+        group: Option<ShardGroupId>,
+    ) -> Option<(StatementKey, Plans)> {
+        let unnamed = statement.unnamed.as_ref().filter(|unnamed| unnamed.comes_again())?;
+        let share = self.thread.executor.settings.load().share_unnamed;
+        if share == ShareUnnamed::Off || statement.has_constants && !self.settings_of_constants().is_empty() {
+            return None;
+        }
+        // A server that has parsed it refuses other columns (0A000, "cached plan must not change result type"), and here it can't be run again.
+        let must_go_on = self.is_in_block() || self.batch.has_checkpoint;
+        if unnamed.names_all_columns && must_go_on && share != ShareUnnamed::Planned {
+            return None;
+        }
+        let plans = match share {
+            ShareUnnamed::Planned => Plans::Any,
+            ShareUnnamed::Auto if statement.plan.has_one_good_plan() => Plans::Any,
+            _ => Plans::WithValues,
+        };
+        let number = unnamed.number(self.thread.executor.catalog.schema_changes(), || self.thread.plans.fresh_number());
+        Some((StatementKey { statement: number, group: group.map_or(0, |g| g.0) }, plans))
     }
 
     /// What its constants are read by now.
@@ -429,7 +478,7 @@ impl Session {
         participant.groups.extend(group.filter(|g| !participant.groups.contains(g)));
         let server = &mut participant.server;
         let server_name = if shared {
-            server.ensure_prepared(key, &statement.types, To::Nobody, || query.render(group));
+            server.ensure_prepared(key, Plans::Any, &statement.types, To::Nobody, || query.render(group));
             key.name()
         } else {
             server.queue_parse("", &query.render(group), &types, To::Nobody);

@@ -34,7 +34,7 @@ impl Session {
                 self.restore_startup(|n| n == name).await?;
                 self.after_setting(&name).await
             }
-            SessionCommand::Show { name } => self.show_own(name, request).await,
+            SessionCommand::Show { name } => Box::pin(self.show_own(name, request)).await,
             SessionCommand::ResetAll => {
                 if !self.run_on_every_server("RESET ALL").await? {
                     return Ok(());

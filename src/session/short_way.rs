@@ -27,7 +27,7 @@ use super::simple_query::{Undo, only_statement};
 use super::unit::{Frames, Messages, Unit};
 use super::waiting::Wanted;
 use crate::backend::cancel::CancelTarget;
-use crate::backend::{PooledServer, Server};
+use crate::backend::{Plans, PooledServer, Server};
 use crate::error::Result;
 use crate::executor::cancel::CancelHandle;
 use crate::executor::scatter::Request;
@@ -221,13 +221,13 @@ impl Session {
         let UnderWay { seat, group, query, .. } = under_way;
         let (server, group) = (seat.server(), Some(*group));
         let to = if messages.parse.is_some() { To::Client } else { To::Nobody };
-        let key = match bind.statement.is_empty() {
+        let kept = match bind.statement.is_empty() {
             true => self.key_of_unnamed(statement, group),
-            false => Some(self.key_of(statement, query, group)),
+            false => Some((self.key_of(statement, query, group), Plans::Any)),
         };
-        match key {
-            Some(key) => {
-                server.ensure_prepared(key, &statement.types, to, || query.render(group));
+        match kept {
+            Some((key, plans)) => {
+                server.ensure_prepared(key, plans, &statement.types, to, || query.render(group));
                 server.queue_bind_prepared(bind, key, To::Client);
             }
             None => {
@@ -434,7 +434,7 @@ impl Session {
         if repeat.parses {
             self.statements.remove(b"");
         }
-        if let Some(error) = self.cannot_repeat(retry, Undo::Everything, repeat.version).await {
+        if let Some(error) = Box::pin(self.cannot_repeat(retry, Undo::Everything, repeat.version)).await {
             self.fail(error)?;
             return Ok(false);
         }

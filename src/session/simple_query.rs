@@ -115,7 +115,7 @@ impl Session {
             if retry == Retry::StalePlan {
                 Box::pin(self.forget_prepared()).await;
             }
-            if !self.prepare_retry(retry, undo, version).await? {
+            if !Box::pin(self.prepare_retry(retry, undo, version)).await? {
                 return match outcome {
                     Err(error) => Err(error),
                     Ok(_) => Err(moved()),

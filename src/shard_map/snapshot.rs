@@ -409,6 +409,7 @@ mod tests {
             kind: TableKind::Reference,
             colocation: ColocationId(1),
             columns: vec![],
+            unique_keys: Vec::new(),
             shards: vec![],
         };
         let map = ShardMap::new(

@@ -12,6 +12,9 @@ pub struct Table {
     pub colocation: ColocationId,
     /// Live columns in attribute order, generated ones included.
     pub columns: Vec<Column>,
+    /// Of each unique index that serves any statement (not partial, on columns alone), the indices into `columns`. None of partitioned
+    /// tables.
+    pub unique_keys: Vec<Vec<usize>>,
     /// One per shard group of the colocation group, in its order; one in all for a reference table.
     pub shards: Vec<ShardId>,
 }

@@ -79,6 +79,12 @@ impl Builder<'_> {
         }
     }
 
+    /// A column of a relation, by its place in the table.
+    pub fn column_of(&self, relation: usize, column: usize) -> Option<Var> {
+        let rte = self.rtes.iter().find(|rte| rte.relation == Some(relation))?;
+        rte.columns.get(column).map(|(_, var)| *var)
+    }
+
     /// The FROM item that `x.` or `schema.x.` means.
     pub(super) fn find_rte(&self, qualifier: &[Name]) -> Option<usize> {
         for scope in self.scopes.iter().rev() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{BROKEN_ROW, Row, Server};
-use crate::backend::prepared::StatementKey;
+use crate::backend::prepared::{Plans, StatementKey};
 use crate::backend::settings::SessionSettings;
 use crate::error::{PgError, Result};
 use crate::transport::timer;
@@ -23,7 +23,7 @@ impl Server {
 
     /// As `query`, of a statement that this connection keeps prepared: for one that takes as long to plan as to run.
     pub async fn query_prepared(&mut self, key: StatementKey, sql: &str) -> Result<Vec<Row>> {
-        self.ensure_prepared(key, &[], To::Nobody, || sql.to_owned());
+        self.ensure_prepared(key, Plans::Any, &[], To::Nobody, || sql.to_owned());
         self.queue_bind_prepared(&Bind::text(&[]), key, To::Nobody);
         self.queue_execute(b"", 0, To::Nobody);
         self.queue_sync();

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 
 use super::Server;
-use crate::backend::prepared::StatementKey;
+use crate::backend::prepared::{Plans, StatementKey};
 use crate::wire::answer;
 use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reply_queue::{Reply, To};
@@ -98,8 +98,18 @@ impl Server {
         self.queue_execute(portal.as_bytes(), 0, To::Nobody);
     }
 
-    /// Makes `key` known to this connection. ParseComplete comes for `to`, also where nothing has to be parsed.
-    pub fn ensure_prepared(&mut self, key: StatementKey, types: &[u32], to: To, sql: impl FnOnce() -> String) {
+    /// Makes `key` known to this connection, for one Bind. ParseComplete comes for `to`, also where nothing has to be parsed.
+    pub fn ensure_prepared(
+        &mut self,
+        key: StatementKey,
+        plans: Plans,
+        types: &[u32],
+        to: To,
+        sql: impl FnOnce() -> String,
+    ) {
+        if plans == Plans::WithValues && self.prepared.close_planned(key, &mut self.write) {
+            self.replies.push(Reply::Close, To::Nobody);
+        }
         if self.prepared.is_known(key) {
             if to == To::Client {
                 self.simulate(Bytes::from_static(answer::PARSE_COMPLETE));

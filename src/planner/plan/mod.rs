@@ -91,6 +91,16 @@ impl Plan {
         }
     }
 
+    /// Is one plan for all values as good as one for the values at hand? Where nothing is read but by a unique key, there is only one
+    /// that is good.
+    pub fn has_one_good_plan(&self) -> bool {
+        match self {
+            Plan::Router(router) => router.names_one_row,
+            Plan::Insert(insert) => insert.reads_nothing,
+            _ => false,
+        }
+    }
+
     /// May it write? Not asked of what the proxy ends itself.
     pub fn may_write(&self) -> bool {
         match self {

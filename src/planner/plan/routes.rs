@@ -14,6 +14,8 @@ pub struct Router {
     /// SELECT ... FOR UPDATE and the like: a read that locks.
     pub locks_rows: bool,
     pub returns_rows: bool,
+    /// It concerns one row at most, by a unique key.
+    pub names_one_row: bool,
 }
 
 #[derive(Debug, Clone)]

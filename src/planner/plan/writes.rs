@@ -18,6 +18,8 @@ pub struct Insert {
     /// ON CONFLICT and RETURNING, perhaps empty.
     pub tail: Spliced,
     pub returns_rows: bool,
+    /// It reads no table to find the values.
+    pub reads_nothing: bool,
 }
 
 #[derive(Debug, Clone)]

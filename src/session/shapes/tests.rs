@@ -47,6 +47,7 @@ impl Catalog {
             kind: TableKind::Distributed { column: 0, hash: *hash },
             colocation: ColocationId(*n),
             columns: [("tenant", hash.oid()), ("id", 20), ("note", 25), ("day", 1082)].map(column).into(),
+            unique_keys: Vec::new(),
             shards: (0..32).map(|i| ShardId(u64::from(n * 100) + i)).collect(),
         };
         let parts = ShardMapParts {
