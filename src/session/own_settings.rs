@@ -31,7 +31,7 @@ impl Session {
     pub async fn own_setting(&mut self, name: &str) -> Result<Option<String>> {
         let sql = format!("SELECT nullif(pg_catalog.current_setting({}, true), '')", quote_literal(name));
         let rows = self.txn().query(NodeId::COORDINATOR, &sql).await?;
-        Ok(rows.into_iter().next().and_then(|mut row| row.swap_remove(0)))
+        Ok(rows.into_iter().flatten().next().flatten())
     }
 
     /// Errors: 22023 for what is no such number.

@@ -180,7 +180,7 @@ impl Session {
             let is_local = text_of(&set.is_local, bind)?.is_some_and(|value| is_true(&value));
             let ask = format!("SELECT pg_catalog.current_setting({}, true)", quote_literal(&name));
             let rows = self.txn().query(NodeId::COORDINATOR, &ask).await?;
-            let Some(value) = rows.into_iter().next().and_then(|mut row| row.swap_remove(0)) else { continue };
+            let Some(value) = rows.into_iter().flatten().next().flatten() else { continue };
             let sql = config_statement(&name, &value, is_local);
             let txn = self.txn();
             let others = txn.participants().iter().map(|p| p.node).filter(|node| !node.is_coordinator());
