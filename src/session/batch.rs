@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::prepared::Statement;
 use super::run::Session;
 use super::simple_query::Undo;
+use super::statement::Statement;
 use crate::backend::Frame;
 use crate::error::Result;
 use crate::executor::{Kind, Mark, Retry, moved};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::prepared::Statement;
 use super::presence::Presence;
 use super::run::Session;
+use super::statement::Statement;
 use crate::error::{PgError, Result};
 use crate::sql::normalized::{fingerprint, normalized};
 use crate::wire::frame::HEADER_LEN;

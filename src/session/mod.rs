@@ -42,6 +42,7 @@ mod short_command;
 mod short_way;
 mod simple_query;
 mod startup;
+mod statement;
 mod statement_plans;
 mod statements;
 mod statements_view;

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::prepared::Statement;
 use super::run::Session;
+use super::statement::Statement;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;

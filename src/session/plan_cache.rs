@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::prepared::Parsed;
+use super::statement::Parsed;
 use crate::error::Result;
 use crate::planner::{self, Context, Mode, Plan};
 use crate::tally::Lookups;

@@ -1,6 +1,6 @@
 //! Prepared statements of a client: protocol-level and SQL-level ones share one name space, as in Postgres.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::own_settings;
 use super::place::Place;
 use super::run::Session;
+use super::statement::{Naming, Number, Parsed, Statement, Unnamed};
 use crate::backend::{Description, Plans, PooledServer, ShareUnnamed, StatementKey, quote_literal};
 use crate::catalog::is_away;
 use crate::error::{PgError, Result, SqlState};
@@ -22,174 +23,6 @@ use crate::wire::frontend::{Bind, Target};
 use crate::wire::nested_oids::may_nest;
 use crate::wire::reply_queue::To;
 use crate::wire::{answer, rows};
-
-/// What parsing gives: the same for every client that sends the text with these types.
-#[derive(Clone)]
-pub struct Parsed {
-    number: Rc<RefCell<Number>>,
-    pub text: Rc<str>,
-    pub types: Rc<[u32]>,
-    pub plan: Rc<Plan>,
-    has_constants: bool,
-    columns: u64,
-    /// `None`: its constants mean something else each time.
-    pub(super) unnamed: Option<Rc<Unnamed>>,
-}
-
-/// What servers' prepared statements are named after; 0: not asked for yet.
-#[derive(Default)]
-struct Number {
-    number: u64,
-    /// That constants are read by.
-    settings: String,
-}
-
-/// What servers prepare for Parses without a name, which mean tables, functions and types as they are now.
-pub(super) struct Unnamed {
-    comes_again: Cell<bool>,
-    /// What it gives may change with a table that gets another column.
-    names_all_columns: bool,
-    /// Another number after each change of the schema, of which that many were known; 0: not asked for yet.
-    number: Cell<(u64, u64)>,
-}
-
-impl Unnamed {
-    fn new(text: &str) -> Self {
-        let names_all_columns = text.replace("(*)", "").contains('*');
-        Self { comes_again: Cell::new(false), names_all_columns, number: Cell::new((0, 0)) }
-    }
-
-    pub fn note_again(&self) {
-        self.comes_again.set(true);
-    }
-
-    fn comes_again(&self) -> bool {
-        self.comes_again.get()
-    }
-
-    fn number(&self, schema_changes: u64, fresh: impl FnOnce() -> u64) -> u64 {
-        let (number, made_for) = self.number.get();
-        if number != 0 && made_for == schema_changes {
-            return number;
-        }
-        let number = fresh();
-        self.number.set((number, schema_changes));
-        number
-    }
-}
-
-/// A parsed statement.
-pub struct Statement {
-    number: Rc<RefCell<Number>>,
-    pub text: Rc<str>,
-    /// As the client gave them; 0 where it left one open.
-    pub types: Rc<[u32]>,
-    pub plan: Rc<Plan>,
-    has_constants: bool,
-    /// `Session::columns_for` at its Parse, which its client's values fit; with others it is another statement for servers.
-    columns: u64,
-    unnamed: Option<Rc<Unnamed>>,
-    map_version: u64,
-    description: RefCell<Option<Rc<Description>>>,
-    is_opaque: OnceCell<bool>,
-    parameters: OnceCell<u16>,
-    /// How it got its name, where it has one.
-    pub(super) naming: Option<Naming>,
-}
-
-/// What `pg_prepared_statements` tells of a statement besides.
-#[derive(Clone)]
-pub(super) struct Naming {
-    pub at: SystemTime,
-    /// The whole text of an SQL PREPARE.
-    pub command: Option<Box<str>>,
-}
-
-impl Statement {
-    pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
-        let Parsed { number, text, types, plan, has_constants, columns, unnamed } = parsed;
-        let (description, is_opaque, parameters, naming) = (RefCell::new(None), OnceCell::new(), OnceCell::new(), None);
-        Self {
-            number,
-            text,
-            types,
-            plan,
-            has_constants,
-            columns,
-            unnamed,
-            map_version,
-            description,
-            is_opaque,
-            parameters,
-            naming,
-        }
-    }
-
-    /// What it takes and gives, where that was asked for already.
-    pub(super) fn known_description(&self) -> Option<Rc<Description>> {
-        self.description.borrow().clone()
-    }
-
-    pub fn returns_rows(&self) -> bool {
-        match &*self.plan {
-            Plan::Scatter(s) => s.returns_rows,
-            Plan::Insert(i) => i.returns_rows,
-            Plan::ReferenceWrite(w) => w.returns_rows,
-            Plan::FunctionCall(_) | Plan::Explain(_) => true,
-            Plan::Coordinator(c) => !c.sets.is_empty(),
-            Plan::Session(SessionCommand::Execute { .. } | SessionCommand::Show { .. }) => true,
-            _ => false,
-        }
-    }
-}
-
-impl Statement {
-    /// Is its plan one for this map?
-    pub fn is_for(&self, map_version: u64) -> bool {
-        self.map_version == map_version
-    }
-
-    /// Do rows of a portal with this Bind name types that users have made? `false` where nobody has asked what it returns.
-    pub fn rows_nest(&self, bind: &Bind) -> bool {
-        let nest = self.description.borrow().as_ref().is_some_and(|description| description.fields_nest);
-        nest && bind.result_formats().contains(&1)
-    }
-
-    /// May the Bind's parameters?
-    pub fn parameters_nest(&self, bind: &Bind) -> bool {
-        let nest = match &*self.description.borrow() {
-            Some(description) => description.parameters_nest,
-            None => self.types.iter().any(|oid| may_nest(*oid)),
-        };
-        nest && !bind.formats_are_text()
-    }
-
-    /// Does it run another one, or itself?
-    fn is_execute(&self) -> bool {
-        matches!(&*self.plan, Plan::Session(SessionCommand::Execute { .. }))
-    }
-
-    /// How many parameters it takes: as many as Parse gave types of, or as its text names.
-    pub fn parameter_count(&self) -> u16 {
-        *self.parameters.get_or_init(|| {
-            let named = if self.text.contains('$') { lexer::parameters_in(&self.text) } else { 0 };
-            named.max(self.types.len() as u16)
-        })
-    }
-
-    /// Types of its parameters, as far as they are known.
-    fn known_types(&self) -> Rc<[u32]> {
-        match &*self.description.borrow() {
-            Some(description) => description.parameters.as_slice().into(),
-            None => self.types.clone(),
-        }
-    }
-
-    /// What `look` says of its text; looked at once, because with another map it is another statement.
-    pub fn may_run_opaque_code(&self, look: impl FnOnce(&str) -> bool) -> bool {
-        *self.is_opaque.get_or_init(|| look(&self.text))
-    }
-}
 
 impl Session {
     pub fn new_statement(&self, text: &str, types: Vec<u32>) -> Result<Statement> {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::prepared::Statement;
 use super::run::Session;
+use super::statement::Statement;
 use super::unit::Messages;
 use crate::error::Result;
 use crate::executor::Kind;

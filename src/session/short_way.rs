@@ -20,10 +20,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::extended_query::Portal;
-use super::prepared::Statement;
 use super::run::Session;
 use super::short_command::Command;
 use super::simple_query::{Undo, only_statement};
+use super::statement::Statement;
 use super::unit::{Frames, Messages, Unit};
 use super::waiting::Wanted;
 use crate::backend::cancel::CancelTarget;

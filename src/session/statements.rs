@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use foldhash::HashMap;
 
-use super::prepared::Statement;
+use super::statement::Statement;
 use crate::error::{PgError, Result, SqlState};
 
 #[derive(Default)]

@@ -12,8 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::prepared::Statement;
 use super::run::Session;
+use super::statement::Statement;
 use crate::error::Result;
 use crate::executor::{Kind, figures};
 use crate::planner::Figures;
