@@ -136,7 +136,7 @@ impl Settings {
                 hold_timeout: execution.hold_timeout.0,
                 copy_buffer_bytes: execution.copy_buffer.0,
                 copy_row_bytes: execution.copy_row.0,
-                client: limits.client()?,
+                client: limits.client()?.into(),
                 share_unnamed: pool.share_unnamed,
                 client_statements: limits.statements,
                 client_statement_bytes: limits.statement_texts.0,

@@ -63,7 +63,8 @@ pub struct Client {
     flushes: u64,
     /// Bytes that have left.
     sent: u64,
-    limits: ClientLimits,
+    /// Shared: of ten thousand clients.
+    limits: Arc<ClientLimits>,
     /// What its session keeps beside the next message. Unit: bytes.
     kept: usize,
     /// What the COPY that is under way keeps of its data, beside that. Unit: bytes.
@@ -92,7 +93,7 @@ impl Client {
     pub fn new(
         stream: Stream,
         read: BytesMut,
-        limits: ClientLimits,
+        limits: Arc<ClientLimits>,
         hurry: CancellationToken,
         traffic: Arc<Traffic>,
     ) -> Self {

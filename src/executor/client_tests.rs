@@ -106,7 +106,7 @@ async fn connected(limits: ClientLimits) -> (TcpStream, Client) {
     peer.set_nodelay(true).unwrap();
     let (ours, _) = listener.accept().await.unwrap();
     let traffic = Arc::new(Traffic::default());
-    (peer, Client::new(ours.into(), BytesMut::new(), limits, CancellationToken::new(), traffic))
+    (peer, Client::new(ours.into(), BytesMut::new(), limits.into(), CancellationToken::new(), traffic))
 }
 
 /// What the proxy reads of bytes that come in these pieces, and whether it then ends without an error.

@@ -82,7 +82,7 @@ pub struct Settings {
     /// The longest row that COPY accepts.
     pub copy_row_bytes: usize,
     /// In force from a client's login on.
-    pub client: ClientLimits,
+    pub client: Arc<ClientLimits>,
     /// Most prepared statements of one client.
     pub client_statements: usize,
     /// Most bytes that their texts may take together.
@@ -98,7 +98,7 @@ impl Default for Settings {
             copy_buffer_bytes: 16 << 20,
             rowset_bytes: 1 << 30,
             copy_row_bytes: 256 << 20,
-            client: ClientLimits::default(),
+            client: Arc::default(),
             share_unnamed: ShareUnnamed::Auto,
             client_statements: 10_000,
             client_statement_bytes: 16 << 20,

@@ -247,7 +247,7 @@ impl Session {
         let greeting = self.greeting().await?;
         self.search_path = greeting.search_path.clone();
         (self.read_from, self.wants_kept, self.hears) = (greeting.read_from, greeting.wants_kept, greeting.hears);
-        self.first = Rc::new(FirstTimeouts { settings: self.settings.clone(), timeouts: greeting.timeouts });
+        self.first = greeting.first.clone();
         for (name, value) in &greeting.parameters {
             answer::parameter_status(name, value, self.client.out());
         }
@@ -274,8 +274,9 @@ impl Session {
         self.read_search_path().await?;
         let timeouts = Timeouts::read(&self.txn().show(&Timeouts::NAMES).await?);
         self.end_auto();
+        let first = Rc::new(FirstTimeouts { settings: self.settings.clone(), timeouts });
         let (search_path, read_from, wants_kept) = (self.search_path.clone(), self.read_from, self.wants_kept);
-        let greeting = Greeting { parameters, search_path, read_from, wants_kept, hears: self.hears, timeouts };
+        let greeting = Greeting { parameters, search_path, read_from, wants_kept, hears: self.hears, first };
         Ok(self.thread.greetings.keep(beginning, asked, greeting))
     }
 }
@@ -292,6 +293,7 @@ mod tests {
             size_of::<F>()
         }
         // Ten thousand idle clients are to take at most 15 KB each, of which 4 KB are for what they say next.
-        assert!(size(serve) <= 5 * 1024, "{} bytes", size(serve));
+        // With what the runtime adds, a piece of 5 KB; the allocator's next one has 6.
+        assert!(size(serve) <= 5 * 1024 - 128, "{} bytes", size(serve));
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::notices::Hears;
 use crate::backend::{Identity, SessionSettings};
-use crate::executor::Timeouts;
+use crate::executor::FirstTimeouts;
 use crate::planner::ReadFrom;
 
 /// What a server reports at the end of a login, and what the proxy itself has to know of the settings.
@@ -27,7 +27,7 @@ pub struct Greeting {
     /// `Session::wants_kept`.
     pub wants_kept: Option<bool>,
     pub hears: Hears,
-    pub timeouts: Timeouts,
+    pub first: Rc<FirstTimeouts>,
 }
 
 /// The latest greetings of one thread.
@@ -96,7 +96,7 @@ mod tests {
             read_from: ReadFrom::default(),
             wants_kept: None,
             hears: Hears::default(),
-            timeouts: Timeouts::default(),
+            first: Rc::default(),
         }
     }
 

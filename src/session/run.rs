@@ -69,7 +69,7 @@ pub struct Session {
     /// Its timeouts for as long as it sets none.
     pub first: Rc<FirstTimeouts>,
     /// How long the statement that is run again waits for its shard.
-    pub again_within: Option<Limit>,
+    pub again_within: Option<Box<Limit>>,
     /// Schemas of search_path, `"$user"` replaced.
     pub search_path: Vec<String>,
     /// search_path was set inside the transaction: read it again when that has ended.

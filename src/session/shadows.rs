@@ -17,7 +17,7 @@ use crate::sql::lexer::{fold, lex};
 pub struct Shadows {
     /// Of the map for which it was asked; 0: not yet.
     version: u64,
-    names: Vec<String>,
+    names: Box<[String]>,
 }
 
 impl Session {

@@ -306,12 +306,12 @@ impl Session {
     fn limit_of_repeats(&mut self) -> Option<Limit> {
         if self.again_within.is_none() {
             let is_alone = self.transaction.is_none();
-            self.again_within = self.txn().patience_at_hand().map(|patience| patience.begin());
+            self.again_within = self.txn().patience_at_hand().map(|patience| Box::new(patience.begin()));
             if is_alone {
                 self.end_auto();
             }
         }
-        self.again_within
+        self.again_within.as_deref().copied()
     }
 
     /// As `prepare_retry`; what the client is to be told when the unit cannot be run again.
