@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tenantry::error::PgError;
 use tenantry::planner::{Context, Figures, Mode, Plan, Provided, plan};
 use tenantry::shard_map::{ColocationId, Column, HashType, ShardMap, ShardMapParts, Table, TableKind, TableOid};
 
@@ -89,7 +90,7 @@ fn provided() -> Provided {
     }
 }
 
-fn line_of(sql: &str, mode: Mode) -> String {
+fn planned(sql: &str, mode: Mode) -> Result<Plan, PgError> {
     let (map, provided) = (map(), provided());
     let path = ["public".to_owned()];
     let context = Context {
@@ -99,7 +100,11 @@ fn line_of(sql: &str, mode: Mode) -> String {
         provided: &provided,
         complexity: Default::default(),
     };
-    match plan(sql, &context, mode) {
+    plan(sql, &context, mode)
+}
+
+fn line_of(sql: &str, mode: Mode) -> String {
+    match planned(sql, mode) {
         Ok(plan) => line(&plan),
         Err(error) => format!("error {} {}", error.code(), error.message()),
     }
@@ -159,16 +164,7 @@ fn names_are_resolved_as_postgres_does() {
 /// One row by a unique key, or nothing read: servers need not plan with the values.
 #[test]
 fn one_plan_is_as_good_as_any_where_only_a_unique_key_is_used() {
-    let (map, provided) = (map(), provided());
-    let path = ["public".to_owned()];
-    let context = Context {
-        map: &map,
-        search_path: &path,
-        standard_conforming_strings: true,
-        provided: &provided,
-        complexity: Default::default(),
-    };
-    let has_one = |sql: &str| plan(sql, &context, Mode::Any).unwrap().has_one_good_plan();
+    let has_one = |sql: &str| planned(sql, Mode::Any).unwrap().has_one_good_plan();
     for sql in [
         "SELECT * FROM orders WHERE tenant_id = $1 AND id = $2",
         "SELECT note FROM orders AS o (a, b) WHERE b = $2::int8 AND $1 = a AND total > $3 ORDER BY b LIMIT $4",
@@ -198,17 +194,8 @@ fn one_plan_is_as_good_as_any_where_only_a_unique_key_is_used() {
 
 /// What runs where, for the plans whose text is generated.
 fn texts_of(sql: &str) -> String {
-    let (map, provided) = (map(), provided());
-    let path = ["public".to_owned()];
-    let context = Context {
-        map: &map,
-        search_path: &path,
-        standard_conforming_strings: true,
-        provided: &provided,
-        complexity: Default::default(),
-    };
     let group = Some(tenantry::shard_map::ShardGroupId(7));
-    match plan(sql, &context, Mode::Any) {
+    match planned(sql, Mode::Any) {
         Ok(Plan::Combine(c)) => {
             let rows: Vec<String> =
                 c.rowsets.iter().map(|r| format!("[{}] {}", r.shards, r.query.render(group))).collect();
