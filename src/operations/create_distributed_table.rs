@@ -447,5 +447,7 @@ pub(super) async fn seal_shell(txn: &mut Transaction, definition: &TableDefiniti
     txn.query(NodeId::COORDINATOR, &sql).await.map(|_| ())
 }
 
+/// Shards of a new colocation group, where nobody says how many.
+pub const SHARD_COUNT_DEFAULT: u32 = 32;
 pub(super) const SHARD_COUNT_MAX: i32 = 64000;
 const NAME_BYTES_MAX: usize = 63;

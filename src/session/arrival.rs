@@ -293,7 +293,6 @@ mod tests {
             size_of::<F>()
         }
         // Ten thousand idle clients are to take at most 15 KB each, of which 4 KB are for what they say next.
-        // With what the runtime adds, a piece of 5 KB; the allocator's next one has 6.
         assert!(size(serve) <= 5 * 1024 - 128, "{} bytes", size(serve));
     }
 }

@@ -13,13 +13,11 @@ use super::run::Session;
 use crate::backend::{quote_ident, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
+use crate::operations::create_distributed_table::SHARD_COUNT_DEFAULT;
 use crate::planner::{MOVES_PER_NODE_SETTING, OWN_SETTINGS, POOL_MODE_SETTING, READ_FROM_SETTING, SHARD_COUNT_SETTING};
 use crate::shard_map::NodeId;
 use crate::wire::answer;
 use crate::wire::rows::Field;
-
-/// Shards of a new colocation group.
-pub const SHARD_COUNT_DEFAULT: u32 = 32;
 
 /// Has the columns of the answer to SHOW.
 pub fn describing(name: &str) -> String {

@@ -77,14 +77,9 @@ impl Session {
         if statement.map_version == version {
             return Ok(statement);
         }
+        let plan = self.plan(&statement.text)?;
         Ok(Rc::new(Statement {
-            number: Rc::default(),
-            text: statement.text.clone(),
-            types: statement.types.clone(),
-            plan: self.plan(&statement.text)?,
-            has_constants: statement.has_constants,
-            columns: statement.columns,
-            unnamed: None,
+            parsed: Parsed { number: Rc::default(), plan, unnamed: None, ..statement.parsed.clone() },
             map_version: version,
             description: RefCell::new(statement.description.borrow().clone()),
             is_opaque: OnceCell::new(),
@@ -252,8 +247,8 @@ impl Session {
                 format!("prepared statement \"{name}\" already exists"),
             ));
         }
-        statement.types = description.parameters.as_slice().into();
-        statement.number = Rc::default();
+        statement.parsed.types = description.parameters.as_slice().into();
+        statement.parsed.number = Rc::default();
         statement.naming = Some(Naming { at: SystemTime::now(), command: Some(command.into()) });
         self.statements.insert(key, Rc::new(statement));
         answer::command_complete("PREPARE", self.client.out());

@@ -1,6 +1,7 @@
 //! A parsed statement: what the text means, what it takes and gives, and what servers know it by.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -15,9 +16,11 @@ use crate::wire::nested_oids::may_nest;
 pub struct Parsed {
     pub(super) number: Rc<RefCell<Number>>,
     pub text: Rc<str>,
+    /// As the client gave them; 0 where it left one open.
     pub types: Rc<[u32]>,
     pub plan: Rc<Plan>,
     pub(super) has_constants: bool,
+    /// `Session::columns_for` at its Parse, which its client's values fit; with others it is another statement for servers.
     pub(super) columns: u64,
     /// `None`: its constants mean something else each time.
     pub(super) unnamed: Option<Rc<Unnamed>>,
@@ -65,23 +68,23 @@ impl Unnamed {
     }
 }
 
-/// A parsed statement.
+/// A parsed statement of one client: what was parsed, and what has been found out of it since.
 pub struct Statement {
-    pub(super) number: Rc<RefCell<Number>>,
-    pub text: Rc<str>,
-    /// As the client gave them; 0 where it left one open.
-    pub types: Rc<[u32]>,
-    pub plan: Rc<Plan>,
-    pub(super) has_constants: bool,
-    /// `Session::columns_for` at its Parse, which its client's values fit; with others it is another statement for servers.
-    pub(super) columns: u64,
-    pub(super) unnamed: Option<Rc<Unnamed>>,
+    pub(super) parsed: Parsed,
     pub(super) map_version: u64,
     pub(super) description: RefCell<Option<Rc<Description>>>,
     pub(super) is_opaque: OnceCell<bool>,
     pub(super) parameters: OnceCell<u16>,
     /// How it got its name, where it has one.
     pub(super) naming: Option<Naming>,
+}
+
+impl Deref for Statement {
+    type Target = Parsed;
+
+    fn deref(&self) -> &Parsed {
+        &self.parsed
+    }
 }
 
 /// What `pg_prepared_statements` tells of a statement besides.
@@ -94,22 +97,8 @@ pub(super) struct Naming {
 
 impl Statement {
     pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
-        let Parsed { number, text, types, plan, has_constants, columns, unnamed } = parsed;
         let (description, is_opaque, parameters, naming) = (RefCell::new(None), OnceCell::new(), OnceCell::new(), None);
-        Self {
-            number,
-            text,
-            types,
-            plan,
-            has_constants,
-            columns,
-            unnamed,
-            map_version,
-            description,
-            is_opaque,
-            parameters,
-            naming,
-        }
+        Self { parsed, map_version, description, is_opaque, parameters, naming }
     }
 
     /// What it takes and gives, where that was asked for already.

@@ -3,7 +3,6 @@
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::own_settings::SHARD_COUNT_DEFAULT;
 use super::prepared::describing;
 use super::run::Session;
 use crate::backend::quote_literal;
@@ -11,6 +10,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::{self, Request};
 use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay};
 use crate::functions;
+use crate::operations::create_distributed_table::SHARD_COUNT_DEFAULT;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{

@@ -39,8 +39,8 @@ use crate::catalog::quote::{qualified, shard_schema};
 use crate::catalog::{nodes, pg_error, tables};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::create_distributed_table::{
-    Request, check_request, check_same_key, check_schema_name, colocation_partner, deal_out, distribution_column,
-    refuse_distributed, refuse_without_workers, rows_of, wanted_shard_count,
+    Request, SHARD_COUNT_DEFAULT, check_request, check_same_key, check_schema_name, colocation_partner, deal_out,
+    distribution_column, refuse_distributed, refuse_without_workers, rows_of, wanted_shard_count,
 };
 use crate::operations::partitions::{Family, refuse_partition_alone};
 use crate::operations::table_checks::{self, Intent};
@@ -79,7 +79,10 @@ pub async fn create_distributed_table_concurrently(
         colocate_with: arguments.colocate_with.ok_or_else(|| required("colocate_with"))?,
         shard_count: arguments.shard_count,
         // A negative one is as wrong as none.
-        shard_count_default: u32::try_from(arguments.shard_count_default.unwrap_or(32)).unwrap_or_default(),
+        shard_count_default: match arguments.shard_count_default {
+            Some(count) => u32::try_from(count).unwrap_or_default(),
+            None => SHARD_COUNT_DEFAULT,
+        },
     };
     check_request(&request)?;
     let probe = session::connect(environment, NodeId::COORDINATOR).await?;
