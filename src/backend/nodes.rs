@@ -90,6 +90,10 @@ impl Nodes {
             if node.is_gone.swap(is_gone, Ordering::AcqRel) != is_gone {
                 node.review();
             }
+            // Sessions that keep theirs would go on with a server that nobody else asks.
+            if is_gone {
+                node.retire_all();
+            }
         }
     }
 

@@ -72,6 +72,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (380, "old_names", include_str!("schema/380_old_names.sql")),
     (385, "holds_in_pulses", include_str!("schema/385_holds_in_pulses.sql")),
     (386, "mends", include_str!("schema/386_mends.sql")),
+    (390, "fenced_servers", include_str!("schema/390_fenced_servers.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

@@ -2,8 +2,8 @@
 
 use tokio_postgres::GenericClient;
 
-use super::pg_error;
 use super::quote::literal;
+use super::{Address, pg_error};
 use crate::error::Result;
 use crate::shard_map::NodeId;
 
@@ -124,6 +124,33 @@ pub fn set_active(node: NodeId, value: bool) -> String {
 /// The node's server is at another address from now on.
 pub fn set_address(node: NodeId, host: &str, port: u16) -> String {
     format!("UPDATE tenantry.node SET nodename = {}, nodeport = {port} WHERE nodeid = {node}", literal(host))
+}
+
+/// The server there was taken out of use; a recovery is to look there once more.
+pub fn note_fenced(node: NodeId, host: &str, port: u16) -> String {
+    format!(
+        "INSERT INTO tenantry.fenced_server (nodeid, nodename, nodeport) VALUES ({node}, {}, {port}) \
+         ON CONFLICT (nodename, nodeport) DO UPDATE SET nodeid = excluded.nodeid, fenced_at = excluded.fenced_at",
+        literal(host)
+    )
+}
+
+/// Those servers, and the nodes that they were. What could not be reached for a day is forgotten.
+pub async fn fenced(client: &impl GenericClient) -> Result<Vec<(NodeId, Address)>> {
+    let sql = "WITH forgotten AS (DELETE FROM tenantry.fenced_server WHERE fenced_at < pg_catalog.now() - interval '1 day') \
+               SELECT nodeid, nodename, nodeport FROM tenantry.fenced_server";
+    let rows = client.query(sql, &[]).await.map_err(pg_error)?;
+    let read = |row: &tokio_postgres::Row| {
+        let port = row.get::<_, i32>(2);
+        (NodeId(row.get::<_, i32>(0) as u32), Address { host: row.get(1), port: port as u16 })
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// Nothing is left to be done there.
+pub async fn forget_fenced(client: &impl GenericClient, address: &Address) -> Result<()> {
+    let sql = "DELETE FROM tenantry.fenced_server WHERE nodename = $1 AND nodeport = $2";
+    client.execute(sql, &[&address.host, &i32::from(address.port)]).await.map(|_| ()).map_err(pg_error)
 }
 
 /// Gives the coordinator an address that workers and users know; the row is made when there is none.

@@ -99,6 +99,7 @@ pub struct UpdateNode {
     pub new_node_name: Option<String>,
     pub new_node_port: Option<i32>,
     pub force: Option<bool>,
+    pub lock_cooldown: Option<i32>,
 }
 
 /// Of all functions that run a command elsewhere.

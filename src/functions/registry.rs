@@ -75,9 +75,8 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         "citus_pause_node_within_txn" => {
             let PauseNode { node_id, force, lock_cooldown } = read(name, arguments)?;
             let (id, cooldown) = (required(node_id, "node_id")?, required(lock_cooldown, "lock_cooldown")?);
-            let cooldown = Duration::from_millis(cooldown.max(0).unsigned_abs().into());
             let force = required(force, "force")?;
-            node_pause::pause_node(txn, &env.catalog, id, force, cooldown).await.map(|()| Value::Null)
+            node_pause::pause_node(txn, &env.catalog, id, force, cooldown_of(cooldown)).await.map(|()| Value::Null)
         }
         "citus_check_cluster_node_health" => node_state::check_health(&env.catalog, &txn.map()).await,
         "citus_check_connection_to_node" => {
@@ -311,10 +310,16 @@ async fn run_elsewhere(name: &str, arguments: Value, txn: &mut Transaction) -> R
 }
 
 async fn update_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {
-    let UpdateNode { node_id, new_node_name, new_node_port, force } = read(name, arguments)?;
+    let UpdateNode { node_id, new_node_name, new_node_port, force, lock_cooldown } = read(name, arguments)?;
     let (id, host) = (required(node_id, "node_id")?, required(new_node_name, "new_node_name")?);
-    let (port, force) = (required(new_node_port, "new_node_port")?, force.unwrap_or(false));
+    let (port, cooldown) = (required(new_node_port, "new_node_port")?, required(lock_cooldown, "lock_cooldown")?);
+    let force = force.unwrap_or(false).then(|| cooldown_of(cooldown));
     node_state::update_node(txn, &env.catalog, id, (&host, port), force).await.map(|()| Value::Null)
+}
+
+/// `lock_cooldown`: milliseconds.
+fn cooldown_of(milliseconds: i32) -> Duration {
+    Duration::from_millis(milliseconds.max(0).unsigned_abs().into())
 }
 
 async fn add_secondary_node(name: &str, arguments: Value, txn: &mut Transaction, env: &Environment) -> Result<Value> {

@@ -8,13 +8,16 @@
 //! Whether the owner still lives does not matter: its own decision and ours go through the same row, and only the first
 //! counts (`executor/two_phase.rs`). Waiting a while first keeps us from aborting what is merely slow. That is measured, and
 //! decisions are kept, by this process's clock: a server's may jump.
-//! Global ids that are not ours are never touched.
+//! Global ids that are not ours are never touched. Servers that were nodes and were fenced are looked at once more, whose last transaction
+//! was the fence itself.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
+
 use crate::catalog::two_phase::{self, Decision};
-use crate::catalog::{Catalog, pg_error};
+use crate::catalog::{Address, Catalog, connect, nodes, pg_error};
 use crate::error::Result;
 use crate::executor::transaction_of_gid;
 use crate::shard_map::{Node, NodeId};
@@ -39,7 +42,11 @@ impl Recovery {
         let mut all_seen = true;
         let mut left = Left::default();
         for node in map.active_workers() {
-            match self.recover_node(catalog, node.id, patience, &mut left).await {
+            let recovered = async {
+                let worker = catalog.client(node.id).await?;
+                self.recover_node(catalog, &worker, node.id, patience, &mut left).await
+            };
+            match recovered.await {
                 Ok(count) => {
                     resolved += count;
                     if let Some(mut trouble) = self.troubles.remove(&node.id) {
@@ -52,6 +59,15 @@ impl Recovery {
                 }
             }
         }
+        for (node, address) in nodes::fenced(&**catalog.client(NodeId::COORDINATOR).await?).await? {
+            match self.recover_fenced(catalog, node, &address, patience, &mut left).await {
+                Ok(count) => resolved += count,
+                Err(error) => {
+                    all_seen = false;
+                    tracing::debug!(%error, host = %address.host, port = address.port, "a fenced server cannot be reached");
+                }
+            }
+        }
         self.troubles.retain(|id, _| map.node(*id).is_some());
         self.prepared.retain(|gid, _| left.gids.contains(gid));
         if all_seen {
@@ -60,14 +76,31 @@ impl Recovery {
         Ok(resolved)
     }
 
+    async fn recover_fenced(
+        &mut self,
+        catalog: &Catalog,
+        node: NodeId,
+        address: &Address,
+        patience: Duration,
+        left: &mut Left,
+    ) -> Result<usize> {
+        let server = connect(catalog.settings(), address).await?;
+        let before = left.gids.len();
+        let resolved = self.recover_node(catalog, &server, node, patience, left).await?;
+        if left.gids.len() == before {
+            nodes::forget_fenced(&**catalog.client(NodeId::COORDINATOR).await?, address).await?;
+        }
+        Ok(resolved)
+    }
+
     async fn recover_node(
         &mut self,
         catalog: &Catalog,
+        worker: &Client,
         node: NodeId,
         patience: Duration,
         left: &mut Left,
     ) -> Result<usize> {
-        let worker = catalog.client(node).await?;
         let prepared = worker
             .query("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()", &[])
             .await

@@ -11,6 +11,7 @@ pub mod mover;
 mod named_objects;
 mod node_check;
 mod node_definitions;
+mod node_fence;
 mod node_objects;
 pub mod node_pause;
 pub mod node_state;

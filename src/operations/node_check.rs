@@ -199,13 +199,23 @@ pub struct Facts {
     pub identity: String,
 }
 
+impl Facts {
+    /// Are they of the server that answers `STARTED_AT` so?
+    pub fn are_of_server_started_at(&self, at: &str) -> bool {
+        self.identity.rsplit_once('/').is_some_and(|(_, started)| started == at)
+    }
+}
+
+/// For who may be any role.
+pub const STARTED_AT: &str = "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())";
+
 pub async fn facts(client: &Client) -> Result<Facts> {
     let row = client
         .query_one(
             "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), \
              current_setting('max_prepared_transactions')::int, current_setting('max_replication_slots')::int, \
              current_setting('server_encoding'), \
-             (SELECT system_identifier FROM pg_control_system()) || '/' || pg_postmaster_start_time(), \
+             (SELECT system_identifier FROM pg_control_system()) || '/' || extract(epoch FROM pg_postmaster_start_time()), \
              current_setting('max_wal_senders')::int, \
              (SELECT concat_ws(' ', CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' ELSE 'builtin' END, \
                   coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), to_jsonb(d) ->> 'daticurules', \

@@ -43,18 +43,31 @@ pub async fn pause_node(
     if !force {
         return txn.query(id, &lock).await.map(|_| ());
     }
-    let rows = txn.query(id, "SELECT pg_catalog.pg_backend_pid()").await?;
+    lock_by_force(txn, catalog, id, &lock, cooldown).await
+}
+
+/// Runs `lock` on the node; sessions there that are in its way for longer than the cooldown are ended.
+///
+/// Errors: the node's.
+pub(super) async fn lock_by_force(
+    txn: &mut Transaction,
+    catalog: &Catalog,
+    node: NodeId,
+    lock: &str,
+    cooldown: Duration,
+) -> Result<()> {
+    let rows = txn.query(node, "SELECT pg_catalog.pg_backend_pid()").await?;
     let process = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or_default();
-    let locked = txn.query(id, &lock);
+    let locked = txn.query(node, lock);
     tokio::select! {
         biased;
         locked = locked => locked.map(|_| ()),
-        error = send_away(catalog, id, process, cooldown) => Err(error),
+        error = send_away(catalog, node, process, cooldown) => Err(error),
     }
 }
 
 /// All that is written on a node, always in the same order.
-fn tables_on(map: &ShardMap, node: NodeId) -> Vec<String> {
+pub(super) fn tables_on(map: &ShardMap, node: NodeId) -> Vec<String> {
     let all = map.tables().flat_map(|table| places(map, table, &table.name));
     let mut tables: Vec<String> = all.filter(|(at, _)| *at == node).map(|(_, name)| name).collect();
     tables.sort();

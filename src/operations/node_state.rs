@@ -1,17 +1,18 @@
 //! Nodes that are there already: taken in and out of service, found at another address, asked for their health.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::create_distributed_table::number;
 use super::mover::MoverEnvironment;
 use super::mover::leaving::end_ways_back;
-use super::node_check::{check_server, facts, other_names};
+use super::node_check::{Facts, check_server, facts, other_names};
+use super::node_fence::{fence, schemas_on};
 use super::nodes::{address, no_such_node, prepare_server, refuse_last_placement, refuse_while_moving};
 use super::standbys::{has_address, update_standby};
 use crate::catalog::nodes;
-use crate::catalog::quote::shard_schema;
 use crate::catalog::{Address, Catalog, connect, connect_to_primary, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
@@ -55,7 +56,7 @@ pub async fn disable_node(txn: &mut Transaction, mover: &MoverEnvironment, host:
     }
     refuse_last_placement(&map, node.id, &address)?;
     txn.query(NodeId::COORDINATOR, &nodes::set_active(node.id, false)).await?;
-    refuse_while_moving(txn, node.id, &address, false).await?;
+    refuse_while_moving(txn, "remove or disable", node.id, &address, false).await?;
     txn.unless_cancelled(end_ways_back(mover, node.id, &address)).await?;
     txn.reload_map().await?;
     Ok(())
@@ -74,15 +75,16 @@ async fn set_standby_active(txn: &mut Transaction, address: &Address, value: boo
 /// `SELECT citus_update_node(...)`: the node's server, or the standby that took its place, is at another address now; or a
 /// standby is.
 ///
-/// The server there must hold all shards of the node. While the old one still takes writes, a proxy that has not heard of
-/// the change would write there: that is refused unless `force`.
-/// Errors: 42704 when there is no such node, 42710 when another node has the address, 55000 otherwise.
+/// The server there must hold all shards of the node. While the old one still takes writes, the new one may lack what was
+/// acknowledged there: that is refused unless `force`. Then the old one is fenced; `force` is for how long others may keep it from its
+/// locks there.
+/// Errors: 42704 when there is no such node, 42710 when another node has the address, 55000 otherwise, and those of `fence`.
 pub async fn update_node(
     txn: &mut Transaction,
     catalog: &Arc<Catalog>,
     node_id: i32,
     (host, port): (&str, i32),
-    force: bool,
+    force: Option<Duration>,
 ) -> Result<()> {
     let new = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
@@ -101,10 +103,11 @@ pub async fn update_node(
     if let Some(other) = map.node_at(&new.host, new.port) {
         return Err(has_address(other.id));
     }
-    if node.is_active && !node.id.is_coordinator() {
-        let old = Address { host: node.host.clone(), port: node.port };
-        check_takes_over(catalog, &map, (node.id, &old), &new, force).await?;
-    }
+    let old = Address { host: node.host.clone(), port: node.port };
+    let found = match node.is_active && !node.id.is_coordinator() {
+        true => check_takes_over(catalog, &map, (node.id, &old), &new, force.is_some()).await?,
+        false => OldServer::Harmless,
+    };
     let change = match number(txn, &nodes::find_standby(&new.host, new.port)).await? {
         None => nodes::set_address(node.id, &new.host, new.port),
         Some(_) if node.standbys.iter().any(|s| s.host == new.host && s.port == new.port) => {
@@ -113,8 +116,34 @@ pub async fn update_node(
         Some(other) => return Err(has_address(other)),
     };
     txn.query(NodeId::COORDINATOR, &change).await?;
+    match found {
+        OldServer::Harmless => {}
+        OldServer::Silent(error) => txn.warning(is_silent(node.id, &old, &error)),
+        OldServer::TakesWrites(known) => {
+            let of_old = (node.id, &old, &*known);
+            fence(txn, catalog, &map, of_old, force.unwrap_or_default()).await?;
+        }
+    }
     txn.reload_map().await?;
     Ok(())
+}
+
+/// What can be said of the server that a node had.
+enum OldServer {
+    /// It is the new one, or a standby; or nothing is there.
+    Harmless,
+    /// It does not answer.
+    Silent(PgError),
+    TakesWrites(Box<Facts>),
+}
+
+fn is_silent(node: NodeId, old: &Address, error: &PgError) -> PgError {
+    PgError::new(SqlState::WARNING, format!("the old server {}:{} of node {node} cannot be reached", old.host, old.port))
+        .detail(format!(
+            "If it is alive all the same, proxies that have not heard of the change can write there, and what they write is lost: {}.",
+            error.message()
+        ))
+        .hint("See to it that it is stopped, and comes back as a standby of the new one only.")
 }
 
 async fn check_takes_over(
@@ -123,7 +152,7 @@ async fn check_takes_over(
     (node, old): (NodeId, &Address),
     new: &Address,
     force: bool,
-) -> Result<()> {
+) -> Result<OldServer> {
     let settings = catalog.settings();
     let client = connect(settings, new).await?;
     let refused = |why: String| {
@@ -146,29 +175,24 @@ async fn check_takes_over(
     if let Some(same) = other_names(catalog, map, Some(node), &candidate).await.into_iter().next() {
         return Err(refused(same));
     }
-    if let Ok(client) = connect(settings, old).await
-        && let Ok(known) = facts(&client).await
-        && known.identity != candidate.identity
-        && !known.in_recovery
-        && !force
-    {
+    let asked = async { facts(&connect(settings, old).await?).await };
+    let known = match asked.await {
+        Err(error) => return Ok(OldServer::Silent(error)),
+        Ok(known) if known.identity == candidate.identity || known.in_recovery => return Ok(OldServer::Harmless),
+        Ok(known) => known,
+    };
+    // Nor is it the same one, started again in between.
+    client.simple_query("SELECT 1").await.map_err(pg_error)?;
+    if !force {
         return Err(refused(format!("The old server {}:{} still takes writes.", old.host, old.port))
             .hint("Stop it first, or call citus_update_node with force := true."));
     }
-    Ok(())
+    Ok(OldServer::TakesWrites(Box::new(known)))
 }
 
 /// Shard schemas that should be on the node and are not on this server; at most five are named.
 async fn missing_schemas(client: &tokio_postgres::Client, map: &ShardMap, node: NodeId) -> Result<Vec<String>> {
-    let mut wanted: Vec<String> = Vec::new();
-    for colocation in map.colocations() {
-        let mut schemas: Vec<String> = map.tables_of(colocation.id).iter().map(|t| t.schema.clone()).collect();
-        schemas.sort();
-        schemas.dedup();
-        for group in colocation.shard_groups.iter().filter(|group| group.node == node) {
-            wanted.extend(schemas.iter().map(|schema| shard_schema(schema, group.id)));
-        }
-    }
+    let wanted: Vec<String> = schemas_on(map, node).into_iter().map(|(_, schema)| schema).collect();
     let sql = "SELECT w.name FROM pg_catalog.unnest($1::pg_catalog.text[]) w (name) \
                WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = w.name) ORDER BY 1 LIMIT 5";
     let rows = client.query(sql, &[&wanted]).await.map_err(pg_error)?;

@@ -121,7 +121,7 @@ pub async fn remove_node(txn: &mut Transaction, mover: &MoverEnvironment, host: 
     refuse_last_placement(&map, node.id, &address)?;
     let row_id = number(txn, &nodes::find(&address.host, address.port)).await?.unwrap_or_default();
     txn.query(NodeId::COORDINATOR, &nodes::delete(NodeId(row_id as u32))).await?;
-    refuse_while_moving(txn, node.id, &address, true).await?;
+    refuse_while_moving(txn, "remove or disable", node.id, &address, true).await?;
     txn.unless_cancelled(end_ways_back(mover, node.id, &address)).await?;
     txn.reload_map().await?;
     Ok(())
@@ -218,12 +218,13 @@ fn way_to_empty(map: &ShardMap, node: NodeId, address: &Address) -> String {
     }
 }
 
-/// Asked when the node's row is changed already: a move that is planned now waits for that row.
+/// Asked when the node's row is changed already: a move that is planned now waits for that row. `cannot`: what is being done.
 ///
 /// `gives_up`: moves that nobody drives any more do not count; they will be undone without the node, as its server may be
 /// dead. Errors: 55000 while a move uses the node.
 pub(super) async fn refuse_while_moving(
     txn: &mut Transaction,
+    cannot: &str,
     node: NodeId,
     address: &Address,
     gives_up: bool,
@@ -237,10 +238,7 @@ pub(super) async fn refuse_while_moving(
         }
         return Err(PgError::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!(
-                "cannot remove or disable the node {}:{} because shard move {id} uses it",
-                address.host, address.port
-            ),
+            format!("cannot {cannot} the node {}:{} because shard move {id} uses it", address.host, address.port),
         )
         .hint("Try again when the move has ended; see tenantry.shard_move."));
     }

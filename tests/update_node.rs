@@ -1,0 +1,141 @@
+//! `citus_update_node` while the old server is alive: what was taken out of use is written to no more, whoever has not heard of it.
+
+mod support;
+
+use std::time::Duration;
+
+use support::ledger::{Ledger, Load};
+use support::served::Served;
+use support::wire_client::Client;
+use support::{dsn, psql, psql_command, psql_error, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Names that stale statements look for.
+const SHARDS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
+const COPIES: &str = "SELECT count(*) FROM pg_class WHERE relname = 'colors'";
+
+/// Goal: with `force` nothing that was acknowledged is missing, although the old server is alive, a proxy has not heard of the
+/// change and a transaction is open there; what is rolled back leaves the old server as it was.
+/// Method: all that the old server acknowledges before is on its standby (synchronous replication), which is promoted. Proxy 1 is
+/// frozen meanwhile; when it goes on, the old server would acknowledge alone.
+#[test]
+fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("CREATE TABLE colors (id int PRIMARY KEY)");
+    served.psql("SELECT create_reference_table('colors')");
+    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
+    let (old, new) = (served.worker_port(1), served.worker_port(3));
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
+    served.servers().add_standby_of(old, new).expect("it copies the worker");
+    psql(&dsn(old), "ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (*)'");
+    psql(&dsn(old), "SELECT pg_reload_conf()");
+    let copied = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    assert!(wait_until(PATIENCE, || psql(&dsn(old), copied) == "1"), "it streams");
+
+    let loads =
+        [0, 1].map(|proxy| Load::start(served.proxy_port(proxy), &tenants, 3, 1_000 + proxy as u64 * 100_000_000));
+    let insert = |id: u64| format!("INSERT INTO items VALUES ({}, {id})", tenants[1]);
+    let mut open = Client::connect(served.proxy_port(1), &[]);
+    assert_eq!(open.query("BEGIN"), "C(BEGIN) Z(T)");
+    assert_eq!(open.query(&insert(1)), "C(INSERT 0 1) Z(T)");
+    let mut keeping = Client::connect(served.proxy_port(1), &[]);
+    assert_eq!(keeping.query("SET tenantry.pool_mode = 'session'"), "C(SET) Z(I)");
+    assert_eq!(keeping.query(&insert(2)), "C(INSERT 0 1) Z(I)");
+    loads.iter().for_each(Load::await_progress);
+    served.signal_proxy(1, "STOP");
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+
+    let update = |more: &str| format!("SELECT citus_update_node({node}, '127.0.0.1', {new}{more})");
+    let refused = psql_error(&served.dsn(0), &update(""));
+    assert!(refused.contains("55000") && refused.contains("still takes writes"), "{refused}");
+    let forced = update(", force => true, lock_cooldown => 300");
+    let names = [psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)];
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    let pause = format!("SELECT citus_pause_node_within_txn({node}, force => true, lock_cooldown => 300)");
+    assert_eq!(client.query(&pause), "T D() C(SELECT 1) Z(T)");
+    assert!(client.query(&forced).ends_with("C(SELECT 1) Z(T)"));
+    assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    assert_eq!([psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)], names, "it is as before");
+
+    let told = told(&served.dsn(0), &forced);
+    assert!(told.contains(&format!("the old server 127.0.0.1:{old} was taken out of use")), "{told}");
+    psql(&dsn(old), "ALTER SYSTEM RESET synchronous_standby_names");
+    psql(&dsn(old), "SELECT pg_reload_conf()");
+    loads[0].await_progress();
+    served.signal_proxy(1, "CONT");
+    loads[1].await_progress();
+    assert_eq!(keeping.query(&insert(3)), "C(INSERT 0 1) Z(I)");
+    let lost = open.query("COMMIT");
+    assert!(lost.contains("E("), "its session there was ended: {lost}");
+    assert_eq!(psql(&served.dsn(1), "INSERT INTO colors VALUES (1)"), "");
+    assert_eq!(psql(&dsn(new), "SELECT count(*) FROM colors"), "1");
+
+    let present = served.psql("SELECT id FROM items");
+    for id in ["2", "3"] {
+        assert!(present.lines().any(|line| line == id), "{id} was acknowledged");
+    }
+    let done = loads.into_iter().flat_map(|load| load.end().done).collect();
+    Ledger { done }.check(&served.psql("SELECT id FROM items"), 1_000);
+    assert_eq!([psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)], ["0", "0"]);
+    let fenced = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenantry\\_fenced\\_%'";
+    assert_eq!(psql(&dsn(old), fenced), names[0]);
+    let is_noted = || psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.fenced_server") != "0";
+    assert!(wait_until(PATIENCE, || !is_noted()), "nobody has to look there any more");
+}
+
+/// Goal: a server that is only known by another name stays as it is, and one that cannot be reached is told of.
+/// Method: `force` for both.
+#[test]
+fn a_server_of_another_name_stays_as_it_is() {
+    let mut served = Served::start(2);
+    let tenants = served.tenants();
+    let (first, old, new) = (served.worker_port(0), served.worker_port(1), served.worker_port(3));
+    let node = |port: u16| served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {port}"));
+    let update = |node: &str, host: &str, port: u16| {
+        format!("SELECT citus_update_node({node}, '{host}', {port}, force => true, lock_cooldown => 100)")
+    };
+    let (node_first, node_old) = (node(first), node(old));
+    let names = psql(&dsn(first), SHARDS);
+    assert_eq!(told(&served.dsn(0), &update(&node_first, "localhost", first)), "");
+    assert_eq!(psql(&dsn(first), SHARDS), names);
+    assert_eq!(served.psql(&format!("SELECT id FROM items WHERE tenant = {}", tenants[0])), "1");
+
+    served.servers().add_standby_of(old, new).expect("it copies the worker");
+    served.servers().kill_at(old).expect("it ends");
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+    let told = told(&served.dsn(0), &update(&node_old, "127.0.0.1", new));
+    assert!(told.contains(&format!("the old server 127.0.0.1:{old} of node {node_old} cannot be reached")), "{told}");
+    assert_eq!(served.psql("SELECT count(*) FROM items"), "2");
+}
+
+/// Goal: when a proxy dies between the change and the end of the fence, another one ends it.
+/// Method: what it leaves then, made by hand: the decision to commit, a part that is prepared on the old server.
+#[test]
+fn a_fence_that_a_dead_proxy_left_is_ended() {
+    let mut served = Served::start(1);
+    let port = served.servers().add_worker().expect("it starts").port();
+    psql(&dsn(port), "BEGIN; CREATE TABLE there (); PREPARE TRANSACTION 'tenantry_dead_1_7'");
+    psql(
+        &served.coordinator_dsn(),
+        &format!(
+            "INSERT INTO tenantry.two_phase (txn, decision, nodes) VALUES ('tenantry_dead_1', 'commit', '{{7}}'); \
+             INSERT INTO tenantry.fenced_server VALUES (7, '127.0.0.1', {port})"
+        ),
+    );
+    let ended = "SELECT count(*) FROM pg_class WHERE relname = 'there'";
+    assert!(wait_until(PATIENCE, || psql(&dsn(port), ended) == "1"), "it is committed");
+    let is_noted = || psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.fenced_server") != "0";
+    assert!(wait_until(PATIENCE, || !is_noted()), "nobody has to look there any more");
+}
+
+/// What psql says besides the answer.
+fn told(dsn: &str, sql: &str) -> String {
+    let output = psql_command(dsn).args(["-c", sql]).output().expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
