@@ -333,5 +333,6 @@ UNION ALL
     JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.id AND d.objsubid = o.part
     HAVING count(*) > 0
 )
-SELECT stage, statement, validate FROM statements ORDER BY rank, id
+-- An object may have several statements (a privilege each), and the definition is compared with itself, read later.
+SELECT stage, statement, validate FROM statements ORDER BY rank, id, statement COLLATE "C"
 "#;

@@ -115,3 +115,25 @@ async fn a_moved_shard_is_made_of_the_same() {
     assert_eq!(notices.iter().filter(|said| *said == left_behind).count(), 1, "{notices:?}");
     stage.strike().await;
 }
+
+/// Goal: a move that alters a table for itself does not take the definition for another one. Privileges of one table are many
+/// statements alike, and system catalogs give their rows in another order once one has been written anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_reads_the_same_when_the_catalogs_rows_have_changed_places() {
+    let stage = Stage::set(0, "").await;
+    for worker in &stage.workers {
+        worker.batch_execute("CREATE ROLE clerk").await.unwrap();
+    }
+    let tables = "
+        CREATE SCHEMA public_102008;
+        CREATE TABLE public_102008.a (tenant bigint, id bigint, PRIMARY KEY (tenant, id));
+        CREATE TABLE public_102008.b (tenant bigint); CREATE TABLE public_102008.c (tenant bigint PRIMARY KEY);
+        GRANT ALL ON ALL TABLES IN SCHEMA public_102008 TO clerk";
+    stage.workers[0].batch_execute(tables).await.unwrap();
+    stage.give_one_shard_group().await;
+    stage.environment.catalog.refresh().await.unwrap();
+    for (source, target) in [(SOURCE, TARGET), (TARGET, SOURCE), (SOURCE, TARGET)] {
+        stage.move_to(source, target).await.unwrap().unwrap();
+    }
+    stage.strike().await;
+}
