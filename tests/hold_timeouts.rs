@@ -117,6 +117,40 @@ fn a_wait_for_a_cut_over_ends_when_the_client_says() {
     assert_eq!(client.query("SELECT id FROM items ORDER BY id"), "T D(1) D(2) C(SELECT 2) Z(I)");
 }
 
+/// Goal: who waits for one shard after the other waits for as long as he says in sum.
+/// Method: one client waits for a shard that is released in the middle of its time, and then for another one. Another one comes then, whose
+/// time ends after the first one's, but before what that would have if it began anew.
+#[test]
+fn waits_for_several_cut_overs_are_one_wait() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    let tenants = served.tenants();
+    let shard_of = |tenant: &String| {
+        let shard = format!("SELECT get_shard_id_for_distribution_column('items', {tenant})");
+        served.psql(&shard).parse::<u64>().expect("a number")
+    };
+    let mut shards: Vec<_> = tenants.iter().map(shard_of).collect();
+    shards.sort_unstable();
+    let [first, second] = [0, 1].map(|at| Hold::begin(&served, &format!("'{{{}}}', '{{}}'", shards[at])));
+    let (said, told) = std::sync::mpsc::channel();
+    let ask = |number: usize, timeout: &str| {
+        let before = format!("SET lock_timeout = '{timeout}'");
+        let (said, mut client) = (said.clone(), client(&served, &[], &before));
+        std::thread::spawn(move || said.send((number, client.query("UPDATE items SET id = id"))))
+    };
+    let waiting = ask(1, "4s");
+    std::thread::sleep(Duration::from_secs(2));
+    first.end();
+    let later = ask(2, "3s");
+    for number in [1, 2] {
+        assert_eq!(told.recv().expect("they end"), (number, "E(55P03) Z(I)".to_owned()));
+    }
+    for thread in [waiting, later] {
+        thread.join().expect("it ends").expect("it is heard");
+    }
+    second.end();
+}
+
 fn client(served: &Served, parameters: &[(&str, &str)], before: &str) -> Client {
     let mut client = Client::connect(served.proxy_port(1), parameters);
     prepare(&mut client, before);

@@ -237,6 +237,7 @@ impl Session {
 
     async fn await_release_of_tables(&mut self, text: &str, is_repeatable: bool) -> Result<()> {
         let holds = self.thread.shared.holds.clone();
+        let mut limit = None;
         loop {
             // First, so that a hold that is not seen here has seen it.
             if !is_repeatable {
@@ -249,7 +250,11 @@ impl Session {
             if let Some(txn) = &mut self.transaction {
                 txn.leave_tables();
             }
-            let limit = self.limit_of_wait().await?;
+            // One wait for the client, however often the cut-over is tried again.
+            let limit = match limit {
+                Some(limit) => limit,
+                None => *limit.insert(self.limit_of_wait().await?),
+            };
             let timeout = self.thread.executor.settings.load().hold_timeout;
             let wait = limit.during(holds.wait_for_tables(text, timeout));
             if !self.cancel.handle.unless_cancelled(wait).await? {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::Transaction;
+use super::{Limit, Transaction};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::hold::EnteredTables;
 use crate::shard_map::{NodeId, ShardGroupId};
@@ -38,13 +38,18 @@ impl Transaction {
     }
 
     /// From here on a cut-over of these shard groups waits for the end of this transaction. Those that are being cut over are waited
-    /// for, and none is kept from it meanwhile.
+    /// for, and none is kept from it meanwhile. However many they are, the client waits for them as for one lock.
     ///
     /// Errors: 40001 after the hold timeout; 55P03 and 57014 as `lock_timeout` and `statement_timeout` say.
     pub async fn enter(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        let mut limit = None;
         while !self.try_enter(groups) {
-            self.await_holds_of_writes(groups).await?;
-            self.await_holds(groups).await?;
+            let limit = match limit {
+                Some(limit) => limit,
+                None => *limit.insert(self.patience().await?.begin()),
+            };
+            self.await_holds_of_writes(groups, limit).await?;
+            self.await_holds_within(groups, limit).await?;
         }
         Ok(())
     }
@@ -70,15 +75,12 @@ impl Transaction {
     /// A transaction that has written waits before it reads, too: the move could not wait for one that has read and writes then.
     ///
     /// Errors: 55P03 and 57014 when the client waits no longer.
-    async fn await_holds_of_writes(&mut self, groups: &[ShardGroupId]) -> Result<()> {
-        if !self.may_write || !groups.iter().any(|group| self.executor.holds.holds_writes(*group) && !self.uses(*group))
-        {
+    async fn await_holds_of_writes(&mut self, groups: &[ShardGroupId], limit: Limit) -> Result<()> {
+        if !self.may_write {
             return Ok(());
         }
-        let patience = self.patience().await?;
         for group in groups.iter().filter(|group| !self.uses(**group)) {
-            let wait = patience.begin();
-            let wait = wait.during(self.executor.holds.wait_to_write(*group));
+            let wait = limit.during(self.executor.holds.wait_to_write(*group));
             self.cancel.unless_cancelled(wait).await?;
         }
         Ok(())
@@ -89,11 +91,18 @@ impl Transaction {
     ///
     /// Errors: 40001 after the hold timeout; 55P03 and 57014 when the client waits no longer.
     pub async fn await_holds(&mut self, groups: &[ShardGroupId]) -> Result<()> {
+        if !groups.iter().any(|group| self.executor.holds.is_held(*group) && !self.uses(*group)) {
+            return Ok(());
+        }
+        let limit = self.patience().await?.begin();
+        self.await_holds_within(groups, limit).await
+    }
+
+    async fn await_holds_within(&mut self, groups: &[ShardGroupId], limit: Limit) -> Result<()> {
         for group in groups {
             if !self.executor.holds.is_held(*group) || self.uses(*group) {
                 continue;
             }
-            let limit = self.patience().await?.begin();
             let timeout = self.executor.settings.load().hold_timeout;
             let wait = limit.during(self.executor.holds.wait(*group, timeout));
             if !self.cancel.unless_cancelled(wait).await? {
