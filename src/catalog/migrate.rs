@@ -73,6 +73,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (385, "holds_in_pulses", include_str!("schema/385_holds_in_pulses.sql")),
     (386, "mends", include_str!("schema/386_mends.sql")),
     (390, "fenced_servers", include_str!("schema/390_fenced_servers.sql")),
+    (391, "moves_that_block_writes", include_str!("schema/391_moves_that_block_writes.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

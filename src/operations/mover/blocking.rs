@@ -43,6 +43,7 @@ pub async fn run(
     notify: &Notify<'_>,
 ) -> Result<MoveReport> {
     environment.stop_at(StopPoint::Planned)?;
+    mv.note_blocks_writes(catalog).await?;
     undo::close(environment, catalog, mv).await?;
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;

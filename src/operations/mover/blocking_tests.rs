@@ -67,6 +67,8 @@ async fn writes_wait_for_the_move_and_reads_do_not() {
     reader.batch_execute("COMMIT").await.unwrap();
     let report = moving.await.unwrap().unwrap().unwrap();
     assert!(report.attempts > 1 && report.rows_applied == 0, "{report:?}");
+    let blocked = "SELECT count(*) FROM tenantry.shard_move WHERE blocks_writes";
+    assert_eq!(stage.coordinator.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0), 1);
     assert_eq!(stage.node_of_group().await, TARGET);
     assert_eq!(stage.leftovers().await, Vec::<String>::new());
     let at_move = acknowledged.load(Ordering::SeqCst);

@@ -244,13 +244,14 @@ async fn transactions(source: &Session, schemas: &[String], aspects: &mut Vec<As
     Ok(())
 }
 
-/// From what earlier moves of this kind took: a table that is distributed, a tenant taken out, pieces and undone moves are held otherwise.
+/// From what earlier moves of this kind took: a table that is distributed, a tenant taken out, pieces and undone moves are held otherwise,
+/// and a move that keeps writes waiting holds them for all of its time.
 async fn estimates(catalog: &Session, bytes: i64, aspects: &mut Vec<Aspect>) -> Result<()> {
     let sql = format!(
         "SELECT count(*), avg(hold_microseconds)::float8, max(hold_microseconds)::float8,
             (sum(bytes_total) / nullif(sum(extract(epoch FROM finished_at - started_at)), 0))::float8
         FROM (SELECT * FROM tenantry.shard_move
-              WHERE state = 'done' AND hold_microseconds IS NOT NULL AND {IS_WHOLE} ORDER BY moveid DESC LIMIT 20) m"
+              WHERE state = 'done' AND hold_microseconds IS NOT NULL AND NOT blocks_writes AND {IS_WHOLE} ORDER BY moveid DESC LIMIT 20) m"
     );
     let row = catalog.query_one(&sql, &[]).await.map_err(pg_error)?;
     let moves: i64 = row.get(0);

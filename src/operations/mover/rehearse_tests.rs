@@ -127,7 +127,7 @@ async fn a_move_is_explained_and_rehearsed_and_nothing_is_left_of_it() {
         MoveRequest { group: ShardGroupId(102008), source: NodeId(1), target: NodeId(2), mode: TransferMode::Online };
     move_shard_group(environment, request, &notify).await.unwrap().unwrap();
     assert_eq!(at_home().await, 2);
-    // Others say nothing of it: a distribution, an isolation, pieces, a return, an undone move, copies.
+    // Others say nothing of it: a distribution, an isolation, pieces, a return, an undone move, copies, one that blocks writes.
     for (columns, values) in [
         ("relation, relation_name, partkey, key_type, key_collation, shard_count", "1, 'x', 1, 1, 0, 4"),
         ("tenant, tenant_key, tenant_hash, tenant_group, rest_group", "'x', '', 1, 1, 2"),
@@ -135,6 +135,7 @@ async fn a_move_is_explained_and_rehearsed_and_nothing_is_left_of_it() {
         ("join_rest, join_merged, join_staging", "1, 2, 3"),
         ("back_of", "1"),
         ("relations", "'{x}'"),
+        ("blocks_writes", "true"),
     ] {
         let group = if columns.starts_with("relation,") { 0 } else { 102_008 };
         let held = format!(

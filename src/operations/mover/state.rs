@@ -297,6 +297,11 @@ impl Move {
         Ok(())
     }
 
+    pub async fn note_blocks_writes(&self, catalog: &Session) -> Result<()> {
+        let sql = "UPDATE tenantry.shard_move SET blocks_writes = true WHERE moveid = $1";
+        catalog.execute(sql, &[&self.id]).await.map(|_| ()).map_err(pg_error)
+    }
+
     pub async fn note_error(&self, catalog: &Session, error: &PgError) -> Result<()> {
         let sql = "UPDATE tenantry.shard_move SET error = $2 WHERE moveid = $1";
         catalog.execute(sql, &[&self.id, &error.to_string()]).await.map_err(pg_error)?;
