@@ -100,3 +100,47 @@ fn what_a_move_leaves_is_listed_until_it_is_gone() {
         assert!(refused.contains("0A000") && refused.contains("citus_move_shard_placement"), "{refused}");
     }
 }
+
+/// Goal: names of the oldest scripts tell what there is to tell, and say what to do instead where there is nothing.
+/// Method: each of them; one command for each of two workers and one for a server that is none.
+#[test]
+fn the_oldest_names_tell_or_say_what_to_do() {
+    let served = Served::start(2);
+    served.tenants();
+    served.psql("CREATE TABLE colors (id int PRIMARY KEY); SELECT create_reference_table('colors')");
+    let ports = [1, 0, 7].map(|worker| served.worker_port(worker).to_string());
+    let run = |parallel: bool| {
+        format!(
+            "SELECT node_port, success, result FROM master_run_on_worker(array['127.0.0.1', '127.0.0.1', '127.0.0.1'], \
+             array[{}], array['SELECT inet_server_port()', 'SELECT 1/0', 'SELECT 1'], {parallel})",
+            ports.join(", ")
+        )
+    };
+    for parallel in [false, true] {
+        let [first, second, none] = &ports;
+        let said = format!(
+            "{first}|t|{first}\n{second}|f|ERROR:  division by zero\n{none}|f|ERROR:  there is no active worker 127.0.0.1:{none}"
+        );
+        assert_eq!(served.psql(&run(parallel)), said);
+    }
+    let refused =
+        served.psql_error("SELECT master_run_on_worker(array['127.0.0.1'], array[]::int[], array['SELECT 1'], true)");
+    assert!(refused.contains("22023") && refused.contains("run_command_on_workers()"), "{refused}");
+    served.psql("CREATE ROLE app LOGIN");
+    let by_app = served.dsn(0).replace("postgres@", "app@");
+    assert!(psql_error(&by_app, &run(true)).contains("42501"), "it is for administrators");
+
+    let metadata = "SELECT part_storage_type, part_method, part_key, part_replica_count, part_max_size, part_placement_policy \
+                    FROM master_get_table_metadata";
+    assert_eq!(served.psql(&format!("{metadata}('items')")), "t|h|tenant|1||2");
+    assert_eq!(served.psql(&format!("{metadata}('public.colors')")), "t|n||2||2");
+    served.psql("CREATE TABLE bare (id int)");
+    for (call, code, hint) in [
+        ("master_get_table_metadata('bare')", "42P16", "citus_tables"),
+        ("master_get_table_ddl_events('items')", "0A000", "pg_dump --schema-only --table=items"),
+        ("master_create_empty_shard('items')", "0A000", "tenantry_split_shard"),
+    ] {
+        let refused = served.psql_error(&format!("SELECT {call}"));
+        assert!(refused.contains(code) && refused.contains(hint), "{refused}");
+    }
+}

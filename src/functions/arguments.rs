@@ -113,6 +113,15 @@ pub struct RunCommand {
     pub give_warning_for_connection_errors: Option<bool>,
 }
 
+/// Three lists of the same length.
+#[derive(Deserialize)]
+pub struct RunOnWorker {
+    pub worker_name: Option<Vec<String>>,
+    pub port: Option<Vec<i32>>,
+    pub command: Option<Vec<String>>,
+    pub parallel: Option<bool>,
+}
+
 /// Postgres has typed the arguments already; what doesn't fit here is our own mistake.
 pub fn read<T: DeserializeOwned>(name: &str, arguments: Value) -> Result<T> {
     serde_json::from_value(arguments).map_err(|e| {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::arguments::{
     AddNode, AddSecondaryNode, CoordinatorHost, CreateDistributedTable, CreateTimePartitions, DropOldTimePartitions,
-    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, UndistributeTable, UpdateNode, read, required,
+    NodeAddress, NodeProperty, OneTable, PauseNode, RunCommand, RunOnWorker, UndistributeTable, UpdateNode, read,
+    required,
 };
 use super::cluster_size;
 use crate::catalog::Catalog;
@@ -105,6 +106,12 @@ pub async fn call(name: &str, arguments: Value, txn: &mut Transaction, env: &Env
         | "run_command_on_shards"
         | "run_command_on_placements"
         | "run_command_on_colocated_placements" => run_elsewhere(name, arguments, txn).await,
+        "master_run_on_worker" => {
+            let RunOnWorker { worker_name, port, command, parallel } = read(name, arguments)?;
+            let (names, ports) = (required(worker_name, "worker_name")?, required(port, "port")?);
+            let (commands, parallel) = (required(command, "command")?, required(parallel, "parallel")?);
+            run_command::on_named(txn, names, ports, commands, parallel).await
+        }
         "tenantry_cluster_edit" => cluster_size::request(name, arguments, txn).await,
         "tenantry_cluster_status" => cluster_size::status(txn).await,
         "citus_stat_tenants_reset" => {
@@ -187,6 +194,7 @@ pub fn provided() -> Provided {
             "run_command_on_shards",
             "run_command_on_placements",
             "run_command_on_colocated_placements",
+            "master_run_on_worker",
             "tenantry_cluster_edit",
             "tenantry_cluster_status",
             "citus_stat_tenants_reset",
@@ -213,6 +221,9 @@ pub fn provided() -> Provided {
             ("citus_coordinator_nodeid", None),
             ("citus_copy_shard_placement", None),
             ("master_copy_shard_placement", None),
+            ("master_get_table_metadata", None),
+            ("master_get_table_ddl_events", None),
+            ("master_create_empty_shard", None),
             ("citus_update_table_statistics", None),
             ("master_update_table_statistics", None),
             ("citus_calculate_gpid", None),

@@ -66,7 +66,7 @@ pub async fn on_shards(
         placements.truncate(1);
     }
     let texts = formatted(txn, &command.text, placements.iter().map(|p| vec![p.name.clone()]).collect()).await?;
-    let answers = run_each(txn, &placements, texts, command).await?;
+    let answers = run_each(txn, nodes_of(&placements), texts, command).await?;
     let row = |(placement, (success, result)): (&Placement, (bool, String))| {
         let node = map.node(placement.node);
         json!({
@@ -88,7 +88,7 @@ pub async fn on_colocated(txn: &mut Transaction, tables: [TableOid; 2], command:
     let [ones, others] = [placements(&map, first), placements(&map, second)];
     let names = ones.iter().zip(&others).map(|(one, other)| vec![one.name.clone(), other.name.clone()]).collect();
     let texts = formatted(txn, &command.text, names).await?;
-    let answers = run_each(txn, &ones, texts, command).await?;
+    let answers = run_each(txn, nodes_of(&ones), texts, command).await?;
     let row = |((one, other), (success, result)): ((&Placement, &Placement), (bool, String))| {
         let node = map.node(one.node);
         json!({
@@ -97,6 +97,37 @@ pub async fn on_colocated(txn: &mut Transaction, tables: [TableOid; 2], command:
         })
     };
     Ok(ones.iter().zip(&others).zip(answers).map(row).collect())
+}
+
+/// `SELECT * FROM master_run_on_worker(...)`: a command for each of these workers.
+///
+/// Errors: 22023 for lists of different lengths. A server that is no worker is told in its row.
+pub async fn on_named(
+    txn: &mut Transaction,
+    names: Vec<String>,
+    ports: Vec<i32>,
+    commands: Vec<String>,
+    is_parallel: bool,
+) -> Result<Value> {
+    if names.len() != ports.len() || names.len() != commands.len() {
+        let message = "expected same number of node name, port, and query string";
+        return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message)
+            .hint("Use run_command_on_workers() for one command on all workers."));
+    }
+    let map = txn.map();
+    let find = |(name, port): (&String, &i32)| {
+        map.active_workers().find(|node| node.host == *name && i32::from(node.port) == *port).map(|node| node.id)
+    };
+    let found: Vec<Option<NodeId>> = names.iter().zip(&ports).map(find).collect();
+    let (nodes, texts) = found.iter().zip(commands).filter_map(|(node, text)| Some(((*node)?, text))).unzip();
+    let mut answers =
+        run_each(txn, nodes, texts, &Command { text: String::new(), is_parallel, warns: false }).await?.into_iter();
+    let row = |((node, name), port): ((&Option<NodeId>, &String), &i32)| {
+        let missing = || (false, format!("ERROR:  there is no active worker {name}:{port}"));
+        let (success, result) = node.and_then(|_| answers.next()).unwrap_or_else(missing);
+        json!({ "node_name": name, "node_port": port, "success": success, "result": result })
+    };
+    Ok(found.iter().zip(&names).zip(&ports).map(row).collect())
 }
 
 /// On the coordinator it would be found empty.
@@ -149,21 +180,25 @@ async fn formatted(txn: &mut Transaction, command: &str, names: Vec<Vec<String>>
     Ok(rows.into_iter().map(|row| row.into_iter().next().flatten().unwrap_or_default()).collect())
 }
 
-/// A text for each placement; answers in their order.
+fn nodes_of(placements: &[Placement]) -> Vec<NodeId> {
+    placements.iter().map(|placement| placement.node).collect()
+}
+
+/// A text for each of these nodes; answers in their order.
 async fn run_each(
     txn: &mut Transaction,
-    placements: &[Placement],
+    nodes: Vec<NodeId>,
     texts: Vec<String>,
     command: &Command,
 ) -> Result<Vec<(bool, String)>> {
     let mut work: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-    for (placement, text) in placements.iter().zip(texts) {
-        work.entry(placement.node).or_default().push(text);
+    for (node, text) in nodes.iter().zip(texts) {
+        work.entry(*node).or_default().push(text);
     }
     let mut answers = run(txn, work.clone().into_iter().collect(), command).await?.into_iter();
     let mut by_node: HashMap<NodeId, VecDeque<_>> =
         work.iter().map(|(node, texts)| (*node, answers.by_ref().take(texts.len()).collect())).collect();
-    Ok(placements.iter().filter_map(|placement| by_node.get_mut(&placement.node)?.pop_front()).collect())
+    Ok(nodes.iter().filter_map(|node| by_node.get_mut(node)?.pop_front()).collect())
 }
 
 /// Whether each command succeeded, and its only value, its tag or its error.
