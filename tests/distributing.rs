@@ -116,3 +116,53 @@ fn expect_distributed_with_items(served: &Served, table: &str) {
     };
     assert_eq!(places(table), places("items"));
 }
+
+/// Goal: a foreign key that cannot be says what to do, and that helps.
+/// Method: keys to a table that is not colocated, without the distribution column, and with actions that would write it.
+#[test]
+fn a_foreign_key_that_cannot_be_says_what_to_do() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE owners (id int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('owners', 'id')");
+    served.psql("CREATE TABLE pets (owner bigint, id int)");
+    served.psql("SELECT create_distributed_table('pets', 'owner')");
+    served.psql("CREATE TABLE toys (owner int, id int, part_of int, PRIMARY KEY (owner, id))");
+    served.psql("CREATE TABLE names (owner text); CREATE TABLE bare (id int)");
+    let says = |sql: &str, hint: &str| {
+        let refused = served.psql_error(sql);
+        assert!(refused.contains("HINT") && refused.contains(hint), "{sql}: {refused}");
+    };
+    let key = "ALTER TABLE pets ADD FOREIGN KEY (owner) REFERENCES owners";
+    says(key, "Make \"pets\" local by undistribute_table, then distribute it with colocate_with => 'owners'");
+    let distribute = |arguments: &str| format!("SELECT create_distributed_table({arguments})");
+    says(&distribute("'names', 'owner', colocate_with => 'owners'"), "a column with the same type");
+    says(&distribute("'names', 'owner', colocate_with => 'bare'"), "Distribute that one first");
+
+    let by_owner = distribute("'toys', 'owner', colocate_with => 'owners'");
+    let to_itself = |columns: &str, action: &str| {
+        served.psql(&format!("ALTER TABLE toys ADD CONSTRAINT whole FOREIGN KEY {columns} REFERENCES toys {action}"));
+    };
+    let forget = || served.psql("ALTER TABLE toys DROP CONSTRAINT whole");
+    to_itself("(part_of, id)", "");
+    says(&by_owner, "FOREIGN KEY (owner, ...) REFERENCES public.toys (owner, ...)");
+    forget();
+    let actions = [
+        ("ON DELETE SET NULL", "Use ON DELETE CASCADE, RESTRICT or NO ACTION."),
+        ("ON UPDATE CASCADE", "Use ON UPDATE RESTRICT or NO ACTION"),
+    ];
+    for (action, instead) in actions {
+        to_itself("(owner, part_of)", action);
+        says(&by_owner, instead);
+        forget();
+    }
+    served.psql(&by_owner);
+    let add = "ALTER TABLE toys ADD FOREIGN KEY";
+    says(&format!("{add} (id) REFERENCES owners"), "FOREIGN KEY (owner, ...) REFERENCES owners (id, ...)");
+    for (action, instead) in actions {
+        says(&format!("{add} (owner) REFERENCES owners {action}"), instead);
+    }
+    served.psql(&format!("{add} (owner) REFERENCES owners ON DELETE CASCADE"));
+    served.psql("SELECT undistribute_table('pets'); ALTER TABLE pets ALTER owner TYPE int");
+    served.psql(&distribute("'pets', 'owner', colocate_with => 'owners'"));
+    served.psql(key);
+}

@@ -282,7 +282,8 @@ pub(super) fn colocation_partner(
     oid: Option<i64>,
 ) -> Result<ColocationId> {
     let Some(target) = oid.and_then(|oid| map.table_by_oid(TableOid(oid as u32))) else {
-        return Err(PgError::new(SqlState::INVALID_TABLE_DEFINITION, format!("relation {other} is not distributed")));
+        return Err(PgError::new(SqlState::INVALID_TABLE_DEFINITION, format!("relation {other} is not distributed"))
+            .hint("Distribute that one first, or leave colocate_with out."));
     };
     if target.is_reference() {
         return Err(not_colocated(definition, other, "Replication models don't match for the tables.".to_owned())
@@ -300,7 +301,10 @@ pub(super) fn check_same_key(
 ) -> Result<()> {
     let differ = |what: &str| {
         let detail = format!("Distribution column {what} don't match for {other} and {}.", definition.name);
-        Err(not_colocated(definition, other, detail))
+        Err(not_colocated(definition, other, detail).hint(format!(
+            "Distribute it by a column with the same {}, or with colocate_with => 'none'.",
+            what.trim_end_matches('s')
+        )))
     };
     if key.0 != column.type_oid.to_string() {
         return differ("types");

@@ -4,7 +4,9 @@
 
 use super::table_definition::{ForeignKey, TableDefinition};
 use super::triggers;
+use crate::catalog::quote::literal;
 use crate::error::{PgError, Result, SqlState};
+use crate::planner::{NO_CHANGE_ON_UPDATE, NO_SET_ON_DELETE, with_distribution_columns};
 use crate::shard_map::{ColocationId, ShardMap, TableKind, TableOid};
 
 /// What the table is or is to be.
@@ -153,7 +155,14 @@ fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &Shard
             .detail(
                 "A distributed table can only have foreign keys if it is referencing another colocated hash \
                  distributed table or a reference table",
-            ));
+            )
+            .hint(format!(
+                "Distribute {} with colocate_with => {}, by a column of the type of its distribution column, or drop the foreign \
+                 key \"{}\".",
+                definition.printed,
+                literal(&key.target_printed),
+                key.name
+            )));
         }
         Some(target) => target.distribution_column().map_or("", |c| &c.name),
     };
@@ -162,22 +171,28 @@ fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &Shard
     if !to_reference
         && !key.columns.iter().zip(&key.target_columns).any(|(own, its)| own == column && its == target_column)
     {
-        return Err(PgError::unsupported("cannot create foreign key constraint").detail(
-            "Foreign keys are supported in two cases, either in between two colocated tables including partition \
-             column in the same ordinal in the both tables or from distributed to reference tables",
-        ));
+        return Err(PgError::unsupported("cannot create foreign key constraint")
+            .detail(
+                "Foreign keys are supported in two cases, either in between two colocated tables including partition \
+                 column in the same ordinal in the both tables or from distributed to reference tables",
+            )
+            .hint(with_distribution_columns(column, target_column, &key.target_printed)));
     }
     if with_key && matches!(key.on_delete, 'n' | 'd') {
-        return Err(PgError::unsupported("cannot create foreign key constraint").detail(
-            "SET NULL or SET DEFAULT is not supported in ON DELETE operation when distribution key is included in the \
-             foreign key constraint",
-        ));
+        return Err(PgError::unsupported("cannot create foreign key constraint")
+            .detail(
+                "SET NULL or SET DEFAULT is not supported in ON DELETE operation when distribution key is included in the \
+                 foreign key constraint",
+            )
+            .hint(NO_SET_ON_DELETE));
     }
     if with_key && matches!(key.on_update, 'n' | 'd' | 'c') {
-        return Err(PgError::unsupported("cannot create foreign key constraint").detail(
-            "SET NULL, SET DEFAULT or CASCADE is not supported in ON UPDATE operation when distribution key included \
-             in the foreign constraint.",
-        ));
+        return Err(PgError::unsupported("cannot create foreign key constraint")
+            .detail(
+                "SET NULL, SET DEFAULT or CASCADE is not supported in ON UPDATE operation when distribution key included \
+                 in the foreign constraint.",
+            )
+            .hint(NO_CHANGE_ON_UPDATE));
     }
     Ok(())
 }

@@ -42,7 +42,12 @@ pub(super) fn plan_foreign_key(table: &Arc<Table>, key: &ForeignKey, ctx: &Conte
             .detail(
                 "A distributed table can only have foreign keys if it is referencing another colocated hash \
                  distributed table or a reference table",
-            ))
+            )
+            .hint(format!(
+                "Make \"{0}\" local by undistribute_table, then distribute it with colocate_with => '{1}', by a column of the type of \
+                 that table's distribution column; or make \"{1}\" local and a reference table.",
+                table.name, target.name
+            )))
         }
         _ => {
             let own = table.distribution_column().map_or("", |c| &c.name);
@@ -54,10 +59,12 @@ pub(super) fn plan_foreign_key(table: &Arc<Table>, key: &ForeignKey, ctx: &Conte
                 (position, _) => position.is_some(),
             };
             if !pairs_up {
-                return Err(PgError::unsupported("cannot create foreign key constraint").detail(
-                    "Foreign keys are supported in two cases, either in between two colocated tables including \
-                     partition column in the same ordinal in the both tables or from distributed to reference tables",
-                ));
+                return Err(PgError::unsupported("cannot create foreign key constraint")
+                    .detail(
+                        "Foreign keys are supported in two cases, either in between two colocated tables including \
+                         partition column in the same ordinal in the both tables or from distributed to reference tables",
+                    )
+                    .hint(with_distribution_columns(own, other, &target.name)));
             }
             refuse_changing_actions(key, own)?;
             Ok(splice)
@@ -82,6 +89,17 @@ fn refuse_key_to_distributed() -> PgError {
     .hint("Distribute both tables by the same column first, then add the foreign key with that column in it.")
 }
 
+/// What a foreign key between distributed tables needs; `own` and `other` are their distribution columns.
+pub fn with_distribution_columns(own: &str, other: &str, referenced: &str) -> String {
+    format!(
+        "Have the distribution columns at the same place on both sides: \
+         FOREIGN KEY ({own}, ...) REFERENCES {referenced} ({other}, ...)."
+    )
+}
+
+pub const NO_SET_ON_DELETE: &str = "Use ON DELETE CASCADE, RESTRICT or NO ACTION.";
+pub const NO_CHANGE_ON_UPDATE: &str = "Use ON UPDATE RESTRICT or NO ACTION: a distribution column is not updated.";
+
 /// An action that writes the distribution column would move rows to another shard.
 fn refuse_changing_actions(key: &ForeignKey, distribution_column: &str) -> Result<(), PgError> {
     if !key.columns.iter().any(|c| c == distribution_column) {
@@ -89,16 +107,19 @@ fn refuse_changing_actions(key: &ForeignKey, distribution_column: &str) -> Resul
     }
     let refusal = PgError::unsupported("cannot create foreign key constraint");
     if key.sets_on_delete {
-        return Err(refusal.detail(
-            "SET NULL or SET DEFAULT is not supported in ON DELETE operation when distribution key is included in \
+        return Err(refusal
+            .detail(
+                "SET NULL or SET DEFAULT is not supported in ON DELETE operation when distribution key is included in \
              the foreign key constraint",
-        ));
+            )
+            .hint(NO_SET_ON_DELETE));
     }
     if key.changes_on_update {
         return Err(refusal.detail(
             "SET NULL, SET DEFAULT or CASCADE is not supported in ON UPDATE operation when distribution key included \
              in the foreign constraint.",
-        ));
+        )
+        .hint(NO_CHANGE_ON_UPDATE));
     }
     Ok(())
 }
