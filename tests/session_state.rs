@@ -54,6 +54,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     statements::a_client_is_shown_what_it_has_prepared(&stage);
     statements::servers_keep_a_bounded_number_of_statements(&stage);
     statements::a_changed_table_is_noticed_by_prepared_statements(&stage);
+    statements::prepared_statements_follow_the_search_path(&stage);
     cursors::many_tenants_can_be_read_in_read_only_transactions(&stage);
     cursors::cursors_stay_open_beside_other_queries(&stage);
     texts::nothing_of_a_text_is_too_deep_or_too_long(&stage);

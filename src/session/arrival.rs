@@ -140,7 +140,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         startup_settings: SessionSettings::default(),
         first: Rc::default(),
         again_within: None,
-        search_path: Vec::new(),
+        search_path: Rc::default(),
         search_path_is_local: false,
         read_from: ReadFrom::default(),
         hears: Hears::default(),

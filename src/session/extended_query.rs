@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::batch::Start;
 use super::pipeline::LONG_PIPELINE_LEN;
 use super::place::Place;
+use super::prepared::changes_result_type;
 use super::row_limit::{self, Rest};
 use super::run::Session;
 use super::statement::{Naming, Statement};
@@ -215,7 +216,7 @@ impl Session {
         let statement = self.statement(&name)?;
         self.await_table_holds(&statement.text).await?;
         self.refuse_shadowed(&statement.text).await?;
-        let statement = self.current(statement)?;
+        let statement = self.current(statement).await?;
         self.note_bound(&statement);
         if statement.may_run_opaque_code(|text| self.may_run_opaque_code(text)) {
             self.txn().is_opaque = true;
@@ -233,11 +234,7 @@ impl Session {
             ));
         }
         if self.batch.is_stale && Box::pin(self.describes_otherwise(&statement)).await? {
-            // The client would take the new columns for the old ones; drivers prepare again when they read this.
-            // asyncpg knows it by the routine that Postgres names.
-            return Err(
-                PgError::unsupported("cached plan must not change result type").field(b'R', "RevalidateCachedQuery")
-            );
+            return Err(changes_result_type());
         }
         let types = self.types_for(&statement, bind.parameter_count()).await?;
         let request = Request { bind: &bind, types: &types, describe: false };

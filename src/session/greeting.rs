@@ -22,7 +22,7 @@ use crate::planner::ReadFrom;
 pub struct Greeting {
     pub parameters: Vec<(String, String)>,
     /// Schemas, `"$user"` replaced.
-    pub search_path: Vec<String>,
+    pub search_path: Rc<[String]>,
     pub read_from: ReadFrom,
     /// `Session::wants_kept`.
     pub wants_kept: Option<bool>,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     fn greeting(path: &str) -> Greeting {
-        let search_path = vec![path.to_owned()];
+        let search_path = [path.to_owned()].into();
         Greeting {
             parameters: Vec::new(),
             search_path,

@@ -29,7 +29,7 @@ impl Session {
         let map_version = self.map_version();
         let known = self.context_of(|context| self.thread.plans.parsed(text, &types, context));
         if let Some(parsed) = known.filter(|parsed| parsed.columns == self.columns_for(&parsed.plan)) {
-            return Ok(Statement::new(parsed, map_version));
+            return Ok(Statement::new(parsed, map_version, &self.search_path));
         }
         let whole = text;
         let tokens = lexer::lex(text, true)?;
@@ -48,7 +48,7 @@ impl Session {
         let columns = self.columns_for(&plan);
         let parsed = Parsed { number, text, types, plan, has_constants, columns, unnamed };
         self.context_of(|context| self.thread.plans.keep_parsed(whole, &parsed, context));
-        Ok(Statement::new(parsed, map_version))
+        Ok(Statement::new(parsed, map_version, &self.search_path))
     }
 
     /// While this number stays, the tables that a statement names have the columns that they have now. Of local tables only
@@ -71,21 +71,44 @@ impl Session {
         self.statements.get(name).cloned().ok_or_else(|| no_statement(name))
     }
 
-    /// The statement with a plan for the map as it is now.
-    pub fn current(&self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
-        let version = self.map_version();
-        if statement.map_version == version {
-            return Ok(statement);
+    /// The statement with a plan for the map and the search_path as they are now: as in Postgres, names are looked up again.
+    ///
+    /// Errors: 0A000 where they mean other columns by now than the client was told.
+    pub async fn current(&mut self, statement: Rc<Statement>) -> Result<Rc<Statement>> {
+        match statement.is_for(self.map_version(), &self.search_path) {
+            true => Ok(statement),
+            false => Box::pin(self.planned_anew(&statement)).await,
         }
+    }
+
+    async fn planned_anew(&mut self, statement: &Statement) -> Result<Rc<Statement>> {
+        let (map_version, search_path) = (self.map_version(), self.search_path.clone());
         let plan = self.plan(&statement.text)?;
-        Ok(Rc::new(Statement {
-            parsed: Parsed { number: Rc::default(), plan, unnamed: None, ..statement.parsed.clone() },
-            map_version: version,
-            description: RefCell::new(statement.description.borrow().clone()),
+        let (description, looks_elsewhere) = (statement.known_description(), !statement.looks_in(&search_path));
+        let types = match &description {
+            // Values come as they were asked for before.
+            Some(described) if looks_elsewhere => described.parameters.as_slice().into(),
+            _ => statement.types.clone(),
+        };
+        let now = Statement {
+            parsed: Parsed { number: Rc::default(), plan, types, unnamed: None, ..statement.parsed.clone() },
+            map_version,
+            search_path: search_path.clone(),
+            also_fits: RefCell::default(),
+            description: RefCell::new(description.clone()),
             is_opaque: OnceCell::new(),
             parameters: statement.parameters.clone(),
             naming: statement.naming.clone(),
-        }))
+        };
+        let is_unsure = looks_elsewhere && description.is_some() && !self.has_failed();
+        let fits = Some((map_version, search_path));
+        if is_unsure && *statement.also_fits.borrow() != fits {
+            if self.describes_otherwise(&now).await? {
+                return Err(changes_result_type());
+            }
+            *statement.also_fits.borrow_mut() = fits;
+        }
+        Ok(Rc::new(now))
     }
 
     /// What servers know the statement by. The same for the same names, text, types, columns and search_path, in every
@@ -150,7 +173,11 @@ impl Session {
     /// Does it give other columns than the client was told?
     pub async fn describes_otherwise(&mut self, statement: &Statement) -> Result<bool> {
         let Some(told) = statement.description.borrow().clone() else { return Ok(false) };
-        Ok(self.ask_description(statement).await?.fields != told.fields)
+        let now = self.ask_description(statement).await?;
+        // Of which table they are does not matter.
+        // Source: PostgreSQL src/backend/utils/cache/plancache.c, RevalidateCachedQuery(), and execTuples.c, ExecTypeFromTL().
+        let columns = |fields: &Option<Bytes>| fields.as_deref().map(rows::read_row_description).transpose();
+        Ok(columns(&told.fields)? != columns(&now.fields)?)
     }
 
     async fn ask_description(&mut self, statement: &Statement) -> Result<Description> {
@@ -267,7 +294,7 @@ impl Session {
         let statement = self.statement(name.as_bytes())?;
         self.await_table_holds(&statement.text).await?;
         self.refuse_shadowed(&statement.text).await?;
-        let statement = self.current(statement)?;
+        let statement = self.current(statement).await?;
         if statement.is_execute() {
             return Err(PgError::unsupported("EXECUTE of a statement that is an EXECUTE itself is not supported"));
         }
@@ -397,6 +424,12 @@ pub(super) fn describing(call: &FunctionCall) -> String {
         with: With::Fixed(format!("tenantry_describe.{}", c.name).into()),
     });
     Spliced::new(call.text.clone(), names.chain(call.splices.iter().cloned()).collect()).render(None)
+}
+
+/// The client would take the new columns for the old ones; drivers prepare again when they read this. asyncpg knows it by the routine that
+/// Postgres names.
+pub(super) fn changes_result_type() -> PgError {
+    PgError::unsupported("cached plan must not change result type").field(b'R', "RevalidateCachedQuery")
 }
 
 fn no_statement(name: &[u8]) -> PgError {

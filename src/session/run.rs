@@ -71,7 +71,7 @@ pub struct Session {
     /// How long the statement that is run again waits for its shard.
     pub again_within: Option<Box<Limit>>,
     /// Schemas of search_path, `"$user"` replaced.
-    pub search_path: Vec<String>,
+    pub search_path: Rc<[String]>,
     /// search_path was set inside the transaction: read it again when that has ended.
     pub search_path_is_local: bool,
     /// Whom it has asked to have its reads answered by.

@@ -145,7 +145,7 @@ impl Session {
         let names = ["search_path", "role", "session_authorization", "client_min_messages"];
         let shown = self.txn().show(&names).await?;
         let [path, role, authorization, least] = &shown[..] else { return Ok(()) };
-        self.search_path = split_path(path, if role == "none" { authorization } else { role });
+        self.search_path = split_path(path, if role == "none" { authorization } else { role }).into();
         self.hears = Hears::parse(least);
         if self.is_open && !self.sets_own {
             return Ok(());

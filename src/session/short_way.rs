@@ -178,7 +178,7 @@ impl Session {
         }
         let request = Request { bind: &bind, types: &statement.types, describe: false };
         let (group, node, version) = self.find_at_once(router, request)?;
-        if !statement.is_for(version) {
+        if !statement.is_for(version, &self.search_path) {
             return None;
         }
         let way = Way {
@@ -247,7 +247,7 @@ impl Session {
     /// The statement of a Parse, when this thread has seen its like.
     fn known_statement(&self, parse: &Parse<'_>) -> Option<Statement> {
         let parsed = self.context_of(|context| self.thread.plans.parsed(parse.text, &parse.types, context))?;
-        Some(Statement::new(parsed, self.map_version()))
+        Some(Statement::new(parsed, self.map_version(), &self.search_path))
     }
 
     fn simple_short_way(&mut self, unit: &Bytes) -> Option<ShortWay> {

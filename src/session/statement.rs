@@ -72,6 +72,10 @@ impl Unnamed {
 pub struct Statement {
     pub(super) parsed: Parsed,
     pub(super) map_version: u64,
+    /// What its names were looked up in.
+    pub(super) search_path: Rc<[String]>,
+    /// Where else they mean tables with the columns that its client was told, the last time it was asked.
+    pub(super) also_fits: RefCell<Option<(u64, Rc<[String]>)>>,
     pub(super) description: RefCell<Option<Rc<Description>>>,
     pub(super) is_opaque: OnceCell<bool>,
     pub(super) parameters: OnceCell<u16>,
@@ -96,9 +100,10 @@ pub(super) struct Naming {
 }
 
 impl Statement {
-    pub(super) fn new(parsed: Parsed, map_version: u64) -> Self {
+    pub(super) fn new(parsed: Parsed, map_version: u64, search_path: &Rc<[String]>) -> Self {
         let (description, is_opaque, parameters, naming) = (RefCell::new(None), OnceCell::new(), OnceCell::new(), None);
-        Self { parsed, map_version, description, is_opaque, parameters, naming }
+        let (search_path, also_fits) = (search_path.clone(), RefCell::new(None));
+        Self { parsed, map_version, search_path, also_fits, description, is_opaque, parameters, naming }
     }
 
     /// What it takes and gives, where that was asked for already.
@@ -118,9 +123,13 @@ impl Statement {
         }
     }
 
-    /// Is its plan one for this map?
-    pub fn is_for(&self, map_version: u64) -> bool {
-        self.map_version == map_version
+    /// Is its plan one for this map, and for names that are looked up in these schemas?
+    pub fn is_for(&self, map_version: u64, search_path: &Rc<[String]>) -> bool {
+        self.map_version == map_version && self.looks_in(search_path)
+    }
+
+    pub(super) fn looks_in(&self, search_path: &Rc<[String]>) -> bool {
+        Rc::ptr_eq(&self.search_path, search_path) || self.search_path == *search_path
     }
 
     /// Do rows of a portal with this Bind name types that users have made? `false` where nobody has asked what it returns.

@@ -207,3 +207,73 @@ pub fn a_changed_table_is_noticed_by_prepared_statements(stage: &Stage) {
         one.query("COMMIT");
     }
 }
+
+/// Goal: names of a prepared statement are looked up in the search_path of the moment it runs, as by one Postgres. Method: tables of two schemas,
+/// distributed and local, are told apart by what they say; one has other columns, which its client was not told of.
+pub fn prepared_statements_follow_the_search_path(stage: &Stage) {
+    for (schema, column) in [("east", "said text"), ("west", "said text"), ("far", "said text, more int")] {
+        stage.served.psql(&format!("CREATE SCHEMA {schema}"));
+        for table in ["places", "near"] {
+            stage.served.psql(&format!("CREATE TABLE {schema}.{table} (tenant int, {column})"));
+        }
+        stage.served.psql(&format!("SELECT create_distributed_table('{schema}.places', 'tenant')"));
+        for table in ["places", "near"] {
+            stage.served.psql(&format!("INSERT INTO {schema}.{table} VALUES (1, '{schema}')"));
+        }
+    }
+    let statements = [
+        "SELECT said FROM places WHERE tenant = $1",
+        "SELECT max(said) FROM places WHERE tenant <= $1",
+        "SELECT said FROM near WHERE tenant = $1",
+        "SELECT * FROM places WHERE tenant = $1",
+    ];
+    let mut one = stage.superuser();
+    one.query("SET search_path = east");
+    for (n, sql) in statements.iter().enumerate() {
+        one.query(&format!("PREPARE p{n} (int) AS {sql}"));
+        for message in [format!("P e{n} : {sql}"), format!("D S e{n}"), "S".to_owned()] {
+            one.send(&frame(&message));
+        }
+        one.answers_until("Z");
+    }
+    // What the row says, or the error, by both protocols.
+    let run = |one: &mut Wire, n: usize| {
+        for message in [&format!("B - e{n} : 1"), "E - 0", "S"] {
+            one.send(&frame(message));
+        }
+        [one.answers_until("Z"), one.query(&format!("EXECUTE p{n} (1)"))].map(|answer| match code(&answer).as_str() {
+            "no error" => row(&answer).trim_start_matches("1,").to_owned(),
+            code => code.to_owned(),
+        })
+    };
+    for _ in 0..2 {
+        for schema in ["west", "east"] {
+            one.query(&format!("SET search_path = {schema}"));
+            for (n, sql) in statements.iter().enumerate() {
+                assert_eq!(run(&mut one, n), [schema; 2], "{sql}");
+                assert_eq!(run(&mut one, n), [schema; 2], "{sql}");
+            }
+        }
+    }
+    one.query("BEGIN; SET LOCAL search_path = west");
+    assert_eq!(run(&mut one, 0), ["west"; 2]);
+    one.query("COMMIT");
+    assert_eq!(run(&mut one, 0), ["east"; 2]);
+    one.query("SET search_path = far");
+    assert_eq!(run(&mut one, 0), ["far"; 2], "the columns are the same");
+    assert_eq!(run(&mut one, 3), ["0A000"; 2], "they are others");
+    one.query("SET search_path = pg_catalog");
+    assert_eq!(run(&mut one, 0), ["42P01"; 2]);
+    one.query("RESET search_path");
+    assert_eq!(run(&mut one, 2), ["42P01"; 2]);
+    one.query("SET search_path = east");
+    for (n, sql) in statements.iter().enumerate() {
+        assert_eq!(run(&mut one, n), ["east"; 2], "{sql}");
+    }
+    for schema in ["east", "west", "far"] {
+        for table in ["places", "near"] {
+            stage.served.psql(&format!("DROP TABLE {schema}.{table}"));
+        }
+        stage.served.psql(&format!("DROP SCHEMA {schema}"));
+    }
+}
