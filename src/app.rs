@@ -78,6 +78,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         opened = Catalog::open(reach) => opened?,
         () = stop.cancelled() => return Ok(()),
     };
+    let credentials = Credentials::open(&catalog).await?;
     control.spawn(catalog.clone().watch(stop.clone()));
     control.spawn(admin::metrics::upkeep(metrics.clone(), stop.clone()));
 
@@ -131,7 +132,7 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
         login: live.login.clone(),
         log: live.session_log.clone(),
         acceptor: live.acceptor.clone(),
-        credentials: Credentials::default(),
+        credentials,
         door,
         provided: functions::provided(),
         control: runtime::Handle::current(),
@@ -404,9 +405,11 @@ impl DataThreads {
         futures_util::future::select_all(threads).await.0
     }
 
+    /// Cancel safe.
     async fn all_to_end(&mut self) {
-        for (_, ended) in self.ended.drain(..) {
+        while let Some((_, ended)) = self.ended.last_mut() {
             let _ = ended.await;
+            self.ended.pop();
         }
     }
 }

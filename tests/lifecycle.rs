@@ -162,6 +162,7 @@ fn sessions_are_logged(served: &Served, hang_up: &dyn Fn(&str, &str), original: 
         assert_eq!((&line["role"], &line["database"]), (&"postgres".into(), &"postgres".into()), "{line}");
         assert_eq!((&line["application"], &line["session"]), (&"reports".into(), &came[0]["session"]), "{line}");
     }
+    assert_eq!(lines(served, "client disconnected")[0].get("sqlstate"), None, "it ended well");
     assert_eq!(told[0]["statement"], "SELECT pg_sleep(?), ? AS name");
     assert!(told[0]["milliseconds"].as_u64().is_some_and(|took| took >= 400), "{}", told[0]);
     assert_eq!(told[0]["fingerprint"].as_str().map(str::len), Some(16), "{}", told[0]);
@@ -227,6 +228,11 @@ async fn a_proxy_is_taken_over_and_stopped_without_a_loss() {
         assert!(old.try_wait().expect("it is our child").is_none(), "its open transaction goes on");
         if round == 1 {
             a_cancel_reaches_the_old_process(&served, &open).await;
+        }
+        if round == 2 {
+            // It need not wait for sessions, but for transactions.
+            support::signal(old.id(), "TERM");
+            assert!(wait_until(PATIENCE, || served.logged(0).matches(" stopping").count() == round));
         }
         open.batch_execute("COMMIT").await.expect("nothing of an open transaction is lost");
         committed += 1;

@@ -11,8 +11,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use support::Cluster;
 use support::serve::{Authority, Serve, psql_says};
+use support::{Cluster, psql_error};
 use wire::startup_packet;
 
 /// One cluster for all stories: servers that trust us, and proxies with rules of their own in front.
@@ -35,7 +35,7 @@ fn nobody_gets_in_who_should_not_and_everybody_who_should() {
     a_login_has_an_end(plain.port);
     messages_of_a_login_come_in_their_order(plain.port);
     options_are_bounded(plain.port);
-    unknown_and_wrong_look_alike(plain.port);
+    unknown_and_wrong_look_alike(&cluster, plain.port);
     roles_are_what_the_coordinator_says(plain.port, &cluster);
     assert!(plain.is_running(), "nothing of this ends the proxy");
     drop(plain);
@@ -212,7 +212,7 @@ fn options_are_bounded(port: u16) {
 }
 
 /// T12, T13
-fn unknown_and_wrong_look_alike(port: u16) {
+fn unknown_and_wrong_look_alike(cluster: &Cluster, port: u16) {
     let said = |user: &str, database: &str| {
         let dsn = format!("host=127.0.0.1 port={port} user={user} dbname={database} password=wrong sslmode=disable");
         psql_says(&dsn, "SELECT 1").replace(user, "USER")
@@ -222,15 +222,22 @@ fn unknown_and_wrong_look_alike(port: u16) {
     for (user, database) in [("nobody", "postgres"), ("app", "elsewhere"), ("late", "postgres"), ("old", "postgres")] {
         assert_eq!(said(user, database), wrong, "{user} in {database}");
     }
-    let greeting = |user: &str| {
+    let salt = |port: u16, user: &str| {
         let mut stream = greeted(port, user);
         stream.write_all(&tagged(b'p', b"SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc")).expect("it is read");
-        String::from_utf8_lossy(&frame_of(&mut stream)[9..]).into_owned()
+        let told = String::from_utf8_lossy(&frame_of(&mut stream)[9..]).into_owned();
+        told.split(",s=").nth(1).expect("a salt").to_owned()
     };
-    // The same salt each time, for a role that nobody has as well.
-    let salt = |text: String| text.split(",s=").nth(1).expect("a salt").to_owned();
-    assert_eq!(salt(greeting("nobody")), salt(greeting("nobody")));
-    assert_eq!(salt(greeting("nobody")).len(), salt(greeting("app")).len());
+    // The same salt each time, through another proxy and after a start, for a role that nobody has as well.
+    let other = Serve::start(cluster, cluster.port() + 13, "auth = \"scram\"", "");
+    for user in ["nobody", "old", "app"] {
+        assert_eq!([salt(port, user), salt(port, user)], [salt(port, user), salt(other.port, user)], "{user}");
+    }
+    assert_ne!(salt(port, "nobody"), salt(port, "somebody"));
+    assert_eq!(salt(port, "nobody").len(), salt(port, "app").len());
+    cluster.psql("CREATE ROLE curious LOGIN");
+    let refused = psql_error(&cluster.dsn().replace("postgres@", "curious@"), "SELECT * FROM tenantry.mock_login");
+    assert!(refused.contains("42501"), "nobody is told what it is made of: {refused}");
     let right = psql_says(
         &dsn(port, "app", "correct horse", "disable").replace("dbname=postgres", "dbname=elsewhere"),
         "SELECT 1",

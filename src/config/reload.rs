@@ -65,9 +65,7 @@ impl Live {
         let access = self.pool.load().access.clone();
         self.pool.store(Arc::new(PoolSettings { access, ..settings.pool.clone() }));
         self.executor.store(Arc::new(settings.executor.clone()));
-        // Salts of unknown roles stay the same while the process runs.
-        let mock_secret = self.login.load().mock_secret;
-        self.login.store(Arc::new(LoginSettings { mock_secret, ..settings.login.clone() }));
+        self.login.store(Arc::new(settings.login.clone()));
         self.jobs.store(Arc::new(settings.jobs.clone()));
         self.loads.store(Arc::new(settings.loads.clone()));
         self.moves.store(Arc::new(settings.moves.clone()));

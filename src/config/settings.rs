@@ -146,7 +146,6 @@ impl Settings {
                 rules: rules(&listen, tls.mode)?,
                 encryption_required: !matches!(tls.mode, TlsMode::Off | TlsMode::Allow),
                 timeout: listen.login_timeout.0,
-                mock_secret: rand::random(),
                 admin_users: admin.users,
                 stats_users: admin.stats_users,
                 sessions: limits.sessions()?,

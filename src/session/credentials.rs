@@ -42,10 +42,10 @@ impl Role {
     }
 }
 
-#[derive(Default)]
 pub struct Credentials {
     questions: Questions,
     sessions: Arc<Sessions>,
+    mock_secret: [u8; 32],
 }
 
 /// How many sessions there may be.
@@ -66,6 +66,22 @@ struct Sessions {
 }
 
 impl Credentials {
+    /// Errors: the coordinator's.
+    pub async fn open(catalog: &Catalog) -> Result<Self> {
+        let control = catalog.client(NodeId::COORDINATOR).await?;
+        let row = control.query_one(MOCK_SECRET, &[]).await.map_err(pg_error)?;
+        let secret: &[u8] = row.try_get(0).map_err(pg_error)?;
+        let mock_secret = secret.try_into().map_err(|_| {
+            PgError::new(SqlState::INTERNAL_ERROR, "tenantry.mock_login has a secret of another length than 32 bytes")
+        })?;
+        Ok(Self { questions: Questions::default(), sessions: Arc::default(), mock_secret })
+    }
+
+    /// Makes the salts of unknown roles: the same in every proxy, as those of known ones are, and nobody else knows it.
+    pub fn mock_secret(&self) -> &[u8; 32] {
+        &self.mock_secret
+    }
+
     /// The role as it is now. Where the coordinator is away it is waited for, as by statements.
     ///
     /// Errors: 57P03 when it can't be asked for `patience`.
@@ -188,6 +204,8 @@ fn unreadable(why: PgError) -> PgError {
 }
 
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+const MOCK_SECRET: &str = "SELECT secret FROM tenantry.mock_login";
 
 const ROLES: &str = "
 SELECT rolcanlogin, rolsuper, rolconnlimit, rolpassword,

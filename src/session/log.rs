@@ -77,7 +77,7 @@ impl SessionLog {
     pub fn disconnected(&self, presence: &Presence, ended: &Result<()>) {
         if self.disconnections {
             let seconds = presence.since.elapsed().unwrap_or_default().as_secs();
-            let sqlstate = ended.as_ref().err().map(|error| error.code().to_string()).unwrap_or_default();
+            let sqlstate = ended.as_ref().err().map(|error| error.code().to_string());
             event!(presence, seconds, sqlstate, "client disconnected");
         }
     }

@@ -24,8 +24,6 @@ pub struct LoginSettings {
     pub encryption_required: bool,
     /// Longest time from the first byte to the end of the login.
     pub timeout: Duration,
-    /// Makes the salts of unknown roles: stable while the process runs, unknown outside.
-    pub mock_secret: [u8; 32],
     /// Who may use the admin database: to look and to change, or only to look.
     pub admin_users: Vec<String>,
     pub stats_users: Vec<String>,
@@ -138,7 +136,7 @@ async fn by_scram(
             verifier.clone()
         }
         // Whoever can't log in so is told no more than who gives a wrong password.
-        _ => Verifier::mock(&shared.login.load().mock_secret, &startup.user),
+        _ => Verifier::mock(shared.credentials.mock_secret(), &startup.user),
     };
     let mut scram = ScramServer::new(&startup.user, verifier, handshake.and_then(|h| h.binding.clone()));
     answer::authentication_sasl(scram.mechanisms(), client.out());
