@@ -105,14 +105,16 @@ impl Participant {
         }
         let reads_by_default =
             self.node.is_coordinator() && self.server.parameter("default_transaction_read_only") == Some("on");
-        if text == "BEGIN" && journal.is_empty() && !reads_by_default {
-            self.server.queue_query("BEGIN", To::Nobody);
-            return Ok(());
-        }
         let modes = Modes::read(text);
         let reads_only = modes.reads_only.unwrap_or(reads_by_default);
-        // With options of the client's BEGIN may fail, and then nothing may run behind it.
-        if !self.node.is_coordinator() || !reads_only {
+        let is_underneath = self.node.is_coordinator() && reads_only;
+        if journal.is_empty() && !is_underneath && Modes::are_granted(text.strip_prefix("BEGIN").unwrap_or(text)) {
+            // In one write with what follows.
+            self.server.queue_query(text, To::Nobody);
+            return Ok(());
+        }
+        // BEGIN may fail, and then nothing may run behind it.
+        if !is_underneath {
             self.server.query(text).await?;
         } else if modes.is_safely_deferred() {
             self.server.query(text).await?;

@@ -7,11 +7,11 @@ use super::{Plan, TransactionCommand};
 
 pub(super) fn plan_transaction(statement: TransactionStatement) -> Result<Plan, PgError> {
     Ok(Plan::Transaction(match statement {
-        TransactionStatement::Begin { options } => {
+        TransactionStatement::Begin { tag, options } => {
             if options.to_ascii_lowercase().contains("snapshot") {
                 return Err(refuse_snapshot());
             }
-            TransactionCommand::Begin { options }
+            TransactionCommand::Begin { tag, options }
         }
         TransactionStatement::Commit { chain } => TransactionCommand::Commit { chain },
         TransactionStatement::Rollback { chain } => TransactionCommand::Rollback { chain },

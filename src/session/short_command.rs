@@ -92,9 +92,9 @@ impl Session {
             answer::no_data(out);
         }
         let ran = match (transaction, &self.transaction) {
-            (TransactionCommand::Begin { options }, None) => {
+            (TransactionCommand::Begin { tag, options }, None) => {
                 self.begin(Kind::Explicit, options);
-                answer::command_complete("BEGIN", self.client.out());
+                answer::command_complete(tag, self.client.out());
                 Ok(())
             }
             _ => Box::pin(self.transaction_command(transaction)).await,

@@ -11,7 +11,7 @@ impl Session {
     pub async fn transaction_command(&mut self, command: &TransactionCommand) -> Result<()> {
         let explicit = self.transaction.as_ref().is_some_and(|t| t.kind == Kind::Explicit);
         match command {
-            TransactionCommand::Begin { options } => self.begin_command(options).await,
+            TransactionCommand::Begin { tag, options } => self.begin_command(tag, options).await,
             TransactionCommand::Commit { chain } => self.end_command("COMMIT", *chain).await,
             TransactionCommand::Rollback { chain } => self.end_command("ROLLBACK", *chain).await,
             TransactionCommand::SetForTransaction { text, is_setting } => {
@@ -85,7 +85,7 @@ impl Session {
         self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto && !txn.is_single)
     }
 
-    async fn begin_command(&mut self, options: &str) -> Result<()> {
+    async fn begin_command(&mut self, tag: &str, options: &str) -> Result<()> {
         match &mut self.transaction {
             Some(txn) if txn.kind == Kind::Explicit => {
                 self.refuse_if_failed()?;
@@ -117,7 +117,7 @@ impl Session {
             }
             None => self.begin(Kind::Explicit, options),
         }
-        answer::command_complete("BEGIN", self.client.out());
+        answer::command_complete(tag, self.client.out());
         Ok(())
     }
 

@@ -54,6 +54,7 @@ pub enum ParseFailure {
 /// Parses one SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE or MERGE statement.
 pub fn parse(text: &str, tokens: &[Token], most: &Complexity, clock: &Clock) -> Result<Query, ParseFailure> {
     check_size(text, tokens, most)?;
+    tracing::trace!(bytes = text.len(), "parsing a statement");
     let dialect = Clocked(clock.clone());
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(most.nesting)

@@ -7,8 +7,9 @@ use super::lexer::is_keyword;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionStatement {
-    /// The modes as written behind BEGIN or START TRANSACTION.
+    /// Its command tag, and the modes as written behind BEGIN or START TRANSACTION.
     Begin {
+        tag: &'static str,
         options: String,
     },
     Commit {
@@ -53,7 +54,10 @@ fn read(verb: &str, mut c: Cursor<'_>) -> Result<TransactionStatement, PgError> 
             } else {
                 c.take_any(&["work", "transaction"]);
             }
-            return Ok(Begin { options: c.rest_text().to_owned() });
+            let options = c.rest_text().to_owned();
+            Modes::expect(&mut c)?;
+            let tag = if verb == "start" { "START TRANSACTION" } else { "BEGIN" };
+            return Ok(Begin { tag, options });
         }
         "prepare" => return two_phase("PREPARE TRANSACTION"),
         "commit" if c.is("prepared") => return two_phase("COMMIT PREPARED"),
@@ -109,22 +113,56 @@ impl Modes {
         let tokens = super::lexer::lex(text, true).unwrap_or_default();
         let (mut modes, mut c) = (Modes::default(), Cursor::new(text, &tokens));
         while !c.at_end() {
-            let found = LEVELS.iter().find(|(words, _)| c.take_all(words));
-            if let Some((_, level)) = found {
-                modes.isolation = Some(level);
-            } else if c.take_all(&["read", "only"]) {
-                modes.reads_only = Some(true);
-            } else if c.take_all(&["read", "write"]) {
-                modes.reads_only = Some(false);
-            } else if c.take_all(&["not", "deferrable"]) {
-                modes.is_deferrable = false;
-            } else if c.take("deferrable") {
-                modes.is_deferrable = true;
-            } else {
+            if !modes.take_one(&mut c) {
                 c.advance();
             }
         }
         modes
+    }
+
+    /// Are these, as written behind BEGIN, such as no server ever refuses? A standby has no SERIALIZABLE, and cannot READ WRITE.
+    pub fn are_granted(options: &str) -> bool {
+        let Ok(tokens) = super::lexer::lex(options, true) else { return false };
+        let modes = Self::expect(&mut Cursor::new(options, &tokens));
+        modes.is_ok_and(|modes| modes.isolation != Some("SERIALIZABLE") && modes.reads_only != Some(false))
+    }
+
+    /// Reads modes up to the end, with or without commas between them. Errors: 42601.
+    fn expect(c: &mut Cursor<'_>) -> Result<Self, PgError> {
+        let mut modes = Self::default();
+        while !c.at_end() {
+            if !modes.take_one(c) {
+                let known = LEVELS.iter().map(|(words, _)| *words).chain(OTHERS.iter().copied());
+                let right = |words: &[&str]| words.iter().enumerate().take_while(|(n, word)| c.is_at(*n, word)).count();
+                let right = known.map(right).max().unwrap_or_default();
+                for _ in 0..right {
+                    c.advance();
+                }
+                return Err(c.syntax_error());
+            }
+            if c.take_punct(b',') && c.at_end() {
+                return Err(c.syntax_error());
+            }
+        }
+        Ok(modes)
+    }
+
+    /// Takes the mode that stands here.
+    fn take_one(&mut self, c: &mut Cursor<'_>) -> bool {
+        if let Some((_, level)) = LEVELS.iter().find(|(words, _)| c.take_all(words)) {
+            self.isolation = Some(level);
+        } else if c.take_all(&["read", "only"]) {
+            self.reads_only = Some(true);
+        } else if c.take_all(&["read", "write"]) {
+            self.reads_only = Some(false);
+        } else if c.take_all(&["not", "deferrable"]) {
+            self.is_deferrable = false;
+        } else if c.take("deferrable") {
+            self.is_deferrable = true;
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Does DEFERRABLE mean something? Without a level it may: the session's default is not known here.
@@ -157,6 +195,7 @@ const LEVELS: &[(&[&str], &str)] = &[
     (&["isolation", "level", "read", "committed"], "READ COMMITTED"),
     (&["isolation", "level", "read", "uncommitted"], "READ UNCOMMITTED"),
 ];
+const OTHERS: &[&[&str]] = &[&["read", "only"], &["read", "write"], &["not", "deferrable"], &["deferrable"]];
 
 #[cfg(test)]
 mod tests {
@@ -168,6 +207,47 @@ mod tests {
         assert_eq!(modes, Modes { isolation: Some("REPEATABLE READ"), reads_only: Some(true), is_deferrable: false });
         assert_eq!(Modes::read("BEGIN READ WRITE").reads_only, Some(false));
         assert!(Modes::read("SET CONSTRAINTS ALL DEFERRED").is_empty());
+    }
+
+    #[test]
+    fn modes_that_no_server_refuses_are_known() {
+        for granted in [
+            "",
+            "ISOLATION LEVEL REPEATABLE READ",
+            "read only, isolation level read committed",
+            "READ ONLY NOT DEFERRABLE",
+        ] {
+            assert!(Modes::are_granted(granted), "{granted}");
+        }
+        for unsure in [
+            "SERIALIZABLE",
+            "ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+            "READ WRITE",
+            "READ ONLY,",
+            ", READ ONLY",
+            "READ ONLY,, DEFERRABLE",
+            "READ ONLY 1",
+            "ISOLATION LEVEL",
+            "READ ONLY 'x",
+        ] {
+            assert!(!Modes::are_granted(unsure), "{unsure}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_mode_is_told_where_it_stands() {
+        let of = |text: &str| {
+            let tokens = super::super::lexer::lex(text, true).unwrap();
+            let read = read_transaction_statement(Cursor::new(text, &tokens)).expect("it is one");
+            read.err().map_or("right".to_owned(), |error| error.message().to_owned())
+        };
+        assert_eq!(of("BEGIN WORK ISOLATION LEVEL READ COMMITTED READ ONLY, NOT DEFERRABLE"), "right");
+        assert_eq!(of("START TRANSACTION READ WRITE"), "right");
+        assert_eq!(of("BEGIN ISOLATION LEVEL FOO"), "syntax error at or near \"FOO\"");
+        assert_eq!(of("BEGIN ISOLATION LEVEL READ"), "syntax error at end of input");
+        assert_eq!(of("BEGIN , READ ONLY"), "syntax error at or near \",\"");
+        assert_eq!(of("BEGIN READ ONLY,"), "syntax error at end of input");
+        assert_eq!(of("BEGIN READ ONLY 1"), "syntax error at or near \"1\"");
     }
 
     #[test]

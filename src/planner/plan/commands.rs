@@ -4,8 +4,9 @@ use std::ops::Range;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionCommand {
-    /// `options` as written after BEGIN / START TRANSACTION, e.g. `ISOLATION LEVEL REPEATABLE READ`.
+    /// `options` as written after BEGIN / START TRANSACTION, e.g. `ISOLATION LEVEL REPEATABLE READ`; the command tag is the one or the other.
     Begin {
+        tag: &'static str,
         options: String,
     },
     Commit {

@@ -178,8 +178,8 @@ impl Display for TransactionCommand {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let chained = |chain: &bool| if *chain { " and chain" } else { "" };
         match self {
-            TransactionCommand::Begin { options } if options.is_empty() => write!(f, "transaction begin"),
-            TransactionCommand::Begin { options } => write!(f, "transaction begin {options}"),
+            TransactionCommand::Begin { options, .. } if options.is_empty() => write!(f, "transaction begin"),
+            TransactionCommand::Begin { options, .. } => write!(f, "transaction begin {options}"),
             TransactionCommand::Commit { chain } => write!(f, "transaction commit{}", chained(chain)),
             TransactionCommand::Rollback { chain } => write!(f, "transaction rollback{}", chained(chain)),
             TransactionCommand::Savepoint { name } => write!(f, "transaction savepoint {name}"),
