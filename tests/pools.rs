@@ -263,8 +263,7 @@ fn connections_are_looked_after_while_nobody_has_them(served: &Served, tenants: 
 /// Many clients want a server that lets nobody in: few attempts are made, further and further apart.
 fn a_server_that_is_down_is_not_asked_all_the_time(served: &Served, tenants: &[String]) {
     let meddler = Meddler::before(served.worker_port(1));
-    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
-    served.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {})", meddler.port));
+    let node = served.move_worker(1, meddler.port);
     meddler.refuses.store(true, Ordering::SeqCst);
     let failed = AtomicUsize::new(0);
     std::thread::scope(|threads| {
@@ -498,8 +497,7 @@ fn t43_a_write_whose_answer_is_lost_is_in_doubt(client: &mut Client, tenant: &st
 
 fn t26_a_broken_server_harms_nobody(served: &Served, tenants: &[String]) {
     let meddler = Meddler::before(served.worker_port(1));
-    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
-    served.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {})", meddler.port));
+    let node = served.move_worker(1, meddler.port);
     let port = served.proxy_port(0);
     let (mut client, mut other) = (Client::connect(port, &[]), Client::connect(port, &[]));
     for (number, (_, right)) in answers().into_iter().enumerate() {

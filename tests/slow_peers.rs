@@ -7,10 +7,10 @@ mod wire;
 
 use std::time::Duration;
 
-use socket2::{SockFilter, SockRef};
-
+use support::relay::{Relay, drop_all};
 use support::served::Served;
 use support::wait_until;
+use support::wire_client::Client;
 use wire::{Wire, frame, message};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ fn a_client_that_is_gone_without_a_word_holds_nothing() {
     let [mut gone, mut quiet] = [(); 2].map(|()| Wire::login(served.proxy_port(0), "postgres"));
     gone.query("BEGIN; UPDATE items SET note = 'lost' WHERE tenant = 1");
     quiet.query("BEGIN; SELECT 1");
-    SockRef::from(&gone.reader()).attach_filter(&[DROP]).expect("the kernel filters");
+    drop_all(&gone.reader());
     let locked = || support::psql(&served.worker_dsn(0), OPEN) != "0";
     assert!(locked(), "it is in its transaction");
     assert!(wait_until(PATIENCE, || !locked()), "its transaction ends");
@@ -62,6 +62,73 @@ fn a_client_that_is_gone_without_a_word_holds_nothing() {
     assert_eq!(quiet.query("SELECT 2")[1], "D 2", "who is only quiet stays");
 }
 
-/// BPF's RET 0: of what comes, nothing is let through.
-const DROP: SockFilter = SockFilter::new(6, 0, 0, 0);
+/// Threat T44 of docs/threats.md. Goal: a worker's machine that goes without a word, not even to the kernel, is told of (08006) by whatever waits
+/// for it and by what comes, and keeps nobody waiting but its own tenants; when it is back they go on, and what it had locked is free. Method: a relay whose kernel drops all
+/// that comes, new connections too, while statements are under way, in a block, and about to be sent on a connection at rest.
+#[test]
+fn a_server_that_is_gone_without_a_word_keeps_only_its_own_tenants_waiting() {
+    let served = Served::start_with(2, 1, "[pool]\noutage_timeout = \"20s\"\n");
+    let tenants = served.tenants();
+    let relay = Relay::to(served.worker_port(1));
+    served.move_worker(1, relay.port);
+    let read = |tenant: &str| format!("SELECT id FROM items WHERE tenant = {tenant}");
+    let [mut waits, mut writes, mut block, mut other] = [(); 4].map(|()| Client::connect(served.proxy_port(0), &[]));
+    let change = format!("UPDATE items SET id = id WHERE tenant = {}", tenants[1]);
+    assert_eq!(block.query(&format!("BEGIN; {change}")), "C(BEGIN) C(UPDATE 1) Z(T)");
+    let under_way = [
+        (&mut waits, format!("{} AND pg_sleep(300) IS NOT NULL", read(&tenants[1])), "E(08006) Z(I)"),
+        // Nobody knows of a write whether it was carried out.
+        (
+            &mut writes,
+            format!("DELETE FROM items WHERE tenant = {} AND pg_sleep(300) IS NULL", tenants[1]),
+            "E(40003) Z(I)",
+        ),
+    ];
+    std::thread::scope(|scope| {
+        let told = under_way.map(|(client, sql, wanted)| scope.spawn(move || (client.query(&sql), wanted, client)));
+        assert!(wait_until(PATIENCE, || served.running("pg_sleep(300)") == 2), "they are under way");
+        relay.vanish();
+        let at_rest = scope.spawn(|| {
+            let said = block.query(&read(&tenants[1]));
+            (said, block)
+        });
+        let coming = scope.spawn(|| Client::connect(served.proxy_port(0), &[]).query(&read(&tenants[1])));
+        let is_over = || told.iter().all(|told| told.is_finished()) && at_rest.is_finished() && coming.is_finished();
+        let mut served_meanwhile = 0;
+        assert!(
+            wait_until(PATIENCE, || {
+                assert_eq!(
+                    other.query(&read(&tenants[0])),
+                    "T D(1) C(SELECT 1) Z(I)",
+                    "other servers' tenants are served"
+                );
+                assert_eq!(Client::connect(served.proxy_port(0), &[]).query("SELECT 1"), "T D(1) C(SELECT 1) Z(I)");
+                served_meanwhile += 1;
+                is_over()
+            }),
+            "whoever waits for it is told"
+        );
+        assert!(served_meanwhile > 10, "{served_meanwhile}");
+        let [reading, writing] = told.map(|told| {
+            let (said, wanted, client) = told.join().expect("it was told");
+            assert!(said.ends_with(wanted), "{said}");
+            client
+        });
+        let (said, mut block) = at_rest.join().expect("it was told");
+        assert_eq!(said, "E(08006) Z(E)");
+        assert_eq!(block.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+        assert_eq!(coming.join().expect("it was told"), "E(08006) Z(I)", "what comes waits for pool.outage_timeout");
+        assert_eq!(
+            writing.query(&format!("DELETE FROM items WHERE tenant = {}", tenants[1])),
+            "E(08006) Z(I)",
+            "it was not sent"
+        );
+        relay.come_back();
+        let is_back = || reading.query(&read(&tenants[1])) == "T D(1) C(SELECT 1) Z(I)";
+        assert!(wait_until(PATIENCE, is_back), "it is reached again");
+        // Nor does the server hear of the end of what it had under way: it finds out that nobody is there, and its locks are free.
+        assert_eq!(block.query(&change), "C(UPDATE 1) Z(I)");
+    });
+}
+
 const OPEN: &str = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";

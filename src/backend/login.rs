@@ -136,6 +136,10 @@ impl Server {
             // Whatever its role, database or server have for a default: texts are read so here.
             ("standard_conforming_strings", "on"),
             ("application_name", "tenantry"),
+            // Where our machine is gone, the server soon lets go of what our transactions hold there.
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
         ];
         session.extend(parameters);
         startup::write_session(&session, &mut out);

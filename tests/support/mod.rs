@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod line;
 pub mod meddler;
 pub mod ports;
+pub mod relay;
 pub mod serve;
 pub mod served;
 pub mod wire_client;

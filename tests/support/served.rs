@@ -217,6 +217,14 @@ impl Served {
         ))
     }
 
+    /// Has a worker reached by another port, behind which somebody stands between; its number among the nodes.
+    pub fn move_worker(&self, worker: u16, port: u16) -> String {
+        let known = self.worker_port(worker);
+        let node = self.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {known}"));
+        self.psql(&format!("SELECT citus_update_node({node}, '127.0.0.1', {port})"));
+        node
+    }
+
     /// The servers themselves, to be stopped and started.
     pub fn servers(&mut self) -> &mut DevCluster {
         self.servers.as_mut().expect("they are there until the end")
