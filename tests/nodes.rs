@@ -232,6 +232,30 @@ fn reference_tables_are_written_while_a_server_is_prepared() {
     assert_eq!(psql(&server, "SELECT string_agg(code, ' ' ORDER BY code) FROM countries"), "de fr");
 }
 
+/// Goal: a server joins although a reference table is dropped that was there when its check began.
+/// Method: the check waits for a lock that somebody has on the server.
+#[test]
+fn a_reference_table_may_be_dropped_while_a_server_is_checked() {
+    let mut served = Served::start(1);
+    served.psql("CREATE TABLE kept (id int); CREATE TABLE dropped (id int)");
+    served.psql("SELECT create_reference_table('kept'), create_reference_table('dropped')");
+    served.psql("INSERT INTO kept VALUES (7)");
+    let port = served.servers().add_worker().expect("it starts").port();
+    let mut other = Client::connect(port, &[]);
+    other.query("BEGIN");
+    assert_eq!(other.query("LOCK TABLE pg_catalog.pg_extension"), "C(LOCK TABLE) Z(T)");
+
+    let (dsn, add) = (served.dsn(0), format!("SELECT citus_add_node('127.0.0.1', {port})"));
+    let adding = std::thread::spawn(move || psql(&dsn, &add));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let server = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+    assert!(wait_until(PATIENCE, || psql(&server, waits) == "1"), "it is checked");
+    served.psql("DROP TABLE dropped");
+    assert_eq!(other.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
+    adding.join().expect("it is added");
+    assert_eq!(psql(&server, "SELECT id, to_regclass('dropped') FROM kept"), "7|");
+}
+
 /// Goal: what is made for all servers while one is added is on that one too, whoever of both was first.
 /// Method: two transactions at a time, of which one waits for the other: a server that is added before the commit, by a role that
 /// owns nothing of the catalog, roles and functions before theirs, and a table that begins to draw from a sequence.

@@ -31,9 +31,10 @@ pub async fn keep_changes_out(txn: &mut Transaction, map: &ShardMap) -> Result<(
     if colocations.is_empty() {
         return Ok(());
     }
+    // The map may name tables that have been dropped since: until the locks below nobody is kept from it.
     let sql = format!(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND pid = pg_catalog.pg_backend_pid() \
-             AND relation = ANY ({}::pg_catalog.regclass[]::pg_catalog.oid[]) \
+             AND relation IN (SELECT pg_catalog.to_regclass(name) FROM pg_catalog.unnest({}) name) \
              AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'ExclusiveLock'))",
         array(&names(map))
     );
