@@ -189,7 +189,7 @@ pub struct Pool {
     pub dead_peer_after: Time,
     /// Most statements that one connection keeps prepared. Default: 500. Reload: yes.
     pub prepared_statements: usize,
-    /// What workers' connections keep of statements without a name that come again: auto, off, parsed, planned.
+    /// What workers' connections keep of statements without a name (simple queries too) that come again: auto, off, parsed, planned.
     /// Default: auto. Reload: yes.
     pub share_unnamed: ShareUnnamed,
 }

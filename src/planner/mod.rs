@@ -12,6 +12,7 @@ mod inline;
 mod insert;
 mod modify;
 mod names;
+mod parameters;
 mod plan;
 mod pull;
 mod query;
@@ -29,13 +30,14 @@ mod utility_tests;
 
 pub use context::{Context, Mode, Provided};
 pub use foreign_key::{NO_CHANGE_ON_UPDATE, NO_SET_ON_DELETE, with_distribution_columns};
+pub use parameters::INT4_OID;
 pub use plan::*;
 pub use session_command::{
     MOVES_PER_NODE_SETTING, OWN_SETTINGS, POOL_MODE_SETTING, READ_FROM_SETTING, ReadFrom, SHARD_COUNT_SETTING,
     keeps_servers,
 };
 pub use session_effects::may_run_opaque_code;
-pub use shape::plan_shape;
+pub use shape::{ShapePlan, plan_shape};
 pub use utility::plan_utility;
 
 use crate::error::PgError;

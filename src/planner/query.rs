@@ -2,7 +2,10 @@
 //!
 //!   one tenant? ──> router      all follow one column? ──> scatter, combine      else, reading ──> pull
 
+use std::sync::Arc;
+
 use crate::error::PgError;
+use crate::shard_map::Table;
 use crate::sql::clock::Clock;
 use crate::sql::lexer::{Token, fold};
 use crate::sql::parse::{ParseFailure, parse};
@@ -112,27 +115,27 @@ impl Statement<'_> {
             access: self.access(),
             locks_rows: self.locks_rows(),
             returns_rows: self.returns_rows(),
-            names_one_row: self.names_one_row(),
+            one_row_of: self.one_row_of(),
         }))
     }
 
-    /// Does it read or write one table only, and of that the row that a unique key names?
-    fn names_one_row(&self) -> bool {
-        let ([relation], Some(scope)) = (&self.relations[..], self.scope()) else { return false };
-        let Meaning::Distributed(table) = &relation.meaning else { return false };
+    /// The table, where it reads or writes one only, and of that the row that a unique key names.
+    fn one_row_of(&self) -> Option<Arc<Table>> {
+        let ([relation], Some(scope)) = (&self.relations[..], self.scope()) else { return None };
+        let Meaning::Distributed(table) = &relation.meaning else { return None };
         let reads_only_it = match &scope.from {
             Node::Product(nodes) => matches!(nodes[..], [Node::Relation(_)]),
             node => matches!(node, Node::Relation(_)),
         };
         if !reads_only_it {
-            return false;
+            return None;
         }
         let builder = self.builder.borrow();
         let is_given = |column: &usize| {
             let values = builder.column_of(0, *column).and_then(|var| values_in_scope(&builder, scope, var));
             values.is_some_and(|values| values.len() == 1)
         };
-        table.unique_keys.iter().any(|key| key.iter().all(is_given))
+        table.unique_keys.iter().any(|key| key.iter().all(is_given)).then(|| table.clone())
     }
 
     /// Rows that INSERT ... SELECT and MERGE make: is their distribution column what the operands say, or may it be cut or

@@ -85,7 +85,7 @@ pub(super) fn plan_explain(mut c: Cursor<'_>, ctx: &Context<'_>, plan_query: Pla
                 access: if analyze { Access::Write } else { Access::Read },
                 locks_rows: false,
                 returns_rows: true,
-                names_one_row: false,
+                one_row_of: None,
             })
         }
         _ if analyze => {

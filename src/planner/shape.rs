@@ -13,17 +13,26 @@ use crate::sql::Operand;
 use crate::sql::lexer::{TokenKind, lex};
 use crate::sql::skeleton::{LITERALS_MAX, is_literal};
 
+use super::parameters::parameter_types;
 use super::{Context, Mode, Plan, function_call, is_small, plan_utility, query, unsupported};
 
 /// Literals take the parameter numbers from here on. A statement that uses these itself has no shape.
 const FIRST_LIFTED: u16 = 0x8000;
 
+/// Of all texts with one skeleton.
+pub struct ShapePlan {
+    pub plan: Plan,
+    /// See `parameters::parameter_types`.
+    pub parameter_types: Option<Vec<u32>>,
+}
+
 /// The plan of all texts with `text`'s skeleton: a router or an insert plan whose tenants are `Operand::Lifted` or
 /// NULL. `None`: not provable, plan each text by itself.
 ///
 /// Of an insert plan only the table, the tenants and `query` are meant; its rows' texts are those of `text`.
-pub fn plan_shape(text: &str, ctx: &Context<'_>) -> Option<Plan> {
-    let mut tokens = lex(text, ctx.standard_conforming_strings).ok()?;
+pub fn plan_shape(text: &str, ctx: &Context<'_>) -> Option<ShapePlan> {
+    let as_written = lex(text, ctx.standard_conforming_strings).ok()?;
+    let mut tokens = as_written.clone();
     if !is_small(text, &tokens) {
         return None;
     }
@@ -54,7 +63,8 @@ pub fn plan_shape(text: &str, ctx: &Context<'_>) -> Option<Plan> {
         Plan::Insert(insert) => insert.rows.iter_mut().all(|row| lift(&mut row.tenant)),
         _ => false,
     };
-    lifted.then_some(plan)
+    let parameter_types = parameter_types(text, &as_written, &plan);
+    lifted.then_some(ShapePlan { plan, parameter_types })
 }
 
 /// False for what is neither lifted nor NULL.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::run::Session;
+use super::shapes::{Asking, Keep, Kept, Route};
 use super::statement::Statement;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
@@ -44,14 +45,27 @@ impl Session {
         self.context_of(|context| self.thread.plans.plan(text, context))
     }
 
+    /// What is made of the way of a text whose shape is known; its tenants are counted.
+    pub(super) fn by_shape<T>(
+        &mut self,
+        text: &str,
+        keep: Keep,
+        make: impl FnOnce(Route, Kept, &Context<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let mut sighting = self.load.take_sighting();
+        let mut asking = Asking { meter: self.load.meter(), sighting: &mut sighting, keep };
+        let made = self.context_of(|context| {
+            let (route, kept) = self.thread.shapes.route_for(text, context, &mut asking)?;
+            make(route, kept, context)
+        });
+        self.load.put_back(sighting);
+        made
+    }
+
     /// Where a text goes that differs from an earlier one only in its constants; `None`: it must be planned.
     pub async fn place_by_shape(&mut self, text: &str) -> Result<Option<Place>> {
         loop {
-            let mut sighting = self.load.take_sighting();
-            let meter = self.load.meter();
-            let route = self.context_of(|context| self.thread.shapes.route_seen(text, context, meter, &mut sighting));
-            self.load.put_back(sighting);
-            let Some(route) = route else { return Ok(None) };
+            let Some(route) = self.by_shape(text, Keep::Nothing, |route, _, _| Some(route)) else { return Ok(None) };
             self.refuse_if_failed()?;
             if self.concerns_replicas() {
                 self.choose(route.only_reads).await?;

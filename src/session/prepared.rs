@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::own_settings;
 use super::place::Place;
 use super::run::Session;
+use super::shapes::Keep;
 use super::statement::{Naming, Number, Parsed, Statement, Unnamed};
 use crate::backend::{Description, Plans, PooledServer, ShareUnnamed, StatementKey, quote_literal};
 use crate::catalog::is_away;
@@ -148,8 +149,23 @@ impl Session {
             ShareUnnamed::Auto if statement.plan.has_one_good_plan() => Plans::Any,
             _ => Plans::WithValues,
         };
-        let number = unnamed.number(self.thread.executor.catalog.schema_changes(), || self.thread.plans.fresh_number());
-        Some((StatementKey { statement: number, group: group.map_or(0, |g| g.0) }, plans))
+        Some((self.key_of_kept(unnamed, group), plans))
+    }
+
+    pub(super) fn key_of_kept(&self, unnamed: &Unnamed, group: Option<ShardGroupId>) -> StatementKey {
+        let schema_changes = self.thread.executor.catalog.schema_changes();
+        let statement = unnamed.number(schema_changes, || self.thread.plans.fresh_number());
+        StatementKey { statement, group: group.map_or(0, |g| g.0) }
+    }
+
+    /// Which statements of simple queries servers may keep: those that are planned once for all values.
+    pub(super) fn keep_simple(&self) -> Keep {
+        match self.thread.executor.settings.load().share_unnamed {
+            ShareUnnamed::Off | ShareUnnamed::Parsed => Keep::Nothing,
+            // See `key_of_unnamed`.
+            ShareUnnamed::Auto if self.is_in_block() => Keep::FixedColumns,
+            ShareUnnamed::Auto | ShareUnnamed::Planned => Keep::Everything,
+        }
     }
 
     /// What its constants are read by now.

@@ -9,19 +9,25 @@
 //! Whatever is not certain here (several groups, a value that is not hashed alike everywhere, no proof) is left to the
 //! planner. A shape is good for one map version and one search_path.
 
+mod kept;
+
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 
 use crate::executor::Use;
 use crate::executor::loads::{Meter, Sighting};
-use crate::planner::{Context, Plan, plan_shape};
+use crate::planner::{Context, Plan, ShapePlan, plan_shape};
 use crate::shard_map::{ColocationId, HashType, ShardGroupId};
 use crate::sql::lexer::TokenKind;
 use crate::sql::skeleton::{Skeleton, literal_value, shift};
 use crate::sql::{Access, Operand, Spliced};
 use crate::tally::Lookups;
+use crate::wire::frontend::Bind;
+
+pub use kept::{Keep, KeptShape};
 
 /// Where one text goes.
 #[derive(Debug)]
@@ -63,6 +69,17 @@ struct Shape {
     kind: usize,
     is_read: bool,
     only_reads: bool,
+    kept: Option<Rc<KeptShape>>,
+}
+
+pub type Kept = Option<(Rc<KeptShape>, Bind)>;
+
+/// Who asks for a route.
+pub struct Asking<'a> {
+    /// The tenants that the text names are shown to it.
+    pub meter: &'a Meter,
+    pub sighting: &'a mut Sighting,
+    pub keep: Keep,
 }
 
 impl Shapes {
@@ -73,17 +90,12 @@ impl Shapes {
 
     /// Where a text of one statement goes; `None`: ask the planner.
     pub fn route(&self, text: &str, context: &Context<'_>) -> Option<Route> {
-        self.route_seen(text, context, &Meter::default(), &mut Sighting::default())
+        let (meter, sighting) = (&Meter::default(), &mut Sighting::default());
+        Some(self.route_for(text, context, &mut Asking { meter, sighting, keep: Keep::Nothing })?.0)
     }
 
-    /// As `route`; the tenants that it names are shown to the meter.
-    pub fn route_seen(
-        &self,
-        text: &str,
-        context: &Context<'_>,
-        meter: &Meter,
-        sighting: &mut Sighting,
-    ) -> Option<Route> {
+    /// As `route`. Where servers keep it, its query has parameters, which are bound to these values.
+    pub fn route_for(&self, text: &str, context: &Context<'_>, asking: &mut Asking<'_>) -> Option<(Route, Kept)> {
         let mut scanned = self.scanned.borrow_mut();
         if !context.standard_conforming_strings || !scanned.scan(text) {
             return None;
@@ -94,7 +106,7 @@ impl Shapes {
             && known.version == version
             && known.search_path == context.search_path
         {
-            let route = known.shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, meter, sighting));
+            let route = known.shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, asking));
             self.lookups.note(route.is_some());
             return route;
         }
@@ -103,7 +115,7 @@ impl Shapes {
             known.clear();
         }
         let shape = Shape::new(text, &scanned, context);
-        let route = shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, meter, sighting));
+        let route = shape.as_ref().and_then(|shape| shape.route(text, &scanned, context, asking));
         known.insert(scanned.key().into(), Known { version, search_path: context.search_path.to_vec(), shape });
         route
     }
@@ -111,16 +123,19 @@ impl Shapes {
 
 impl Shape {
     fn new(text: &str, skeleton: &Skeleton, context: &Context<'_>) -> Option<Self> {
-        let plan = plan_shape(text, context)?;
+        let ShapePlan { plan, parameter_types } = plan_shape(text, context)?;
         let (kind, only_reads) = (plan.kind(), plan.only_reads());
         let is_read = matches!(&plan, Plan::Router(router) if router.access == Access::Read);
-        let (colocation, operands, used, query) = match plan {
-            Plan::Router(router) => (router.colocation, router.operands, Use::Compared, router.query),
+        let (colocation, operands, used, query, returns_rows) = match plan {
+            Plan::Router(router) => {
+                (router.colocation, router.operands, Use::Compared, router.query, router.returns_rows)
+            }
             // Refused where the planner's way is gone.
             Plan::Insert(insert) if insert.rows.iter().any(|row| row.tenant == Operand::Null) => return None,
             Plan::Insert(insert) => {
                 let used = Use::stored_in(&insert.table);
-                (insert.table.colocation, insert.rows.into_iter().map(|row| row.tenant).collect(), used, insert.query)
+                let operands = insert.rows.into_iter().map(|row| row.tenant).collect();
+                (insert.table.colocation, operands, used, insert.query, insert.returns_rows)
             }
             _ => return None,
         };
@@ -138,7 +153,19 @@ impl Shape {
                 _ => return None,
             }
         }
-        Some(Self { colocation, hash, used, tenants, query, skeleton: skeleton.clone(), kind, is_read, only_reads })
+        let kept = parameter_types.and_then(|types| KeptShape::new(text, skeleton, types, &query, returns_rows));
+        Some(Self {
+            colocation,
+            hash,
+            used,
+            tenants,
+            query,
+            skeleton: skeleton.clone(),
+            kind,
+            is_read,
+            only_reads,
+            kept,
+        })
     }
 
     fn route(
@@ -146,15 +173,14 @@ impl Shape {
         text: &str,
         scanned: &Skeleton,
         context: &Context<'_>,
-        meter: &Meter,
-        sighting: &mut Sighting,
-    ) -> Option<Route> {
+        asking: &mut Asking<'_>,
+    ) -> Option<(Route, Kept)> {
         let colocation = context.map.colocation(self.colocation)?;
         let mut target = None;
         for tenant in &self.tenants {
             let literal = literal_value(text, scanned.literals().get(*tenant as usize)?)?;
             let value = self.hash.read_stored_text(&literal, self.used.type_modifier())?;
-            meter.see(sighting, self.colocation, self.hash, &value);
+            asking.meter.see(asking.sighting, self.colocation, self.hash, &value);
             let group = colocation.group_of(&value)?.id;
             if target.replace(group).is_some_and(|other| other != group) {
                 return None;
@@ -162,14 +188,18 @@ impl Shape {
         }
         // Only NULLs: no row can match, any group says so.
         let group = target.or_else(|| colocation.shard_groups.first().map(|g| g.id))?;
-        Some(Route {
+        let bound = |kept: &Rc<KeptShape>| Some((kept.clone(), kept.bind(text, scanned, asking.keep)?));
+        let kept = self.kept.as_ref().and_then(bound);
+        let query = kept.as_ref().map_or(&self.query, |(kept, _)| &kept.query);
+        let route = Route {
             colocation: self.colocation,
             group,
-            query: shift(&self.query, &self.skeleton, scanned, text),
+            query: shift(query, &self.skeleton, scanned, text),
             kind: self.kind,
             is_read: self.is_read,
             only_reads: self.only_reads,
-        })
+        };
+        Some((route, kept))
     }
 }
 

@@ -36,7 +36,7 @@ use crate::planner::Plan;
 use crate::shard_map::{ColocationId, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frame::HEADER_LEN;
-use crate::wire::frontend::{self, Bind, Parse};
+use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::reply_queue::{Reply, To};
 
 /// What goes it.
@@ -258,15 +258,10 @@ impl Session {
         if !self.may_take_statement() || self.thread.shared.holds.held() > 0 || self.may_run_opaque_code(text) {
             return None;
         }
-        let mut sighting = self.load.take_sighting();
-        let meter = self.load.meter();
-        let found = self.context_of(|context| {
-            let route = self.thread.shapes.route_seen(text, context, meter, &mut sighting)?;
+        let (route, kept, node, version) = self.by_shape(text, self.keep_simple(), |route, kept, context| {
             let node = context.map.colocation(route.colocation)?.group(route.group)?.node;
-            Some((route, node, context.map.version()))
-        });
-        self.load.put_back(sighting);
-        let (route, node, version) = found?;
+            Some((route, kept, node, context.map.version()))
+        })?;
         let way = Way {
             colocation: route.colocation,
             group: route.group,
@@ -278,7 +273,20 @@ impl Session {
         };
         let mut under_way = self.set_out(way, unit, b'Q')?;
         self.forget_unnamed();
-        under_way.seat.server().queue_query(&under_way.query.render(Some(under_way.group)), To::Client);
+        let (server, query, group) = (under_way.seat.server(), &under_way.query, Some(under_way.group));
+        match kept {
+            None => server.queue_query(&query.render(group), To::Client),
+            Some((kept, bind)) => {
+                let key = self.key_of_kept(&kept.unnamed, group);
+                server.ensure_prepared(key, Plans::Any, &kept.types, To::Nobody, || query.render(group));
+                server.queue_bind_prepared(&bind, key, To::Nobody);
+                if kept.returns_rows {
+                    server.queue_describe(Target::Portal(b""), To::Client);
+                }
+                server.queue_execute(b"", 0, To::Client);
+                server.queue_sync();
+            }
+        }
         Some(ShortWay::Statement(under_way))
     }
 

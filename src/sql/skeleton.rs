@@ -61,6 +61,10 @@ impl Skeleton {
         &self.literals
     }
 
+    pub fn has_comments(&self) -> bool {
+        self.steps.len() > self.literals.len()
+    }
+
     /// As the function `scan`, into this value's buffers. False: no skeleton, and the contents mean nothing.
     pub fn scan(&mut self, text: &str) -> bool {
         self.key.clear();

@@ -1,5 +1,7 @@
 //! Messages that clients send: opening those that routing must look into, and writing them to servers.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{HEADER_LEN, begin_frame, end_frame};
@@ -41,6 +43,24 @@ pub struct Bind {
     /// Where in `tail` every `MARK_EVERY`th parameter begins, but for the first: so that one of 65,535 is found without a
     /// walk over all before it.
     marks: Vec<u32>,
+}
+
+/// Up to where the parameters begin.
+fn text_tail(count: usize) -> BytesMut {
+    let mut tail = BytesMut::with_capacity(64);
+    tail.put_u16(0);
+    tail.put_u16(count as u16);
+    tail
+}
+
+fn put_text(tail: &mut BytesMut, value: Option<&str>) {
+    match value {
+        None => tail.put_i32(-1),
+        Some(text) => {
+            tail.put_i32(text.len() as i32);
+            tail.put_slice(text.as_bytes());
+        }
+    }
 }
 
 /// No parameters, and all results in text.
@@ -89,24 +109,26 @@ impl Bind {
 
     /// A Bind with text parameters and text results, as EXECUTE and the proxy's own statements need it.
     pub fn text(parameters: &[Option<&str>]) -> Self {
-        let mut tail = BytesMut::new();
-        tail.put_u16(0);
-        tail.put_u16(parameters.len() as u16);
-        for parameter in parameters {
-            match parameter {
-                None => tail.put_i32(-1),
-                Some(text) => {
-                    tail.put_i32(text.len() as i32);
-                    tail.put_slice(text.as_bytes());
-                }
-            }
-        }
+        let mut tail = text_tail(parameters.len());
+        parameters.iter().for_each(|parameter| put_text(&mut tail, *parameter));
+        Self::of_text_tail(tail, parameters.len())
+    }
+
+    /// The same of values none of which is NULL; `None` where one is not to be had.
+    pub fn of_texts<'t>(mut values: impl ExactSizeIterator<Item = Option<Cow<'t, str>>>) -> Option<Self> {
+        let count = values.len();
+        let mut tail = text_tail(count);
+        values.try_for_each(|value| value.map(|text| put_text(&mut tail, Some(&text))))?;
+        Some(Self::of_text_tail(tail, count))
+    }
+
+    fn of_text_tail(mut tail: BytesMut, count: usize) -> Self {
         tail.put_u16(0);
         Self {
             portal: Bytes::new(),
             statement: Bytes::new(),
             tail: tail.freeze(),
-            parameters: parameters.len() as u16,
+            parameters: count as u16,
             formats: 0,
             marks: Vec::new(),
         }

@@ -67,22 +67,42 @@ impl Client {
         frontend::execute(b"", 0, &mut self.out);
     }
 
+    /// Sends what was queued, and reads up to ReadyForQuery: tags and payloads.
+    pub fn frames(&mut self) -> Vec<(u8, Vec<u8>)> {
+        self.flush();
+        let mut frames = Vec::new();
+        while let Some(frame) = self.frame() {
+            let is_last = frame.0 == b'Z';
+            frames.push(frame);
+            if is_last {
+                break;
+            }
+        }
+        frames
+    }
+
+    /// `None` at the end.
+    fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 5];
+        self.stream.read_exact(&mut head).ok()?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut payload = vec![0; length - 4];
+        self.stream.read_exact(&mut payload).expect("frames are whole");
+        Some((head[0], payload))
+    }
+
     /// Sends what was queued, and reads up to ReadyForQuery. Messages by tag; of rows, command tags, errors (the
     /// SQLSTATE) and the transaction's status what they say: `T D(1,a) C(SELECT 1) Z(I)`.
     pub fn answer(&mut self) -> String {
         self.flush();
         let mut said = Vec::new();
         loop {
-            let mut head = [0; 5];
-            if self.stream.read_exact(&mut head).is_err() {
+            let Some((tag, payload)) = self.frame() else {
                 said.push("closed".to_owned());
                 return said.join(" ");
-            }
-            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-            let mut payload = vec![0; length - 4];
-            self.stream.read_exact(&mut payload).expect("frames are whole");
+            };
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            match head[0] {
+            match tag {
                 b'D' => {
                     let row = tenantry::wire::rows::read_data_row(&payload).unwrap();
                     let row: Vec<_> = row.iter().map(|v| v.map_or("NULL".to_owned(), text)).collect();

@@ -95,7 +95,7 @@ impl Plan {
     /// that is good.
     pub fn has_one_good_plan(&self) -> bool {
         match self {
-            Plan::Router(router) => router.names_one_row,
+            Plan::Router(router) => router.one_row_of.is_some(),
             Plan::Insert(insert) => insert.reads_nothing,
             _ => false,
         }

@@ -1,6 +1,8 @@
 //! Statements that run on shards: one shard group, many of them, or rows of many combined on the coordinator.
 
-use crate::shard_map::ColocationId;
+use std::sync::Arc;
+
+use crate::shard_map::{ColocationId, Table};
 use crate::sql::{Access, Operand, Spliced};
 
 /// One shard group runs the text. All operands must lie in one group (NULLs aside); when they don't,
@@ -14,8 +16,8 @@ pub struct Router {
     /// SELECT ... FOR UPDATE and the like: a read that locks.
     pub locks_rows: bool,
     pub returns_rows: bool,
-    /// It concerns one row at most, by a unique key.
-    pub names_one_row: bool,
+    /// The one table that it concerns, of which it is one row at most, by a unique key.
+    pub one_row_of: Option<Arc<Table>>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,152 @@
+//! Which statements mean the same with parameters in the place of their literals, so that servers can keep them prepared.
+//!
+//! ```text
+//!   UPDATE t SET note = 'x' WHERE tenant = 42 AND id = 7   ──>   UPDATE t SET note = $1 WHERE tenant = $2 AND id = $3
+//! ```
+//!
+//! Postgres reads a literal by what stands around it: `ORDER BY 1`, `date '2024-01-01'`, `numeric(10, 2)` are no values, and
+//! `GROUP BY a + 1` has to repeat what is selected. So this is a list of what is certain, by the tokens beside each literal;
+//! and it is asked only of statements for which one plan is as good as any.
+
+use crate::shard_map::{Column, Table};
+use crate::sql::lexer::{Token, TokenKind, fold, is_keyword};
+use crate::sql::skeleton::is_literal;
+
+use super::Plan;
+
+/// `int4`, as which Postgres reads an integer that fits.
+pub const INT4_OID: u32 = 23;
+/// `text`, `bpchar`, `varchar`: what any string is a value of.
+const TEXT_OIDS: [u32; 3] = [25, 1042, 1043];
+
+/// For each literal the type of the parameter that may take its place: `INT4_OID` for integers, if the value fits; 0 for
+/// strings, which are read as what they are compared with or stored as. `None`: not proved, or there is none.
+pub fn parameter_types(text: &str, tokens: &[Token], plan: &Plan) -> Option<Vec<u32>> {
+    let statement = Statement::read(text, tokens, plan)?;
+    let literals = (0..tokens.len()).filter(|at| is_literal(tokens[*at].kind));
+    let types: Vec<u32> = literals.map(|at| statement.parameter_type(at)).collect::<Option<_>>()?;
+    (!types.is_empty()).then_some(types)
+}
+
+struct Statement<'a> {
+    text: &'a str,
+    tokens: &'a [Token],
+    table: &'a Table,
+    /// Of an INSERT: where each value of its row begins, and for which column.
+    values: Vec<(usize, &'a Column)>,
+}
+
+impl<'a> Statement<'a> {
+    fn read(text: &'a str, tokens: &'a [Token], plan: &'a Plan) -> Option<Self> {
+        let has = |keyword: &str| tokens.iter().any(|token| is_keyword(text, token, keyword));
+        if tokens.iter().any(|token| matches!(token.kind, TokenKind::Param(_))) || has("group") || has("distinct") {
+            return None;
+        }
+        // Which index ON CONFLICT means may depend on constants.
+        let names_index = |token: &&Token| !is_keyword(text, token, "do");
+        let target = tokens.iter().skip_while(|token| !is_keyword(text, token, "conflict")).take_while(names_index);
+        if target.into_iter().any(|token| is_literal(token.kind)) {
+            return None;
+        }
+        match plan {
+            Plan::Router(router) => {
+                let table = router.one_row_of.as_deref()?;
+                Some(Self { text, tokens, table, values: Vec::new() })
+            }
+            Plan::Insert(insert) if insert.reads_nothing && insert.rows.len() == 1 => {
+                let table = &*insert.table;
+                let values = values_of_row(text, tokens, table)?;
+                Some(Self { text, tokens, table, values })
+            }
+            _ => None,
+        }
+    }
+
+    fn parameter_type(&self, at: usize) -> Option<u32> {
+        let follows_well = match self.tokens.get(at + 1).map(|token| token.kind) {
+            None => true,
+            Some(TokenKind::Punct(byte)) => matches!(byte, b')' | b',' | b';'),
+            Some(TokenKind::Operator) => self.is_operator(at + 1, &[COMPARING, COUNTING]),
+            Some(TokenKind::Word) => {
+                self.is_word(at + 1, &["and", "or", "where", "returning", "limit", "offset", "order", "for"])
+            }
+            Some(_) => false,
+        };
+        if !follows_well {
+            return None;
+        }
+        let stored_in = self.values.iter().find(|(begins, _)| *begins == at).map(|(_, column)| *column);
+        match self.tokens[at].kind {
+            TokenKind::Integer => {
+                let stands_well = stored_in.is_some()
+                    || at > 0
+                        && (self.is_operator(at - 1, &[COMPARING, COUNTING])
+                            || self.is_word(at - 1, &["limit", "offset"]));
+                stands_well.then_some(INT4_OID)
+            }
+            TokenKind::String | TokenKind::EString | TokenKind::DollarString => {
+                let column = stored_in.or_else(|| self.compared_with(at))?;
+                TEXT_OIDS.contains(&column.type_oid).then_some(0)
+            }
+            _ => None,
+        }
+    }
+
+    /// The column of `column = literal`, in a condition or behind SET.
+    fn compared_with(&self, at: usize) -> Option<&'a Column> {
+        let name = self.tokens.get(at.checked_sub(2)?)?;
+        let is_field = at > 3 && self.tokens[at - 3].is_punct(b'.') && !self.tokens[at - 4].is_identifier();
+        if self.tokens[at - 1].text(self.text) != "=" || !name.is_identifier() || is_field {
+            return None;
+        }
+        let name = fold(self.text, name);
+        self.table.columns.iter().find(|column| column.name == name)
+    }
+
+    fn is_operator(&self, at: usize, lists: &[&[&str]]) -> bool {
+        let token = &self.tokens[at];
+        let text = token.text(self.text);
+        token.kind == TokenKind::Operator && lists.iter().any(|list| list.contains(&text))
+    }
+
+    fn is_word(&self, at: usize, words: &[&str]) -> bool {
+        words.iter().any(|word| is_keyword(self.text, &self.tokens[at], word))
+    }
+}
+
+/// Where each value of `INSERT INTO t [(a, b)] VALUES (1, f(2))` begins, and for which column.
+fn values_of_row<'t>(text: &str, tokens: &[Token], table: &'t Table) -> Option<Vec<(usize, &'t Column)>> {
+    let values = tokens.iter().position(|token| is_keyword(text, token, "values"))?;
+    if !tokens.get(values + 1)?.is_punct(b'(') {
+        return None;
+    }
+    let columns: Vec<&Column> = match tokens[..values].last()?.is_punct(b')') {
+        false => table.columns.iter().collect(),
+        true => {
+            let opens = tokens[..values].iter().rposition(|token| token.is_punct(b'('))?;
+            let names = tokens[opens + 1..values - 1].iter().filter(|token| !token.is_punct(b','));
+            let named = |token: &Token| {
+                let name = fold(text, token);
+                table.columns.iter().find(|column| column.name == name)
+            };
+            names.map(named).collect::<Option<_>>()?
+        }
+    };
+    let mut begins = vec![values + 2];
+    let mut depth = 1;
+    for (at, token) in tokens.iter().enumerate().skip(values + 2) {
+        match token.kind {
+            TokenKind::Punct(b'(' | b'[') => depth += 1,
+            TokenKind::Punct(b')' | b']') => depth -= 1,
+            TokenKind::Punct(b',') if depth == 1 => begins.push(at + 1),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    Some(begins.into_iter().zip(columns).collect())
+}
+
+const COMPARING: &[&str] = &["=", "<", ">", "<=", ">=", "<>", "!="];
+const COUNTING: &[&str] = &["+", "-", "*"];
