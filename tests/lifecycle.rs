@@ -300,6 +300,8 @@ async fn operators_end_sessions_and_the_process() {
     let begun = "BEGIN; INSERT INTO visits VALUES (1, 1)";
     let sleepers = || served.everywhere("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
 
+    operators_are_shown_the_name_that_holds(&served, &operator).await;
+
     // One session.
     let victim = format!("{}?application_name=victim", served.dsn(0));
     for sql in ["SELECT 1", begun, "SELECT 1 / 0", "SELECT pg_sleep(600)"] {
@@ -406,6 +408,28 @@ fn let_operator_in(served: &Served) {
 }
 
 /// Of the row of a table of the admin database whose column `key` is `value`, the column `wanted`.
+/// As the client itself is told of it, whoever has set it and whatever became of that.
+async fn operators_are_shown_the_name_that_holds(served: &Served, operator: &tokio_postgres::Client) {
+    let body = "BEGIN PERFORM set_config('application_name', 'by code', false); RETURN 1; END";
+    served.psql(&format!("CREATE FUNCTION renames() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"));
+    let client = connect(&format!("{}?application_name=first", served.dsn(0))).await;
+    for (sql, name) in [
+        ("SELECT 1", "first"),
+        ("SET application_name = 'second'", "second"),
+        ("BEGIN; SET application_name = 'third'", "third"),
+        ("ROLLBACK", "second"),
+        ("BEGIN; SET LOCAL application_name = 'third'; COMMIT", "second"),
+        ("SELECT renames() FROM visits WHERE tenant = 1", "second"),
+        ("SELECT renames()", "by code"),
+        ("DISCARD ALL", "first"),
+        ("BEGIN; SELECT renames(); ROLLBACK", "first"),
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let shown = field(operator, "SHOW CLIENTS", "application_name", name, "id").await;
+        assert!(shown.is_some(), "{name} behind {sql}");
+    }
+}
+
 async fn field(operator: &tokio_postgres::Client, show: &str, key: &str, value: &str, wanted: &str) -> Option<String> {
     use tokio_postgres::SimpleQueryMessage::Row;
     let answer = operator.simple_query(show).await.expect("it is shown");

@@ -433,8 +433,16 @@ impl Session {
         while let Some((name, value)) = changes.next() {
             // What came of it last is all that counts.
             if changes.as_slice().iter().all(|(later, _)| *later != name) {
-                answer::parameter_status(&name, &value, self.client.out());
+                self.tell_parameter(&name, &value);
             }
+        }
+    }
+
+    /// The client hears of it, and operators of what they see.
+    pub(super) fn tell_parameter(&mut self, name: &str, value: &str) {
+        answer::parameter_status(name, value, self.client.out());
+        if name == "application_name" {
+            self.presence.set_application(value);
         }
     }
 

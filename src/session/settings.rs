@@ -220,7 +220,7 @@ impl Session {
         self.settings = self.startup_settings.clone();
         let now = self.coordinator_parameters().await?;
         for (name, value) in changed_parameters(&told, &now) {
-            answer::parameter_status(&name, &value, self.client.out());
+            self.tell_parameter(&name, &value);
         }
         self.read_search_path().await?;
         answer::command_complete("DISCARD ALL", self.client.out());
