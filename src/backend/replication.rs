@@ -130,7 +130,12 @@ impl ReplicationStream {
                 b'd' => return self.read(frame.bytes.slice(HEADER_LEN..)),
                 b'E' => return Err(PgError::from_body(frame.payload())),
                 b'S' | b'N' => {}
-                _ => return Err(broken("the change stream ended")),
+                // Behind the last of what it had, as the streams' end or the command's.
+                b'c' | b'C' => {
+                    return Err(PgError::new(SqlState::CONNECTION_FAILURE, "the change stream ended")
+                        .detail("The server is being shut down."));
+                }
+                tag => return Err(broken(&format!("unexpected message '{}' in a change stream", tag as char))),
             }
         }
     }

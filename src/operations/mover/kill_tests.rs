@@ -4,6 +4,7 @@
 use super::tests::{GROUP, SOURCE, Stage, TARGET};
 use super::undo_kill_tests::{expect, settle, write, write_at};
 use super::*;
+use crate::backend::replication::{Event, ReplicationConnection};
 
 /// `orders` has 400 rows, as the other stage's.
 const TABLES: &str = "
@@ -89,5 +90,36 @@ async fn servers_are_killed_while_a_shard_moves() {
             assert_eq!(stage.number(home, &items).await, 400, "{when}");
         }
     }
+    stage.strike().await;
+}
+
+/// Goal: a move whose source is shut down says so, as one whose source crashes, and nothing of a protocol.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_stream_of_a_server_that_is_shut_down_is_a_lost_connection() {
+    let mut stage = Stage::set(1, "").await;
+    stage.workers[0].batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await.unwrap();
+    let (address, identity) = session::replication_login(&stage.environment, SOURCE).unwrap();
+    let settings = stage.environment.catalog.settings();
+    let connection = ReplicationConnection::connect(&settings.access, &address, &identity, settings.connect_timeout);
+    let mut connection = connection.await.unwrap();
+    let slot = connection.create_slot("followed").await.unwrap();
+    let mut stream = connection.start("followed", "everything", slot.consistent_point).await.unwrap();
+    let following = tokio::spawn(async move {
+        loop {
+            match stream.next().await {
+                Ok(Event::Keepalive(position)) => stream.confirm(position).await.unwrap(),
+                Ok(Event::Change(_)) => {}
+                Err(error) => return error,
+            }
+        }
+    });
+    // Before that a server ends it by an error of its own (57P01).
+    let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+    while stage.number(SOURCE, streams).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    stage.stop(SOURCE);
+    let error = following.await.unwrap();
+    assert_eq!(error.code(), SqlState::CONNECTION_FAILURE, "{error}");
     stage.strike().await;
 }

@@ -165,6 +165,12 @@ impl Stage {
         .unwrap();
     }
 
+    /// Ends a worker in good order: it waits for its change streams to have taken all that there is.
+    pub fn stop(&mut self, node: NodeId) {
+        let cluster = self.cluster.as_mut().unwrap();
+        tokio::task::block_in_place(|| cluster.stop_worker(node.0 as usize - 1)).unwrap();
+    }
+
     pub async fn restart(&mut self, node: NodeId) {
         let cluster = self.cluster.as_mut().unwrap();
         if node.is_coordinator() {
