@@ -304,7 +304,12 @@ impl Client {
         if self.out.is_empty() && self.out.capacity() > KEEP_LEN {
             self.out = BytesMut::new();
         }
-        self.read.reserve(if self.has_more { READ_LEN } else { REST_LEN });
+        let room = if self.has_more { READ_LEN } else { REST_LEN };
+        if self.read.is_empty() && !self.read.try_reclaim(room) {
+            // No larger than it has to be: `reserve` would add what was taken from the old one.
+            self.read = BytesMut::with_capacity(room);
+        }
+        self.read.reserve(room);
         let received = if self.read.is_empty() {
             self.stream.read_buf(&mut self.read).await?
         } else {

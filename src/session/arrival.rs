@@ -169,6 +169,8 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         answer::error(&as_fatal(error), session.client.out());
         return session.client.flush().await;
     }
+    // Ten thousand clients would keep what they have said of themselves.
+    drop(startup);
     // Not before: what the login has asked of the coordinator is no reason to keep a connection there.
     session.keep_servers();
     session.thread.metrics.logins.increment(1);
