@@ -136,6 +136,43 @@ fn a_rebalance_that_is_cancelled_gives_up_the_moves_under_way() {
     }
 }
 
+/// Goal: what somebody else moves while a drain has it in its plan is left out, not an error.
+/// Method: a client's transaction keeps the drain's first move waiting, while its last is made by hand, to another node; not by a
+/// change stream, which waits for the transaction too.
+#[test]
+fn a_drain_leaves_out_what_has_been_moved_meanwhile() {
+    let served = Served::start_with(3, 2, "[moves]\nper_node = 2\n");
+    served.psql("CREATE TABLE items (tenant int, id bigint, PRIMARY KEY (tenant, id))");
+    served.psql("SELECT create_distributed_table('items', 'tenant', shard_count => 6)");
+    let [one, other, leaving] = [0, 1, 2].map(|worker| served.worker_port(worker));
+    served.psql(&format!("SELECT citus_set_node_property('127.0.0.1', {leaving}, 'shouldhaveshards', false)"));
+    let plan = served.psql("SELECT shardid, targetport FROM get_rebalance_table_shards_plan(drain_only => true)");
+    let plan: Vec<_> = plan.lines().filter_map(|row| row.split_once('|')).collect();
+    let [(first, _), (last, planned)] = plan[..] else { panic!("{plan:?}") };
+    let tenants = format!(
+        "SELECT min(t) FROM generate_series(1, 100) t WHERE get_shard_id_for_distribution_column('items', t) = {first}"
+    );
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    client.query("BEGIN");
+    let tenant = served.psql(&tenants);
+    assert_eq!(client.query(&format!("INSERT INTO items VALUES ({tenant}, 1)")), "C(INSERT 0 1) Z(T)");
+
+    let drain = format!("SELECT citus_drain_node('127.0.0.1', {leaving})");
+    let drain = psql_command(&served.dsn(0)).args(["-c", &drain]).stderr(Stdio::piped()).spawn().expect("psql runs");
+    let under_way = "SELECT count(*) FROM tenantry.shard_move WHERE state = 'target_created'";
+    assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), under_way) == "1"), "the move waits");
+    let elsewhere = if planned == one.to_string() { other } else { one };
+    served.psql(&format!(
+        "SELECT citus_move_shard_placement({last}, '127.0.0.1', {leaving}, '127.0.0.1', {elsewhere}, 'block_writes')"
+    ));
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    let drained = drain.wait_with_output().expect("it ends");
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    let place = |of: &str| served.psql(&format!("SELECT nodeport FROM pg_dist_shard_placement WHERE {of}"));
+    assert_eq!(place(&format!("shardid = {last}")), elsewhere.to_string());
+    assert_eq!(place(&format!("nodeport = {leaving}")), "");
+}
+
 /// Goal: who waits for moves is told what is being moved while it is, and keeps that when it fails.
 /// Method: a client's transaction keeps a drain's first move from its copy; the move is given up only when it has been told of.
 #[test]

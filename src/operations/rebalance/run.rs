@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::plan::ShardMove;
 use super::sizes::shards_of;
-use crate::error::Result;
+use crate::error::{PgError, Result, SqlState};
 use crate::operations::mover::{
     MoveReport, MoveRequest, MoverEnvironment, Notice, Notify, TransferMode, move_shard_group,
 };
@@ -77,6 +77,9 @@ pub async fn carry_out(
     mode: TransferMode,
     notify: &Notify<'_>,
 ) -> Result<Option<MoveReport>> {
+    if !is_there(environment, step).await? {
+        return Ok(None);
+    }
     let map = environment.catalog.map();
     let shard = shards_of(&map, step).into_iter().map(|(_, shard)| shard.0).min();
     notify(Notice::new(format!(
@@ -86,7 +89,23 @@ pub async fn carry_out(
         address(&map, step.target)
     )));
     let request = MoveRequest { group: step.group, source: step.source, target: step.target, mode };
-    move_shard_group(environment, request, notify).await
+    match move_shard_group(environment, request, notify).await {
+        // While it waited for its turn.
+        Err(error) if is_of_its_place(&error) && !is_there(environment, step).await? => Ok(None),
+        ended => ended,
+    }
+}
+
+/// Not after a crash behind the move, when somebody has moved it by hand, or when it was split or dropped.
+async fn is_there(environment: &MoverEnvironment, step: &ShardMove) -> Result<bool> {
+    let map = environment.catalog.refresh().await?;
+    let home = map.colocation(step.colocation).and_then(|c| c.group(step.group)).map(|g| g.node);
+    Ok(home == Some(step.source))
+}
+
+/// See `mover::check`.
+fn is_of_its_place(error: &PgError) -> bool {
+    matches!(error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE | SqlState::UNDEFINED_OBJECT)
 }
 
 /// `host:port`, as messages show it.
