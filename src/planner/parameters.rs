@@ -63,10 +63,12 @@ impl<'a> Statement<'a> {
     }
 
     fn parameter_type(&self, at: usize) -> Option<u32> {
+        let is_integer = self.tokens[at].kind == TokenKind::Integer;
         let follows_well = match self.tokens.get(at + 1).map(|token| token.kind) {
             None => true,
             Some(TokenKind::Punct(byte)) => matches!(byte, b')' | b',' | b';'),
-            Some(TokenKind::Operator) => self.is_operator(at + 1, &[COMPARING, COUNTING]),
+            // What a string is read as would depend on it.
+            Some(TokenKind::Operator) => is_integer && self.is_operator(at + 1, &[COMPARING, COUNTING]),
             Some(TokenKind::Word) => {
                 self.is_word(at + 1, &["and", "or", "where", "returning", "limit", "offset", "order", "for"])
             }
@@ -92,15 +94,24 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// The column of `column = literal`, in a condition or behind SET.
+    /// The column of `column = literal`, which is a condition of its own or an assignment behind SET.
     fn compared_with(&self, at: usize) -> Option<&'a Column> {
-        let name = self.tokens.get(at.checked_sub(2)?)?;
-        let is_field = at > 3 && self.tokens[at - 3].is_punct(b'.') && !self.tokens[at - 4].is_identifier();
-        if self.tokens[at - 1].text(self.text) != "=" || !name.is_identifier() || is_field {
+        let mut begins = at.checked_sub(2)?;
+        let name = &self.tokens[begins];
+        if self.tokens[at - 1].text(self.text) != "=" || !name.is_identifier() {
             return None;
         }
+        while begins > 1 && self.tokens[begins - 1].is_punct(b'.') && self.tokens[begins - 2].is_identifier() {
+            begins -= 2;
+        }
+        let before = begins.checked_sub(1)?;
+        // `SET composite.field = ...` is another column's.
+        let may_be_set = begins + 2 == at;
+        let stands_alone = self.is_word(before, &["where", "and", "or", "not"])
+            || self.tokens[before].is_punct(b'(')
+            || may_be_set && (self.is_word(before, &["set"]) || self.tokens[before].is_punct(b','));
         let name = fold(self.text, name);
-        self.table.columns.iter().find(|column| column.name == name)
+        self.table.columns.iter().find(|column| column.name == name).filter(|_| stands_alone)
     }
 
     fn is_operator(&self, at: usize, lists: &[&[&str]]) -> bool {
