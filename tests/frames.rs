@@ -448,7 +448,7 @@ fn readers_that_do_not_read_cost_little(cluster: &Served) {
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() \
                 AND backend_type = 'client backend'";
     let is_free = || cluster.everywhere(busy).iter().all(|count| count == "0");
-    if !wait_until(Duration::from_secs(60), is_free) {
+    if !wait_until(Duration::from_secs(20), is_free) {
         let who = busy.replace("count(*)", "string_agg(query, '; ')");
         panic!("clients that do not read hold their servers: {:?}", cluster.everywhere(&who));
     }

@@ -30,7 +30,6 @@ mod utility_tests;
 
 pub use context::{Context, Mode, Provided};
 pub use foreign_key::{NO_CHANGE_ON_UPDATE, NO_SET_ON_DELETE, with_distribution_columns};
-pub use parameters::INT4_OID;
 pub use plan::*;
 pub use session_command::{
     MOVES_PER_NODE_SETTING, OWN_SETTINGS, POOL_MODE_SETTING, READ_FROM_SETTING, ReadFrom, SHARD_COUNT_SETTING,

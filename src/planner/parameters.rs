@@ -8,19 +8,13 @@
 //! `GROUP BY a + 1` has to repeat what is selected. So this is a list of what is certain, by the tokens beside each literal;
 //! and it is asked only of statements for which one plan is as good as any.
 
-use crate::shard_map::{Column, Table};
+use crate::shard_map::{Column, HashType, Table};
 use crate::sql::lexer::{Token, TokenKind, fold, is_keyword};
 use crate::sql::skeleton::is_literal;
 
 use super::Plan;
 
-/// `int4`, as which Postgres reads an integer that fits.
-pub const INT4_OID: u32 = 23;
-/// `text`, `bpchar`, `varchar`: what any string is a value of.
-const TEXT_OIDS: [u32; 3] = [25, 1042, 1043];
-
-/// For each literal the type of the parameter that may take its place: `INT4_OID` for integers, if the value fits; 0 for
-/// strings, which are read as what they are compared with or stored as. `None`: not proved, or there is none.
+/// For each literal the type of the parameter that may take its place: int4 for integers, if the value fits; 0 for strings, which are read as what they are compared with or stored as. `None`: not proved, or there is none.
 pub fn parameter_types(text: &str, tokens: &[Token], plan: &Plan) -> Option<Vec<u32>> {
     let statement = Statement::read(text, tokens, plan)?;
     let literals = (0..tokens.len()).filter(|at| is_literal(tokens[*at].kind));
@@ -44,22 +38,18 @@ impl<'a> Statement<'a> {
         }
         // Which index ON CONFLICT means may depend on constants.
         let names_index = |token: &&Token| !is_keyword(text, token, "do");
-        let target = tokens.iter().skip_while(|token| !is_keyword(text, token, "conflict")).take_while(names_index);
-        if target.into_iter().any(|token| is_literal(token.kind)) {
+        let mut target = tokens.iter().skip_while(|token| !is_keyword(text, token, "conflict")).take_while(names_index);
+        if target.any(|token| is_literal(token.kind)) {
             return None;
         }
-        match plan {
-            Plan::Router(router) => {
-                let table = router.one_row_of.as_deref()?;
-                Some(Self { text, tokens, table, values: Vec::new() })
-            }
+        let (table, values) = match plan {
+            Plan::Router(router) => (router.one_row_of.as_deref()?, Vec::new()),
             Plan::Insert(insert) if insert.reads_nothing && insert.rows.len() == 1 => {
-                let table = &*insert.table;
-                let values = values_of_row(text, tokens, table)?;
-                Some(Self { text, tokens, table, values })
+                (&*insert.table, values_of_row(text, tokens, &insert.table)?)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Self { text, tokens, table, values })
     }
 
     fn parameter_type(&self, at: usize) -> Option<u32> {
@@ -68,7 +58,7 @@ impl<'a> Statement<'a> {
             None => true,
             Some(TokenKind::Punct(byte)) => matches!(byte, b')' | b',' | b';'),
             // What a string is read as would depend on it.
-            Some(TokenKind::Operator) => is_integer && self.is_operator(at + 1, &[COMPARING, COUNTING]),
+            Some(TokenKind::Operator) => is_integer && self.is_operator(at + 1),
             Some(TokenKind::Word) => {
                 self.is_word(at + 1, &["and", "or", "where", "returning", "limit", "offset", "order", "for"])
             }
@@ -81,14 +71,14 @@ impl<'a> Statement<'a> {
         match self.tokens[at].kind {
             TokenKind::Integer => {
                 let stands_well = stored_in.is_some()
-                    || at > 0
-                        && (self.is_operator(at - 1, &[COMPARING, COUNTING])
-                            || self.is_word(at - 1, &["limit", "offset"]));
-                stands_well.then_some(INT4_OID)
+                    || at > 0 && (self.is_operator(at - 1) || self.is_word(at - 1, &["limit", "offset"]));
+                stands_well.then_some(HashType::Int4.oid())
             }
             TokenKind::String | TokenKind::EString | TokenKind::DollarString => {
                 let column = stored_in.or_else(|| self.compared_with(at))?;
-                TEXT_OIDS.contains(&column.type_oid).then_some(0)
+                // What any string is a value of.
+                let texts = [HashType::Text, HashType::Bpchar, HashType::Varchar];
+                texts.iter().any(|hash| hash.oid() == column.type_oid).then_some(0)
             }
             _ => None,
         }
@@ -114,10 +104,9 @@ impl<'a> Statement<'a> {
         self.table.columns.iter().find(|column| column.name == name).filter(|_| stands_alone)
     }
 
-    fn is_operator(&self, at: usize, lists: &[&[&str]]) -> bool {
+    fn is_operator(&self, at: usize) -> bool {
         let token = &self.tokens[at];
-        let text = token.text(self.text);
-        token.kind == TokenKind::Operator && lists.iter().any(|list| list.contains(&text))
+        token.kind == TokenKind::Operator && OPERATORS.contains(&token.text(self.text))
     }
 
     fn is_word(&self, at: usize, words: &[&str]) -> bool {
@@ -159,5 +148,5 @@ fn values_of_row<'t>(text: &str, tokens: &[Token], table: &'t Table) -> Option<V
     Some(begins.into_iter().zip(columns).collect())
 }
 
-const COMPARING: &[&str] = &["=", "<", ">", "<=", ">=", "<>", "!="];
-const COUNTING: &[&str] = &["+", "-", "*"];
+/// That compare and count.
+const OPERATORS: &[&str] = &["=", "<", ">", "<=", ">=", "<>", "!=", "+", "-", "*"];

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::run::Session;
-use super::shapes::{Asking, Keep, Kept, Route};
+use super::shapes::{Asking, Bound, Keep, Route};
 use super::statement::Statement;
 use crate::catalog::pg_error;
 use crate::error::{PgError, Result, SqlState};
@@ -50,13 +50,13 @@ impl Session {
         &mut self,
         text: &str,
         keep: Keep,
-        make: impl FnOnce(Route, Kept, &Context<'_>) -> Option<T>,
+        make: impl FnOnce(Route, Bound, &Context<'_>) -> Option<T>,
     ) -> Option<T> {
         let mut sighting = self.load.take_sighting();
         let mut asking = Asking { meter: self.load.meter(), sighting: &mut sighting, keep };
         let made = self.context_of(|context| {
-            let (route, kept) = self.thread.shapes.route_for(text, context, &mut asking)?;
-            make(route, kept, context)
+            let (route, bound) = self.thread.shapes.route_for(text, context, &mut asking)?;
+            make(route, bound, context)
         });
         self.load.put_back(sighting);
         made

@@ -72,7 +72,8 @@ struct Shape {
     kept: Option<Rc<KeptShape>>,
 }
 
-pub type Kept = Option<(Rc<KeptShape>, Bind)>;
+/// The statement that servers keep, and its values; none where the text goes as it is.
+pub type Bound = Option<(Rc<KeptShape>, Bind)>;
 
 /// Who asks for a route.
 pub struct Asking<'a> {
@@ -95,7 +96,7 @@ impl Shapes {
     }
 
     /// As `route`. Where servers keep it, its query has parameters, which are bound to these values.
-    pub fn route_for(&self, text: &str, context: &Context<'_>, asking: &mut Asking<'_>) -> Option<(Route, Kept)> {
+    pub fn route_for(&self, text: &str, context: &Context<'_>, asking: &mut Asking<'_>) -> Option<(Route, Bound)> {
         let mut scanned = self.scanned.borrow_mut();
         if !context.standard_conforming_strings || !scanned.scan(text) {
             return None;
@@ -174,7 +175,7 @@ impl Shape {
         scanned: &Skeleton,
         context: &Context<'_>,
         asking: &mut Asking<'_>,
-    ) -> Option<(Route, Kept)> {
+    ) -> Option<(Route, Bound)> {
         let colocation = context.map.colocation(self.colocation)?;
         let mut target = None;
         for tenant in &self.tenants {
@@ -188,9 +189,9 @@ impl Shape {
         }
         // Only NULLs: no row can match, any group says so.
         let group = target.or_else(|| colocation.shard_groups.first().map(|g| g.id))?;
-        let bound = |kept: &Rc<KeptShape>| Some((kept.clone(), kept.bind(text, scanned, asking.keep)?));
-        let kept = self.kept.as_ref().and_then(bound);
-        let query = kept.as_ref().map_or(&self.query, |(kept, _)| &kept.query);
+        let bind = |kept: &Rc<KeptShape>| Some((kept.clone(), kept.bind(text, scanned, asking.keep)?));
+        let bound = self.kept.as_ref().and_then(bind);
+        let query = bound.as_ref().map_or(&self.query, |(kept, _)| &kept.query);
         let route = Route {
             colocation: self.colocation,
             group,
@@ -199,7 +200,7 @@ impl Shape {
             is_read: self.is_read,
             only_reads: self.only_reads,
         };
-        Some((route, kept))
+        Some((route, bound))
     }
 }
 

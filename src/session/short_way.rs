@@ -258,9 +258,9 @@ impl Session {
         if !self.may_take_statement() || self.thread.shared.holds.held() > 0 || self.may_run_opaque_code(text) {
             return None;
         }
-        let (route, kept, node, version) = self.by_shape(text, self.keep_simple(), |route, kept, context| {
+        let (route, bound, node, version) = self.by_shape(text, self.keep_simple(), |route, bound, context| {
             let node = context.map.colocation(route.colocation)?.group(route.group)?.node;
-            Some((route, kept, node, context.map.version()))
+            Some((route, bound, node, context.map.version()))
         })?;
         let way = Way {
             colocation: route.colocation,
@@ -274,7 +274,7 @@ impl Session {
         let mut under_way = self.set_out(way, unit, b'Q')?;
         self.forget_unnamed();
         let (server, query, group) = (under_way.seat.server(), &under_way.query, Some(under_way.group));
-        match kept {
+        match bound {
             None => server.queue_query(&query.render(group), To::Client),
             Some((kept, bind)) => {
                 let key = self.key_of_kept(&kept.unnamed, group);

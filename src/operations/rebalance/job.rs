@@ -117,7 +117,8 @@ pub async fn run_rebalance_job(environment: &MoverEnvironment, job: &Job, notify
                 job_tasks::begin(&**client, task.id).await?;
                 running.push(step.clone());
                 let task = task.clone();
-                under_way.push(async move { (attempt(environment, &step, mode, notify).await, task, step) });
+                under_way
+                    .push(async move { (carry_out(environment, &step, mode, notify).await.map(|_| ()), task, step) });
             }
         }
         drop(client);
@@ -163,15 +164,6 @@ fn retry_pause(retries: u32) -> Duration {
 
 fn step(task: &Task) -> ShardMove {
     ShardMove { colocation: task.colocation, group: task.group, source: task.source, target: task.target }
-}
-
-async fn attempt(
-    environment: &MoverEnvironment,
-    step: &ShardMove,
-    mode: TransferMode,
-    notify: &Notify<'_>,
-) -> Result<()> {
-    carry_out(environment, step, mode, notify).await.map(|_| ())
 }
 
 /// The inner error is one that ends the job.

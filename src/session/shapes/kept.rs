@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::planner::INT4_OID;
 use crate::session::statement::Unnamed;
+use crate::sql::lexer::TokenKind;
 use crate::sql::skeleton::{LiteralSpan, Skeleton, literal_value};
 use crate::sql::{Splice, Spliced, With};
 use crate::wire::frontend::Bind;
@@ -57,12 +57,10 @@ impl KeptShape {
             self.unnamed.note_again();
             return None;
         }
-        let literals = scanned.literals().iter().zip(&*self.types);
-        let values = literals.map(|(literal, oid)| {
-            let fits = *oid != INT4_OID || literal.end - literal.start <= INT4_DIGITS;
-            literal_value(text, literal).filter(|_| fits)
-        });
-        Bind::of_texts(values)
+        let fits =
+            |literal: &LiteralSpan| literal.kind != TokenKind::Integer || literal.end - literal.start <= INT4_DIGITS;
+        let value = |literal| literal_value(text, literal).filter(|_| fits(literal));
+        Bind::of_texts(scanned.literals().iter().map(value))
     }
 }
 
