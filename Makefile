@@ -32,7 +32,6 @@ demo: build
 # The fuzz targets name their crates themselves (fuzz/Cargo.toml): first, because what they miss shows in seconds.
 test: setup lint
 	fuzz/run.sh 20
-	cargo build
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo "cargo nextest run"; cargo nextest run; \
 	else \

@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::process::Child;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::SinkExt;
@@ -216,7 +217,9 @@ async fn a_proxy_is_taken_over_and_stopped_without_a_loss() {
     assert!(served.logged(0).contains("is in use"), "{}", served.logged(0));
 
     let stop = Arc::new(Stop::default());
-    let load: Vec<_> = (0..4).map(|tenant| tokio::spawn(come_and_go(served.dsn(0), tenant, stop.clone()))).collect();
+    let connected: Vec<_> = (0..4).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let comes = |tenant: usize| come_and_go(served.dsn(0), tenant as i32, stop.clone(), connected[tenant].clone());
+    let load: Vec<_> = (0..4).map(|tenant| tokio::spawn(comes(tenant))).collect();
     let mut committed = 0;
     for round in 1..=3 {
         let open = connect(&served.dsn(0)).await;
@@ -230,7 +233,12 @@ async fn a_proxy_is_taken_over_and_stopped_without_a_loss() {
             a_cancel_reaches_the_old_process(&served, &open).await;
         }
         if round == 2 {
-            // It need not wait for sessions, but for transactions.
+            // It need not wait for sessions, but for transactions: those of the load, which stand between two statements now and
+            // then, have gone when each client has come to the successor.
+            let count = || connected.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+            let before = count();
+            let has_come = || count().iter().zip(&before).all(|(now, then)| *now > then + 1);
+            assert!(wait_until(PATIENCE, has_come), "the load goes on");
             support::signal(old.id(), "TERM");
             assert!(wait_until(PATIENCE, || served.logged(0).matches(" stopping").count() == round));
         }
@@ -444,11 +452,12 @@ async fn refused(operator: &tokio_postgres::Client, command: &str) -> String {
     error.code().expect("by the proxy").code().to_owned()
 }
 
-/// Connects, commits one row, goes, until `stop`. The number of rows; panics at any error.
-async fn come_and_go(dsn: String, tenant: i32, stop: Arc<Stop>) -> usize {
+/// Connects, commits one row, goes, until `stop`; counts its connections. The number of rows; panics at any error.
+async fn come_and_go(dsn: String, tenant: i32, stop: Arc<Stop>, connected: Arc<AtomicUsize>) -> usize {
     let mut committed = 0;
     while !stop.is_set() {
         let client = connect(&dsn).await;
+        connected.fetch_add(1, Ordering::SeqCst);
         client
             .execute("INSERT INTO visits VALUES ($1, $2)", &[&tenant, &(committed as i32)])
             .await
