@@ -72,10 +72,13 @@ async fn serve(settings: Settings, listeners: Listeners, signals: &Signals, log_
 
     let coordinator = ServerAddress { host: settings.catalog.host.clone(), port: settings.catalog.port };
     // Control connections are looked after from the first one on.
-    nodes.set_hosts(&[(coordinator.clone(), jobs::standbys_of_coordinator(&settings.catalog))]);
+    nodes.set_hosts(&[jobs::hosts_of_coordinator(&settings.catalog)]);
     let reach = catalog::Settings { nodes: Some(nodes.clone()), ..settings.catalog.clone() };
     let catalog = tokio::select! {
-        opened = Catalog::open(reach) => opened?,
+        opened = async {
+            jobs::look_for_coordinator(&reach, &nodes).await;
+            Catalog::open(reach).await
+        } => opened?,
         () = stop.cancelled() => return Ok(()),
     };
     let credentials = Credentials::open(&catalog).await?;

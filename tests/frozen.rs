@@ -4,10 +4,11 @@ mod support;
 
 use std::time::Duration;
 
+use support::frozen::Frozen;
 use support::ledger::Load;
 use support::served::Served;
 use support::wire_client::Client;
-use support::{dsn, psql, psql_error, signal, wait_until};
+use support::{dsn, psql, psql_error, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -77,24 +78,4 @@ fn a_worker_that_stands_still_is_told_of() {
     assert!(told.contains("08006"), "{told}");
     drop(frozen);
     assert_eq!(served.psql(plan), "0");
-}
-
-/// Every process of a server, which stands still until this is dropped.
-struct Frozen(Vec<u32>);
-
-impl Frozen {
-    fn server(port: u16) -> Self {
-        let all = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-                   UNION ALL SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int";
-        let pids: Vec<u32> = psql(&dsn(port), all).lines().map(|pid| pid.parse().expect("a process id")).collect();
-        // The one that starts others comes last: until then they may end.
-        pids.iter().for_each(|pid| signal(*pid, "STOP"));
-        Self(pids)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|pid| signal(*pid, "CONT"));
-    }
 }

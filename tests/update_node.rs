@@ -87,6 +87,53 @@ fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
     assert!(wait_until(PATIENCE, || !is_noted()), "nobody has to look there any more");
 }
 
+/// Goal: writes that wait for a paused node go on at the standby that was promoted meanwhile, once all is committed together; nothing that
+/// was acknowledged is missing, whether the catalog knew of the standby or not, and nobody follows the promotion before.
+/// Method: replication is asynchronous; clients of two proxies work all the time.
+#[test]
+fn a_pause_a_promotion_and_an_update_are_one_transaction() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("CREATE TABLE colors (id int PRIMARY KEY)");
+    served.psql("SELECT create_reference_table('colors')");
+    let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
+    let at = format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}");
+    let loads =
+        [0, 1].map(|proxy| Load::start(served.proxy_port(proxy), &tenants, 3, 1_000 + proxy as u64 * 100_000_000));
+    for (old, new, is_listed) in [(1, 3, false), (3, 4, true)] {
+        let [old, new] = [old, new].map(|number| served.worker_port(number));
+        served.servers().add_standby_of(old, new).expect("it copies the worker");
+        if is_listed {
+            served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+            let noted = format!("SELECT timeline IS NOT NULL FROM tenantry.node WHERE nodeid = {node}");
+            assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), &noted) == "t"), "proxies look after both");
+        }
+        let mut client = Client::connect(served.proxy_port(0), &[]);
+        assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+        let pause = format!("SELECT citus_pause_node_within_txn({node}, force => true, lock_cooldown => 300)");
+        assert_eq!(client.query(&pause), "T D() C(SELECT 1) Z(T)");
+        let copied = "SELECT pg_current_wal_lsn() = replay_lsn FROM pg_stat_replication";
+        assert!(wait_until(PATIENCE, || psql(&dsn(old), copied) == "t"), "it has everything");
+        assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+        // Longer than proxies take to see it.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(served.psql(&at), old.to_string(), "it is for the transaction to follow");
+        let update =
+            format!("SELECT citus_update_node({node}, '127.0.0.1', {new}, force => true, lock_cooldown => 300)");
+        let said = client.query(&update);
+        assert!(said.ends_with("C(SELECT 1) Z(T)"), "{said}");
+        assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+        loads.iter().for_each(Load::await_progress);
+        assert_eq!(served.psql(&at), new.to_string());
+        assert_eq!([psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)], ["0", "0"], "the old one is out of use");
+    }
+    let done = loads.into_iter().flat_map(|load| load.end().done).collect();
+    Ledger { done }.check(&served.psql("SELECT id FROM items"), 1_000);
+}
+
 /// Goal: a server that is only known by another name stays as it is, and one that cannot be reached is told of.
 /// Method: `force` for both.
 #[test]

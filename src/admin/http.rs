@@ -129,6 +129,7 @@ mod tests {
             port: 5432,
             is_active: true,
             should_have_shards: group_id != 0,
+            timeline: None,
             standbys: Vec::new(),
         };
         let group =

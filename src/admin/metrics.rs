@@ -110,6 +110,11 @@ const METRICS: &[Metric] = &[
         Unit::Seconds,
         "For how long at most a standby may lack what its primary has written",
     ),
+    gauge(
+        "tenantry_replaced_primaries_writable",
+        Unit::Count,
+        "1 while a server takes writes although another one was promoted in its place, otherwise 0",
+    ),
     gauge("tenantry_pool_node_is_up", Unit::Count, "0 while the server cannot be reached, otherwise 1"),
     histogram("tenantry_pool_answer_seconds", "From what was sent to a server to the end of its answer"),
     counter("tenantry_pool_bytes_total", Unit::Bytes, "Bytes received from a server and sent to it"),

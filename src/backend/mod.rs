@@ -41,6 +41,7 @@ pub use demands::{Demand, Demands};
 pub use describe::Description;
 pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;
+pub use hosts::{NodeHosts, WRITTEN_TIMELINE};
 pub use link::Link;
 pub use login::{Identity, Secret, ServerAccess, ServerAddress, unacceptable};
 pub use node::Node;

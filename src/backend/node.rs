@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use super::control::ControlLink;
-use super::hosts::{Hosts, Purpose};
+use super::hosts::{Found, Hosts, Purpose};
 use super::link::Link;
 use super::login::ServerAddress;
 use super::nodes::Nodes;
@@ -180,16 +180,52 @@ impl Node {
         lock(&self.hosts).current().clone()
     }
 
-    /// This server takes writes. When it is another than before, what goes on at that one is given up.
-    pub fn found_primary(&self, host: &ServerAddress) {
-        if !lock(&self.hosts).found(host) {
-            return;
+    /// Is this server to be asked for its timeline before `found_primary`?
+    pub fn is_doubtful(&self, host: &ServerAddress) -> bool {
+        lock(&self.hosts).is_doubtful(host)
+    }
+
+    /// This server takes writes; `timeline`: its own, where that was asked. False: another one was promoted since, and nothing is to
+    /// be written there. When it is another than before, what goes on at that one is given up.
+    pub fn found_primary(&self, host: &ServerAddress, timeline: Option<i32>) -> bool {
+        match lock(&self.hosts).found(host, timeline) {
+            Found::Same => return true,
+            Found::Earlier => return false,
+            Found::Another => {}
         }
-        tracing::warn!(node = %self.address, %host, "another server of the node takes writes now");
-        self.lock().give_up_all();
+        tracing::warn!(node = %self.address, %host, timeline, "another server of the node takes writes now");
+        self.give_up_all();
         if let Some(nodes) = self.nodes.upgrade() {
             nodes.promoted.notify_one();
         }
+        true
+    }
+
+    /// It is the node's primary no more.
+    pub(super) fn has_left(&self, host: &ServerAddress) -> bool {
+        let hosts = lock(&self.hosts);
+        hosts.is_replaced || hosts.current() != host
+    }
+
+    /// Whoever waits for one of its connections waits no longer, and nobody gets one that is open.
+    pub(super) fn give_up_all(&self) {
+        self.lock().give_up_all();
+    }
+
+    /// The catalog has given its server's place to another one. Sessions that are in the midst of something have a moment left: a commit
+    /// that takes the server out of use may be on its way there.
+    pub(super) fn replace(self: &Arc<Self>) {
+        self.retire_all();
+        if std::mem::replace(&mut lock(&self.hosts).is_replaced, true) {
+            return;
+        }
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            timer::sleep(LEAVE_WITHIN).await;
+            if let Some(node) = node.upgrade().filter(|node| lock(&node.hosts).is_replaced) {
+                node.give_up_all();
+            }
+        });
     }
 
     /// For how long at most a standby may lack what its primary has written; `None`: nobody knows.
@@ -511,6 +547,8 @@ const LOGINS_AT_ONCE: usize = 8;
 /// From this wait on a waiter of another pool goes before a connection's own pool: closing a connection for somebody
 /// else costs more than handing it on, so it is not done for every statement.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// What is under way at a server that was replaced has so long to end.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Between two attempts to log in to a server that has no connection left.

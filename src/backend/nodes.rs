@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::demands::Demands;
-use super::hosts::Purpose;
+use super::hosts::{NodeHosts, Purpose};
 use super::login::ServerAddress;
 use super::node::{Node, lock};
 use super::pool_settings::PoolSettings;
@@ -76,30 +76,41 @@ impl Nodes {
         lock(&self.nodes).values().cloned().collect()
     }
 
-    /// The servers of all nodes are these now: primaries, by which nodes are known, with their standbys. Idle connections to
-    /// what is not among them are closed.
-    pub fn set_hosts(self: &Arc<Self>, all: &[(ServerAddress, Vec<ServerAddress>)]) {
-        for (primary, standbys) in all {
-            lock(&self.node(primary, Purpose::Writes).hosts).set_standbys(standbys);
+    /// The servers of all nodes are these now. Idle connections to what is not among them are closed; those to a primary whose place
+    /// its standby has taken are given up.
+    pub fn set_hosts(self: &Arc<Self>, all: &[NodeHosts]) {
+        for NodeHosts { primary, standbys, timeline } in all {
+            let node = self.node(primary, Purpose::Writes);
+            let is_another = lock(&node.hosts).set(standbys, *timeline);
+            if is_another {
+                node.give_up_all();
+            }
         }
         for node in self.all() {
             let is_gone = match node.purpose {
-                Purpose::Writes => all.iter().all(|(primary, _)| *primary != node.address),
-                Purpose::Reads => all.iter().all(|(_, standbys)| !standbys.contains(&node.address)),
+                Purpose::Writes => all.iter().all(|known| known.primary != node.address),
+                Purpose::Reads => all.iter().all(|known| !known.standbys.contains(&node.address)),
             };
             if node.is_gone.swap(is_gone, Ordering::AcqRel) != is_gone {
                 node.review();
             }
-            // Sessions that keep theirs would go on with a server that nobody else asks.
-            if is_gone {
-                node.retire_all();
+            let is_standby = || all.iter().any(|known| known.standbys.contains(&node.current_host()));
+            match (is_gone, node.purpose) {
+                (true, Purpose::Writes) if is_standby() => node.replace(),
+                // Sessions that keep theirs would go on with a server that nobody else asks.
+                (true, _) => node.retire_all(),
+                (false, _) => {}
             }
         }
     }
 
-    /// Primaries whose place a standby has taken, and that standby.
-    pub fn promoted(&self) -> Vec<(ServerAddress, ServerAddress)> {
-        let promoted = |node: Arc<Node>| Some((node.address.clone(), lock(&node.hosts).promoted()?.clone()));
+    /// Primaries whose place a standby has taken, that standby, and its timeline.
+    pub fn promoted(&self) -> Vec<(ServerAddress, ServerAddress, i32)> {
+        let promoted = |node: Arc<Node>| {
+            let hosts = lock(&node.hosts);
+            let (host, timeline) = hosts.promoted()?;
+            Some((node.address.clone(), host.clone(), timeline))
+        };
         self.all().into_iter().filter_map(promoted).collect()
     }
 

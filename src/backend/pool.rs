@@ -308,7 +308,7 @@ impl Pool {
     ) -> Result<PooledServer> {
         let access = self.nodes.settings().load().access.clone();
         let connected = match self.node.purpose {
-            Purpose::Writes => connect_to_primary(&access, &self.node.hosts(), identity, connect_timeout).await,
+            Purpose::Writes => connect_to_primary(&access, &self.node, identity, connect_timeout).await,
             Purpose::Reads => {
                 let host = self.node.address.clone();
                 connect_to_standby(&access, &host, identity, connect_timeout).await.map(|server| (server, host))
@@ -316,13 +316,16 @@ impl Pool {
         };
         match connected {
             Ok((mut server, host)) => {
-                self.node.found_primary(&host);
                 let settings = self.nodes.settings().load();
                 server.tally = self.tally.clone();
                 server.report_demands(self.nodes.demands().clone(), self.node.address.clone());
                 server.watch_peer(settings.dead_peer_after);
                 server.prepared = Prepared::new(settings.prepared_statements);
                 place.logged_in(server.link().clone());
+                // While it logged in another server may have been found, when nobody knew of this connection.
+                if self.node.has_left(&host) {
+                    server.link().give_up();
+                }
                 let retires = self.retires();
                 Ok(self.guard(Box::new(Connection { server, host, _place: place, retires })))
             }

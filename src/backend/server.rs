@@ -337,6 +337,10 @@ impl Server {
         if std::mem::replace(&mut self.broken, true) {
             return Err(self.lost("it was lost before"));
         }
+        // Nothing more is to reach a server that was given up, a COMMIT least of all: it may live on, replaced by another.
+        if self.link.is_lost() {
+            return Err(self.lost(SILENT));
+        }
         self.asked.get_or_insert_with(Instant::now);
         let (queued, had) = (self.write.len(), self.read.len());
         self.wait_for_room(queued);

@@ -100,7 +100,7 @@ SELECT pg_catalog.json_build_object(
         JOIN pg_catalog.pg_class s ON s.oid = drawn.oid AND s.relkind = 'S'),
     'nodes', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'id', n.nodeid, 'group_id', n.groupid, 'host', n.nodename, 'port', n.nodeport, 'is_active', n.isactive,
-            'should_have_shards', n.shouldhaveshards,
+            'should_have_shards', n.shouldhaveshards, 'timeline', n.timeline,
             'standbys', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(s.nodename, s.nodeport)
                                                              ORDER BY s.nodeid), '[]')
                 FROM tenantry.node s WHERE s.groupid = n.groupid AND s.noderole = 'secondary' AND s.isactive)
@@ -157,6 +157,7 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
             port: node.port,
             is_active: node.is_active,
             should_have_shards: node.should_have_shards,
+            timeline: node.timeline,
             standbys: node.standbys.into_iter().map(|(host, port)| Standby { host, port }).collect(),
         });
     }
@@ -206,6 +207,8 @@ struct NodeRow {
     port: u16,
     is_active: bool,
     should_have_shards: bool,
+    #[serde(default)]
+    timeline: Option<i32>,
     #[serde(default)]
     standbys: Vec<(String, u16)>,
 }

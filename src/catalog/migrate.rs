@@ -76,6 +76,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (391, "moves_that_block_writes", include_str!("schema/391_moves_that_block_writes.sql")),
     (392, "oldest_names", include_str!("schema/392_oldest_names.sql")),
     (395, "mock_login", include_str!("schema/395_mock_login.sql")),
+    (400, "timelines", include_str!("schema/400_timelines.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.

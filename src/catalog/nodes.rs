@@ -63,17 +63,38 @@ pub fn group_of_standby(node: NodeId) -> String {
 
 /// A standby at `new` has taken the place of the primary at `old`: their rows exchange addresses, so that a node keeps its
 /// id. Nothing happens when they do not stand so.
-pub fn exchange_addresses(old: (&str, u16), new: (&str, u16)) -> String {
+pub fn exchange_addresses(old: (&str, u16), new: (&str, u16), timeline: Option<i32>) -> String {
+    let timeline = timeline.map_or("NULL".to_owned(), |timeline| timeline.to_string());
     let is = |row: &str, role: &str, (host, port): (&str, u16)| {
         format!("{row}.noderole = '{role}' AND {row}.nodename = {} AND {row}.nodeport = {port}", literal(host))
     };
     format!(
-        "UPDATE tenantry.node n SET nodename = other.nodename, nodeport = other.nodeport FROM tenantry.node other \
+        "UPDATE tenantry.node n SET nodename = other.nodename, nodeport = other.nodeport, \
+             timeline = CASE n.noderole WHEN 'primary' THEN {timeline}::pg_catalog.int4 END FROM tenantry.node other \
          WHERE other.groupid = n.groupid AND ({} AND {} OR {} AND {})",
         is("n", "primary", old),
         is("other", "secondary", new),
         is("n", "secondary", new),
         is("other", "primary", old)
+    )
+}
+
+/// The same for who has found it to be so, not for who was told: nothing happens either when the primary is on that timeline or a newer
+/// one.
+pub fn follow_failover(old: (&str, u16), new: (&str, u16), timeline: i32) -> String {
+    format!(
+        "{} AND NOT EXISTS (SELECT FROM tenantry.node newer WHERE newer.groupid = n.groupid AND newer.noderole = 'primary' \
+         AND newer.timeline >= {timeline})",
+        exchange_addresses(old, new, Some(timeline))
+    )
+}
+
+/// The primary at this address writes that timeline. It never goes back.
+pub fn note_timeline(host: &str, port: u16, timeline: i32) -> String {
+    format!(
+        "UPDATE tenantry.node SET timeline = {timeline} WHERE nodename = {} AND nodeport = {port} AND noderole = 'primary' \
+         AND (timeline IS NULL OR timeline < {timeline})",
+        literal(host)
     )
 }
 
@@ -121,9 +142,13 @@ pub fn set_active(node: NodeId, value: bool) -> String {
     format!("UPDATE tenantry.node SET isactive = {value} WHERE nodeid = {node}")
 }
 
-/// The node's server is at another address from now on.
-pub fn set_address(node: NodeId, host: &str, port: u16) -> String {
-    format!("UPDATE tenantry.node SET nodename = {}, nodeport = {port} WHERE nodeid = {node}", literal(host))
+/// The node's server is at another address from now on, on this timeline if that is known.
+pub fn set_address(node: NodeId, host: &str, port: u16, timeline: Option<i32>) -> String {
+    let timeline = timeline.map_or("NULL".to_owned(), |timeline| timeline.to_string());
+    format!(
+        "UPDATE tenantry.node SET nodename = {}, nodeport = {port}, timeline = {timeline} WHERE nodeid = {node}",
+        literal(host)
+    )
 }
 
 /// The server there was taken out of use; a recovery is to look there once more.

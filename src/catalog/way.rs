@@ -7,7 +7,7 @@
 //! Who took writes last is known together with the connections of sessions (`backend::Node`): what one of both finds out
 //! holds for the other, and a server that was replaced and comes back is asked by neither.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use deadpool_postgres::Connect;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::{Client, Error, Socket};
+use tokio_postgres::{Client, Error, SimpleQueryMessage, Socket};
 
 use super::gate::Gated;
 use super::settings::{Address, Settings};
-use crate::backend::{Link, Node, ServerAddress};
+use crate::backend::{Link, Node, ServerAddress, WRITTEN_TIMELINE};
 use crate::transport::timer;
 
 /// To one node.
@@ -46,12 +46,15 @@ impl Way {
         for host in self.in_turn(node.as_deref()) {
             let link = Arc::new(Link::default());
             match self.log_in(host, &link).await {
-                Ok(connected) => {
-                    if let Some(node) = &node {
-                        self.note(node, host, &link);
+                Ok(mut connected) => match &node {
+                    Some(node) if !self.is_primary(node, host, &link, &mut connected).await => {
+                        link.give_up();
+                        if let Some(Err(error)) = poll_fn(|context| connected.1.poll_message(context)).await {
+                            first.get_or_insert(error);
+                        }
                     }
-                    return Ok(connected);
-                }
+                    _ => return Ok(connected),
+                },
                 Err(error) => drop(first.get_or_insert(error)),
             }
         }
@@ -99,13 +102,47 @@ impl Way {
         }
     }
 
-    fn note(&self, node: &Arc<Node>, host: &Address, link: &Arc<Link>) {
+    /// Is this the node's primary, as far as it is one of several? Then the node looks after the connection from here on.
+    async fn is_primary(
+        &self,
+        node: &Arc<Node>,
+        host: &Address,
+        link: &Arc<Link>,
+        (client, connection): &mut (Client, Connection),
+    ) -> bool {
         if self.hosts.len() > 1 {
-            node.found_primary(&ServerAddress { host: host.host.clone(), port: host.port });
+            let host = ServerAddress { host: host.host.clone(), port: host.port };
+            let timeline = match node.is_doubtful(&host) {
+                true => {
+                    timer::timeout(self.settings.connect_timeout, timeline(client, connection)).await.unwrap_or(None)
+                }
+                false => None,
+            };
+            if !node.found_primary(&host, timeline) {
+                return false;
+            }
             node.note_up();
         }
         node.look_after(link, self.patience);
+        true
     }
+}
+
+/// That of a server that has just let us in.
+async fn timeline(client: &Client, connection: &mut Connection) -> Option<i32> {
+    let sql = format!("SELECT {WRITTEN_TIMELINE}");
+    let mut asked = std::pin::pin!(client.simple_query(&sql));
+    let rows = loop {
+        tokio::select! {
+            rows = &mut asked => break rows.ok()?,
+            // What it says besides is for nobody.
+            said = poll_fn(|context| connection.poll_message(context)) => drop(said?.ok()?),
+        }
+    };
+    rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    })
 }
 
 impl Connect for Way {

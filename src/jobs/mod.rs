@@ -8,6 +8,7 @@ mod mends;
 mod primaries;
 mod rebalances;
 mod replicas;
+mod rivals;
 mod sequences;
 mod shares;
 mod two_phase_recovery;
@@ -15,7 +16,7 @@ mod ways_back;
 
 pub use holds::hold_for_others;
 pub use loads::publish_loads;
-pub use primaries::{follow as follow_primaries, standbys_of_coordinator};
+pub use primaries::{follow as follow_primaries, hosts_of_coordinator, look_for_coordinator};
 pub use replicas::watch as watch_replicas;
 pub use sequences::lend_values;
 pub use shares::share_connections;

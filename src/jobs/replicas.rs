@@ -7,7 +7,8 @@
 //!
 //! Positions in the WAL are compared, not clocks, so a primary at rest makes no standby look old. The moment is that before
 //! the primary was asked: the standby has at least what was committed by then. When one of both stays silent the moment
-//! stands still, and so the standby gets older with each second that nothing is known of it.
+//! stands still, and so the standby gets older with each second that nothing is known of it. One that takes writes itself is
+//! for `rivals.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backend::{Nodes, ServerAddress};
+use super::rivals;
+use crate::backend::{Nodes, ServerAddress, WRITTEN_TIMELINE};
 use crate::catalog::{Address, Catalog, connect, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{Node, NodeId};
@@ -53,21 +55,27 @@ pub async fn watch(catalog: Arc<Catalog>, nodes: Arc<Nodes>, stop: CancellationT
 /// Never ends.
 async fn follow(catalog: &Catalog, nodes: &Arc<Nodes>, node: NodeId, standby: &ServerAddress) {
     let (mut history, mut session) = (History::default(), None);
+    let mut rival = rivals::Rival::new(node, standby);
     loop {
         let asked = Instant::now();
         match timeout(PATIENCE, written(catalog, node)).await.unwrap_or_else(|_| Err(silent())) {
-            Ok(position) => history.note(asked, position),
+            Ok(position) => {
+                history.note(asked, position);
+                rivals::note_timeline(catalog, nodes, node, position.timeline).await;
+            }
             Err(error) => tracing::debug!(%node, %error, "could not ask a primary how far it is"),
         }
         let answer = timeout(PATIENCE, replayed(catalog, standby, session.take())).await;
         match answer.unwrap_or_else(|_| Err(silent())) {
-            Ok((open, position)) => {
+            Ok((open, Some(position))) => {
                 session = Some(open);
+                rival.is_standby();
                 // Where it has nothing of what was seen, what was known before stays, and gets older.
                 if let Some(as_of) = history.as_of(position) {
                     nodes.note_replayed(standby, as_of);
                 }
             }
+            Ok((open, None)) => session = rival.look(catalog, open).await,
             Err(error) => tracing::debug!(%standby, %error, "could not ask a standby how far it is"),
         }
         // Often enough for a small bound to be of use.
@@ -79,12 +87,17 @@ async fn follow(catalog: &Catalog, nodes: &Arc<Nodes>, node: NodeId, standby: &S
 /// How far a primary has written.
 async fn written(catalog: &Catalog, node: NodeId) -> Result<Position> {
     let client = catalog.client(node).await?;
-    let row = client.query_one(WRITTEN, &[]).await.map_err(pg_error)?;
+    let sql = format!("SELECT {WRITTEN_TIMELINE}, (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8");
+    let row = client.query_one(&sql, &[]).await.map_err(pg_error)?;
     Ok(Position { timeline: row.try_get(0).map_err(pg_error)?, byte: row.try_get(1).map_err(pg_error)? })
 }
 
-/// How far a standby has replayed; with the session that it was asked in.
-async fn replayed(catalog: &Catalog, standby: &ServerAddress, session: Option<Client>) -> Result<(Client, Position)> {
+/// How far a standby has replayed; none when it is in recovery no more. With the session that it was asked in.
+async fn replayed(
+    catalog: &Catalog,
+    standby: &ServerAddress,
+    session: Option<Client>,
+) -> Result<(Client, Option<Position>)> {
     let session = match session.filter(|session| !session.is_closed()) {
         Some(session) => session,
         None => {
@@ -92,13 +105,9 @@ async fn replayed(catalog: &Catalog, standby: &ServerAddress, session: Option<Cl
             connect(catalog.settings(), &address).await?
         }
     };
-    let row = session
-        .query_opt(REPLAYED, &[])
-        .await
-        .map_err(pg_error)?
-        .ok_or_else(|| PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "the server is not in recovery"))?;
+    let Some(row) = session.query_opt(REPLAYED, &[]).await.map_err(pg_error)? else { return Ok((session, None)) };
     let position = Position { timeline: row.try_get(0).map_err(pg_error)?, byte: row.try_get(1).map_err(pg_error)? };
-    Ok((session, position))
+    Ok((session, Some(position)))
 }
 
 fn silent() -> PgError {
@@ -141,11 +150,6 @@ impl History {
     }
 }
 
-/// The timeline that the primary writes, which its control file has only after the next checkpoint.
-const WRITTEN: &str = "
-SELECT ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(lsn), 1, 8))::bit(32)::pg_catalog.int4,
-    (lsn - '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8
-FROM pg_catalog.pg_current_wal_lsn() lsn";
 const REPLAYED: &str = "
 SELECT coalesce((SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver),
         (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())),

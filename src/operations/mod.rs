@@ -30,3 +30,5 @@ pub mod table_definition;
 pub mod time_partitions;
 pub mod triggers;
 pub mod undistribute_table;
+
+pub use node_fence::take_out_of_use;

@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::collation_versions;
+use crate::backend::WRITTEN_TIMELINE;
 use crate::catalog::quote::readable;
 use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
 use crate::error::{PgError, Result, SqlState};
@@ -183,6 +184,8 @@ async fn bytes_of_reference_tables(coordinator: &Client, map: &ShardMap) -> Resu
 pub struct Facts {
     version: i32,
     pub in_recovery: bool,
+    /// None in recovery.
+    pub timeline: Option<i32>,
     role: String,
     is_superuser: bool,
     wal_level: String,
@@ -210,8 +213,10 @@ impl Facts {
 pub const STARTED_AT: &str = "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())";
 
 pub async fn facts(client: &Client) -> Result<Facts> {
+    let timeline = format!("CASE WHEN NOT pg_is_in_recovery() THEN {WRITTEN_TIMELINE} END");
     let row = client
         .query_one(
+            &format!(
             "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), \
              current_setting('max_prepared_transactions')::int, current_setting('max_replication_slots')::int, \
              current_setting('server_encoding'), \
@@ -222,7 +227,8 @@ pub async fn facts(client: &Client) -> Result<Facts> {
                   datcollate, datctype) FROM pg_database d WHERE datname = current_database()), \
              ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1), \
              ARRAY(SELECT name::text FROM pg_available_extensions), \
-             rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user",
+             rolname::text, rolsuper, {timeline} FROM pg_roles WHERE rolname = current_user"
+            ),
             &[],
         )
         .await
@@ -242,6 +248,7 @@ pub async fn facts(client: &Client) -> Result<Facts> {
             available_extensions: row.try_get(10)?,
             role: row.try_get(11)?,
             is_superuser: row.try_get(12)?,
+            timeline: row.try_get(13)?,
         })
     };
     read().map_err(pg_error)
@@ -289,6 +296,7 @@ mod tests {
         let coordinator = Facts {
             version: 150004,
             in_recovery: false,
+            timeline: Some(1),
             role: "keeper".into(),
             is_superuser: true,
             wal_level: "logical".into(),

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::ddl::{keep_moves_out, places};
-use crate::catalog::{Catalog, pg_error};
+use crate::catalog::{Catalog, nodes, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{NodeId, ShardMap};
@@ -26,6 +26,8 @@ pub async fn pause_node(
     force: bool,
     cooldown: Duration,
 ) -> Result<()> {
+    // Nor does the node get another primary meanwhile, other than by `citus_update_node` in the same transaction.
+    txn.query(NodeId::COORDINATOR, nodes::keep()).await?;
     let map = txn.reload_map().await?;
     let id = u32::try_from(node_id).map_or(NodeId::COORDINATOR, NodeId);
     if id.is_coordinator() || map.node(id).is_none() {

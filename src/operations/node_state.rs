@@ -104,14 +104,14 @@ pub async fn update_node(
         return Err(has_address(other.id));
     }
     let old = Address { host: node.host.clone(), port: node.port };
-    let found = match node.is_active && !node.id.is_coordinator() {
+    let (found, timeline) = match node.is_active && !node.id.is_coordinator() {
         true => check_takes_over(catalog, &map, (node.id, &old), &new, force.is_some()).await?,
-        false => OldServer::Harmless,
+        false => (OldServer::Harmless, None),
     };
     let change = match number(txn, &nodes::find_standby(&new.host, new.port)).await? {
-        None => nodes::set_address(node.id, &new.host, new.port),
+        None => nodes::set_address(node.id, &new.host, new.port, timeline),
         Some(_) if node.standbys.iter().any(|s| s.host == new.host && s.port == new.port) => {
-            nodes::exchange_addresses((&node.host, node.port), (&new.host, new.port))
+            nodes::exchange_addresses((&node.host, node.port), (&new.host, new.port), timeline)
         }
         Some(other) => return Err(has_address(other)),
     };
@@ -146,13 +146,14 @@ fn is_silent(node: NodeId, old: &Address, error: &PgError) -> PgError {
         .hint("See to it that it is stopped, and comes back as a standby of the new one only.")
 }
 
+/// What is to be done about the old server, and which timeline the new one is on.
 async fn check_takes_over(
     catalog: &Catalog,
     map: &ShardMap,
     (node, old): (NodeId, &Address),
     new: &Address,
     force: bool,
-) -> Result<OldServer> {
+) -> Result<(OldServer, Option<i32>)> {
     let settings = catalog.settings();
     let client = connect(settings, new).await?;
     let refused = |why: String| {
@@ -177,8 +178,10 @@ async fn check_takes_over(
     }
     let asked = async { facts(&connect(settings, old).await?).await };
     let known = match asked.await {
-        Err(error) => return Ok(OldServer::Silent(error)),
-        Ok(known) if known.identity == candidate.identity || known.in_recovery => return Ok(OldServer::Harmless),
+        Err(error) => return Ok((OldServer::Silent(error), candidate.timeline)),
+        Ok(known) if known.identity == candidate.identity || known.in_recovery => {
+            return Ok((OldServer::Harmless, candidate.timeline));
+        }
         Ok(known) => known,
     };
     // Nor is it the same one, started again in between.
@@ -187,7 +190,7 @@ async fn check_takes_over(
         return Err(refused(format!("The old server {}:{} still takes writes.", old.host, old.port))
             .hint("Stop it first, or call citus_update_node with force := true."));
     }
-    Ok(OldServer::TakesWrites(Box::new(known)))
+    Ok((OldServer::TakesWrites(Box::new(known)), candidate.timeline))
 }
 
 /// Shard schemas that should be on the node and are not on this server; at most five are named.
@@ -199,7 +202,8 @@ async fn missing_schemas(client: &tokio_postgres::Client, map: &ShardMap, node: 
     rows.iter().map(|row| row.try_get(0).map_err(pg_error)).collect()
 }
 
-/// `SELECT * FROM citus_check_cluster_node_health()`: can the proxy reach every node? Nodes need no way to each other.
+/// `SELECT * FROM citus_check_cluster_node_health()`: can the proxy reach every node, and is every standby one? Nodes need no way to each
+/// other.
 pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Value> {
     let coordinator = catalog.settings().coordinator();
     let mut to: Vec<Address> = vec![coordinator.clone()];
@@ -209,7 +213,11 @@ pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Valu
         false => vec![address.clone()],
     };
     let asked = to.iter().map(async |address| answers(catalog, &hosts(address)).await);
-    let answers = futures_util::future::join_all(asked).await;
+    let mut answers = futures_util::future::join_all(asked).await;
+    let all_standbys = map.active_workers().flat_map(|node| &node.standbys);
+    let standbys: Vec<_> = all_standbys.map(|s| Address { host: s.host.clone(), port: s.port }).collect();
+    answers.extend(futures_util::future::join_all(standbys.iter().map(|s| is_standby(catalog, s))).await);
+    to.extend(standbys);
     let row = |(address, result): (&Address, bool)| {
         json!({
             "from_nodename": coordinator.host, "from_nodeport": coordinator.port,
@@ -217,6 +225,15 @@ pub async fn check_health(catalog: &Arc<Catalog>, map: &ShardMap) -> Result<Valu
         })
     };
     Ok(Value::Array(to.iter().zip(answers).map(row).collect()))
+}
+
+/// An old primary that came back takes writes although it is to copy another one.
+async fn is_standby(catalog: &Catalog, address: &Address) -> bool {
+    let ask = async {
+        let row = connect(catalog.settings(), address).await?.query_one("SELECT pg_is_in_recovery()", &[]).await;
+        row.and_then(|row| row.try_get(0)).map_err(pg_error)
+    };
+    Ok::<_, PgError>(true) == ask.await
 }
 
 /// `SELECT citus_check_connection_to_node(...)`.

@@ -69,7 +69,7 @@ pub(super) async fn update_standby(
         return if other == i64::from(id.0) { Ok(()) } else { Err(has_address(other)) };
     }
     check_standby(catalog, &Address { host: primary.host.clone(), port: primary.port }, new).await?;
-    txn.query(NodeId::COORDINATOR, &nodes::set_address(id, &new.host, new.port)).await?;
+    txn.query(NodeId::COORDINATOR, &nodes::set_address(id, &new.host, new.port, None)).await?;
     txn.reload_map().await?;
     Ok(())
 }

@@ -14,6 +14,8 @@ pub struct Node {
     pub is_active: bool,
     /// New shards may be placed here.
     pub should_have_shards: bool,
+    /// The timeline that it writes, as far as that was noted: who is on an earlier one was replaced.
+    pub timeline: Option<i32>,
     /// Servers that copy this one, and may take its place.
     pub standbys: Vec<Standby>,
 }

@@ -13,6 +13,7 @@
 #![allow(dead_code, reason = "each test program compiles this module and uses a part of it")]
 
 pub mod disk;
+pub mod frozen;
 pub mod ledger;
 pub mod line;
 pub mod meddler;

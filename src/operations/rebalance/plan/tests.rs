@@ -15,6 +15,7 @@ fn node(id: u32, should_have_shards: bool) -> Node {
         port: id as u16,
         is_active: true,
         should_have_shards,
+        timeline: None,
         standbys,
     }
 }
