@@ -9,6 +9,7 @@
 //! its clients' statements do. So the shards on that server get other names as soon as it can be reached, by whichever proxy can.
 //! `replicas.rs` looks after every standby once a second anyway, and calls this when one is in recovery no more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::gauge;
@@ -19,11 +20,11 @@ use crate::backend::{Nodes, ServerAddress, WRITTEN_TIMELINE};
 use crate::catalog::{Address, Catalog, connect, nodes, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::take_out_of_use;
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, Standby};
 use crate::tally::Recurring;
 
 /// The primary's timeline is this one: it is noted where that is new, unless a standby of its was found in its place.
-pub async fn note_timeline(catalog: &Catalog, pools: &std::sync::Arc<Nodes>, node: NodeId, timeline: i32) {
+pub async fn note_timeline(catalog: &Catalog, pools: &Arc<Nodes>, node: NodeId, timeline: i32) {
     let map = catalog.map();
     let Some(row) = map.node(node).filter(|row| row.timeline < Some(timeline)) else { return };
     let primary = ServerAddress { host: row.host.clone(), port: row.port };
@@ -75,8 +76,7 @@ impl<'a> Rival<'a> {
     async fn settle(&mut self, catalog: &Catalog, session: &Client) -> Result<()> {
         let map = catalog.map();
         let Some(row) = map.node(self.node) else { return Ok(()) };
-        let is_it =
-            |standby: &crate::shard_map::Standby| (&standby.host, standby.port) == (&self.host.host, self.host.port);
+        let is_it = |standby: &Standby| (&standby.host, standby.port) == (&self.host.host, self.host.port);
         let Some(noted) = row.timeline.filter(|_| row.standbys.iter().any(is_it)) else { return Ok(()) };
         let (timeline, system) = ask(session).await?;
         let Some(timeline) = timeline else { return Ok(()) };

@@ -111,6 +111,9 @@ pub async fn update_node(
     let change = match number(txn, &nodes::find_standby(&new.host, new.port)).await? {
         None => nodes::set_address(node.id, &new.host, new.port, timeline),
         Some(_) if node.standbys.iter().any(|s| s.host == new.host && s.port == new.port) => {
+            // The old server stays in the list, and must not look like one that was promoted since.
+            let old_timeline = if let OldServer::TakesWrites(known) = &found { known.timeline } else { None };
+            let timeline = timeline.max(old_timeline).max(node.timeline);
             nodes::exchange_addresses((&node.host, node.port), (&new.host, new.port), timeline)
         }
         Some(other) => return Err(has_address(other)),
