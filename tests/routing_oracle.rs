@@ -84,7 +84,7 @@ fn groups(operands: &[Operand]) -> Vec<u64> {
 fn shards(shards: &Shards) -> Vec<u64> {
     match shards {
         Shards::All => (1..=GROUPS).collect(),
-        Shards::Holding(operands) => groups(operands),
+        Shards::Holding(operands) | Shards::One(operands) => groups(operands),
     }
 }
 

@@ -120,6 +120,22 @@ impl PgError {
         self.inner.other.iter().find(|(key, _)| *key == b'W').map(|(_, context)| context.as_str())
     }
 
+    /// Where the rows come by a COPY of the proxy's own: its place in it is nothing that the client knows.
+    pub fn outside_copy(mut self) -> Self {
+        self.inner.other.retain_mut(|(key, context)| {
+            if *key != b'W' {
+                return true;
+            }
+            // What called what comes first, so that the COPY stands last.
+            let (callers, last) = context.rsplit_once('\n').unwrap_or(("", context));
+            if last.starts_with("COPY ") {
+                *context = callers.to_owned();
+            }
+            !context.is_empty()
+        });
+        self
+    }
+
     /// Every field with its wire code, in the order Postgres sends them.
     pub fn fields(&self) -> impl Iterator<Item = (u8, &str)> {
         let f = &*self.inner;

@@ -5,25 +5,55 @@
 //!   shards ──binary rows──> COPY into pg_temp.tenantry_rows_0 ──> final statement on the coordinator ──> client
 //! ```
 
+use std::collections::HashSet;
+
 use super::relay::of_gone_copy;
 use super::scatter::{Request, Sink, Task, run_tasks, tasks_of};
 use super::{Participant, Transaction};
+use crate::backend::quote_ident;
 use crate::error::Result;
-use crate::planner::{Combine, Rowset};
+use crate::planner::{Combine, Rowset, Shards};
 use crate::shard_map::NodeId;
+use crate::sql::Spliced;
 use crate::wire::frontend::{self, Bind};
 use crate::wire::reply_queue::To;
+use crate::wire::rows::{Field, read_row_description};
 
-/// Gathers the plan's rowsets. Afterwards `plan.query` runs on the coordinator, in this transaction.
-pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>) -> Result<()> {
+/// Gathers the plan's rowsets. Gives the query that is to run on the coordinator afterwards, in this transaction: `plan.query`.
+pub async fn gather(txn: &mut Transaction, plan: &Combine, request: Request<'_>) -> Result<Spliced> {
     txn.require_atomic().await?;
     txn.join(NodeId::COORDINATOR).await?.begin_rowsets()?;
     make_room(txn, plan).await?;
+    let mut query = plan.query.clone();
     for rowset in &plan.rowsets {
-        gather_rowset(txn, rowset, request).await?;
+        let head = plan.query.text().strip_suffix(&*rowset.all());
+        let namesakes = match head {
+            Some(head) => namesakes(txn, rowset, request).await?.map(|fields| (head, fields)),
+            None => None,
+        };
+        let mut columns = String::new();
+        if let Some((head, fields)) = namesakes {
+            // A table has no two columns of one name: the query gives them their names back.
+            let numbers = 1..=fields.len();
+            columns = format!("({})", numbers.clone().map(|n| format!("c{n}")).collect::<Vec<_>>().join(", "));
+            let named = numbers.zip(&fields).map(|(n, field)| format!("c{n} AS {}", quote_ident(&field.name)));
+            let all = rowset.all().replacen('*', &named.collect::<Vec<_>>().join(", "), 1);
+            query = Spliced::verbatim(format!("{head}{all}"));
+        }
+        gather_rowset(txn, rowset, &columns, request).await?;
     }
     txn.join(NodeId::COORDINATOR).await?.end_rowsets();
-    Ok(())
+    Ok(query)
+}
+
+/// The columns of a rowset that the client gets as it is, where two of them have the same name.
+async fn namesakes(txn: &mut Transaction, rowset: &Rowset, request: Request<'_>) -> Result<Option<Vec<Field>>> {
+    let coordinator = txn.join(NodeId::COORDINATOR).await?;
+    let described = coordinator.server.describe(&rowset.shell_query.render(None), request.types).await;
+    txn.failed |= described.is_err();
+    let fields = described?.fields.map_or(Ok(Vec::new()), |fields| read_row_description(&fields))?;
+    let names: HashSet<&str> = fields.iter().map(|field| &*field.name).collect();
+    Ok((names.len() < fields.len()).then_some(fields))
 }
 
 /// Tables of rowsets that a transaction has on the coordinator. They end with it.
@@ -62,11 +92,20 @@ async fn make_room(txn: &mut Transaction, plan: &Combine) -> Result<()> {
     Ok(())
 }
 
-async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, request: Request<'_>) -> Result<()> {
+/// `columns`: names of its columns in parentheses, where they are not those of its query.
+///
+/// Errors: 40001 when the shard that the query is right for was split meanwhile.
+async fn gather_rowset(txn: &mut Transaction, rowset: &Rowset, columns: &str, request: Request<'_>) -> Result<()> {
     let groups = txn.free_groups(rowset.colocation, |c| request.values().groups(c, &rowset.shards)).await?;
+    if groups.len() > 1 && matches!(rowset.shards, Shards::One(_)) {
+        return Err(super::stale_plan());
+    }
     let tasks = tasks_of(txn, &rowset.query, &groups, rowset.colocation)?;
     let mut coordinator = txn.take(&[NodeId::COORDINATOR]).await?.pop().expect("one was asked for");
-    let gathered = fill_rowset(txn, &mut coordinator, rowset, tasks, request).await;
+    let gathered = match create(&mut coordinator, rowset, columns, request).await {
+        Ok(()) => fill_rowset(txn, &mut coordinator, rowset, tasks, request).await,
+        Err(error) => Err(error),
+    };
     let gathered = gathered.map_err(|error| of_gone_copy(&error, &rowset.query).unwrap_or(error));
     txn.put_back(coordinator);
     txn.failed |= gathered.is_err();
@@ -80,7 +119,6 @@ async fn fill_rowset(
     tasks: Vec<Task>,
     request: Request<'_>,
 ) -> Result<()> {
-    create(coordinator, rowset, request).await?;
     let server = &mut coordinator.server;
     server.queue_query(&format!("COPY pg_temp.{} FROM STDIN (FORMAT binary)", rowset.name), To::Nobody);
     frontend::copy_data(COPY_HEADER, server.queue());
@@ -102,9 +140,9 @@ async fn fill_rowset(
 }
 
 /// The rowset's table, with the columns that the same query has over the shells.
-async fn create(coordinator: &mut Participant, rowset: &Rowset, request: Request<'_>) -> Result<()> {
+async fn create(coordinator: &mut Participant, rowset: &Rowset, columns: &str, request: Request<'_>) -> Result<()> {
     let sql = format!(
-        "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS {} WITH NO DATA",
+        "CREATE TEMPORARY TABLE {} {columns} ON COMMIT DROP AS {} WITH NO DATA",
         rowset.name,
         rowset.shell_query.render(None)
     );

@@ -172,6 +172,8 @@ pub async fn stage(txn: &mut Transaction, table: &Table, given: &[String]) -> Re
 }
 
 /// Sends the rows of `pg_temp.tenantry_source` to where they belong. `columns` are all of its columns.
+///
+/// Errors: what servers say of the rows, as of an INSERT.
 pub async fn spread(txn: &mut Transaction, table: &Arc<Table>, columns: &[String]) -> Result<u64> {
     if table.is_reference() {
         let list = list(columns);
@@ -183,7 +185,8 @@ pub async fn spread(txn: &mut Transaction, table: &Arc<Table>, columns: &[String
         txn.query(NodeId::COORDINATOR, &own).await?;
     }
     let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
-    Box::pin(copy_in::route_rows(txn, NodeId::COORDINATOR, copy, table, columns)).await
+    let routed = Box::pin(copy_in::route_rows(txn, NodeId::COORDINATOR, copy, table, columns)).await;
+    routed.map_err(PgError::outside_copy)
 }
 
 fn list(columns: &[String]) -> String {

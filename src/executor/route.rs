@@ -128,7 +128,9 @@ impl<'a> Values<'a> {
     /// The shard groups concerned, in the colocation group's order; all of them when a value is not provable.
     pub fn groups(&self, colocation: &ColocationGroup, shards: &Shards) -> Vec<ShardGroupId> {
         let all = || colocation.shard_groups.iter().map(|g| g.id).collect();
-        let (Shards::Holding(operands), Some(hash)) = (shards, colocation.hash) else { return all() };
+        let (Shards::Holding(operands) | Shards::One(operands), Some(hash)) = (shards, colocation.hash) else {
+            return all();
+        };
         let mut wanted = Vec::new();
         for operand in operands {
             match self.find(operand, hash, Use::Compared) {

@@ -13,7 +13,7 @@ use crate::sql::{Access, Operand, Spliced};
 
 use super::modify::refuse_tenant_change;
 use super::statement::{Pieces, Statement, is_row_expression};
-use super::{Insert, InsertRow, InsertSelect, Mode, Plan, Scatter, pull, query, unsupported};
+use super::{Insert, InsertRow, InsertSelect, Plan, Scatter, pull, query, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
     refuse_tenant_change(statement)?;
@@ -164,7 +164,7 @@ pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &A
     }
     let text = source_text(statement, insert)?;
     let tokens = crate::sql::lexer::lex(text, statement.ctx.standard_conforming_strings)?;
-    let inner = query::plan_statement(text, &tokens, statement.ctx, Mode::Any)?;
+    let inner = query::plan_statement(text, &tokens, statement.ctx, statement.mode)?;
     let columns = match &insert.columns {
         Some(names) if !names.is_empty() => names.iter().map(|n| n.value.clone()).collect(),
         _ => table.columns.iter().filter(|c| !c.is_generated).map(|c| c.name.clone()).collect(),

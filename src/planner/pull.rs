@@ -97,7 +97,7 @@ fn widen(shards: &mut Shards, wanted: Option<Vec<Operand>>) {
     match (&mut *shards, wanted) {
         (Shards::All, _) => {}
         (_, None) => *shards = Shards::All,
-        (Shards::Holding(all), Some(more)) => {
+        (Shards::Holding(all) | Shards::One(all), Some(more)) => {
             if *all != more {
                 let known: HashSet<Operand> = all.iter().cloned().collect();
                 all.extend(more.into_iter().filter(|operand| !known.contains(operand)));

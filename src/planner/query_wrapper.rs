@@ -143,7 +143,7 @@ pub(super) fn plan_declare(mut c: Cursor<'_>, plan_query: PlanQuery<'_>) -> Resu
             Ok(cursor_over(&c, with_hold, colocation, shards, query))
         }
         Plan::Router(Router { access: Access::Read, colocation, operands, query, .. }) => {
-            Ok(cursor_over(&c, with_hold, colocation, Shards::Holding(operands), query))
+            Ok(cursor_over(&c, with_hold, colocation, Shards::One(operands), query))
         }
         _ => Err(PgError::unsupported("cursors for statements that write are not supported")
             .hint("Declare it for a SELECT.")),
@@ -159,9 +159,9 @@ fn rebased_under(text: &str, offset: usize, inner: &Spliced) -> Spliced {
 fn cursor_over(c: &Cursor<'_>, pins: bool, colocation: ColocationId, shards: Shards, query: Spliced) -> Plan {
     let (text, rest) = (c.text(), c.rest_range());
     let name = format!("tenantry_cursor_{:x}", rows_name(&text[..rest.start]));
-    let head = Spliced::verbatim(format!("{}SELECT * FROM pg_temp.{name}", &text[..rest.start]));
-    let rowset = Rowset { name, colocation, shards, query, shell_query: Spliced::verbatim(&text[rest]) };
-    Plan::Combine(Combine { rowsets: vec![rowset], query: head, pins, needs_block: !pins })
+    let head = &text[..rest.start];
+    let rowset = Rowset { name, colocation, shards, query, shell_query: Spliced::verbatim(&text[rest.clone()]) };
+    Plan::Combine(Combine { pins, needs_block: !pins, ..Combine::all_of(head, rowset) })
 }
 
 /// A number for the words of a DECLARE, its name among them.

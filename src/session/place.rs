@@ -93,6 +93,34 @@ impl Session {
         }
     }
 
+    /// Where a statement runs whose values lie in several shard groups.
+    async fn place_on_many_shards(
+        &mut self,
+        text: &str,
+        request: Request<'_>,
+        statement: Option<&Statement>,
+    ) -> Result<Place> {
+        let many = self.plan_for_many_shards(text)?;
+        if matches!(&*many, Plan::Router(_)) || many.for_one_shard().is_some() {
+            return Err(PgError::unsupported("cannot run this statement for several tenants at once")
+                .hint("Run it once for each tenant."));
+        }
+        // The last step over the shards' rows may not name every parameter: all types must be given.
+        let count = request.bind.parameter_count() as usize;
+        let described = match statement {
+            Some(statement) if request.types.len() < count || request.types.contains(&0) => {
+                self.describe(statement).await?.parameters.clone()
+            }
+            _ => request.types.to_vec(),
+        };
+        let request = Request { types: &described, ..request };
+        match Box::pin(self.place(&many, text, request, statement)).await? {
+            // Servers know the statement by its text for one tenant.
+            Place::Server { node, group, query, .. } => Ok(Place::Server { node, group, query, shared: false }),
+            place => Ok(place),
+        }
+    }
+
     fn plan_for_many_shards(&self, text: &str) -> Result<Rc<Plan>> {
         self.context_of(|context| planner::plan(text, context, Mode::ManyShards)).map(Rc::new)
     }
@@ -152,6 +180,15 @@ impl Session {
         request: Request<'_>,
         statement: Option<&Statement>,
     ) -> Result<Place> {
+        if let Some((colocation, operands)) = plan.for_one_shard() {
+            let target = self.with_map(|map| {
+                map.colocation(colocation).map(|c| request.values().target(c, operands, Use::Compared))
+            });
+            // A value that nobody can read here may be anywhere.
+            if matches!(target, Some(Target::Many | Target::Unknown(_))) {
+                return Box::pin(self.place_on_many_shards(text, request, statement)).await;
+            }
+        }
         self.choose_servers(plan).await?;
         if plan.may_write() {
             self.txn().may_write = true;
@@ -170,29 +207,7 @@ impl Session {
                         self.note_load(colocation, &place, router.access == Access::Read);
                         Ok(place)
                     }
-                    None => {
-                        let many = self.plan_for_many_shards(text)?;
-                        if matches!(&*many, Plan::Router(_)) {
-                            return Err(PgError::unsupported("cannot run this statement for several tenants at once")
-                                .hint("Run it once for each tenant."));
-                        }
-                        // The last step over the shards' rows may not name every parameter: all types must be given.
-                        let count = request.bind.parameter_count() as usize;
-                        let described = match statement {
-                            Some(statement) if request.types.len() < count || request.types.contains(&0) => {
-                                self.describe(statement).await?.parameters.clone()
-                            }
-                            _ => request.types.to_vec(),
-                        };
-                        let request = Request { types: &described, ..request };
-                        match Box::pin(self.place(&many, text, request, statement)).await? {
-                            // Servers know the statement by its text for one tenant.
-                            Place::Server { node, group, query, .. } => {
-                                Ok(Place::Server { node, group, query, shared: false })
-                            }
-                            place => Ok(place),
-                        }
-                    }
+                    None => Box::pin(self.place_on_many_shards(text, request, statement)).await,
                 }
             }
             Plan::Insert(insert) => {
@@ -227,11 +242,11 @@ impl Session {
             }
             Plan::Combine(c) => {
                 let combine = c.clone();
-                combine::gather(self.txn(), &combine, request).await?;
+                let query = combine::gather(self.txn(), &combine, request).await?;
                 if combine.pins {
                     self.txn().pin(Pin::Visible);
                 }
-                Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query: combine.query, shared: false })
+                Ok(Place::Server { node: NodeId::COORDINATOR, group: None, query, shared: false })
             }
             _ => Ok(Place::Virtual(plan.clone())),
         }

@@ -406,25 +406,18 @@ impl Session {
                 return Ok(c.query.clone());
             }
             Plan::Combine(c) => c.clone(),
-            Plan::Scatter(s) if s.access == Access::Read => Combine {
-                rowsets: vec![rowset(s.colocation, s.shards.clone(), &s.query)],
-                query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
-                pins: false,
-                needs_block: false,
-            },
-            Plan::Router(r) if r.access == Access::Read => Combine {
-                rowsets: vec![rowset(r.colocation, Shards::Holding(r.operands.clone()), &r.query)],
-                query: Spliced::verbatim("SELECT * FROM pg_temp.tenantry_gathered"),
-                pins: false,
-                needs_block: false,
-            },
+            Plan::Scatter(s) if s.access == Access::Read => {
+                Combine::all_of("", rowset(s.colocation, s.shards.clone(), &s.query))
+            }
+            Plan::Router(r) if r.access == Access::Read => {
+                Combine::all_of("", rowset(r.colocation, Shards::One(r.operands.clone()), &r.query))
+            }
             _ => {
                 return Err(PgError::unsupported("cannot use the rows of this statement in another one")
                     .hint("Run it by itself."));
             }
         };
-        combine::gather(self.txn(), &combine, request).await?;
-        Ok(combine.query)
+        combine::gather(self.txn(), &combine, request).await
     }
 
     async fn copy_out(&mut self, plan: &CopyOut, text: &str, request: Request<'_>) -> Result<()> {

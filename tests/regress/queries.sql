@@ -57,6 +57,37 @@ EXECUTE q(1, 'c1'); EXECUTE q(2, 'none'); EXECUTE q(1 + 1, 'no' || 'ne');
 PREPARE all_of(text) AS SELECT count(*), max(id) FROM orders WHERE customer = $1;
 EXECUTE all_of('c3');
 DEALLOCATE ALL;
+-- Cursors, COPY and INSERT over a few tenants, which may live in several places.
+BEGIN;
+DECLARE a CURSOR FOR SELECT count(*), count(*) OVER () FROM orders WHERE tenant IN (1, 2, 3);
+FETCH ALL FROM a;
+DECLARE b SCROLL CURSOR FOR SELECT tenant, id FROM orders WHERE tenant IN (4, 5, 6) ORDER BY id DESC, tenant LIMIT 5;
+FETCH ALL FROM b;
+FETCH PRIOR FROM b;
+DECLARE c CURSOR FOR SELECT DISTINCT customer FROM orders WHERE tenant = 7 OR tenant = 8 ORDER BY 1;
+FETCH ALL FROM c;
+DECLARE d CURSOR FOR SELECT 1, 2, o.id, l.order_id AS id FROM orders o JOIN lines l USING (tenant) WHERE tenant = 2 ORDER BY 3, 4;
+FETCH 2 FROM d;
+DECLARE e CURSOR FOR SELECT 'x', 'y' FROM orders;
+FETCH 2 FROM e;
+COMMIT;
+COPY (SELECT count(*) FROM orders WHERE tenant IN (1, 2, 3)) TO STDOUT;
+COPY (SELECT id FROM orders WHERE tenant IN (1, 2, 3) ORDER BY id LIMIT 3) TO STDOUT;
+COPY (SELECT 1, 2, max(id) FROM orders WHERE tenant = 1) TO STDOUT (FORMAT csv, HEADER);
+COPY (SELECT id, id FROM orders WHERE id = 5) TO STDOUT;
+CREATE TABLE sums (tenant int, n bigint, what text, PRIMARY KEY (tenant, n));
+SELECT create_distributed_table('sums', 'tenant');
+INSERT INTO sums SELECT 1, count(*), 'some' FROM orders WHERE tenant IN (1, 2, 3);
+INSERT INTO sums SELECT 2, id, 'x' FROM orders WHERE tenant = 9 ORDER BY id LIMIT 2;
+INSERT INTO sums SELECT id, id, 'y' FROM orders WHERE tenant IN (10, 11) ORDER BY id LIMIT 2;
+PREPARE of_two(int, int) AS INSERT INTO sums SELECT 3, count(*), 'two' FROM orders WHERE tenant IN ($1, $2);
+EXECUTE of_two(4, 5);
+SELECT * FROM sums ORDER BY 1, 2;
+\set VERBOSITY default
+INSERT INTO sums SELECT 1, sum(n), 'some' FROM sums WHERE tenant = 1;
+INSERT INTO sums SELECT 1, NULL::bigint, id::text FROM orders WHERE tenant = 9 AND id = 9;
+\set VERBOSITY terse
+DROP TABLE sums;
 SELECT 1 / (tenant - tenant) FROM orders WHERE tenant = 1;
 SELECT nope FROM orders;
 SELECT tenant FROM orders GROUP BY id;

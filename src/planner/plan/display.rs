@@ -99,7 +99,7 @@ impl Display for Shards {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
             Shards::All => write!(f, "all"),
-            Shards::Holding(operands) => {
+            Shards::Holding(operands) | Shards::One(operands) => {
                 write!(f, "holding=")?;
                 for (i, operand) in operands.iter().enumerate() {
                     write!(f, "{}{operand}", if i > 0 { "," } else { "" })?;

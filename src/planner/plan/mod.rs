@@ -30,7 +30,8 @@ pub use writes::{Filled, FilledPart, Filling, Insert, InsertRow, InsertSelect, R
 
 pub use crate::sql::QualifiedName;
 
-use crate::sql::Access;
+use crate::shard_map::ColocationId;
+use crate::sql::{Access, Operand};
 
 /// What a statement becomes. Refusals are `PgError`s with SQLSTATE 0A000, not plans.
 #[derive(Debug, Clone)]
@@ -98,6 +99,25 @@ impl Plan {
             Plan::Router(router) => router.one_row_of.is_some(),
             Plan::Insert(insert) => insert.reads_nothing,
             _ => false,
+        }
+    }
+
+    /// The values that must lie in one shard group for it to be right, where a part of it was planned so.
+    pub fn for_one_shard(&self) -> Option<(ColocationId, &[Operand])> {
+        let source = match self {
+            Plan::InsertSelect(insert) => &insert.source,
+            Plan::CopyOut(CopyOut::Query { source, .. }) => source,
+            Plan::Combine(combine) => {
+                return combine.rowsets.iter().find_map(|rowset| match &rowset.shards {
+                    Shards::One(operands) => Some((rowset.colocation, &**operands)),
+                    _ => None,
+                });
+            }
+            _ => return None,
+        };
+        match &**source {
+            Plan::Router(router) => Some((router.colocation, &router.operands)),
+            _ => None,
         }
     }
 

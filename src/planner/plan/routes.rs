@@ -35,6 +35,8 @@ pub enum Shards {
     All,
     /// Only those that hold one of these values.
     Holding(Vec<Operand>),
+    /// The one that holds all of these values. Where they lie in several, the query is to be planned for many shards.
+    One(Vec<Operand>),
 }
 
 /// Rowsets, then `query` on the client's coordinator connection.
@@ -49,6 +51,14 @@ pub struct Combine {
     pub needs_block: bool,
 }
 
+impl Combine {
+    /// The rows of one rowset as they are, in a statement that begins with `head`.
+    pub fn all_of(head: &str, rowset: Rowset) -> Self {
+        let query = Spliced::verbatim(format!("{head}{}", rowset.all()));
+        Self { rowsets: vec![rowset], query, pins: false, needs_block: false }
+    }
+}
+
 /// Rows gathered from shards.
 #[derive(Debug, Clone)]
 pub struct Rowset {
@@ -61,4 +71,11 @@ pub struct Rowset {
     /// The same query over the shells (system views and all names as the coordinator knows them): gives names and
     /// types of the columns.
     pub shell_query: Spliced,
+}
+
+impl Rowset {
+    /// A query that gives all of it.
+    pub fn all(&self) -> String {
+        format!("SELECT * FROM pg_temp.{}", self.name)
+    }
 }
