@@ -407,6 +407,13 @@ fn a_certificate_is_renewed_without_a_restart(authority: &Authority, proxy: &Ser
     assert_eq!(serial(), before);
     proxy.signal("HUP");
     assert!(support::wait_until(Duration::from_secs(10), || serial() != before));
+    let told = |renewed: &str| {
+        let is_told = || proxy.logged().lines().any(|line| line.contains("was read again") && line.contains(renewed));
+        support::wait_until(Duration::from_secs(10), is_told)
+    };
+    assert!(told(&format!("renewed={}", authority.file("server.crt"))), "{}", proxy.logged());
+    proxy.signal("HUP");
+    assert!(told("renewed=nothing"), "{}", proxy.logged());
     let ca = authority.file("ca.crt");
     let dsn = format!("{} sslrootcert={ca}", dsn(proxy.port, "app", "correct horse", "verify-full"));
     assert_eq!(psql_says(&dsn, "SELECT 1"), "1");

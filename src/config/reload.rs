@@ -89,6 +89,8 @@ pub struct Reloader {
 /// Names of settings whose values in the file are other than those in force.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
+    /// Files of certificates and keys that hold others than before, in force from now on.
+    pub renewed: Vec<String>,
     /// In force from now on.
     pub changed: Vec<String>,
     /// In force after the next start.
@@ -130,14 +132,16 @@ impl Reloader {
             )
         })?;
         let read = Settings::read(path)?;
-        self.live.acceptor.reload(read.tls.as_ref())?;
-        let reloaded = difference(&in_force, &read.written);
+        let renewed = self.live.acceptor.reload(read.tls.as_ref())?;
+        let renewed = renewed.iter().map(|file| file.display().to_string()).collect();
+        let reloaded = Reloaded { renewed, ..difference(&in_force, &read.written) };
         // What waits for a restart is told at every reload until then.
         *in_force = mixed(&in_force, &read.written)?;
         self.live.store(&read);
         tracing::info!(
             file = %path.display(),
             changed = %or_none(&reloaded.changed),
+            renewed = %or_none(&reloaded.renewed),
             need_restart = %or_none(&reloaded.need_restart),
             "configuration was read again"
         );
@@ -175,7 +179,7 @@ fn difference(old: &ConfigFile, new: &ConfigFile) -> Reloaded {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let differs = names.into_iter().filter(|name| old.get(*name) != new.get(*name)).cloned();
     let (changed, need_restart) = differs.partition(|name| RELOADS.contains(&name.as_str()));
-    Reloaded { changed, need_restart }
+    Reloaded { changed, need_restart, renewed: Vec::new() }
 }
 
 /// The file in force: `new` where a setting can change, `old` elsewhere.

@@ -391,7 +391,11 @@ impl Conversation<'_> {
         self.check_may_change("reload the configuration", None)?;
         let reloaded = (self.console.reload)()?;
         let out = self.visitor.client.out();
-        for (what, names) in [("in force now", reloaded.changed), ("in force after a restart", reloaded.need_restart)] {
+        for (what, names) in [
+            ("in force now", reloaded.changed),
+            ("renewed, in force now", reloaded.renewed),
+            ("in force after a restart", reloaded.need_restart),
+        ] {
             if !names.is_empty() {
                 let notice = format!("{what}: {}", names.join(", "));
                 answer::notice("NOTICE", &PgError::notice(notice), out);

@@ -2,6 +2,7 @@
 //!
 //! Certificates can be read again while connections go on; who is connected keeps what he has agreed on.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ impl std::fmt::Debug for Acceptor {
 struct Loaded {
     config: Arc<ServerConfig>,
     binding: Option<Vec<u8>>,
+    /// The files that it was read from, and a hash of what each held.
+    files: Vec<(PathBuf, u64)>,
 }
 
 /// What is known of a connection after its handshake.
@@ -59,12 +62,17 @@ pub struct Handshake {
 }
 
 impl Acceptor {
-    /// Reads the certificates, for handshakes from here on; none: TLS is off. After an error those from before stay in use.
+    /// Reads the certificates, for handshakes from here on; none: TLS is off. After an error those from before stay in use. Gives the
+    /// files that were read before too, and hold something else now.
     ///
     /// Errors: F0000 with the file's name.
-    pub fn reload(&self, settings: Option<&AcceptorSettings>) -> Result<()> {
-        self.current.store(settings.map(read).transpose()?.map(Arc::new));
-        Ok(())
+    pub fn reload(&self, settings: Option<&AcceptorSettings>) -> Result<Vec<PathBuf>> {
+        let loaded = settings.map(read).transpose()?.map(Arc::new);
+        let before = self.current.swap(loaded.clone());
+        let files = |loaded: Option<Arc<Loaded>>| loaded.map(|l| l.files.clone()).unwrap_or_default();
+        let before = files(before);
+        let is_renewed = |(file, now): &(PathBuf, u64)| before.iter().any(|(known, held)| known == file && held != now);
+        Ok(files(loaded).into_iter().filter(is_renewed).map(|(file, _)| file).collect())
     }
 
     pub fn is_on(&self) -> bool {
@@ -92,6 +100,8 @@ impl Acceptor {
 }
 
 fn read(settings: &AcceptorSettings) -> Result<Loaded> {
+    let files = [&settings.certificate, &settings.key].into_iter().chain(&settings.client_ca);
+    let files = files.map(|file| Ok((file.clone(), hash_of(file)?))).collect::<Result<_>>()?;
     let chain = read_certificates(&settings.certificate)?;
     let binding = chain.first().and_then(|certificate| end_point_binding(certificate));
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -114,7 +124,13 @@ fn read(settings: &AcceptorSettings) -> Result<Loaded> {
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     // Asynchronous users of older libpq hang on records larger than its buffer.
     config.max_fragment_size = Some(RECORD_LEN_MAX);
-    Ok(Loaded { config: Arc::new(config), binding })
+    Ok(Loaded { config: Arc::new(config), binding, files })
+}
+
+fn hash_of(file: &Path) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    std::fs::read(file).map_err(|error| invalid(file, error))?.hash(&mut hasher);
+    Ok(hasher.finish())
 }
 
 /// The certificates of a PEM file. Errors: F0000, with its name.

@@ -12,7 +12,7 @@ use super::{Cluster, wait_until};
 pub struct Serve {
     process: Child,
     pub port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Serve {
@@ -24,9 +24,10 @@ impl Serve {
             .args(["serve", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log")).expect("it can be written"))
             .spawn()
             .expect("the built binary runs");
-        let serve = Self { process, port, _folder: folder };
+        let serve = Self { process, port, folder };
         let listens = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
         assert!(wait_until(Duration::from_secs(20), listens), "tenantry serve does not listen");
         serve
@@ -60,6 +61,11 @@ impl Serve {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log")).unwrap_or_default()).into_owned()
+    }
+
     /// Sends a signal, e.g. `"HUP"`.
     pub fn signal(&self, name: &str) {
         super::signal(self.process.id(), name);
@@ -87,6 +93,9 @@ impl Drop for Serve {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("the log of the proxy on port {}:\n{}", self.port, self.logged());
+        }
     }
 }
 
