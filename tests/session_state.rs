@@ -32,6 +32,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     settings::policies_see_the_settings_of_their_client(&stage);
     settings::settings_end_where_postgres_ends_them(&stage);
     settings::settings_by_other_names_are_carried(&stage);
+    settings::what_is_current_is_kept(&stage);
     settings::names_follow_the_search_path(&stage);
     settings::settings_of_a_pipeline_end_with_it(&stage);
     settings::what_the_client_is_told_of_settings_stays_right(&stage);

@@ -132,3 +132,30 @@ fn a_server_that_is_gone_without_a_word_keeps_only_its_own_tenants_waiting() {
 }
 
 const OPEN: &str = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+
+/// Goal: a server soon lets go of what a proxy holds whose machine is gone, whichever of its connections holds it. Method: the kernel's timers of
+/// all connections to the servers, as they are when nothing is under way.
+#[test]
+fn servers_look_after_every_connection_of_a_proxy() {
+    let served = Served::start_with(1, 1, "");
+    served.tenants();
+    let idle_max = Duration::from_secs(10);
+    for (port, least) in [(served.proxy_port(0) + 1, 2), (served.worker_port(0), 1)] {
+        assert!(wait_until(PATIENCE, || keepalives(port).len() >= least), "{port}: {:?}", keepalives(port));
+        let timers = keepalives(port);
+        assert!(timers.iter().all(|timer| *timer <= idle_max), "{port}: {timers:?}");
+    }
+}
+
+/// In how long a server on this port asks each of its peers for a sign of life. Source: Linux, Documentation/networking/proc_net_tcp.rst.
+fn keepalives(port: u16) -> Vec<Duration> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let timer = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (local, state, timer) = (fields.get(1)?, fields.get(3)?, fields.get(5)?);
+        let when = timer.strip_prefix("02:")?;
+        let is_there = local.ends_with(&format!(":{port:04X}")) && *state == "01";
+        is_there.then(|| Duration::from_millis(10 * u64::from_str_radix(when, 16).expect("hexadecimal")))
+    };
+    table.lines().filter_map(timer).collect()
+}

@@ -136,11 +136,8 @@ impl Server {
             // Whatever its role, database or server have for a default: texts are read so here.
             ("standard_conforming_strings", "on"),
             ("application_name", "tenantry"),
-            // Where our machine is gone, the server soon lets go of what our transactions hold there.
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
         ];
+        session.extend(SERVER_KEEPALIVES);
         session.extend(parameters);
         startup::write_session(&session, &mut out);
         stream.write_all(&out).await?;
@@ -274,6 +271,10 @@ async fn read_frame(stream: &mut Stream) -> Result<(u8, Vec<u8>)> {
 }
 
 /// AuthenticationCleartextPassword. Source: PostgreSQL manual, "Message Formats".
+/// What a server is asked for with every connection: where our machine is gone, it soon lets go of what our transactions hold there.
+pub const SERVER_KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
+
 const CLEARTEXT: u32 = 3;
 const MAX_LOGIN_FRAME: usize = 64 * 1024;
 

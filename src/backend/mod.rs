@@ -43,12 +43,13 @@ pub use figures::{NodeFigures, PoolFigures, ServerFigures};
 pub use guard::guard;
 pub use hosts::{NodeHosts, WRITTEN_TIMELINE};
 pub use link::Link;
-pub use login::{Identity, Secret, ServerAccess, ServerAddress, unacceptable};
+pub use login::{Identity, SERVER_KEEPALIVES, Secret, ServerAccess, ServerAddress, unacceptable};
 pub use node::Node;
 pub use nodes::Nodes;
 pub use pool::{FoundPool, PooledServer, Pools};
 pub use pool_settings::{PoolMode, PoolSettings, ShareUnnamed};
 pub use prepared::{Plans, Prepared, StatementKey};
+pub use reported::Change;
 pub use server::{BROKEN_ROW, Frame, Row, Server};
 pub use settings::{
     SessionSettings, SharedSettings, config_statement, quote_ident, quote_literal, set_statement, sets_for_constants,

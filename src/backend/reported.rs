@@ -4,8 +4,17 @@
 #[derive(Debug, Default)]
 pub(super) struct Reported {
     values: Vec<(String, String)>,
-    /// What those were that have changed since `take_changed`.
-    before: Vec<(String, String)>,
+    /// Those that have changed since `take_changed`.
+    changed: Vec<Change>,
+}
+
+/// A setting that has another value than before, or had meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    pub name: String,
+    pub before: String,
+    /// The client has seen this server report the value that it has now.
+    pub is_told: bool,
 }
 
 impl Reported {
@@ -18,23 +27,31 @@ impl Reported {
             self.values.push((name.to_owned(), value.to_owned()));
             return;
         };
-        let old = std::mem::replace(old, value.to_owned());
-        if self.before.iter().all(|(known, _)| known != name) {
-            self.before.push((name.to_owned(), old));
+        let before = std::mem::replace(old, value.to_owned());
+        match self.changed.iter_mut().find(|change| change.name == name) {
+            Some(change) => change.is_told = false,
+            None => self.changed.push(Change { name: name.to_owned(), before, is_told: false }),
         }
     }
 
-    /// As they were when this was asked last; some may have that value again.
-    pub fn changed(&self) -> &[(String, String)] {
-        &self.before
+    /// What was reported last of it goes to the client.
+    pub fn tell(&mut self, name: &str) {
+        if let Some(change) = self.changed.iter_mut().find(|change| change.name == name) {
+            change.is_told = true;
+        }
+    }
+
+    /// Since this was asked last; some may have the value of then again.
+    pub fn changed(&self) -> &[Change] {
+        &self.changed
     }
 
     pub fn expect(&mut self, is_meant: impl Fn(&str) -> bool) {
-        self.before.retain(|(name, _)| !is_meant(name));
+        self.changed.retain(|change| !is_meant(&change.name));
     }
 
-    pub fn take_changed(&mut self) -> Vec<(String, String)> {
-        std::mem::take(&mut self.before)
+    pub fn take_changed(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changed)
     }
 }
 
@@ -49,7 +66,12 @@ mod tests {
             reported.note("TimeZone", value);
         }
         assert_eq!(reported.values(), [("TimeZone".to_owned(), "Europe/Berlin".to_owned())]);
-        assert_eq!(reported.take_changed(), [("TimeZone".to_owned(), "UTC".to_owned())]);
+        let change = |is_told| Change { name: "TimeZone".to_owned(), before: "UTC".to_owned(), is_told };
+        assert_eq!(reported.changed(), [change(false)]);
+        reported.tell("TimeZone");
+        assert_eq!(reported.changed(), [change(true)]);
+        reported.note("TimeZone", "Asia/Tokyo");
+        assert_eq!(reported.take_changed(), [change(false)]);
         assert!(reported.changed().is_empty());
     }
 }

@@ -17,7 +17,7 @@ use super::pace::{self, Pace};
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
 use super::reading;
-use super::reported::Reported;
+use super::reported::{Change, Reported};
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::{Dialer, Stream, timer};
@@ -201,7 +201,7 @@ impl Server {
     }
 
     /// Those that have changed since it was brought to its user's settings, as they were then.
-    pub fn changed_parameters(&self) -> &[(String, String)] {
+    pub fn changed_parameters(&self) -> &[Change] {
         self.reported.changed()
     }
 
@@ -211,8 +211,15 @@ impl Server {
     }
 
     /// The same, once.
-    pub fn take_changed_parameters(&mut self) -> Vec<(String, String)> {
+    pub fn take_changed_parameters(&mut self) -> Vec<Change> {
         self.reported.take_changed()
+    }
+
+    /// The ParameterStatus of this length that is received, and was noted, goes to the client.
+    pub fn note_told(&mut self, len: usize) {
+        let name = self.received()[frame::HEADER_LEN..len].split(|&b| b == 0).next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).into_owned();
+        self.reported.tell(&name);
     }
 
     /// Notes a ParameterStatus payload.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Gate;
-use crate::backend::{Nodes, ServerAccess};
+use crate::backend::{Nodes, SERVER_KEEPALIVES, ServerAccess};
 
 /// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
 #[derive(Debug, Clone)]
@@ -68,12 +68,13 @@ impl Settings {
 
     /// How the control channel logs in, wherever.
     pub(super) fn login(&self) -> tokio_postgres::Config {
+        let keepalives = SERVER_KEEPALIVES.map(|(name, value)| format!(" -c {name}={value}")).concat();
         let mut config = tokio_postgres::Config::new();
         config
             .dbname(&self.dbname)
             .user(&self.user)
             .application_name("tenantry control")
-            .options("-c search_path=pg_catalog,pg_temp")
+            .options(format!("-c search_path=pg_catalog,pg_temp{keepalives}"))
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(DEAD_PEER_AFTER)
             .tcp_user_timeout(DEAD_PEER_AFTER);

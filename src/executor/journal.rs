@@ -188,13 +188,6 @@ impl Transaction {
         }
     }
 
-    /// A SET that every server has run: later ones get it when they join.
-    pub async fn set(&mut self, name: &str, sql: &str) -> Result<()> {
-        self.query_each(self.participants.iter().map(|p| (p.node, sql.to_owned())).collect()).await?;
-        self.note_settings(Some(name), sql, |settings| settings.set(name, sql.to_owned()));
-        Ok(())
-    }
-
     /// Every server that takes part has run `sql`, a SET or RESET for the session of this setting, or of several.
     pub fn note_settings(&mut self, name: Option<&str>, sql: &str, change: impl FnOnce(&mut SessionSettings)) {
         change(&mut self.settings);

@@ -155,6 +155,9 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
             if forward {
                 relayed.parsed += usize::from(header.tag == b'1');
                 client.out().extend_from_slice(&server.received()[..take]);
+                if header.tag == b'S' {
+                    server.note_told(take);
+                }
                 if let (b'T', Some((node, executor))) = (header.tag, routed.worker) {
                     let start = client.out().len() - take;
                     forms = executor.object_ids.translate(&executor.catalog, node, client.out(), start).await;

@@ -26,7 +26,10 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
         }
         SessionStatement::Set { name, local, values } => {
             check_setting(&name, &values)?;
-            SessionCommand::Set { name, local, text: text.to_owned() }
+            SessionCommand::Set { name, local, from_current: false, text: text.to_owned() }
+        }
+        SessionStatement::SetFromCurrent { name, local } => {
+            SessionCommand::Set { name, local, from_current: true, text: text.to_owned() }
         }
         SessionStatement::SetForTransaction { takes_snapshot: true } => return Err(refuse_snapshot()),
         SessionStatement::SetForTransaction { takes_snapshot: false } => {

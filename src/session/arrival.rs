@@ -235,6 +235,10 @@ impl Session {
         }
         for (name, value) in wanted {
             let name = name.to_ascii_lowercase();
+            // Who has logged in is who he is: Postgres takes this from SET only.
+            if name == "session_authorization" {
+                continue;
+            }
             settings::refuse_unsafe(&name, &value)?;
             if name == "client_encoding" {
                 // Connections speak UTF8 from the start; what else is asked for was checked to be safe.

@@ -19,28 +19,28 @@ use crate::wire::reply_queue::To;
 impl Session {
     pub async fn session_command(&mut self, command: &SessionCommand, text: &str, request: Request<'_>) -> Result<()> {
         match command {
-            SessionCommand::Set { name, local, text } => self.set(name, *local, text).await,
+            SessionCommand::Set { name, local, from_current: false, text } => self.set(name, *local, text).await,
+            SessionCommand::Set { name, local, from_current: true, text } => self.keep(name, *local, text).await,
             SessionCommand::Reset { name, local: true, text } => {
                 let startup = self.startup_settings.iter().find(|(known, _)| known == name);
                 let own = startup.and_then(|(_, sql)| sql.strip_prefix("SET ").map(|rest| format!("SET LOCAL {rest}")));
                 self.set(name, true, own.as_deref().unwrap_or(text)).await
             }
             SessionCommand::Reset { name, local: false, text } => {
-                if !self.run_on_every_server(text).await? {
+                if !self.reset(text, |n| n == *name).await? {
                     return Ok(());
                 }
-                let name = name.clone();
-                self.txn().note_settings(Some(&name), text, |settings| settings.reset(&name));
-                self.restore_startup(|n| n == name).await?;
-                self.after_setting(&name).await
+                self.txn().note_settings(Some(name), text, |settings| settings.reset(name));
+                self.note_startup(|n| n == *name);
+                self.after_setting(name).await
             }
             SessionCommand::Show { name } => Box::pin(self.show_own(name, request)).await,
             SessionCommand::ResetAll => {
-                if !self.run_on_every_server("RESET ALL").await? {
+                if !self.reset("RESET ALL", has_default_of_all).await? {
                     return Ok(());
                 }
                 self.txn().note_settings(None, "RESET ALL", |settings| settings.reset_all());
-                self.restore_startup(|_| true).await?;
+                self.note_startup(has_default_of_all);
                 self.after_setting("search_path").await
             }
             SessionCommand::DiscardAll => self.discard_all().await,
@@ -55,30 +55,68 @@ impl Session {
         }
     }
 
-    /// RESET goes back to what the client asked for when it connected. Servers do not know it: they were told later.
-    async fn restore_startup(&mut self, is_reset: impl Fn(&str) -> bool) -> Result<()> {
+    /// RESET, or SET to DEFAULT, goes back to what the client asked for when it connected. Servers do not know it: they were told
+    /// later. False when it was refused.
+    async fn reset(&mut self, text: &str, is_reset: impl Fn(&str) -> bool) -> Result<bool> {
+        let startup = self.startup_settings.iter().filter(|(name, _)| is_reset(name)).map(|(_, sql)| sql);
+        let sql = std::iter::once(text).chain(startup).collect::<Vec<_>>().join(";");
+        if sql == text {
+            return self.run_on_every_server(text).await;
+        }
+        let txn = self.txn();
+        let told = txn.join(NodeId::COORDINATOR).await?.server.parameters().to_vec();
+        let everywhere = txn.participants().iter().map(|p| (p.node, sql.clone())).collect();
+        txn.query_each(everywhere).await?;
+        if txn.kind != Kind::Auto {
+            txn.note_told();
+        }
+        let now = txn.join(NodeId::COORDINATOR).await?.server.parameters().to_vec();
+        let is_set = text.get(..3).is_some_and(|verb| verb.eq_ignore_ascii_case("set"));
+        answer::command_complete(if is_set { "SET" } else { "RESET" }, self.client.out());
+        for (name, value) in changed_parameters(&told, &now) {
+            self.tell_parameter(&name, &value);
+        }
+        Ok(true)
+    }
+
+    /// Every server that takes part has gone back to these.
+    fn note_startup(&mut self, is_reset: impl Fn(&str) -> bool) {
         let startup = self.startup_settings.clone();
         for (name, sql) in startup.iter().filter(|(name, _)| is_reset(name)) {
-            let txn = self.txn();
-            txn.set(name, sql).await?;
-            let server =
-                txn.participant(NodeId::COORDINATOR).map(|p| p.server.parameters().to_vec()).unwrap_or_default();
-            // The client has been told of the value before it.
-            if let Some((name, value)) = server.iter().find(|(reported, _)| reported.eq_ignore_ascii_case(name)) {
-                answer::parameter_status(name, value, self.client.out());
-            }
+            self.txn().note_settings(Some(name), sql, |settings| settings.set(name, sql.to_owned()));
         }
-        Ok(())
     }
 
     async fn set(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
-        // Its server would not say so: there it runs in a block of the pipeline's.
-        if local && !self.is_in_block() && self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto) {
-            self.warn("SET LOCAL can only be used in transaction blocks");
-        }
+        self.warn_of_local(local);
         if !self.run_on_every_server(text).await? {
             return Ok(());
         }
+        self.note_set(name, local, text);
+        self.after_setting(name).await
+    }
+
+    /// SET ... FROM CURRENT: what a later server is told is the value.
+    async fn keep(&mut self, name: &str, local: bool, text: &str) -> Result<()> {
+        self.warn_of_local(local);
+        if !self.run_on_every_server(text).await? {
+            return Ok(());
+        }
+        if let Some(value) = self.value_of(name).await? {
+            self.note_set(name, local, &config_statement(name, &value, local));
+        }
+        self.after_setting(name).await
+    }
+
+    /// Its server would not say so: there it runs in a block of the pipeline's.
+    fn warn_of_local(&mut self, local: bool) {
+        if local && !self.is_in_block() && self.transaction.as_ref().is_some_and(|txn| txn.kind != Kind::Auto) {
+            self.warn("SET LOCAL can only be used in transaction blocks");
+        }
+    }
+
+    /// Every server that takes part has this value, which `text` gives to others.
+    fn note_set(&mut self, name: &str, local: bool, text: &str) {
         if local {
             if self.txn().kind != Kind::Auto {
                 self.txn().remember(text);
@@ -99,7 +137,6 @@ impl Session {
                 _ => settings.set(name, text.to_owned()),
             });
         }
-        self.after_setting(name).await
     }
 
     /// The coordinator says whether it is right, and its answer goes to the client; the others follow.
@@ -172,15 +209,18 @@ impl Session {
         self.is_open = true;
     }
 
+    async fn value_of(&mut self, name: &str) -> Result<Option<String>> {
+        let ask = format!("SELECT pg_catalog.current_setting({}, true)", quote_literal(name));
+        Ok(self.txn().query(NodeId::COORDINATOR, &ask).await?.into_iter().flatten().next().flatten())
+    }
+
     /// Behind `set_config`, which has run on the coordinator: the other servers follow, and later connections.
     pub async fn carry_set_config(&mut self, sets: &[SetConfig], bind: &Bind) -> Result<()> {
         let mut touches_path = false;
         for set in sets {
             let Some(name) = text_of(&set.name, bind)?.map(|name| name.to_ascii_lowercase()) else { continue };
             let is_local = text_of(&set.is_local, bind)?.is_some_and(|value| is_true(&value));
-            let ask = format!("SELECT pg_catalog.current_setting({}, true)", quote_literal(&name));
-            let rows = self.txn().query(NodeId::COORDINATOR, &ask).await?;
-            let Some(value) = rows.into_iter().flatten().next().flatten() else { continue };
+            let Some(value) = self.value_of(&name).await? else { continue };
             let sql = config_statement(&name, &value, is_local);
             let txn = self.txn();
             let others = txn.participants().iter().map(|p| p.node).filter(|node| !node.is_coordinator());
@@ -201,10 +241,11 @@ impl Session {
     async fn discard_all(&mut self) -> Result<()> {
         let is_among_others = |txn: &Transaction| txn.kind != Kind::Auto || !txn.is_untouched();
         if self.transaction.as_ref().is_some_and(is_among_others) {
-            return Err(PgError::new(
-                SqlState::ACTIVE_SQL_TRANSACTION,
-                "DISCARD ALL cannot run inside a transaction block",
-            ));
+            let message = match self.batch.is_open() && !self.is_in_block() {
+                true => "DISCARD ALL cannot be executed within a pipeline",
+                false => "DISCARD ALL cannot run inside a transaction block",
+            };
+            return Err(PgError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
         }
         self.statements.clear();
         self.portals.clear();
@@ -219,11 +260,11 @@ impl Session {
         }
         self.settings = self.startup_settings.clone();
         let now = self.coordinator_parameters().await?;
+        self.read_search_path().await?;
+        answer::command_complete("DISCARD ALL", self.client.out());
         for (name, value) in changed_parameters(&told, &now) {
             self.tell_parameter(&name, &value);
         }
-        self.read_search_path().await?;
-        answer::command_complete("DISCARD ALL", self.client.out());
         Ok(())
     }
 
@@ -275,6 +316,11 @@ fn text_of(operand: &Operand, bind: &Bind) -> Result<Option<String>> {
 fn is_true(value: &str) -> bool {
     let value = value.trim().to_ascii_lowercase();
     !value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value) || value == "on" || value == "1")
+}
+
+/// Does RESET ALL go back to its default? Source: PostgreSQL manual, RESET.
+fn has_default_of_all(name: &str) -> bool {
+    name != "role"
 }
 
 /// Is it one that the proxy leans on itself?

@@ -6,6 +6,7 @@ use crate::error::PgError;
 
 use super::Cursor;
 use super::lexer::{TokenKind, string_value};
+use super::transaction_statement::Modes;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionStatement {
@@ -14,6 +15,11 @@ pub enum SessionStatement {
         name: String,
         local: bool,
         values: Vec<String>,
+    },
+    /// SET ... FROM CURRENT: to what it is, which is to last.
+    SetFromCurrent {
+        name: String,
+        local: bool,
     },
     /// SET TRANSACTION modes, SET CONSTRAINTS ALL.
     SetForTransaction {
@@ -85,7 +91,12 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
         return Ok(set("session_authorization", local, read_values(&c)?));
     }
     if c.is("transaction") && !c.is_at(1, "to") && c.peek_at(1).is_some_and(|t| t.kind == TokenKind::Word) {
-        return Ok(SessionStatement::SetForTransaction { takes_snapshot: c.is_at(1, "snapshot") });
+        c.advance();
+        let takes_snapshot = c.is("snapshot");
+        if !takes_snapshot {
+            Modes::expect(&mut c)?;
+        }
+        return Ok(SessionStatement::SetForTransaction { takes_snapshot });
     }
     for (words, name) in [
         (&["time", "zone"][..], "timezone"),
@@ -95,12 +106,30 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
         (&["xml", "option"], "xmloption"),
     ] {
         let mut special = c;
-        if special.take_all(words) && !special.is("to") && !special.is_operator("=") && !special.is_punct(b'.') {
-            let is_default = name == "timezone" && special.is("local") && special.peek_at(1).is_none();
+        let is_parameter = |c: Cursor<'_>| c.is("to") || c.is("from") || c.is_operator("=") || c.is_punct(b'.');
+        if special.take_all(words) && !is_parameter(special) {
+            let is_default = match name {
+                "timezone" => special.is("local") && special.peek_at(1).is_none(),
+                // Its value is one constant, or left out.
+                "client_encoding" if !special.is("default") => {
+                    let is_left_out = special.at_end();
+                    if !is_left_out {
+                        let mut value = special;
+                        value.string()?;
+                        value.expect_end()?;
+                    }
+                    is_left_out
+                }
+                _ => false,
+            };
             return Ok(set(name, local, if is_default { Vec::new() } else { read_values(&special)? }));
         }
     }
     let name = read_parameter_name(&mut c)?;
+    if c.take_all(&["from", "current"]) {
+        c.expect_end()?;
+        return Ok(SessionStatement::SetFromCurrent { name, local });
+    }
     if !c.take("to") && !c.take_operator("=") {
         return Err(c.syntax_error());
     }

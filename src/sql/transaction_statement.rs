@@ -128,7 +128,7 @@ impl Modes {
     }
 
     /// Reads modes up to the end, with or without commas between them. Errors: 42601.
-    fn expect(c: &mut Cursor<'_>) -> Result<Self, PgError> {
+    pub(super) fn expect(c: &mut Cursor<'_>) -> Result<Self, PgError> {
         let mut modes = Self::default();
         while !c.at_end() {
             if !modes.take_one(c) {

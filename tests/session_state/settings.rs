@@ -94,12 +94,58 @@ pub fn settings_end_where_postgres_ends_them(stage: &Stage) {
         assert_eq!(code(&one.query(discard)), "no error");
         assert!(stage.seen(&mut one).starts_with('0'), "{discard}");
     }
+    // In Postgres's words, which differ by what it stands in.
+    let discard = &["= DISCARD ALL", "S"];
+    for (before, wanted) in [
+        (&["= SELECT 1"][..], "DISCARD ALL cannot be executed within a pipeline"),
+        (&["= SELECT count(*) FROM items WHERE tenant = 1"], "DISCARD ALL cannot be executed within a pipeline"),
+        (&["= BEGIN"], "DISCARD ALL cannot run inside a transaction block"),
+    ] {
+        let messages = [before, discard].concat();
+        one.send(&messages.iter().flat_map(|line| frame(line)).collect::<Vec<_>>());
+        let frames = one.frames_until_ready();
+        let error = frames.iter().find(|(tag, _)| *tag == b'E').expect("it is refused");
+        assert!(String::from_utf8_lossy(&error.1).contains(wanted), "{before:?}: {error:?}");
+        one.query("ROLLBACK");
+    }
     for discard in ["DISCARD PLANS", "DISCARD TEMP", "DISCARD SEQUENCES"] {
         one.query("SET app.tenant = 'all'");
         let said = one.query(discard);
         assert_eq!(said, [format!("C {discard}"), "Z I".to_owned()]);
         assert_eq!(stage.seen(&mut one), "2 all", "{discard}");
     }
+}
+
+/// SET ... FROM CURRENT: a value of the transaction, of the server or of the role becomes the session's.
+pub fn what_is_current_is_kept(stage: &Stage) {
+    for (ways, wanted) in [
+        ("SET LOCAL app.tenant = 'all'; SET app.tenant FROM CURRENT", "2 all"),
+        ("SELECT set_config('app.tenant', 'all', true); SET SESSION app.tenant FROM CURRENT", "2 all"),
+        ("SET LOCAL app.tenant = 'all'; SET LOCAL app.tenant FROM CURRENT", "0 none"),
+        ("SAVEPOINT s; SET LOCAL app.tenant = 'all'; SET app.tenant FROM CURRENT; ROLLBACK TO s", "0 none"),
+    ] {
+        for first in ["SELECT 1", "SELECT count(*) FROM items"] {
+            let mut one = stage.app();
+            one.query("SET app.tenant = 'none'");
+            one.query(&format!("BEGIN; {first}"));
+            let said = one.query(ways);
+            assert_eq!(code(&said), "no error", "{ways}: {said:?}");
+            assert_eq!(one.query("COMMIT"), ["C COMMIT", "Z I"], "{ways}");
+            assert_eq!(stage.seen(&mut one), wanted, "{ways} behind {first}");
+        }
+    }
+    let mut one = stage.app();
+    assert_eq!(one.query("SET LOCAL work_mem FROM CURRENT"), ["N 25P01", "C SET", "Z I"]);
+    assert_eq!(one.query("SET role FROM CURRENT"), ["C SET", "Z I"]);
+    assert_eq!(one.query("SET search_path FROM CURRENT"), ["C SET", "Z I"]);
+    assert_eq!(one.query("SET NAMES"), ["C SET", "Z I"]);
+    assert_eq!(code(&one.query("SET NAMES utf8")), "42601");
+    assert_eq!(code(&one.query("SET nothing_such FROM CURRENT")), "42704");
+    assert_eq!(row(&one.query("SELECT count(*) FROM items")), "0");
+    // Who has logged in stays who he is.
+    let other = [("session_authorization", "other")];
+    let mut one = Wire::login_with(stage.port(), "postgres", &other);
+    assert_eq!(row(&one.query("SELECT session_user || ' ' || current_user")), "postgres postgres");
 }
 
 /// Goal: settings that other statements than SET x set, or set several of, are carried as those. Method: what a worker's connection, which was
@@ -272,8 +318,52 @@ pub fn what_the_client_is_told_of_settings_stays_right(stage: &Stage) {
     let zone = stage.served.psql("SHOW timezone");
     assert!(said.contains(&"application_name tenantry".to_owned()), "{said:?}");
     assert!(said.contains(&format!("TimeZone {zone}")), "{said:?}");
+    // RESET goes to what it has connected with, and tells of nothing else on the way.
+    for (sql, wanted) in [
+        ("SET timezone = 'UTC'", &["TimeZone UTC"][..]),
+        ("RESET timezone", &["TimeZone Asia/Tokyo"]),
+        ("RESET timezone", &[]),
+        ("SET timezone TO DEFAULT", &[]),
+        ("BEGIN; SET timezone = 'UTC'; SAVEPOINT s; RESET ALL", &["TimeZone Asia/Tokyo"]),
+        ("ROLLBACK TO s", &["TimeZone UTC"]),
+        ("RESET timezone; COMMIT", &["TimeZone Asia/Tokyo"]),
+        ("SHOW timezone", &[]),
+    ] {
+        two.send(&frame(&format!("Q {sql}")));
+        let frames = two.frames_until_ready();
+        assert!(frames.iter().all(|(tag, _)| *tag != b'E'), "{sql}: {frames:?}");
+        let mut said = told(frames);
+        // In one packet it hears of each step.
+        let steps = sql.matches(';').count();
+        assert_eq!(said.split_off(said.len().saturating_sub(1).min(steps)), wanted, "{sql}");
+    }
+    assert_eq!(row(&two.query("SHOW timezone")), "Asia/Tokyo");
+    let tag = |answer: Vec<String>| answer.into_iter().find(|said| said.starts_with('C'));
+    assert_eq!(tag(two.query("SET timezone TO DEFAULT")).as_deref(), Some("C SET"));
+    assert_eq!(tag(two.query("RESET ALL")).as_deref(), Some("C RESET"));
     two.send(&frame("Q SELECT 1"));
     assert_eq!(told(two.frames_until_ready()), Vec::<String>::new());
+    // What code sets that nobody looks into is told once, by whichever server ran it.
+    stage.served.psql(
+        "CREATE FUNCTION zoned(zone text) RETURNS int LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('TimeZone', zone, false); RETURN 1; END $$",
+    );
+    let mut three = stage.superuser();
+    for (n, from) in
+        ["", "FROM items WHERE tenant = 1 AND id = 1", "FROM items WHERE tenant = 2 AND id = 1"].iter().enumerate()
+    {
+        for (before, after) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT")] {
+            three.query("SET timezone = 'UTC'");
+            three.query(before);
+            let zone = format!("Etc/GMT+{}", n + 1);
+            three.send(&frame(&format!("Q SELECT zoned('{zone}') {from}")));
+            assert_eq!(told(three.frames_until_ready()), [format!("TimeZone {zone}")], "{before} {from}");
+            three.send(&frame(&format!("Q {after}")));
+            assert_eq!(told(three.frames_until_ready()), Vec::<String>::new(), "{before} {from}");
+            assert_eq!(row(&three.query("SHOW timezone")), zone);
+        }
+    }
+    stage.served.psql("DROP FUNCTION zoned(text)");
     assert_eq!(code(&one.query("SET client_encoding = 'SJIS'")), "0A000");
     assert_eq!(code(&one.query("SELECT set_config('client_encoding', 'GBK', false)")), "0A000");
     assert_eq!(code(&one.query("SET NAMES 'BIG5'")), "0A000");

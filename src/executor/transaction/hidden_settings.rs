@@ -8,7 +8,7 @@
 //! Invariant: what the client was told last is what its next statement runs with, on whatever server.
 
 use super::{Kind, Transaction};
-use crate::backend::config_statement;
+use crate::backend::{Change, config_statement};
 
 /// Those that servers report and a client's own SET carries along. What texts are read by is not among them: it is put back
 /// (src/backend/reading.rs).
@@ -21,6 +21,16 @@ struct Held {
     value: String,
     /// Set by hidden code, and to stay.
     is_new: bool,
+    /// It was the last that the client has heard of it.
+    is_told: bool,
+}
+
+/// A setting that one server has and others do not yet.
+struct NotSpread {
+    name: String,
+    value: String,
+    /// As in `Held`.
+    is_told: bool,
 }
 
 impl Transaction {
@@ -29,7 +39,7 @@ impl Transaction {
         if self.kind == Kind::Auto {
             return;
         }
-        for (name, value) in self.not_spread() {
+        for NotSpread { name, value, is_told } in self.not_spread() {
             // Until the end nobody knows whether it was set for longer; then it is the session's.
             let sql = config_statement(&name, &value, true);
             for server in self.participants.iter_mut().map(|p| &mut p.server) {
@@ -38,7 +48,9 @@ impl Transaction {
                 }
             }
             self.remember(&sql);
-            self.parameter_changes.push((name.clone(), value.clone()));
+            if !is_told {
+                self.parameter_changes.push((name.clone(), value.clone()));
+            }
             self.spread.retain(|(known, _)| *known != name);
             self.spread.push((name, value));
         }
@@ -58,14 +70,18 @@ impl Transaction {
     }
 
     /// What a server reports now that it did not before, and that not all have been given.
-    fn not_spread(&self) -> Vec<(String, String)> {
-        let mut found: Vec<(String, String)> = Vec::new();
+    fn not_spread(&self) -> Vec<NotSpread> {
+        let mut found: Vec<NotSpread> = Vec::new();
         for server in self.participants.iter().map(|p| &p.server) {
-            for (name, before) in server.changed_parameters().iter().filter(|(name, _)| is_carried(name)) {
+            for Change { name, before, is_told } in server.changed_parameters().iter().filter(|c| is_carried(&c.name)) {
                 let given = self.spread.iter().find(|(known, _)| known == name).map_or(before, |(_, given)| given);
                 let now = server.parameter(name).unwrap_or_default();
-                if now != given && found.iter().all(|(known, _)| known != name) {
-                    found.push((name.clone(), now.to_owned()));
+                if now == given {
+                    continue;
+                }
+                match found.iter_mut().find(|other| other.name == *name) {
+                    Some(other) => other.is_told = false,
+                    None => found.push(NotSpread { name: name.clone(), value: now.to_owned(), is_told: *is_told }),
                 }
             }
         }
@@ -79,25 +95,27 @@ impl Transaction {
         let (hides, keeps) = (self.has_hidden_code(), self.keeps_coordinator());
         let mut all: Vec<Held> = Vec::new();
         for server in self.participants.iter_mut().map(|p| &mut p.server) {
-            for (name, before) in server.take_changed_parameters().into_iter().filter(|_| hides) {
-                let now = server.parameter(&name).unwrap_or_default();
+            for Change { name, before, is_told } in server.take_changed_parameters().into_iter().filter(|_| hides) {
+                let now = server.parameter(&name).unwrap_or_default().to_owned();
                 let held = match is_carried(&name) {
-                    true => Held { value: now.to_owned(), is_new: stays && now != before, name },
-                    false if keeps && !is_put_back(&name) => Held { value: now.to_owned(), is_new: false, name },
-                    false => Held { value: before, is_new: false, name },
+                    true => Held { is_new: stays && now != before, value: now, is_told, name },
+                    false if keeps && !is_put_back(&name) => Held { value: now, is_new: false, is_told, name },
+                    false => Held { value: before, is_new: false, is_told: false, name },
                 };
                 match all.iter_mut().find(|other| other.name == held.name) {
-                    Some(other) if held.is_new && !other.is_new => *other = held,
-                    Some(_) => {}
+                    Some(other) if held.is_new && !other.is_new => *other = Held { is_told: false, ..held },
+                    Some(other) => other.is_told = false,
                     None => all.push(held),
                 }
             }
         }
-        for Held { name, value, is_new } in all {
+        for Held { name, value, is_new, is_told } in all {
             if is_new {
                 self.settings.set(&name.to_ascii_lowercase(), config_statement(&name, &value, false));
             }
-            self.parameter_changes.push((name, value));
+            if !is_told || self.parameter_changes.iter().any(|(other, _)| *other == name) {
+                self.parameter_changes.push((name, value));
+            }
         }
     }
 }

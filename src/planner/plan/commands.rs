@@ -44,6 +44,8 @@ pub enum SessionCommand {
     Set {
         name: String,
         local: bool,
+        /// To the value that it has, and which the statement does not tell.
+        from_current: bool,
         text: String,
     },
     /// RESET, and SET to DEFAULT, which may be LOCAL.
