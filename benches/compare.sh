@@ -8,7 +8,9 @@
 #   tenantry    pgbench ─> tenantry ───> worker    routed by tenant
 #
 # All three have one thread for clients, as PgBouncer has; THREADS gives Tenantry and the floor more.
-# Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry.
+# Everywhere the same texts over the same rows: table bench, plain on the worker itself, distributed through Tenantry. A table of
+# many shards costs the servers more than one plain table does. TABLES=32 has everybody but Tenantry use 32 tables of the same rows,
+# as if clients knew the shards and named them themselves.
 # Prints medians over all rounds of throughput, mean and p99 latency and the program's CPU time per statement (user and
 # system, from /proc/PID/stat), how often it slept, the servers' CPU time and the cores' idle time per statement, ratios of the
 # same round, memory with idle clients, and which bars are reached.
@@ -17,7 +19,7 @@
 # Before its rounds each program runs for WARM_UP (4) seconds: a connection prepares a statement once for each shard group.
 #
 # Change it by: ROUNDS (5), DURATION (2, seconds of one measurement), SCRIPTS, MODES, CLIENTS, IDLE (numbers of idle
-# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (auto), ADAPTIVE (true), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
+# clients, "" for none), TARGETS, THREADS (1), IO (auto: io-uring where the kernel lets us; epoll), SHARE_UNNAMED (auto), ADAPTIVE (true), TABLES (1), SHARDS (32, those of Tenantry), SIZE (64, Tenantry's connections to the worker), PORT (7832), TENANTRY, RELAY, RESULTS (a file that keeps every single measurement).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,6 +42,8 @@ share_unnamed=${SHARE_UNNAMED:-auto}
 adaptive=${ADAPTIVE:-true}
 # Most connections to the worker, one for each client; ADAPTIVE=false opens them all, so that nobody waits for one.
 pool_size=64
+tables=${TABLES:-1}
+shards=${SHARDS:-32}
 
 fail() {
     echo "compare: $1" >&2
@@ -173,18 +177,27 @@ SQL
     psql -X -q -d "$dsn" -c "ANALYZE bench" >/dev/null 2>&1 || true
 }
 
+# Tables of the worker's own with the rows of bench, each with the tenants whose number has one remainder.
+divide() {
+    local i
+    for ((i = 0; i < tables; i++)); do
+        echo "CREATE TABLE bench_$i (LIKE bench INCLUDING ALL); INSERT INTO bench_$i SELECT * FROM bench WHERE tenant_id % $tables = $i;
+              ANALYZE bench_$i;"
+    done | psql -X -q -v ON_ERROR_STOP=1 -d "$(dsn "$worker_port")" >/dev/null
+}
+
 statements_of() {
-    local one="tenant_id = :tenant AND id"
+    local table=$2 one="tenant_id = :tenant AND id"
     case $1 in
-    select) echo "SELECT value, filler FROM bench WHERE $one = :id;" ;;
-    update) echo "UPDATE bench SET value = value + 1 WHERE $one = :id;" ;;
+    select) echo "SELECT value, filler FROM $table WHERE $one = :id;" ;;
+    update) echo "UPDATE $table SET value = value + 1 WHERE $one = :id;" ;;
     transaction) cat <<SQL ;;
 BEGIN;
-SELECT value, filler FROM bench WHERE $one = :id;
-UPDATE bench SET value = value + 1 WHERE $one = :id;
-SELECT count(*) FROM bench WHERE tenant_id = :tenant AND id < 10;
-UPDATE bench SET filler = 'changed by a transaction' WHERE $one = :id;
-SELECT value FROM bench WHERE $one = :id;
+SELECT value, filler FROM $table WHERE $one = :id;
+UPDATE $table SET value = value + 1 WHERE $one = :id;
+SELECT count(*) FROM $table WHERE tenant_id = :tenant AND id < 10;
+UPDATE $table SET filler = 'changed by a transaction' WHERE $one = :id;
+SELECT value FROM $table WHERE $one = :id;
 COMMIT;
 SQL
     *) fail "there is no script \"$1\"; choose of: select update transaction" ;;
@@ -192,8 +205,22 @@ SQL
 }
 
 write_script() {
-    { printf '\\set tenant random(1, %d)\n\\set id random(1, %d)\n' "$tenants" "$rows_per_tenant"; statements_of "$1"; } \
-        >"$work/$1.sql"
+    local i id="random(1, $rows_per_tenant)"
+    { printf '\\set tenant random(1, %d)\n\\set id %s\n' "$tenants" "$id"; statements_of "$1" bench; } >"$work/$1.sql"
+    for ((i = 0; tables > 1 && i < tables; i++)); do
+        printf '\\set tenant %d * random(1, %d) + %d\n\\set id %s\n' "$tables" $((tenants / tables - 1)) "$i" "$id"
+        statements_of "$1" "bench_$i"
+    done | awk -v start="$work/$1" '/^.set tenant/ { n++ } { print >(start "." (n - 1) ".sql") }'
+}
+
+# Options of pgbench: what a target is to run.
+files_of() {
+    local script=$1 target=$2 i
+    if [ "$target" = tenantry ] || [ "$tables" -eq 1 ]; then
+        echo "-f $work/$script.sql"
+    else
+        for ((i = 0; i < tables; i++)); do echo "-f $work/$script.$i.sql"; done
+    fi
 }
 
 # CPU time of a process so far, in clock ticks: fields 14 and 15, counted after the command's closing bracket.
@@ -220,7 +247,8 @@ run() {
     local script=$1 mode=$2 count=$3 target=$4 seconds=$5 log=$work/pgbench.log
     shift 5
     # The place to connect to comes last, without -d: before PostgreSQL 17 that means to tell everything pgbench does.
-    pgbench -n -M "$mode" -c "$count" -j $((count < $(nproc) ? count : $(nproc))) -T "$seconds" -f "$work/$script.sql" \
+    # shellcheck disable=SC2046 # several options
+    pgbench -n -M "$mode" -c "$count" -j $((count < $(nproc) ? count : $(nproc))) -T "$seconds" $(files_of "$script" "$target") \
         "$@" "$(dsn "${port_of[$(process_of "$target" "$mode")]}")" >"$log" 2>&1 ||
         fail "pgbench -M $mode -c $count, $script, $target failed: $(tail -n 5 "$log")"
 }
@@ -240,7 +268,7 @@ measure() {
     local p99
     p99=$(cat "$work"/latency.* | awk '{ print $3 }' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR - 1) * 0.99) + 1] / 1000 }')
     awk -v head="$script $mode $count $round $target" -v p99="$p99" -v ticks=$((after - before)) -v servers="$servers" \
-        -v sleeps=$((woken - slept)) -v idle="$idle" -v hertz="$ticks_per_second" -v statements="$(statements_of "$script" | wc -l)" '
+        -v sleeps=$((woken - slept)) -v idle="$idle" -v hertz="$ticks_per_second" -v statements="$(statements_of "$script" bench | wc -l)" '
         /^number of transactions actually processed/ { n = $6 + 0 }
         /^latency average = / { mean = $4 }
         /^tps = / { tps = $3 }
@@ -269,8 +297,9 @@ results=${RESULTS:-$work/results}
 : >"$results"
 start_cluster
 postmaster=$(psql -X -A -t -d "$(dsn "$worker_port")" -c "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
-load "$(dsn "$port")" "SELECT create_distributed_table('bench', 'tenant_id');"
+load "$(dsn "$port")" "SELECT create_distributed_table('bench', 'tenant_id', shard_count => $shards);"
 load "$(dsn "$worker_port")" ""
+[ "$tables" -eq 1 ] || divide
 ! has_target tenantry || start_tenantry
 ! has_target floor || start_floor
 if has_target pgbouncer; then
@@ -281,7 +310,7 @@ for script in $scripts; do
     write_script "$script"
 done
 
-echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s, $threads threads for clients, $io"
+echo "$(nproc) cores, $tenants tenants of $rows_per_tenant rows, medians of $rounds rounds of $duration s, $threads threads for clients, $io; $shards shards, the others $tables tables"
 echo "$("$tenantry" --version); $(pgbench --version); ${pgbouncer:+$("$pgbouncer" --version | head -n 1)}"
 if [ -n "$idle" ]; then
     for target in $targets; do

@@ -437,6 +437,7 @@ fn readers_that_do_not_read_cost_little(cluster: &Served) {
     .flat_map(|query| std::iter::repeat_n(query, 3))
     .map(|query| {
         let mut wire = proxy(cluster);
+        wire.take_little();
         wire.send(&frame(query));
         wire
     })

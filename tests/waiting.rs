@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use support::served::Served;
@@ -24,6 +25,40 @@ fn who_waits_for_a_connection_is_served_as_if_it_had_been_free() {
     what_moves_meanwhile_is_found(&served, &tenants[0]);
     a_wait_ends_with_its_deadline(&served, &tenants[1]);
     assert!(!served.logged(0).contains("panicked"), "{}", served.logged(0));
+}
+
+/// Goal: while clients wait, a shard's statements go to the server process that has its plans and tables at hand (decision 20). Method: 40
+/// clients on four connections ask for the process that runs their statement, of 64 tenants in turn. Of four processes that take turns as it
+/// happens, each would run a quarter of a tenant's statements.
+#[test]
+fn connections_keep_to_their_shards() {
+    let served = Served::start_with(1, 1, "[pool]\nsize = 4\n");
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("INSERT INTO items SELECT generate_series(1, 64)");
+    let seen: Vec<(usize, String)> = std::thread::scope(|threads| {
+        let asks = |client: usize| {
+            let mut wire = connect(&served);
+            wire.run_prepared("which", "SELECT pg_backend_pid() FROM items WHERE tenant = $1", &[Some("1")]);
+            let mut seen = Vec::new();
+            for turn in 0..64 {
+                let tenant = (client * 7 + turn) % 64 + 1;
+                send_prepared(&mut wire, "which", &tenant.to_string());
+                seen.push((tenant, wire.answer()));
+            }
+            seen
+        };
+        let clients: Vec<_> = (0..40).map(|client| threads.spawn(move || asks(client))).collect();
+        clients.into_iter().flat_map(|client| client.join().expect("it does not panic")).collect()
+    });
+    let mut of_tenants: HashMap<usize, HashMap<&str, usize>> = HashMap::new();
+    for (tenant, said) in &seen {
+        assert!(said.ends_with("C(SELECT 1) Z(I)"), "{said}");
+        *of_tenants.entry(*tenant).or_default().entry(said).or_default() += 1;
+    }
+    let at_home: usize = of_tenants.values().filter_map(|processes| processes.values().max()).sum();
+    let share = at_home as f64 / seen.len() as f64;
+    assert!(share > 0.6, "{share} of all statements ran where most of their tenant's did");
 }
 
 fn connect(served: &Served) -> Client {

@@ -21,6 +21,7 @@ pub struct Link {
     waits: AtomicBool,
     /// Counts receptions: two looks at it tell whether anything came.
     progress: AtomicU32,
+    answers: AtomicU32,
     state: AtomicU8,
     waker: AtomicWaker,
 }
@@ -33,6 +34,7 @@ impl Default for Link {
             uses: AtomicU32::new(1),
             waits: AtomicBool::new(false),
             progress: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
             state: AtomicU8::new(GOOD),
             waker: AtomicWaker::new(),
         }
@@ -67,6 +69,16 @@ impl Link {
     /// Since when nothing came is for the observer to find out: the number of receptions, while it waits for one.
     pub fn waits_at(&self) -> Option<u32> {
         self.waits.load(Ordering::Relaxed).then(|| self.progress.load(Ordering::Relaxed))
+    }
+
+    /// An answer is over.
+    pub fn note_answered(&self) {
+        self.answers.store(self.answers.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How many answers have come to their end.
+    pub fn answers(&self) -> u32 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Something came, or nobody waits any more.

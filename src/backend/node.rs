@@ -27,7 +27,7 @@ use super::nodes::Nodes;
 use super::place::{Place, Ticket};
 use super::pool_settings::PoolSettings;
 use super::pool_tally::PoolTally;
-use super::queue::{Granted, Queues, Waiter};
+use super::queue::{Granted, Queues, Waiter, Wish};
 use super::width::Width;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
@@ -284,6 +284,7 @@ impl Node {
         self: &Arc<Self>,
         pool: u64,
         turn: Option<u64>,
+        wish: Option<Wish>,
     ) -> Result<(Ticket, oneshot::Receiver<Result<Granted>>)> {
         let (sender, receiver) = oneshot::channel();
         let ticket = turn.unwrap_or_else(|| self.next_number());
@@ -295,7 +296,7 @@ impl Node {
             return Err(self.unreachable(&outage.why));
         }
         let since = Instant::now();
-        state.queues.push(pool, Waiter { ticket, since, sender });
+        state.queues.push(pool, Waiter { ticket, since, wish, sender });
         self.settle(state);
         if self.is_waited_for() && self.settings.load().has_widths() {
             self.oversee();
@@ -320,9 +321,9 @@ impl Node {
         self.settle(state);
     }
 
-    /// What becomes of a connection of `pool` that has just become free: its own pool's first waiter gets it, unless
-    /// somebody of another pool, who needs it closed, has waited for long. A waiter that is chosen leaves the queue.
-    pub(super) fn next_of(self: &Arc<Self>, pool: u64) -> Next {
+    /// What becomes of the connection `number` of `pool`, which has become free `now`: one of its own pool's first waiters gets it,
+    /// unless somebody of another pool, who needs it closed, has waited for long. A waiter that is chosen leaves the queue.
+    pub(super) fn next_of(self: &Arc<Self>, pool: u64, number: u64, now: Instant) -> Next {
         let mut state = self.lock();
         let room = self.room(&state);
         if state.open > room || state.is_too_wide(pool, &self.settings.load()) {
@@ -337,7 +338,8 @@ impl Node {
                 Next::Close
             }
             (Some(_), _) => {
-                let chosen = state.queues.take_first_of(pool);
+                let open = state.pools.get(&pool).map_or(0, |pool| pool.open);
+                let chosen = state.queues.take_for(pool, number, open, now);
                 self.settle(state);
                 chosen.map_or(Next::Keep, Next::Hand)
             }

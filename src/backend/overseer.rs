@@ -13,20 +13,10 @@ use crate::transport::timer;
 struct Overseer {
     node: Arc<Node>,
     at: Instant,
-    /// How often each connection had been given out.
-    uses: HashMap<u64, u32>,
+    /// How often each connection that was in use had been given out, and had answered.
+    uses: HashMap<u64, (u32, u32)>,
     /// Answers of each pool, and waits for its connections.
     counts: HashMap<u64, (u64, u64)>,
-}
-
-/// Connections of one pool that sessions have.
-#[derive(Clone, Copy, Default)]
-struct InUse {
-    /// The same one as at the look before.
-    long: usize,
-    short: usize,
-    /// Of the short ones.
-    running: usize,
 }
 
 impl Node {
@@ -58,19 +48,15 @@ impl Overseer {
         self.at += elapsed;
         let settings = self.node.settings().load();
         let mut state = self.node.lock();
-        let mut in_use: HashMap<u64, InUse> = HashMap::new();
+        let mut long: HashMap<u64, usize> = HashMap::new();
         let mut uses = HashMap::with_capacity(self.uses.len());
         for (&number, (pool, link)) in &state.links {
             let Some(count) = link.uses() else { continue };
-            let of_pool = in_use.entry(*pool).or_default();
-            match self.uses.get(&number) == Some(&count) {
-                true => of_pool.long += 1,
-                false => {
-                    of_pool.short += 1;
-                    of_pool.running += usize::from(link.waits_at().is_some());
-                }
+            let so_far = (count, link.answers());
+            if self.uses.get(&number) == Some(&so_far) {
+                *long.entry(*pool).or_default() += 1;
             }
-            uses.insert(number, count);
+            uses.insert(number, so_far);
         }
         self.uses = uses;
         let State { pools, queues, .. } = &mut *state;
@@ -79,13 +65,10 @@ impl Overseer {
             let now = (pool.tally.answers.read().count(), pool.tally.waits.read().count());
             let before = self.counts.insert(*number, now).unwrap_or(now);
             let has_waited = queues.first_of(*number).is_some() || now.1 > before.1;
-            let in_use = in_use.get(number).copied().unwrap_or_default();
             let seen = Seen {
                 elapsed,
                 answers: now.0 - before.0,
-                long: in_use.long,
-                used: in_use.short,
-                running: in_use.running,
+                long: long.get(number).copied().unwrap_or_default(),
                 is_short: has_waited && pool.open >= pool.most(&settings),
             };
             pool.width.look(&seen, settings.size);
@@ -105,6 +88,6 @@ impl Overseer {
     }
 }
 
-/// A connection that has been with one session from one look to the next is kept for long.
+/// A connection that has been with one session from one look to the next, and has answered nothing, is kept for long.
 const EVERY: Duration = Duration::from_millis(20);
 const CALM: Duration = Duration::from_millis(500);

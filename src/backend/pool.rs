@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::{Notify, oneshot};
 
 use super::cancel::CancelTarget;
+use super::homes::{Homes, House, Subject};
 use super::hosts::{Purpose, connect_to_primary, connect_to_standby};
 use super::login::{Identity, ServerAddress};
 use super::node::{Next, Node};
@@ -24,7 +25,7 @@ use super::place::{Place, Ticket};
 use super::pool_settings::PoolMode;
 use super::pool_tally::PoolTally;
 use super::prepared::Prepared;
-use super::queue::Granted;
+use super::queue::{Granted, Wish};
 use super::server::Server;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::timer;
@@ -52,6 +53,7 @@ struct Pool {
     user: String,
     database: String,
     state: RefCell<State>,
+    homes: Rc<RefCell<Homes>>,
 }
 
 #[derive(Default)]
@@ -67,6 +69,7 @@ struct Connection {
     server: Server,
     /// Which of the node's.
     host: ServerAddress,
+    house: House,
     _place: Place,
     retires: Instant,
 }
@@ -94,14 +97,19 @@ impl Pools {
     /// While the node is down it is waited for. Errors: 53300 after `checkout_timeout`; 08006 when the node has been down
     /// for `outage_timeout`; what logging in says.
     pub async fn checkout(&self, address: &ServerAddress, identity: &Identity) -> Result<PooledServer> {
-        self.checkout_from(&self.find(address, identity), identity).await
+        self.checkout_from(&self.find(address, identity), identity, None).await
     }
 
-    /// The same of a pool that was found.
-    pub async fn checkout_from(&self, pool: &FoundPool, identity: &Identity) -> Result<PooledServer> {
+    /// The same of a pool that was found; of connections that come back, rather the one where the subject is at home.
+    pub async fn checkout_from(
+        &self,
+        pool: &FoundPool,
+        identity: &Identity,
+        subject: Option<Subject>,
+    ) -> Result<PooledServer> {
         let (FoundPool(pool), began) = (pool, Instant::now());
         loop {
-            match pool.checkout(identity).await {
+            match pool.checkout(identity, subject).await {
                 Err(error) if is_outage(&error) && !pool.node.is_lost() && !self.is_late(began) => {}
                 checked_out => return checked_out,
             }
@@ -117,7 +125,7 @@ impl Pools {
         if !pool.node.is_near() {
             return Ok(None);
         }
-        match pool.checkout(identity).await {
+        match pool.checkout(identity, None).await {
             Ok(server) => Ok(Some(server)),
             Err(error) if error.code() == SqlState::TOO_MANY_CONNECTIONS => Err(error),
             Err(error) => {
@@ -164,6 +172,7 @@ impl Pools {
             user: identity.user.clone(),
             database: identity.database.clone(),
             state: RefCell::default(),
+            homes: Rc::default(),
         });
         alike.push(pool.clone());
         pool
@@ -246,7 +255,7 @@ impl FoundPool {
 
 impl Pool {
     /// One attempt: with a connection that is there, or a new one when there is a place for it.
-    async fn checkout(self: &Rc<Self>, identity: &Identity) -> Result<PooledServer> {
+    async fn checkout(self: &Rc<Self>, identity: &Identity, subject: Option<Subject>) -> Result<PooledServer> {
         let settings = self.nodes.settings().load_full();
         let mut deadline = tokio::time::Instant::now() + settings.checkout_timeout;
         let mut turn = None;
@@ -259,7 +268,8 @@ impl Pool {
                     return Ok(self.guard(connection));
                 }
             }
-            let (ticket, granted) = self.node.wait(self.number, turn)?;
+            let wish = subject.and_then(|subject| self.wish(subject));
+            let (ticket, granted) = self.node.wait(self.number, turn, wish)?;
             turn = Some(ticket.number);
             let place = match self.await_turn(ticket, granted, &mut deadline).await? {
                 Turn::Connection(server) => return Ok(server),
@@ -271,6 +281,11 @@ impl Pool {
                 opened => return opened,
             }
         }
+    }
+
+    fn wish(&self, subject: Subject) -> Option<Wish> {
+        let home = self.homes.borrow_mut().of(subject)?;
+        Some(Wish { subject, home })
     }
 
     /// Errors: 53300 at the deadline, which is put off as long as the node is away; 08006 when it has been for too long.
@@ -326,8 +341,8 @@ impl Pool {
                 if self.node.has_left(&host) {
                     server.link().give_up();
                 }
-                let retires = self.retires();
-                Ok(self.guard(Box::new(Connection { server, host, _place: place, retires })))
+                let (house, retires) = (House::new(place.number, self.homes.clone()), self.retires());
+                Ok(self.guard(Box::new(Connection { server, host, house, _place: place, retires })))
             }
             Err(error) => {
                 if is_full(&error) {
@@ -382,9 +397,13 @@ impl Pool {
             return;
         }
         if self.node.is_waited_for() || self.node.is_pressed() {
-            match self.node.next_of(self.number) {
+            let number = connection.house.number;
+            match self.node.next_of(self.number, number, since) {
                 Next::Close => return,
                 Next::Hand(waiter) => {
+                    if let Some(wish) = waiter.wish.filter(|wish| wish.home != number) {
+                        self.homes.borrow_mut().was_served_by(number, wish.subject);
+                    }
                     self.state.borrow_mut().handed.insert(waiter.ticket, self.guard(connection));
                     if waiter.sender.send(Ok(Granted::Connection)).is_err() {
                         // He is gone meanwhile: it comes back here.

@@ -313,6 +313,7 @@ impl Server {
             self.end_wait_for_room();
             self.answered = Instant::now();
             self.tally.answers.record(self.answered.saturating_duration_since(asked));
+            self.link.note_answered();
         }
     }
 

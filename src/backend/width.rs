@@ -10,9 +10,8 @@
 //!     └─────────────────────────────────────────────────────────────────── not: back, rest longer, then the other way
 //! ```
 //!
-//! Only connections that come and go count. One that is kept for long (a long statement, a client that thinks within its
-//! transaction, a lock) says nothing of how busy the server is, and has another beside it. So have those that are in use without
-//! a statement, between two of a transaction: what is sought is how many statements run at once.
+//! Only connections that come and go count. One that is kept for long without an answer (a long statement, a client that thinks
+//! within its transaction, a lock) says nothing of how busy the server is, and has another beside it.
 //!
 //! Source: hill climbing over the number of threads, as in .NET's thread pool: J. L. Hellerstein, V. Morrison,
 //! E. Eilebrecht, "Applying control theory in the real world", SIGMETRICS Performance Evaluation Review 37(3), 2009.
@@ -22,10 +21,8 @@ use std::time::Duration;
 /// One pool's.
 #[derive(Debug)]
 pub(super) struct Width {
-    /// Statements that run at once, of connections that come and go.
+    /// Connections that come and go.
     short: usize,
-    /// The share of connections in use that run one, of late.
-    running: f64,
     /// Connections kept for long: the most of late, slowly forgotten. Those that are closed would have to be opened again.
     long: f64,
     /// Of this epoch.
@@ -42,12 +39,8 @@ pub(super) struct Width {
 pub(super) struct Seen {
     pub elapsed: Duration,
     pub answers: u64,
-    /// Connections that have been with the same session all this time.
+    /// Connections that have been with the same session all this time, and have answered nothing.
     pub long: usize,
-    /// Others that are in use.
-    pub used: usize,
-    /// Those of them whose server has something to answer.
-    pub running: usize,
     /// Has somebody waited, although all that may be open are?
     pub is_short: bool,
 }
@@ -82,7 +75,6 @@ impl Default for Width {
     fn default() -> Self {
         Self {
             short: AT_FIRST,
-            running: 1.0,
             long: 0.0,
             answers: 0,
             time: Duration::ZERO,
@@ -96,26 +88,18 @@ impl Default for Width {
 impl Width {
     /// Most connections to have, never more than `size`.
     pub fn most(&self, size: usize) -> usize {
-        self.come_and_go().saturating_add(self.long.round() as usize).min(size)
+        self.short.saturating_add(self.long.round() as usize).min(size)
     }
 
     /// Of these many connections, are there more than come and go at the best?
     pub fn is_wider(&self, open: usize) -> bool {
-        open > self.come_and_go()
-    }
-
-    fn come_and_go(&self) -> usize {
-        (self.short as f64 / self.running.max(RUNNING_MIN)).round() as usize
+        open > self.short
     }
 
     /// Takes in what was seen; to be called every few milliseconds while somebody waits, or it is wider.
     pub fn look(&mut self, seen: &Seen, size: usize) {
         let kept = LONG_HALF_LIFE.as_secs_f64() / seen.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
         self.long = (self.long * 0.5f64.powf(1.0 / kept)).max(seen.long as f64);
-        if seen.used > 0 {
-            let share = seen.running as f64 / seen.used as f64;
-            self.running += (share - self.running) * RUNNING_WEIGHT;
-        }
         self.answers += seen.answers;
         self.time += seen.elapsed;
         if seen.is_short && self.time < EPOCH {
@@ -199,10 +183,6 @@ const EPOCH: Duration = Duration::from_millis(200);
 const PAUSE_MIN: u32 = 2;
 const PAUSE_AGAIN: u32 = 10;
 const PAUSE_MAX: u32 = 80;
-/// Of one look among all: what is seen of some ten connections each time changes from look to look.
-const RUNNING_WEIGHT: f64 = 0.03;
-/// Whose clients take longer keep their connections for long.
-const RUNNING_MIN: f64 = 0.25;
 const LONG_HALF_LIFE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -230,7 +210,7 @@ mod tests {
             let rate = answers_per_second(cores, most) * noise.random_range(0.9..1.1);
             answered += if look >= looks / 2 { rate } else { 0.0 };
             let answers = (rate * elapsed.as_secs_f64()) as u64;
-            width.look(&Seen { elapsed, answers, long: 0, used: most, running: most, is_short: true }, size);
+            width.look(&Seen { elapsed, answers, long: 0, is_short: true }, size);
         }
         answered / (looks - looks / 2) as f64 / best
     }
@@ -261,14 +241,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_long_has_others_beside_it_and_is_remembered() {
         let mut width = Width::default();
-        let seen = |seconds, long| Seen {
-            elapsed: Duration::from_secs(seconds),
-            answers: 0,
-            long,
-            used: 0,
-            running: 0,
-            is_short: false,
-        };
+        let seen = |seconds, long| Seen { elapsed: Duration::from_secs(seconds), answers: 0, long, is_short: false };
         assert_eq!(width.most(100), AT_FIRST);
         width.look(&seen(1, 20), 100);
         assert_eq!(width.most(100), AT_FIRST + 20);
@@ -281,25 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn connections_between_two_statements_have_others_beside_them() {
-        let mut width = Width::default();
-        let mut look = |used, running, times| {
-            let elapsed = Duration::from_millis(1);
-            (0..times)
-                .for_each(|_| width.look(&Seen { elapsed, answers: 0, long: 0, used, running, is_short: true }, 100));
-            width.most(100)
-        };
-        assert_eq!(look(8, 4, 150), 2 * AT_FIRST);
-        assert_eq!(look(8, 0, 40), 4 * AT_FIRST, "but never any number");
-        // Who uses none tells nothing.
-        assert_eq!(look(0, 0, 1), 4 * AT_FIRST);
-    }
-
-    #[test]
     fn a_try_that_ends_because_nobody_waits_keeps_what_was_opened_where_it_answers_more() {
         let mut width = Width::default();
         let look = |width: &mut Width, answers, is_short| {
-            width.look(&Seen { elapsed: EPOCH, answers, long: 0, used: 0, running: 0, is_short }, 100);
+            width.look(&Seen { elapsed: EPOCH, answers, long: 0, is_short }, 100);
         };
         for (answers, then) in [(900, 8), (1200, 11)] {
             look(&mut width, 1000, true);
@@ -325,7 +283,7 @@ mod tests {
             let elapsed = Duration::from_millis(20);
             let answers = (rate * elapsed.as_secs_f64()) as u64;
             let is_short = noise.random_bool(0.97);
-            width.look(&Seen { elapsed, answers, long: 0, used: 0, running: 0, is_short }, 64);
+            width.look(&Seen { elapsed, answers, long: 0, is_short }, 64);
             sum += width.most(64);
         }
         assert!(sum < 20_000 * 16, "{} on average", sum / 20_000);

@@ -147,7 +147,7 @@ impl Session {
             Unit::Simple { .. } => self.simple_short_way(&bytes),
         };
         match (way, self.pools.take_missing()) {
-            (None, Some(node)) => Some(ShortWay::Wait(Wanted { node, unit: bytes })),
+            (None, Some((node, group))) => Some(ShortWay::Wait(Wanted { node, group, unit: bytes })),
             (None, None) => {
                 self.client.put_back(bytes);
                 None
@@ -297,7 +297,7 @@ impl Session {
         }
         let requested = self.requested.unwrap_or_else(Instant::now);
         let mut seat = match &mut self.transaction {
-            None => self.idle_seat(way.node, requested)?,
+            None => self.idle_seat(way.node, way.group, requested)?,
             Some(_) if !self.has_begun && !self.cancel.handle.begin_at_once() => return None,
             Some(txn) => {
                 let participant = match txn.is_blank() {
@@ -318,10 +318,10 @@ impl Session {
         Some(UnderWay { seat, node, group, query, unit, version, parses: false, writes: !is_read })
     }
 
-    fn idle_seat(&self, node: NodeId, now: Instant) -> Option<Seat> {
+    fn idle_seat(&self, node: NodeId, group: ShardGroupId, now: Instant) -> Option<Seat> {
         let mut server = match &self.kept {
             Some(kept) => kept.take(node)?,
-            None => self.thread.executor.take_idle(node, &self.identity, &self.pools, now)?,
+            None => self.thread.executor.take_idle(node, group, &self.identity, &self.pools, now)?,
         };
         let begins = || self.has_begun || self.cancel.handle.begin_at_once();
         if !server.carries(&self.settings) || !begins() {

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use super::run::Session;
 use super::short_way::ShortWay;
 use crate::error::{Result, SqlState};
-use crate::shard_map::NodeId;
+use crate::shard_map::{NodeId, ShardGroupId};
 
 /// A statement for whose server there is no connection at once.
 pub(super) struct Wanted {
     pub node: NodeId,
+    pub group: ShardGroupId,
     /// The client's messages.
     pub unit: Bytes,
 }
@@ -20,7 +21,7 @@ pub(super) struct Wanted {
 impl Session {
     /// Waits for a connection; the messages go their way with it then, or are left to the long way.
     pub(super) async fn wait_for_server(&mut self, wanted: Wanted) -> Result<Option<ShortWay>> {
-        let Wanted { node, unit } = wanted;
+        let Wanted { node, group, unit } = wanted;
         let tag = unit.first().copied().unwrap_or_default();
         self.note_request(tag, &unit);
         self.cancel.handle.begin().await;
@@ -31,7 +32,7 @@ impl Session {
             self.client.put_back(unit);
             return Ok(None);
         };
-        let checkout = executor.pools.checkout_from(&pool, &self.identity);
+        let checkout = executor.pools.checkout_from(&pool, &self.identity, Some(group.0));
         let waited = self.cancel.handle.unless_cancelled(checkout).await;
         match waited.and_then(|server| self.cancel.handle.check().map(|()| server)) {
             Ok(server) => {

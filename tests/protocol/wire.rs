@@ -37,6 +37,12 @@ impl Wire {
         socket2::SockRef::from(&self.stream).set_linger(linger).expect("a socket");
     }
 
+    /// Its kernel takes but little of what is not read. By itself it may take megabytes, and compacts them to take a little more now and
+    /// then, for a minute where memory is short.
+    pub fn take_little(&self) {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(64 << 10).expect("a socket");
+    }
+
     /// A second handle, to read while this one sends.
     pub fn reader(&self) -> TcpStream {
         self.stream.try_clone().expect("a socket")

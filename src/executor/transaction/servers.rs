@@ -71,7 +71,7 @@ impl Transaction {
     ) -> Option<Participant> {
         let mut server = match &self.kept {
             Some(kept) => kept.take(node)?,
-            None => self.executor.take_idle(node, &self.identity, pools, now)?,
+            None => self.executor.take_idle(node, group, &self.identity, pools, now)?,
         };
         let target = server.cancel_target();
         if !server.carries(&self.settings_before) || self.cancel.add(target.clone()).is_err() {
@@ -285,14 +285,14 @@ pub struct PoolsAtHand {
     /// Of a map of this version.
     version: Cell<u64>,
     pools: RefCell<Vec<(NodeId, FoundPool)>>,
-    /// Whose connections were all in use when one was looked for.
-    missing: Cell<Option<NodeId>>,
+    /// Whose connections were all in use when one was looked for, and for which shard group.
+    missing: Cell<Option<(NodeId, ShardGroupId)>>,
     pub handed: Handed,
 }
 
 impl PoolsAtHand {
-    /// The node for which the last look found no connection that nobody uses, once.
-    pub fn take_missing(&self) -> Option<NodeId> {
+    /// The node for which the last look found no connection that nobody uses, and the shard group, once.
+    pub fn take_missing(&self) -> Option<(NodeId, ShardGroupId)> {
         self.missing.take()
     }
 
@@ -344,10 +344,11 @@ impl Executor {
         })
     }
 
-    /// A connection to `node` that is idle and was used a moment ago, for a statement by itself.
+    /// A connection to `node` that is idle and was used a moment ago, for a statement of this shard group.
     pub fn take_idle(
         &self,
         node: NodeId,
+        group: ShardGroupId,
         identity: &Identity,
         pools: &PoolsAtHand,
         now: Instant,
@@ -360,7 +361,7 @@ impl Executor {
                 Some(server) => Ok(server),
                 None => pools.with(map.version(), node, find, look)?,
             };
-            pools.missing.set(matches!(found, Err(false)).then_some(node));
+            pools.missing.set(matches!(found, Err(false)).then_some((node, group)));
             let mut server = found.ok()?;
             let is_current = is_current(&mut server, map);
             if !is_current {
