@@ -113,7 +113,7 @@ const METRICS: &[Metric] = &[
     gauge(
         "tenantry_replaced_primaries_writable",
         Unit::Count,
-        "1 while a server takes writes although another one was promoted in its place, otherwise 0",
+        "Servers that take writes although another one was promoted in their place",
     ),
     gauge("tenantry_pool_node_is_up", Unit::Count, "0 while the server cannot be reached, otherwise 1"),
     histogram("tenantry_pool_answer_seconds", "From what was sent to a server to the end of its answer"),

@@ -141,8 +141,8 @@ impl Reloader {
         tracing::info!(
             file = %path.display(),
             changed = %or_none(&reloaded.changed),
-            renewed = %or_none(&reloaded.renewed),
             need_restart = %or_none(&reloaded.need_restart),
+            renewed = %or_none(&reloaded.renewed),
             "configuration was read again"
         );
         Ok(reloaded)

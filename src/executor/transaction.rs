@@ -15,6 +15,7 @@ mod snapshots;
 
 pub use apart::Answered;
 pub use constraints::ConstraintsOf;
+pub use hidden_settings::ParameterChange;
 pub use patience::{FirstTimeouts, Limit, Timeouts};
 pub use servers::PoolsAtHand;
 
@@ -84,8 +85,8 @@ pub struct Transaction {
     pub may_write: bool,
     /// Code that nobody here can read has run: its servers may keep anything of it.
     pub is_opaque: bool,
-    /// Parameters that changed without the client being told.
-    pub parameter_changes: Vec<(String, String)>,
+    /// What has become of parameters, in order.
+    pub parameter_changes: Vec<ParameterChange>,
     pub(super) rowsets: Rowsets,
     kept: Option<Rc<Kept>>,
     handed: Handed,

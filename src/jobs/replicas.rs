@@ -27,6 +27,7 @@ use crate::shard_map::{Node, NodeId};
 
 /// Until `stop`. Each standby is looked after by itself: one that is silent keeps nobody from being read.
 pub async fn watch(catalog: Arc<Catalog>, nodes: Arc<Nodes>, stop: CancellationToken) {
+    rivals::replaced_primaries_writable().set(0.0);
     let mut versions = catalog.versions();
     let mut watched: HashMap<(NodeId, ServerAddress), AbortOnDropHandle<()>> = HashMap::new();
     loop {

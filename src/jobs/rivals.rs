@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use tokio_postgres::Client;
 
 use super::primaries::{change, note_failover};
@@ -53,7 +53,7 @@ impl<'a> Rival<'a> {
     pub fn is_standby(&mut self) {
         if std::mem::take(&mut self.is_told) {
             tracing::info!(host = %self.host, "an earlier primary is a standby now");
-            self.show();
+            replaced_primaries_writable().decrement(1.0);
         }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Rival<'a> {
                 host = %self.host, primary = %format!("{}:{}", row.host, row.port), timeline, noted,
                 "a server that was replaced as primary takes writes as well, stop it or make it a standby"
             );
-            self.show();
+            replaced_primaries_writable().increment(1.0);
         }
         // Only while the primary is known to be the newer one now, and a copy of the same server.
         let Ok(primary) = connect(catalog.settings(), &Address { host: row.host.clone(), port: row.port }).await else {
@@ -102,19 +102,19 @@ impl<'a> Rival<'a> {
         take_out_of_use(catalog, session, self.node, &Address { host: self.host.host.clone(), port: self.host.port })
             .await
     }
-
-    fn show(&self) {
-        gauge!("tenantry_replaced_primaries_writable", "server" => self.host.to_string())
-            .set(f64::from(u8::from(self.is_told)));
-    }
 }
 
 impl Drop for Rival<'_> {
     fn drop(&mut self) {
-        if std::mem::take(&mut self.is_told) {
-            self.show();
+        if self.is_told {
+            replaced_primaries_writable().decrement(1.0);
         }
     }
+}
+
+/// How many earlier primaries take writes, all in all.
+pub fn replaced_primaries_writable() -> Gauge {
+    gauge!("tenantry_replaced_primaries_writable")
 }
 
 /// A server's timeline, none when it is in recovery, and what it shares with its copies.

@@ -25,7 +25,9 @@ use super::{Ending, Shared};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
-use crate::executor::{Client, Executor, FirstTimeouts, Kept, Kind, Limit, Origin, PoolsAtHand, Transaction};
+use crate::executor::{
+    Client, Executor, FirstTimeouts, Kept, Kind, Limit, Origin, ParameterChange, PoolsAtHand, Transaction,
+};
 use crate::operations::sequences;
 use crate::planner::{ReadFrom, Sequences};
 use crate::shard_map::ShardMap;
@@ -104,8 +106,8 @@ pub struct Session {
     pub memory: u64,
     /// It was lost, and with it what it was kept for: the session ends.
     pub has_lost_pin: bool,
-    /// Parameters that changed and the client has yet to be told of.
-    pub parameter_changes: Vec<(String, String)>,
+    /// What has become of parameters, in order, for the client to be told of.
+    pub parameter_changes: Vec<ParameterChange>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
     pub batch: super::batch::Batch,
@@ -405,14 +407,14 @@ impl Session {
         let in_block = self.transaction.as_mut().filter(|txn| !txn.failed).into_iter();
         let in_block = in_block.flat_map(|txn| txn.participants()).map(|participant| &mut participant.server);
         for server in in_block.chain(&mut self.pinned).filter(|server| server.may_read_otherwise()) {
-            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
+            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await.into_iter().map(Into::into));
         }
         if let Some(txn) = self.transaction.as_mut().filter(|txn| !txn.failed && txn.has_hidden_code()) {
             Box::pin(txn.spread_hidden_settings()).await;
         }
         let Some(kept) = &self.kept else { return };
         for (node, mut server) in kept.take_those(|server| server.may_read_otherwise()) {
-            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
+            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await.into_iter().map(Into::into));
             kept.put(node, server);
         }
     }
@@ -430,10 +432,14 @@ impl Session {
             self.parameter_changes.append(&mut txn.parameter_changes);
         }
         let mut changes = std::mem::take(&mut self.parameter_changes).into_iter();
-        while let Some((name, value)) = changes.next() {
+        while let Some(ParameterChange { name, value, is_told }) = changes.next() {
             // What came of it last is all that counts.
-            if changes.as_slice().iter().all(|(later, _)| *later != name) {
-                self.tell_parameter(&name, &value);
+            if changes.as_slice().iter().any(|later| later.name == name) {
+                continue;
+            }
+            match is_told {
+                true => self.show_parameter(&name, &value),
+                false => self.tell_parameter(&name, &value),
             }
         }
     }
@@ -441,6 +447,10 @@ impl Session {
     /// The client hears of it, and operators of what they see.
     pub(super) fn tell_parameter(&mut self, name: &str, value: &str) {
         answer::parameter_status(name, value, self.client.out());
+        self.show_parameter(name, value);
+    }
+
+    fn show_parameter(&mut self, name: &str, value: &str) {
         if name == "application_name" {
             self.presence.set_application(value);
         }

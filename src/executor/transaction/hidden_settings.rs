@@ -33,6 +33,22 @@ struct NotSpread {
     is_told: bool,
 }
 
+/// A setting that servers report has another value now.
+#[derive(Debug, Clone)]
+pub struct ParameterChange {
+    pub name: String,
+    pub value: String,
+    /// Its server has told the client.
+    pub is_told: bool,
+}
+
+impl From<(String, String)> for ParameterChange {
+    /// The client has not been told.
+    fn from((name, value): (String, String)) -> Self {
+        Self { name, value, is_told: false }
+    }
+}
+
 impl Transaction {
     /// In a block that goes on: every server has from here on what hidden code has set on one.
     pub async fn spread_hidden_settings(&mut self) {
@@ -48,9 +64,7 @@ impl Transaction {
                 }
             }
             self.remember(&sql);
-            if !is_told {
-                self.parameter_changes.push((name.clone(), value.clone()));
-            }
+            self.parameter_changes.push(ParameterChange { name: name.clone(), value: value.clone(), is_told });
             self.spread.retain(|(known, _)| *known != name);
             self.spread.push((name, value));
         }
@@ -113,9 +127,7 @@ impl Transaction {
             if is_new {
                 self.settings.set(&name.to_ascii_lowercase(), config_statement(&name, &value, false));
             }
-            if !is_told || self.parameter_changes.iter().any(|(other, _)| *other == name) {
-                self.parameter_changes.push((name, value));
-            }
+            self.parameter_changes.push(ParameterChange { name, value, is_told });
         }
     }
 }
