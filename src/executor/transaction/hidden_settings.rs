@@ -25,20 +25,12 @@ struct Held {
     is_told: bool,
 }
 
-/// A setting that one server has and others do not yet.
-struct NotSpread {
-    name: String,
-    value: String,
-    /// As in `Held`.
-    is_told: bool,
-}
-
 /// A setting that servers report has another value now.
 #[derive(Debug, Clone)]
 pub struct ParameterChange {
     pub name: String,
     pub value: String,
-    /// Its server has told the client.
+    /// What the client has heard of it last came from its server.
     pub is_told: bool,
 }
 
@@ -55,7 +47,8 @@ impl Transaction {
         if self.kind == Kind::Auto {
             return;
         }
-        for NotSpread { name, value, is_told } in self.not_spread() {
+        for change in self.not_spread() {
+            let ParameterChange { name, value, .. } = change.clone();
             // Until the end nobody knows whether it was set for longer; then it is the session's.
             let sql = config_statement(&name, &value, true);
             for server in self.participants.iter_mut().map(|p| &mut p.server) {
@@ -64,7 +57,7 @@ impl Transaction {
                 }
             }
             self.remember(&sql);
-            self.parameter_changes.push(ParameterChange { name: name.clone(), value: value.clone(), is_told });
+            self.parameter_changes.push(change);
             self.spread.retain(|(known, _)| *known != name);
             self.spread.push((name, value));
         }
@@ -84,8 +77,8 @@ impl Transaction {
     }
 
     /// What a server reports now that it did not before, and that not all have been given.
-    fn not_spread(&self) -> Vec<NotSpread> {
-        let mut found: Vec<NotSpread> = Vec::new();
+    fn not_spread(&self) -> Vec<ParameterChange> {
+        let mut found: Vec<ParameterChange> = Vec::new();
         for server in self.participants.iter().map(|p| &p.server) {
             for Change { name, before, is_told } in server.changed_parameters().iter().filter(|c| is_carried(&c.name)) {
                 let given = self.spread.iter().find(|(known, _)| known == name).map_or(before, |(_, given)| given);
@@ -95,7 +88,9 @@ impl Transaction {
                 }
                 match found.iter_mut().find(|other| other.name == *name) {
                     Some(other) => other.is_told = false,
-                    None => found.push(NotSpread { name: name.clone(), value: now.to_owned(), is_told: *is_told }),
+                    None => {
+                        found.push(ParameterChange { name: name.clone(), value: now.to_owned(), is_told: *is_told })
+                    }
                 }
             }
         }
