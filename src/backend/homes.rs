@@ -1,7 +1,7 @@
 //! Where the statements of a pool are at home: on the connection whose server process has their tables and plans in its caches.
 //!
 //! A process that serves thirty shards in turn finds little of them there. One that serves a few does the same statement in two thirds of
-//! the time (docs/performance.md), keeps fewer plans, and has fewer statements to be prepared on it. So of those who wait for a connection,
+//! the time (docs/performance-log.md), keeps fewer plans, and has fewer statements to be prepared on it. So of those who wait for a connection,
 //! one that comes back goes to who is at home there, if he need not be looked for long (queue.rs).
 
 use std::cell::RefCell;
