@@ -1,5 +1,6 @@
 //! INSERT into distributed tables, and INSERT into others from distributed ones.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::sql::{Access, Operand, Spliced};
 
 use super::modify::refuse_tenant_change;
 use super::statement::{Pieces, Statement, is_row_expression};
-use super::{Insert, InsertRow, InsertSelect, Plan, Scatter, pull, query, unsupported};
+use super::{Given, Insert, InsertRow, InsertSelect, Plan, Scatter, pull, query, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
     refuse_tenant_change(statement)?;
@@ -175,7 +176,55 @@ pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &A
         are_listed: insert.columns.as_ref().is_some_and(|names| !names.is_empty()),
         source: Box::new(inner),
         source_text: text.into(),
+        given: insert.source.as_ref().and_then(|source| given(statement, source)).unwrap_or_default(),
     }))
+}
+
+/// What the source gives, where constants without a type are among it whose type the target's columns decide; `None`
+/// also where positions are not known.
+///
+/// Source: PostgreSQL src/backend/parser/analyze.c, transformInsertStmt(), and parse_clause.c, addTargetToSortList(): what
+/// is sorted, grouped or made distinct by is text, as is what a subquery or the legs of a UNION give.
+fn given(statement: &Statement<'_>, source: &tree::Query) -> Option<Vec<Given>> {
+    let [node] = &statement.root.nested[..] else { return None };
+    let outputs = &node.outputs;
+    let (mut query, mut sorted_by) = (source, Vec::new());
+    let select = loop {
+        sorted_by.extend(&query.order_by);
+        match &query.body {
+            Body::Select(select) => break select,
+            Body::Query(inner) => query = inner,
+            _ => return None,
+        }
+    };
+    match &select.distinct {
+        tree::Distinct::No => {}
+        tree::Distinct::On(list) => sorted_by.extend(list),
+        tree::Distinct::Rows => return None,
+    }
+    if !outputs.complete || outputs.items.len() != select.items.len() || select.has_grouping_sets {
+        return None;
+    }
+    sorted_by.extend(&select.group_by);
+    let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
+    for expr in sorted_by {
+        match expr {
+            Expr::Number(number) => numbers.extend(number.parse::<usize>()),
+            Expr::Column(parts) if parts.len() == 1 => drop(names.insert(&*parts[0].value)),
+            _ => {}
+        }
+    }
+    let mut given = vec![Given::Computed; outputs.columns.len()];
+    for (item, &at) in select.items.iter().zip(&outputs.items) {
+        let tree::Item::Expr { expr, alias } = item else { continue };
+        let is_sorted_by = numbers.contains(&(at + 1)) || alias.as_ref().is_some_and(|a| names.contains(&*a.value));
+        given[at] = match expr {
+            Expr::Null if !is_sorted_by => Given::Untyped(None),
+            Expr::String(value) if !is_sorted_by => Given::Untyped(Some(value.as_str().into())),
+            _ => continue,
+        };
+    }
+    given.iter().any(|column| *column != Given::Computed).then_some(given)
 }
 
 /// Each shard inserts what it selects: the tenant's column of the source is the target's.

@@ -14,7 +14,7 @@ use crate::operations::create_distributed_table::SHARD_COUNT_DEFAULT;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, InsertSelect,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, Given, InsertSelect,
     MOVES_PER_NODE_SETTING, Plan, Rowset, Sequences, Shards,
 };
 use crate::shard_map::NodeId;
@@ -377,7 +377,8 @@ impl Session {
         let columns = columns.join(", ");
         let txn = self.txn();
         let all = reference::stage(txn, &plan.table, &names).await?;
-        let fill = format!("INSERT INTO pg_temp.tenantry_source ({columns}) {}", source.render(None));
+        let source = typed_by_target(&source.render(None), &plan.given);
+        let fill = format!("INSERT INTO pg_temp.tenantry_source ({columns}) {source}");
         let participant = txn.join(NodeId::COORDINATOR).await?;
         let filled = combine::run_bound(participant, &fill, &request.bind.with_results(false), request.types).await;
         if let Err(error) = filled {
@@ -461,4 +462,20 @@ fn without_our_schema(error: PgError, name: &str) -> PgError {
         b'P' => "1".to_owned(),
         _ => value,
     })
+}
+
+/// The query that gives the rows of an INSERT, with its constants without a type in the place of what they have become among the
+/// gathered rows, which is text.
+fn typed_by_target(query: &str, given: &[Given]) -> String {
+    if given.is_empty() {
+        return query.to_owned();
+    }
+    let column = |(n, given): (usize, &Given)| match given {
+        Given::Computed => format!("c{n}"),
+        Given::Untyped(None) => "NULL".to_owned(),
+        Given::Untyped(Some(value)) => crate::backend::quote_literal(value),
+    };
+    let columns: Vec<_> = given.iter().enumerate().map(column).collect();
+    let names: Vec<_> = (0..given.len()).map(|n| format!("c{n}")).collect();
+    format!("SELECT {} FROM ({query}\n) AS given ({})", columns.join(", "), names.join(", "))
 }

@@ -40,6 +40,16 @@ pub struct InsertSelect {
     pub source: Box<Plan>,
     /// Its text.
     pub source_text: Box<str>,
+    /// What it gives; empty where nothing of it is a constant without a type.
+    pub given: Vec<Given>,
+}
+
+/// A column of the SELECT of an INSERT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    Computed,
+    /// NULL or a string, whose type is the target's.
+    Untyped(Option<Box<str>>),
 }
 
 #[derive(Debug, Clone)]

@@ -57,7 +57,7 @@ impl Builder<'_> {
             From::Join { left, right, kind, on } => self.join(left, right, *kind, on),
             From::Aliased { inner, alias } => {
                 let (node, inner) = self.tree_of(inner);
-                let mut outputs = Outputs { columns: Vec::new(), complete: true };
+                let mut outputs = Outputs { complete: true, ..Outputs::default() };
                 self.expand(&inner, &[], &mut outputs);
                 rename(&mut outputs, &alias.columns);
                 outputs.complete &= outputs.columns.iter().all(|o| o.inner.is_some());

@@ -110,6 +110,8 @@ pub struct Outputs {
     pub columns: Vec<Output>,
     /// False: there may be more, names and positions are not known.
     pub complete: bool,
+    /// Which column each item of a SELECT's list gives first; empty for other queries.
+    pub items: Vec<usize>,
 }
 
 #[derive(Clone)]
@@ -313,8 +315,9 @@ impl<'a> Builder<'a> {
         };
         let mut anchors = Vec::new();
         self.anchor_vars(&from, &mut anchors);
-        let mut outputs = Outputs { columns: Vec::new(), complete: true };
+        let mut outputs = Outputs { complete: true, ..Outputs::default() };
         for item in &s.items {
+            outputs.items.push(outputs.columns.len());
             match item {
                 Item::Expr { expr, alias } => {
                     let var = self.column(expr);

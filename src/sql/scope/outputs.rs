@@ -71,5 +71,5 @@ pub(super) fn combine_outputs(op: SetOp, a: Outputs, b: Outputs) -> Outputs {
         let family = if alike { a.family } else { Family::Unsafe };
         Output { name: a.name, family, inner, guaranteed, is_anchor }
     });
-    Outputs { columns: columns.collect(), complete: true }
+    Outputs { columns: columns.collect(), complete: true, items: Vec::new() }
 }
