@@ -33,7 +33,7 @@ pub use foreign_key::{NO_CHANGE_ON_UPDATE, NO_SET_ON_DELETE, with_distribution_c
 pub use plan::*;
 pub use session_command::{
     MOVES_PER_NODE_SETTING, OWN_SETTINGS, POOL_MODE_SETTING, READ_FROM_SETTING, ReadFrom, SHARD_COUNT_SETTING,
-    keeps_servers,
+    check_setting, keeps_servers,
 };
 pub use session_effects::may_run_opaque_code;
 pub use shape::{ShapePlan, plan_shape};

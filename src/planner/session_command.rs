@@ -1,8 +1,8 @@
 //! Plans SET, RESET, SHOW, DISCARD, PREPARE, EXECUTE, DEALLOCATE.
 
 use crate::error::{PgError, SqlState};
-use crate::sql::Access;
 use crate::sql::set_statement::SessionStatement;
+use crate::sql::{Access, Encoding, read_encoding};
 
 use super::names::coordinator;
 use super::transaction::refuse_snapshot;
@@ -25,7 +25,7 @@ pub(super) fn plan_session(statement: SessionStatement, text: &str) -> Result<Pl
             SessionCommand::Reset { name, local, text: text.to_owned() }
         }
         SessionStatement::Set { name, local, values } => {
-            check_setting(&name, &values)?;
+            check_setting(&name, values.first().map(String::as_str))?;
             SessionCommand::Set { name, local, from_current: false, text: text.to_owned() }
         }
         SessionStatement::SetFromCurrent { name, local } => {
@@ -117,21 +117,30 @@ pub fn keeps_servers(pool_mode: &str) -> Result<bool, PgError> {
 }
 
 /// Settings that change how a text is cut into tokens cannot be allowed: the proxy and a server would read
-/// different statements. Errors: 0A000, 22023 for values that settings of Tenantry's own do not have.
-pub(super) fn check_setting(name: &str, values: &[String]) -> Result<(), PgError> {
-    let Some(value) = values.first() else { return Ok(()) };
+/// different statements. `None`: a value that is computed.
+///
+/// Errors: 0A000, 22023 for values that the setting does not have.
+pub fn check_setting(name: &str, value: Option<&str>) -> Result<(), PgError> {
+    let text = value.unwrap_or("a value that is computed");
     match name {
-        "standard_conforming_strings" if !is_on(value) => {
+        "standard_conforming_strings" if !value.is_some_and(is_on) => {
             Err(PgError::unsupported("cannot turn standard_conforming_strings off")
                 .hint("Write backslash escapes as E'...'."))
         }
-        "client_encoding" if !is_safe_encoding(value) => {
-            Err(PgError::unsupported(format!("client encoding \"{value}\" is not supported"))
-                .detail("Texts are analysed, and tenants hashed, as UTF8.")
-                .hint("Set client_encoding to UTF8."))
-        }
-        "tenantry.read_from" => ReadFrom::parse(value).map(drop),
-        "tenantry.pool_mode" => keeps_servers(value).map(drop),
+        "client_encoding" => match value.map(read_encoding) {
+            Some(Some(Encoding::Utf8 | Encoding::SqlAscii)) => Ok(()),
+            Some(None) => Err(PgError::new(
+                SqlState::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"client_encoding\": \"{text}\""),
+            )),
+            Some(Some(Encoding::Other)) | None => {
+                Err(PgError::unsupported(format!("client encoding \"{text}\" is not supported"))
+                    .detail("Texts are analysed, and tenants hashed, as UTF8.")
+                    .hint("Set client_encoding to UTF8."))
+            }
+        },
+        "tenantry.read_from" => ReadFrom::parse(text).map(drop),
+        "tenantry.pool_mode" => keeps_servers(text).map(drop),
         _ => Ok(()),
     }
 }
@@ -142,9 +151,25 @@ fn is_on(value: &str) -> bool {
     value == "1" || value == "on" || (!value.is_empty() && ("true".starts_with(&value) || "yes".starts_with(&value)))
 }
 
-/// Encodings in which servers take a client's bytes as they come. In others characters may contain bytes that look like quotes, and the
-/// bytes of a tenant's name are not those that its server stores and hashes.
-fn is_safe_encoding(value: &str) -> bool {
-    let name: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    matches!(name.as_str(), "utf8" | "unicode" | "sqlascii")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_by_which_texts_are_read_otherwise_are_refused() {
+        let code = |name, value| check_setting(name, value).err().map(|error| error.code());
+        for (value, wanted) in [
+            (Some("utf-8"), None),
+            (Some("SJIS"), Some(SqlState::FEATURE_NOT_SUPPORTED)),
+            (None, Some(SqlState::FEATURE_NOT_SUPPORTED)),
+            (Some("auto"), Some(SqlState::INVALID_PARAMETER_VALUE)),
+        ] {
+            assert_eq!(code("client_encoding", value), wanted, "{value:?}");
+        }
+        for off in ["off", "OFF", "of", "f", " n", "0", ""] {
+            assert!(code("standard_conforming_strings", Some(off)).is_some(), "{off}");
+        }
+        assert_eq!(code("standard_conforming_strings", Some("tru")), None);
+        assert!(code("standard_conforming_strings", None).is_some());
+    }
 }

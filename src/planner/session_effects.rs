@@ -96,9 +96,9 @@ fn read_set_config(text: &str, tokens: &[Token]) -> Result<SetConfig, PgError> {
     if let Operand::Literal(setting) = &setting {
         let setting = setting.to_ascii_lowercase();
         match constant(text, value.rest()) {
-            Some(Operand::Literal(value)) => super::session_command::check_setting(&setting, &[value.into()])?,
+            Some(Operand::Literal(value)) => super::session_command::check_setting(&setting, Some(&value))?,
             Some(Operand::Null) => {}
-            _ => super::session_command::check_setting(&setting, &["a value that is computed".to_owned()])?,
+            _ => super::session_command::check_setting(&setting, None)?,
         }
     }
     Ok(SetConfig { name: setting, is_local })

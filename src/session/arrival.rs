@@ -20,12 +20,13 @@ use super::run::{Session, Thread};
 use super::shadows::Shadows;
 use super::startup::{Opening, Wish};
 use super::statements::Statements;
-use super::{ADMIN_DATABASE, Ending, Visitor, admin_database, login, settings};
+use super::{ADMIN_DATABASE, Ending, Visitor, admin_database, login};
 use crate::backend::{SessionSettings, set_statement};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::{Client, FirstTimeouts, PoolsAtHand, Timeouts};
-use crate::planner::ReadFrom;
+use crate::planner::{ReadFrom, check_setting};
 use crate::shard_map::NodeId;
+use crate::sql::{Encoding, read_encoding};
 use crate::transport::{Socket, Stream, timer};
 use crate::wire::answer::{self, Status};
 use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
@@ -239,12 +240,10 @@ impl Session {
             if name == "session_authorization" {
                 continue;
             }
-            settings::refuse_unsafe(&name, &value)?;
-            if name == "client_encoding" {
-                // Connections speak UTF8 from the start; what else is asked for was checked to be safe.
-                if settings::is_utf8(&value) {
-                    continue;
-                }
+            check_setting(&name, Some(&value))?;
+            // Connections speak it from the start.
+            if name == "client_encoding" && read_encoding(&value) == Some(Encoding::Utf8) {
+                continue;
             }
             self.settings.set(&name, set_statement(&name, &value));
         }

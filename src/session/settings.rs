@@ -375,30 +375,7 @@ fn split_path(path: &str, user: &str) -> Vec<String> {
     schemas
 }
 
-/// Settings under which the text of statements would mean something else than the proxy reads, and values that its own
-/// do not have.
-///
-/// Errors: 0A000, 22023.
-pub fn refuse_unsafe(name: &str, value: &str) -> Result<()> {
-    match name {
-        "tenantry.read_from" => return ReadFrom::parse(value).map(drop),
-        "tenantry.pool_mode" => return keeps_servers(value).map(drop),
-        _ => {}
-    }
-    if name == "standard_conforming_strings" && !is_true(value) {
-        return Err(
-            PgError::unsupported("standard_conforming_strings cannot be turned off").hint("Write escapes as E'...'.")
-        );
-    }
-    if name == "client_encoding" && !is_ascii_safe(value) {
-        return Err(PgError::unsupported(format!("client_encoding \"{value}\" is not supported"))
-            .detail("Bytes of its characters can look like quotes.")
-            .hint("Use UTF8."));
-    }
-    Ok(())
-}
-
-/// `set_config` of such a setting by a parameter, whose value nobody has checked.
+/// `set_config` by a parameter of a setting by which texts are read: nobody has checked the value.
 ///
 /// Errors: 0A000.
 pub fn refuse_unsafe_name(name: &Operand, bind: &Bind) -> Result<()> {
@@ -411,16 +388,6 @@ pub fn refuse_unsafe_name(name: &Operand, bind: &Bind) -> Result<()> {
     }
 }
 
-pub fn is_utf8(encoding: &str) -> bool {
-    let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
-    matches!(plain.to_ascii_lowercase().as_str(), "utf8" | "unicode")
-}
-
-/// UTF8 only: text is hashed and analysed as such, and a single-byte encoding would hash tenant names differently.
-fn is_ascii_safe(encoding: &str) -> bool {
-    is_utf8(encoding) || encoding.eq_ignore_ascii_case("auto") || encoding.eq_ignore_ascii_case("sql_ascii")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -431,15 +398,5 @@ mod tests {
         assert_eq!(split_path("\"My \"\"S\", x,pg_catalog, public", "ann"), ["My \"S", "x", "public"]);
         assert!(split_path("", "ann").is_empty());
         assert!(split_path("\"\"", "ann").is_empty());
-    }
-
-    #[test]
-    fn encodings_with_quotes_inside_characters_are_refused() {
-        assert!(refuse_unsafe("client_encoding", "utf-8").is_ok());
-        assert_eq!(refuse_unsafe("client_encoding", "SJIS").unwrap_err().code(), SqlState::FEATURE_NOT_SUPPORTED);
-        for off in ["off", "OFF", "of", "f", " n", "0", ""] {
-            assert!(refuse_unsafe("standard_conforming_strings", off).is_err(), "{off}");
-        }
-        assert!(refuse_unsafe("standard_conforming_strings", "tru").is_ok());
     }
 }

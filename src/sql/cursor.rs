@@ -247,15 +247,17 @@ impl<'t> Cursor<'t> {
 
     /// 42601 as Postgres words it, at the next token.
     pub fn syntax_error(&self) -> PgError {
-        match self.peek() {
-            Some(token) => PgError::new(
-                SqlState::SYNTAX_ERROR,
-                format!("syntax error at or near \"{}\"", shorten(token.text(self.text))),
-            )
-            .field(b'P', (self.text[..token.start as usize].chars().count() + 1).to_string()),
-            None => PgError::new(SqlState::SYNTAX_ERROR, "syntax error at end of input")
-                .field(b'P', (self.text.chars().count() + 1).to_string()),
-        }
+        let message = match self.peek() {
+            Some(token) => format!("syntax error at or near \"{}\"", shorten(token.text(self.text))),
+            None => "syntax error at end of input".to_owned(),
+        };
+        self.error_here(PgError::new(SqlState::SYNTAX_ERROR, message))
+    }
+
+    /// The error with its position: the next token, or the end.
+    pub fn error_here(&self, error: PgError) -> PgError {
+        let before = self.peek().map_or(self.text, |token| &self.text[..token.start as usize]);
+        error.field(b'P', (before.chars().count() + 1).to_string())
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod convert;
 mod cursor;
+mod encoding;
 mod literal;
 mod splice;
 
@@ -26,6 +27,7 @@ pub mod tree;
 pub mod trigger_body;
 
 pub use cursor::{Cursor, QualifiedName};
+pub use encoding::{Encoding, read_encoding};
 pub use parse::Complexity;
 pub use splice::{Splice, Spliced, With, push_shard_schema};
 

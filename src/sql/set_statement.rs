@@ -125,6 +125,11 @@ fn read_set(mut c: Cursor<'_>) -> Result<SessionStatement, PgError> {
             return Ok(set(name, local, if is_default { Vec::new() } else { read_values(&special)? }));
         }
     }
+    if c.is("catalog") && c.peek_at(1).is_some_and(|t| string_value(c.text(), t).is_some()) {
+        // Source: PostgreSQL src/backend/parser/gram.y, set_rest_more.
+        c.advance();
+        return Err(c.error_here(PgError::unsupported("current database cannot be changed")));
+    }
     let name = read_parameter_name(&mut c)?;
     if c.take_all(&["from", "current"]) {
         c.expect_end()?;
