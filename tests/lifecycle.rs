@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use support::serve::psql_says;
 use support::served::{Served, Stop, connect};
 use support::wait_until;
 
@@ -61,7 +62,13 @@ fn settings_are_read_again_on_sighup() {
     assert!(refused.contains("42501") && refused.contains("admin.users"), "{refused}");
     let changed = changed.replace("size = 3", "size = 4");
     std::fs::write(&file, &changed).expect("the folder can be written");
-    support::psql(&admin("operator"), "RELOAD");
+    let notices = || {
+        let said = psql_says(&admin("operator"), "RELOAD");
+        let notices = said.lines().filter_map(|line| line.strip_prefix("NOTICE:  00000: "));
+        notices.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(notices(), ["in force now: pool.size", "in force after a restart: listen.threads"]);
+    assert_eq!(notices(), ["in force after a restart: listen.threads"]);
     assert!(support::psql(&admin("watcher"), "SHOW CONFIG").contains("pool.size|4|32|yes"));
     let pools = support::psql(&admin("watcher"), "SHOW POOLS");
     assert!(pools.lines().any(|pool| pool.starts_with("postgres|postgres|0|0|0|")), "{pools}");

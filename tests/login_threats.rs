@@ -54,7 +54,8 @@ fn nobody_gets_in_who_should_not_and_everybody_who_should() {
     };
     let rules = "login_timeout = \"3s\"\nhba = [\"hostssl all app 127.0.0.0/8 scram-sha-256\", \"hostssl all postgres 127.0.0.0/8 cert\", \
                  \"host all late all reject\", \"host all old all md5\"]";
-    let mut encrypted = Serve::start(&cluster, cluster.port() + 13, rules, &tls("allow"));
+    let sections = format!("{}\n[admin]\nusers = [\"app\"]", tls("allow"));
+    let mut encrypted = Serve::start(&cluster, cluster.port() + 13, rules, &sections);
     psql_encrypts_and_checks_who_answers(&authority, encrypted.port);
     nothing_in_the_clear_is_read_behind_a_request_for_tls(encrypted.port);
     tls_at_once_needs_alpn(encrypted.port);
@@ -417,6 +418,11 @@ fn a_certificate_is_renewed_without_a_restart(authority: &Authority, proxy: &Ser
     let ca = authority.file("ca.crt");
     let dsn = format!("{} sslrootcert={ca}", dsn(proxy.port, "app", "correct horse", "verify-full"));
     assert_eq!(psql_says(&dsn, "SELECT 1"), "1");
+    authority.sign("server");
+    let admin = dsn.replace("dbname=postgres", "dbname=tenantry");
+    let renewed = format!("NOTICE:  00000: renewed, in force now: {}", authority.file("server.crt"));
+    assert!(psql_says(&admin, "RELOAD").contains(&renewed));
+    assert_eq!(psql_says(&admin, "RELOAD"), "");
 }
 
 fn certificates_are_demanded(authority: &Authority, port: u16) {
