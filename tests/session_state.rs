@@ -5,6 +5,8 @@
 mod cursors;
 #[path = "session_state/pins.rs"]
 mod pins;
+#[path = "session_state/reading.rs"]
+mod reading;
 #[path = "session_state/roles.rs"]
 mod roles;
 #[path = "session_state/settings.rs"]
@@ -14,6 +16,8 @@ mod statements;
 mod support;
 #[path = "session_state/texts.rs"]
 mod texts;
+#[path = "session_state/told.rs"]
+mod told;
 #[path = "protocol/wire.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod wire;
@@ -35,12 +39,14 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     settings::what_is_current_is_kept(&stage);
     settings::names_follow_the_search_path(&stage);
     settings::settings_of_a_pipeline_end_with_it(&stage);
-    settings::what_the_client_is_told_of_settings_stays_right(&stage);
+    told::what_the_client_is_told_of_settings_stays_right(&stage);
     settings::settings_that_postgres_does_not_know_have_defaults(&stage);
-    settings::backslashes_are_letters(&stage);
-    settings::hidden_code_does_not_change_how_texts_are_read(&stage);
-    settings::hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(&stage);
-    settings::what_hidden_code_sets_is_what_the_client_is_told(&stage);
+    reading::encodings_are_those_that_texts_are_read_in(&stage);
+    reading::backslashes_are_letters(&stage);
+    reading::hidden_code_does_not_change_how_texts_are_read(&stage);
+    reading::hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(&stage);
+    told::what_hidden_code_sets_is_what_the_client_is_told(&stage);
+    told::a_change_is_told_once(&stage);
     settings::what_cannot_be_carried_is_refused(&stage);
     pins::hidden_state_reaches_nobody(&stage);
     roles::roles_follow_their_client(&stage);

@@ -13,8 +13,6 @@ pub(super) struct Reported {
 pub struct Change {
     pub name: String,
     pub before: String,
-    /// The client has seen this server report the value that it has now.
-    pub is_told: bool,
 }
 
 impl Reported {
@@ -28,16 +26,8 @@ impl Reported {
             return;
         };
         let before = std::mem::replace(old, value.to_owned());
-        match self.changed.iter_mut().find(|change| change.name == name) {
-            Some(change) => change.is_told = false,
-            None => self.changed.push(Change { name: name.to_owned(), before, is_told: false }),
-        }
-    }
-
-    /// What was reported last of it goes to the client.
-    pub fn tell(&mut self, name: &str) {
-        if let Some(change) = self.changed.iter_mut().find(|change| change.name == name) {
-            change.is_told = true;
+        if !self.changed.iter().any(|change| change.name == name) {
+            self.changed.push(Change { name: name.to_owned(), before });
         }
     }
 
@@ -66,12 +56,7 @@ mod tests {
             reported.note("TimeZone", value);
         }
         assert_eq!(reported.values(), [("TimeZone".to_owned(), "Europe/Berlin".to_owned())]);
-        let change = |is_told| Change { name: "TimeZone".to_owned(), before: "UTC".to_owned(), is_told };
-        assert_eq!(reported.changed(), [change(false)]);
-        reported.tell("TimeZone");
-        assert_eq!(reported.changed(), [change(true)]);
-        reported.note("TimeZone", "Asia/Tokyo");
-        assert_eq!(reported.take_changed(), [change(false)]);
+        assert_eq!(reported.take_changed(), [Change { name: "TimeZone".to_owned(), before: "UTC".to_owned() }]);
         assert!(reported.changed().is_empty());
     }
 }

@@ -21,7 +21,7 @@ use super::reported::{Change, Reported};
 use super::settings::SessionSettings;
 use crate::error::{PgError, Result, SqlState};
 use crate::transport::{Dialer, Stream, timer};
-use crate::wire::answer::Status;
+use crate::wire::answer::{self, Status};
 use crate::wire::frame;
 use crate::wire::reply_queue::{Due, Reply, ReplyQueue, To, Verdict};
 use crate::wire::whole_answer::WholeAnswer;
@@ -215,18 +215,9 @@ impl Server {
         self.reported.take_changed()
     }
 
-    /// The ParameterStatus of this length that is received, and was noted, goes to the client.
-    pub fn note_told(&mut self, len: usize) {
-        let name = self.received()[frame::HEADER_LEN..len].split(|&b| b == 0).next().unwrap_or_default();
-        let name = String::from_utf8_lossy(name).into_owned();
-        self.reported.tell(&name);
-    }
-
     /// Notes a ParameterStatus payload.
     pub fn note_parameter(&mut self, payload: &[u8]) {
-        let mut parts = payload.split(|&b| b == 0);
-        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        if let Some((name, value)) = answer::read_parameter_status(payload) {
             self.reads_otherwise |= reading::is_otherwise(&name, &value);
             self.reported.note(&name, &value);
         }

@@ -15,7 +15,7 @@ use crate::error::{PgError, Result, SqlState};
 use crate::sql::Complexity;
 use crate::tally::Traffic;
 use crate::transport::{Stream, timer};
-use crate::wire::frame;
+use crate::wire::{answer, frame};
 
 /// What one client's messages may cost.
 #[derive(Debug, Clone)]
@@ -50,6 +50,9 @@ impl Default for ClientLimits {
 /// Leaves room for the names that a message gets on its way: Postgres takes frames of up to 1 GB.
 pub const MESSAGE_BYTES_MAX: usize = 1023 << 20;
 
+/// A client that has heard of a longer value may hear of it twice. Unit: bytes.
+const HEARD_LEN_MAX: usize = 256;
+
 /// A client connection after the startup packet.
 pub struct Client {
     stream: Stream,
@@ -77,6 +80,8 @@ pub struct Client {
     traffic: Arc<Traffic>,
     /// Nothing leaves: a part of the answer is yet to be taken out of it.
     holds: bool,
+    /// What it has heard of settings, each value the last; only of those of which it is certain.
+    heard: Vec<(String, String)>,
     /// A statement of it was brought to where its shard is not any more, and could not be repeated.
     pub has_met_old_map: bool,
 }
@@ -112,6 +117,7 @@ impl Client {
             hurry,
             traffic,
             holds: false,
+            heard: Vec::new(),
             has_met_old_map: false,
         }
     }
@@ -131,6 +137,28 @@ impl Client {
         }
     }
 
+    /// Adds a ParameterStatus, unless it would say what the client has heard last of this setting.
+    pub fn tell_parameter(&mut self, name: &str, value: &str) {
+        if !self.heard.iter().any(|(known, last)| known == name && last == value) {
+            answer::parameter_status(name, value, &mut self.out);
+            self.note_heard(name, value);
+        }
+    }
+
+    /// A server's ParameterStatus with this payload was added.
+    pub fn note_parameter(&mut self, payload: &[u8]) {
+        if let Some((name, value)) = answer::read_parameter_status(payload) {
+            self.note_heard(&name, &value);
+        }
+    }
+
+    fn note_heard(&mut self, name: &str, value: &str) {
+        self.heard.retain(|(known, _)| known != name);
+        if value.len() <= HEARD_LEN_MAX {
+            self.heard.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
     /// Bytes of all answers so far, those that wait in `out` too.
     pub fn sent_bytes(&self) -> u64 {
         self.sent + self.out.len() as u64
@@ -145,6 +173,7 @@ impl Client {
         let possible = mark.flushes == self.flushes;
         if possible {
             self.out.truncate(mark.len);
+            self.heard.clear();
         }
         possible
     }
@@ -157,6 +186,7 @@ impl Client {
     /// What was answered since `mark`, when it was held from there on.
     pub fn release(&mut self, mark: Mark) -> Bytes {
         self.holds = false;
+        self.heard.clear();
         self.out.split_off(mark.len.min(self.out.len())).freeze()
     }
 

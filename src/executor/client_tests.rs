@@ -215,3 +215,22 @@ async fn a_client_that_says_nothing_keeps_little() {
     assert!(timer::timeout(Duration::from_millis(20), client.next_frame()).await.is_err());
     assert!(client.read.capacity() + client.out.capacity() <= KEEP_LEN, "{} kept", client.read.capacity());
 }
+
+/// What was taken back it has not heard.
+#[tokio::test]
+async fn a_setting_is_told_once_unless_the_answer_was_taken_back() {
+    let (_peer, mut client) = connected(ClientLimits::default()).await;
+    let told = |client: &mut Client, value: &str| {
+        let before = client.out().len();
+        client.tell_parameter("TimeZone", value);
+        client.out().len() > before
+    };
+    let mark = client.mark();
+    assert!(told(&mut client, "UTC"));
+    client.note_parameter(b"TimeZone\0Asia/Tokyo\0");
+    assert!(!told(&mut client, "Asia/Tokyo"));
+    assert!(told(&mut client, "UTC"));
+    assert!(client.rewind(mark));
+    assert!(told(&mut client, "UTC"));
+    assert!(!told(&mut client, "UTC"));
+}

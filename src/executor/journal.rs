@@ -184,8 +184,7 @@ impl Transaction {
     pub(super) fn note_parameter_changes(&mut self, told: Option<Vec<(String, String)>>) {
         let coordinator = self.participants.iter().find(|p| p.node.is_coordinator());
         if let (Some(told), Some(coordinator)) = (told, coordinator) {
-            let changes = changed_parameters(&told, coordinator.server.parameters());
-            self.parameter_changes.extend(changes.into_iter().map(Into::into));
+            self.parameter_changes.extend(changed_parameters(&told, coordinator.server.parameters()));
         }
     }
 

@@ -42,8 +42,7 @@ pub use pulse::{PULSE, pulse};
 pub use relay::{Relayed, Retry, Routed, distributed_meanwhile, names_moved_shard, relay};
 pub use route::{Found, Target, Use, Values};
 pub use transaction::{
-    Answered, ConstraintsOf, FirstTimeouts, Kind, Limit, Origin, ParameterChange, Pin, PoolsAtHand, Timeouts,
-    Transaction,
+    Answered, ConstraintsOf, FirstTimeouts, Kind, Limit, Origin, Pin, PoolsAtHand, Timeouts, Transaction,
 };
 pub use two_phase::{TransactionIds, transaction_of_gid};
 

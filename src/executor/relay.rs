@@ -156,7 +156,7 @@ async fn relay_answers(server: &mut Server, client: &mut Client, routed: Routed<
                 relayed.parsed += usize::from(header.tag == b'1');
                 client.out().extend_from_slice(&server.received()[..take]);
                 if header.tag == b'S' {
-                    server.note_told(take);
+                    client.note_parameter(&server.received()[frame::HEADER_LEN..take]);
                 }
                 if let (b'T', Some((node, executor))) = (header.tag, routed.worker) {
                     let start = client.out().len() - take;

@@ -15,7 +15,6 @@ mod snapshots;
 
 pub use apart::Answered;
 pub use constraints::ConstraintsOf;
-pub use hidden_settings::ParameterChange;
 pub use patience::{FirstTimeouts, Limit, Timeouts};
 pub use servers::PoolsAtHand;
 
@@ -86,7 +85,7 @@ pub struct Transaction {
     /// Code that nobody here can read has run: its servers may keep anything of it.
     pub is_opaque: bool,
     /// What has become of parameters, in order.
-    pub parameter_changes: Vec<ParameterChange>,
+    pub parameter_changes: Vec<(String, String)>,
     pub(super) rowsets: Rowsets,
     kept: Option<Rc<Kept>>,
     handed: Handed,

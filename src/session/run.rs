@@ -25,9 +25,7 @@ use super::{Ending, Shared};
 use crate::backend::{Frame, Identity, PooledServer, SessionSettings, SharedSettings};
 use crate::error::{PgError, Result, Severity, SqlState};
 use crate::executor::loads::Meter;
-use crate::executor::{
-    Client, Executor, FirstTimeouts, Kept, Kind, Limit, Origin, ParameterChange, PoolsAtHand, Transaction,
-};
+use crate::executor::{Client, Executor, FirstTimeouts, Kept, Kind, Limit, Origin, PoolsAtHand, Transaction};
 use crate::operations::sequences;
 use crate::planner::{ReadFrom, Sequences};
 use crate::shard_map::ShardMap;
@@ -107,7 +105,7 @@ pub struct Session {
     /// It was lost, and with it what it was kept for: the session ends.
     pub has_lost_pin: bool,
     /// What has become of parameters, in order, for the client to be told of.
-    pub parameter_changes: Vec<ParameterChange>,
+    pub parameter_changes: Vec<(String, String)>,
     /// After an error in the extended protocol.
     pub skip_until_sync: bool,
     pub batch: super::batch::Batch,
@@ -407,14 +405,14 @@ impl Session {
         let in_block = self.transaction.as_mut().filter(|txn| !txn.failed).into_iter();
         let in_block = in_block.flat_map(|txn| txn.participants()).map(|participant| &mut participant.server);
         for server in in_block.chain(&mut self.pinned).filter(|server| server.may_read_otherwise()) {
-            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await.into_iter().map(Into::into));
+            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
         }
         if let Some(txn) = self.transaction.as_mut().filter(|txn| !txn.failed && txn.has_hidden_code()) {
             Box::pin(txn.spread_hidden_settings()).await;
         }
         let Some(kept) = &self.kept else { return };
         for (node, mut server) in kept.take_those(|server| server.may_read_otherwise()) {
-            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await.into_iter().map(Into::into));
+            self.parameter_changes.extend(Box::pin(server.read_as_the_proxy()).await);
             kept.put(node, server);
         }
     }
@@ -432,25 +430,18 @@ impl Session {
             self.parameter_changes.append(&mut txn.parameter_changes);
         }
         let mut changes = std::mem::take(&mut self.parameter_changes).into_iter();
-        while let Some(ParameterChange { name, value, is_told }) = changes.next() {
+        while let Some((name, value)) = changes.next() {
             // What came of it last is all that counts.
-            if changes.as_slice().iter().any(|later| later.name == name) {
+            if changes.as_slice().iter().any(|(later, _)| *later == name) {
                 continue;
             }
-            match is_told {
-                true => self.show_parameter(&name, &value),
-                false => self.tell_parameter(&name, &value),
-            }
+            self.tell_parameter(&name, &value);
         }
     }
 
     /// The client hears of it, and operators of what they see.
     pub(super) fn tell_parameter(&mut self, name: &str, value: &str) {
-        answer::parameter_status(name, value, self.client.out());
-        self.show_parameter(name, value);
-    }
-
-    fn show_parameter(&mut self, name: &str, value: &str) {
+        self.client.tell_parameter(name, value);
         if name == "application_name" {
             self.presence.set_application(value);
         }

@@ -1,5 +1,7 @@
 //! What the proxy answers itself, encoded by pgwire's message structs.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::data::{DataRow, FieldDescription, NoData, ParameterDescription, RowDescription};
@@ -184,6 +186,12 @@ pub fn authentication_sasl_final(data: Vec<u8>, out: &mut BytesMut) {
 
 pub fn parameter_status(name: &str, value: &str, out: &mut BytesMut) {
     put(ParameterStatus::new(name.to_owned(), value.to_owned()), out);
+}
+
+/// Name and value out of the payload; `None`: it is broken.
+pub fn read_parameter_status(payload: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+    let mut parts = payload.split(|&b| b == 0).map(String::from_utf8_lossy);
+    Some((parts.next()?, parts.next()?))
 }
 
 /// `key` is 4 bytes for protocol 3.0 and up to 256 for 3.2.

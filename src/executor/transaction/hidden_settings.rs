@@ -21,24 +21,6 @@ struct Held {
     value: String,
     /// Set by hidden code, and to stay.
     is_new: bool,
-    /// It was the last that the client has heard of it.
-    is_told: bool,
-}
-
-/// A setting that servers report has another value now.
-#[derive(Debug, Clone)]
-pub struct ParameterChange {
-    pub name: String,
-    pub value: String,
-    /// What the client has heard of it last came from its server.
-    pub is_told: bool,
-}
-
-impl From<(String, String)> for ParameterChange {
-    /// The client has not been told.
-    fn from((name, value): (String, String)) -> Self {
-        Self { name, value, is_told: false }
-    }
 }
 
 impl Transaction {
@@ -47,8 +29,7 @@ impl Transaction {
         if self.kind == Kind::Auto {
             return;
         }
-        for change in self.not_spread() {
-            let ParameterChange { name, value, .. } = change.clone();
+        for (name, value) in self.not_spread() {
             // Until the end nobody knows whether it was set for longer; then it is the session's.
             let sql = config_statement(&name, &value, true);
             for server in self.participants.iter_mut().map(|p| &mut p.server) {
@@ -57,7 +38,7 @@ impl Transaction {
                 }
             }
             self.remember(&sql);
-            self.parameter_changes.push(change);
+            self.parameter_changes.push((name.clone(), value.clone()));
             self.spread.retain(|(known, _)| *known != name);
             self.spread.push((name, value));
         }
@@ -77,20 +58,14 @@ impl Transaction {
     }
 
     /// What a server reports now that it did not before, and that not all have been given.
-    fn not_spread(&self) -> Vec<ParameterChange> {
-        let mut found: Vec<ParameterChange> = Vec::new();
+    fn not_spread(&self) -> Vec<(String, String)> {
+        let mut found: Vec<(String, String)> = Vec::new();
         for server in self.participants.iter().map(|p| &p.server) {
-            for Change { name, before, is_told } in server.changed_parameters().iter().filter(|c| is_carried(&c.name)) {
+            for Change { name, before } in server.changed_parameters().iter().filter(|c| is_carried(&c.name)) {
                 let given = self.spread.iter().find(|(known, _)| known == name).map_or(before, |(_, given)| given);
                 let now = server.parameter(name).unwrap_or_default();
-                if now == given {
-                    continue;
-                }
-                match found.iter_mut().find(|other| other.name == *name) {
-                    Some(other) => other.is_told = false,
-                    None => {
-                        found.push(ParameterChange { name: name.clone(), value: now.to_owned(), is_told: *is_told })
-                    }
+                if now != given && !found.iter().any(|(other, _)| other == name) {
+                    found.push((name.clone(), now.to_owned()));
                 }
             }
         }
@@ -104,25 +79,25 @@ impl Transaction {
         let (hides, keeps) = (self.has_hidden_code(), self.keeps_coordinator());
         let mut all: Vec<Held> = Vec::new();
         for server in self.participants.iter_mut().map(|p| &mut p.server) {
-            for Change { name, before, is_told } in server.take_changed_parameters().into_iter().filter(|_| hides) {
+            for Change { name, before } in server.take_changed_parameters().into_iter().filter(|_| hides) {
                 let now = server.parameter(&name).unwrap_or_default().to_owned();
                 let held = match is_carried(&name) {
-                    true => Held { is_new: stays && now != before, value: now, is_told, name },
-                    false if keeps && !is_put_back(&name) => Held { value: now, is_new: false, is_told, name },
-                    false => Held { value: before, is_new: false, is_told: false, name },
+                    true => Held { is_new: stays && now != before, value: now, name },
+                    false if keeps && !is_put_back(&name) => Held { value: now, is_new: false, name },
+                    false => Held { value: before, is_new: false, name },
                 };
                 match all.iter_mut().find(|other| other.name == held.name) {
-                    Some(other) if held.is_new && !other.is_new => *other = Held { is_told: false, ..held },
-                    Some(other) => other.is_told = false,
+                    Some(other) if held.is_new && !other.is_new => *other = held,
+                    Some(_) => {}
                     None => all.push(held),
                 }
             }
         }
-        for Held { name, value, is_new, is_told } in all {
+        for Held { name, value, is_new } in all {
             if is_new {
                 self.settings.set(&name.to_ascii_lowercase(), config_statement(&name, &value, false));
             }
-            self.parameter_changes.push(ParameterChange { name, value, is_told });
+            self.parameter_changes.push((name, value));
         }
     }
 }
