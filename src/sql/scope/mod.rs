@@ -4,6 +4,8 @@
 //!
 //! Names that cannot be resolved for certain (columns of local tables and functions are unknown here) give no facts.
 
+mod columns;
+mod conditions;
 mod from;
 mod outputs;
 mod with;
