@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::error::{PgError, Result, SqlState};
 use crate::shard_map::{
-    ColocationGroup, ColocationId, Column, HashType, Node, NodeId, ShardGroup, ShardGroupId, ShardId, ShardMap,
-    ShardMapParts, Standby, Table, TableKind, TableOid, Tenant,
+    ColocationGroup, ColocationId, Column, HashType, Node, NodeId, SessionDefault, ShardGroup, ShardGroupId, ShardId,
+    ShardMap, ShardMapParts, Standby, Table, TableKind, TableOid, Tenant,
 };
 
 /// One row: everything that `parse` needs, and how many moves there have been. Safe under any search_path.
@@ -92,6 +92,17 @@ WITH RECURSIVE managed AS MATERIALIZED (
 SELECT pg_catalog.json_build_object(
     'role_settings', (SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(s::text, ';' ORDER BY s.setdatabase, s.setrole)), '')
         FROM pg_catalog.pg_db_role_setting s),
+    'defaults', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'database', d.datname, 'role', r.rolname, 'name', v.name, 'value', v.value,
+            'otherwise', coalesce(p.reset_val, ''))), '[]')
+        FROM pg_catalog.pg_db_role_setting s
+        LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+        CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) c (entry)
+        CROSS JOIN LATERAL (SELECT pg_catalog.lower(pg_catalog.split_part(c.entry, '=', 1)) AS name,
+            pg_catalog.substr(c.entry, pg_catalog.strpos(c.entry, '=') + 1) AS value) v
+        LEFT JOIN pg_catalog.pg_settings p ON pg_catalog.lower(p.name) = v.name
+        WHERE p.context IS NULL OR p.context = 'user'),
     'opaque', pg_catalog.json_build_object(
         'functions', (SELECT coalesce(pg_catalog.json_agg(DISTINCT o.proname), '[]') FROM opaque o),
         'is_everywhere', EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN opaque o ON o.oid = d.refobjid
@@ -146,6 +157,7 @@ pub fn parse(version: u64, json: &str) -> Result<ShardMap> {
     parts.opaque.functions.extend(rows.opaque.functions);
     parts.drawn_sequences.extend(rows.drawn_sequences);
     parts.role_settings = rows.role_settings.into();
+    parts.defaults = rows.defaults.into_iter().map(DefaultRow::into_default).collect();
     parts.opaque.is_everywhere = rows.opaque.is_everywhere;
     let coordinator_rows: Vec<u32> = rows.nodes.iter().filter(|n| n.group_id == 0).map(|n| n.id).collect();
     let node_id = |id: u32| if coordinator_rows.contains(&id) { NodeId::COORDINATOR } else { NodeId(id) };
@@ -190,7 +202,25 @@ struct Rows {
     #[serde(default)]
     role_settings: String,
     #[serde(default)]
+    defaults: Vec<DefaultRow>,
+    #[serde(default)]
     opaque: OpaqueRow,
+}
+
+#[derive(Deserialize)]
+struct DefaultRow {
+    database: Option<String>,
+    role: Option<String>,
+    name: String,
+    value: String,
+    otherwise: String,
+}
+
+impl DefaultRow {
+    fn into_default(self) -> SessionDefault {
+        let Self { database, role, name, value, otherwise } = self;
+        SessionDefault { database, role, name, value, otherwise }
+    }
 }
 
 #[derive(Default, Deserialize)]

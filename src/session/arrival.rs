@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 
+use super::defaults::Defaults;
 use super::greeting::{Beginning, Greeting};
 use super::load::RequestLoad;
 use super::log::Asked;
@@ -139,6 +140,7 @@ pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Res
         asked: Asked::default(),
         settings: SessionSettings::default(),
         startup_settings: SessionSettings::default(),
+        defaults: Defaults::default(),
         first: Rc::default(),
         again_within: None,
         search_path: Rc::default(),
@@ -249,6 +251,7 @@ impl Session {
         }
         self.settings = self.thread.settings.share(std::mem::take(&mut self.settings));
         self.startup_settings = self.settings.clone();
+        self.note_defaults();
         let greeting = self.greeting().await?;
         self.search_path = greeting.search_path.clone();
         (self.read_from, self.wants_kept, self.hears) = (greeting.read_from, greeting.wants_kept, greeting.hears);

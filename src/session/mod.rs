@@ -14,6 +14,7 @@ mod arrival;
 mod batch;
 mod cancel_keys;
 mod credentials;
+mod defaults;
 mod door;
 mod ending;
 mod extended_query;

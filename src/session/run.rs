@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::cancel_keys::CancelKey;
+use super::defaults::Defaults;
 use super::ending::End;
 use super::greeting::Greetings;
 use super::load::RequestLoad;
@@ -66,6 +67,7 @@ pub struct Session {
     pub settings: SessionSettings,
     /// Those of the startup packet, which RESET goes back to.
     pub startup_settings: SessionSettings,
+    pub(super) defaults: Defaults,
     /// Its timeouts for as long as it sets none.
     pub first: Rc<FirstTimeouts>,
     /// How long the statement that is run again waits for its shard.
@@ -248,6 +250,7 @@ impl Session {
     }
 
     pub fn begin(&mut self, kind: Kind, options: &str) {
+        self.keep_defaults();
         if self.wrote_on_shards && self.pinned.is_none() && self.kept.is_none() {
             self.forget_drawn();
         }

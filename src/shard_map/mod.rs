@@ -4,6 +4,7 @@
 //!
 //! Pure: no clock, no socket. `catalog` builds a `ShardMap`; every session reads the newest one.
 
+mod defaults;
 mod ids;
 mod node;
 mod snapshot;
@@ -11,6 +12,7 @@ mod table;
 
 pub mod hash;
 
+pub use defaults::SessionDefault;
 pub use hash::HashType;
 pub use ids::{ColocationId, NodeId, ShardGroupId, ShardId, TableOid};
 pub use node::{Node, Standby};

@@ -1,11 +1,12 @@
 //! The immutable snapshot that every session reads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::defaults::{SessionDefault, defaults_of};
 use super::hash::Value;
 use super::{ColocationId, HashType, Node, NodeId, ShardGroupId, ShardId, Table, TableOid};
 
@@ -24,6 +25,7 @@ pub struct ShardMap {
     opaque: OpaqueCode,
     drawn_sequences: HashSet<String>,
     role_settings: Arc<str>,
+    defaults: Vec<SessionDefault>,
     columns: u64,
 }
 
@@ -50,6 +52,8 @@ pub struct ShardMapParts {
     pub drawn_sequences: HashSet<String>,
     /// A fingerprint of what ALTER ROLE and ALTER DATABASE have SET: connections logged in before a change have it not.
     pub role_settings: Arc<str>,
+    /// What of it sessions may SET themselves.
+    pub defaults: Vec<SessionDefault>,
 }
 
 /// The shard groups of tables that are cut alike: intervals, and tenants that have a group of their own.
@@ -183,6 +187,7 @@ impl ShardMap {
         };
         map.node_positions = map.nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
         map.role_settings = parts.role_settings;
+        map.defaults = parts.defaults;
         map.shadows.extend(parts.shadows);
         for colocation in parts.colocations {
             map.last_group = map.last_group.max(colocation.shard_groups.iter().map(|g| g.id).max());
@@ -209,6 +214,11 @@ impl ShardMap {
     /// See `ShardMapParts`.
     pub fn role_settings(&self) -> &Arc<str> {
         &self.role_settings
+    }
+
+    /// What sessions of this user in this database begin with, by name.
+    pub fn defaults_of(&self, user: &str, database: &str) -> BTreeMap<&str, &SessionDefault> {
+        defaults_of(&self.defaults, user, database)
     }
 
     /// A fingerprint of the managed tables' names, columns and types: while it stays, a statement's parameters have the

@@ -91,3 +91,55 @@ pub fn defaults_of_a_role_reach_its_next_login(stage: &Stage) {
         }
     }
 }
+
+/// Goal: as on one Postgres, a change of a role's defaults is for sessions that come after it. Method: sessions from before and behind a
+/// change take turns on the same few connections, which are opened anew in between; what they see here and there, and have been told.
+pub fn open_sessions_keep_what_they_began_with(stage: &Stage) {
+    let mut boss = stage.superuser();
+    let login = || Wire::login(stage.port(), "preset");
+    let mut before = login();
+    let zone = row(&before.query("SHOW TimeZone"));
+    let mut asking = Wire::login_with(stage.port(), "preset", &[("statement_timeout", "55s")]);
+    let change =
+        ["app.tenant = 'none'", "TimeZone = 'Asia/Tokyo'", "statement_timeout = '77s'", "search_path = nowhere"];
+    for set in change {
+        assert_eq!(code(&boss.query(&format!("ALTER ROLE preset SET {set}"))), "no error", "{set}");
+    }
+    let check = |client: &mut Wire, zone: &str, timeout: &str, tenant: &str, found: &str| {
+        let all = "current_setting('TimeZone'), current_setting('statement_timeout'), current_setting('app.tenant')";
+        for from in [String::new(), format!("FROM public.items WHERE tenant = {}", stage.tenants[1])] {
+            let seen = client.query(&format!("SELECT {all}, count(*) {from}"));
+            assert!(row(&seen).starts_with(&format!("{zone},{timeout},{tenant},")), "{from}: {seen:?}");
+        }
+        assert_eq!(code(&client.query("SELECT name FROM items WHERE tenant = 1")), found);
+        assert_eq!(client.told.get("TimeZone").map(String::as_str), Some(zone));
+    };
+    // More often than there are connections.
+    let mut later = login();
+    for _ in 0..4 {
+        check(&mut before, &zone, "0", "all", "no error");
+        check(&mut login(), "Asia/Tokyo", "77s", "none", "42P01");
+        check(&mut later, "Asia/Tokyo", "77s", "none", "42P01");
+        check(&mut asking, &zone, "55s", "all", "no error");
+    }
+    // What the session sets itself ends at what it began with.
+    for end in ["RESET app.tenant", "SET app.tenant TO DEFAULT", "RESET ALL", "DISCARD ALL"] {
+        before.query("SET app.tenant = 'none'");
+        assert_eq!(stage.seen(&mut before), "0 none");
+        assert_eq!(code(&before.query(end)), "no error");
+        check(&mut before, &zone, "0", "all", "no error");
+    }
+    before.query("BEGIN; SET LOCAL app.tenant = 'none'; SET LOCAL app.tenant TO DEFAULT");
+    assert_eq!(stage.seen(&mut before), "2 all");
+    before.query("COMMIT");
+    // And those who began with that keep it when it is gone.
+    for sql in ["ALTER ROLE preset RESET ALL", "ALTER ROLE preset SET app.tenant = 'all'"] {
+        assert_eq!(code(&boss.query(sql)), "no error");
+    }
+    for _ in 0..4 {
+        check(&mut later, "Asia/Tokyo", "77s", "none", "42P01");
+        check(&mut login(), &zone, "0", "all", "no error");
+        check(&mut before, &zone, "0", "all", "no error");
+        check(&mut asking, &zone, "55s", "all", "no error");
+    }
+}
