@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::run::Session;
 use crate::backend::set_statement;
+use crate::planner::check_setting;
 
 /// Of one session.
 #[derive(Default)]
@@ -66,7 +67,9 @@ impl Session {
             let changed = began_with.iter().filter(|began| !is_same(began)).cloned();
             let is_new = |name: &str| !began_with.iter().any(|(began, _)| began == name);
             let new = now.values().filter(|now| is_new(&now.name));
-            changed.chain(new.map(|now| (now.name.clone(), now.otherwise.clone()))).collect()
+            let all = changed.chain(new.map(|now| (now.name.clone(), now.otherwise.clone())));
+            // What texts are read by is the proxy's own on every connection.
+            all.filter(|(name, value)| check_setting(name, Some(value)).is_ok()).collect()
         })
     }
 }

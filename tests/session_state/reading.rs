@@ -36,12 +36,23 @@ pub fn backslashes_are_letters(stage: &Stage) {
     for dsn in workers.iter().chain([&stage.served.coordinator_dsn()]) {
         support::psql(dsn, "ALTER ROLE legacy SET standard_conforming_strings = off");
     }
+    // A change of another default through the proxy, which reads all of them then.
+    stage.served.psql("ALTER ROLE legacy SET work_mem = '7MB'");
     let mut legacy = Wire::login(stage.port(), "legacy");
     assert_eq!(row(&legacy.query("SELECT 'a\\', 'b'")), "a\\,b");
     let of_tenant = "SELECT count(*), 'c\\' FROM items WHERE tenant = 1 AND name <> 'd\\'";
     assert_eq!(row(&legacy.query(of_tenant)), "0,c\\");
     legacy.query("RESET standard_conforming_strings");
     assert_eq!(row(&legacy.query("SELECT 'a\\', 'b'")), "a\\,b");
+    // Nor is it kept by who began with it.
+    for dsn in workers.iter().chain([&stage.served.coordinator_dsn()]) {
+        support::psql(dsn, "ALTER ROLE legacy RESET standard_conforming_strings");
+    }
+    stage.served.psql("ALTER ROLE legacy SET work_mem = '8MB'");
+    for sql in ["SHOW work_mem", "RESET ALL"] {
+        legacy.query(sql);
+        assert_eq!(row(&legacy.query("SELECT 'a\\', 'b', current_setting('work_mem')")), "a\\,b,7MB", "{sql}");
+    }
     for value in ["off", "f", "of", "no", "0"] {
         let mut asking = Wire::connect(stage.port());
         let option = format!("-c standard_conforming_strings={value}");
