@@ -94,7 +94,7 @@ SELECT pg_catalog.json_build_object(
         FROM pg_catalog.pg_db_role_setting s),
     'defaults', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
             'database', d.datname, 'role', r.rolname, 'name', v.name, 'value', v.value,
-            'otherwise', coalesce(p.reset_val, ''))), '[]')
+            'otherwise', coalesce(CASE WHEN p.source = 'client' THEN p.boot_val ELSE p.reset_val END, ''))), '[]')
         FROM pg_catalog.pg_db_role_setting s
         LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
