@@ -28,6 +28,7 @@ pub mod reference;
 mod relay;
 mod route;
 pub mod scatter;
+pub mod staged;
 mod transaction;
 mod two_phase;
 

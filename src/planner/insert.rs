@@ -7,14 +7,15 @@ use std::sync::Arc;
 use crate::error::{PgError, SqlState};
 use crate::shard_map::Table;
 use crate::sql::facts::Family;
+use crate::sql::lexer::{Token, TokenKind, is_keyword};
 use crate::sql::restriction::all_follow;
 use crate::sql::scope::Meaning;
 use crate::sql::tree::{self, Body, Expr, ValuesRow};
 use crate::sql::{Access, Operand, Spliced};
 
 use super::modify::refuse_tenant_change;
-use super::statement::{Pieces, Statement, is_row_expression};
-use super::{Given, Insert, InsertRow, InsertSelect, Plan, Scatter, pull, query, unsupported};
+use super::statement::{Pieces, Statement, ends, is_row_expression};
+use super::{Given, Insert, InsertRow, InsertSelect, Plan, Scatter, Words, pull, query, unsupported};
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
     refuse_tenant_change(statement)?;
@@ -154,16 +155,12 @@ fn select(
 
 /// The rows are computed on the coordinator and sent to where they belong.
 pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>) -> Result<Plan, PgError> {
-    if insert.on_conflict.is_some() {
-        return Err(unsupported::insert_select("ON CONFLICT"));
-    }
-    if insert.returning.is_some() {
-        return Err(unsupported::insert_select("RETURNING"));
-    }
     if !statement.tree.with.is_empty() {
         return Err(unsupported::insert_select("WITH in front of INSERT"));
     }
-    let text = source_text(statement, insert)?;
+    let source = source_range(statement, insert)?;
+    let words = words(statement, insert, table, &source)?;
+    let text = statement.slice(&source);
     let tokens = crate::sql::lexer::lex(text, statement.ctx.standard_conforming_strings)?;
     let inner = query::plan_statement(text, &tokens, statement.ctx, statement.mode)?;
     let columns = match &insert.columns {
@@ -177,6 +174,7 @@ pub(super) fn routed(statement: &Statement<'_>, insert: &tree::Insert, table: &A
         source: Box::new(inner),
         source_text: text.into(),
         given: insert.source.as_ref().and_then(|source| given(statement, source)).unwrap_or_default(),
+        words,
     }))
 }
 
@@ -266,8 +264,37 @@ fn pushdown(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>
     }))
 }
 
-/// The text of the source query: from its first token to the end (nothing follows, that was checked).
-fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert) -> Result<&'t str, PgError> {
+/// What has to be said again with the rows; None: COPY stores them.
+fn words(
+    statement: &Statement<'_>,
+    insert: &tree::Insert,
+    table: &Table,
+    source: &Range<u32>,
+) -> Result<Option<Words>, PgError> {
+    if insert.on_conflict.is_none() && insert.returning.is_none() {
+        return Ok(None);
+    }
+    if table.is_reference() {
+        return Err(unsupported::insert_select("ON CONFLICT or RETURNING"));
+    }
+    // It would read one shard only.
+    if statement.relations.iter().any(|r| ends(&r.name).0.at >= source.end) {
+        return Err(unsupported::insert_select("a table in ON CONFLICT or RETURNING"));
+    }
+    let part = |range: Range<u32>| {
+        let mut pieces = Pieces::new(statement.text, statement.shard_splices());
+        pieces.copy(&range);
+        pieces.finish()
+    };
+    Ok(Some(Words {
+        head: part(0..source.start),
+        tail: part(source.end..statement.end()),
+        returns_rows: insert.returning.is_some(),
+    }))
+}
+
+/// Where the source query stands: from its first token to ON CONFLICT, RETURNING or the end.
+fn source_range(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Range<u32>, PgError> {
     let after = insert
         .columns
         .iter()
@@ -283,14 +310,42 @@ fn source_text<'t>(statement: &Statement<'t>, insert: &tree::Insert) -> Result<&
     if has_list {
         tokens.next();
     }
+    let is = |token: &Token, keyword| is_keyword(statement.text, token, keyword);
     let mut start = tokens.next();
-    if start.is_some_and(|t| crate::sql::lexer::is_keyword(statement.text, t, "overriding")) {
+    if start.is_some_and(|t| is(t, "overriding")) {
         tokens.next();
         tokens.next();
         start = tokens.next();
     }
-    match start {
-        Some(token) => Ok(&statement.text[token.start as usize..statement.end() as usize]),
-        None => Err(unsupported::cannot_analyse("INSERT without a source")),
+    let Some(start) = start.map(|t| t.start) else {
+        return Err(unsupported::cannot_analyse("INSERT without a source"));
+    };
+    let mut end = statement.end();
+    // `JOIN t ON conflict` names a column, so the last one counts; RETURNING is a name only behind AS or a dot.
+    let (mut depth, mut on_conflict, mut returning) = (0usize, None, None);
+    for at in statement.tokens.iter().position(|t| t.start == start).unwrap_or(0)..statement.tokens.len() {
+        let token = &statement.tokens[at];
+        match token.kind {
+            TokenKind::Punct(b'(' | b'[') => depth += 1,
+            TokenKind::Punct(b')' | b']') => depth = depth.saturating_sub(1),
+            _ if depth > 0 => {}
+            _ if is(token, "on") && statement.tokens.get(at + 1).is_some_and(|next| is(next, "conflict")) => {
+                on_conflict = Some(token.start);
+            }
+            _ if is(token, "returning")
+                && !is(&statement.tokens[at - 1], "as")
+                && !statement.tokens[at - 1].is_punct(b'.') =>
+            {
+                returning.get_or_insert(token.start);
+            }
+            _ => {}
+        }
     }
+    if insert.returning.is_some() {
+        end = returning.unwrap_or(end);
+    }
+    if insert.on_conflict.is_some() {
+        end = on_conflict.unwrap_or(end);
+    }
+    Ok(start..end)
 }

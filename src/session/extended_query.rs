@@ -177,6 +177,14 @@ impl Session {
         }
     }
 
+    /// The statement is wrong: if it is that of the Parse that waits for its answer, it gets none.
+    pub(super) fn forget_unanswered_parse(&mut self, wrong: &Statement) {
+        let is_wrong = |name: &Bytes| self.statements.get(name).is_some_and(|s| std::ptr::eq(&**s, wrong));
+        if let Some(name) = self.batch.unanswered_parse.take_if(|name| is_wrong(name)) {
+            self.statements.remove(&name);
+        }
+    }
+
     pub(super) fn answer_unanswered_parse(&mut self) {
         if let Some(name) = self.batch.unanswered_parse.take() {
             self.answer_parse(name);

@@ -237,6 +237,11 @@ impl Session {
             let participant = self.txn().join(NodeId::COORDINATOR).await?;
             let result = participant.server.describe(&text, &statement.types).await;
             participant.is_unsynced = false;
+            if result.is_err() {
+                // Who asked again would hear of the failed transaction (25P02) instead of what is wrong.
+                self.txn().failed = true;
+                self.forget_unanswered_parse(statement);
+            }
             return result;
         }
         let mut lost = 0;

@@ -5,10 +5,10 @@ use tokio::sync::mpsc;
 
 use super::prepared::describing;
 use super::run::Session;
-use crate::backend::quote_literal;
+use crate::backend::{Description, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::{self, Request};
-use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay};
+use crate::executor::{Kind, Routed, combine, copy_in, copy_out, reference, relay, staged};
 use crate::functions;
 use crate::operations::create_distributed_table::SHARD_COUNT_DEFAULT;
 use crate::operations::ddl;
@@ -49,7 +49,7 @@ impl Session {
                 answer::command_complete(&count.tag(), self.client.out());
             }
             Plan::InsertSelect(plan) => {
-                let rows = Box::pin(self.insert_select(plan, request)).await?;
+                let rows = Box::pin(self.insert_select(plan, text, request)).await?;
                 answer::command_complete(&format!("INSERT 0 {rows}"), self.client.out());
             }
             Plan::ReferenceWrite(plan) => {
@@ -359,19 +359,17 @@ impl Session {
     }
 
     /// INSERT ... SELECT: the rows are computed into a table of the target's columns, then routed one by one.
-    async fn insert_select(&mut self, plan: &InsertSelect, request: Request<'_>) -> Result<u64> {
+    async fn insert_select(&mut self, plan: &InsertSelect, text: &str, request: Request<'_>) -> Result<u64> {
+        self.txn().require_atomic().await?;
+        let returned = match &plan.words {
+            // What is wrong with them is told of the client's text, and before anything is computed.
+            Some(_) => self.describe_on_coordinator(text, request).await?,
+            None => Description::new(Vec::new(), None),
+        };
         let source = self.gathered(&plan.source, &plan.source_text, request).await?;
         let mut names = plan.columns.clone();
         if !plan.are_listed {
-            let coordinator = self.txn().join(NodeId::COORDINATOR).await?;
-            let described = coordinator.server.describe(&source.render(None), request.types).await;
-            match described {
-                Ok(description) => names.truncate(description.columns()),
-                Err(error) => {
-                    self.txn().failed = true;
-                    return Err(error);
-                }
-            }
+            names.truncate(self.describe_on_coordinator(&source.render(None), request).await?.columns());
         }
         let columns: Vec<_> = names.iter().map(|c| crate::backend::quote_ident(c)).collect();
         let columns = columns.join(", ");
@@ -385,7 +383,28 @@ impl Session {
             txn.failed = true;
             return Err(error);
         }
-        reference::spread(txn, &plan.table, &all).await
+        let Some(words) = &plan.words else { return reference::spread(txn, &plan.table, &all).await };
+        let describe = request.describe && words.returns_rows;
+        let rows = staged::rows(txn, &plan.table, &names).await?;
+        if rows.is_empty() {
+            // No shard is concerned, but the client hears of the columns.
+            if describe {
+                let formats = request.bind.result_formats();
+                answer::fields_or_no_data(returned.fields.as_ref(), &formats, self.client.out());
+            }
+            return Ok(0);
+        }
+        let insert = words.around(&plan.table, rows);
+        let txn = self.transaction.as_mut().expect("the rows were read in it");
+        let count = scatter::insert(txn, &mut self.client, &insert, Request { describe, ..request }).await?;
+        Ok(count.rows)
+    }
+
+    async fn describe_on_coordinator(&mut self, text: &str, request: Request<'_>) -> Result<Description> {
+        let coordinator = self.txn().join(NodeId::COORDINATOR).await?;
+        let described = coordinator.server.describe(text, request.types).await;
+        self.txn().failed |= described.is_err();
+        described
     }
 
     /// Makes a query's rows something that the coordinator can read; gives the query that reads them.

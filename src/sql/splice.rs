@@ -62,6 +62,14 @@ impl Spliced {
         })
     }
 
+    /// This text, `between`, and the other text.
+    pub fn followed_by(&self, between: &str, other: &Spliced) -> Self {
+        let shift = (self.text.len() + between.len()) as u32;
+        let others = other.splices.iter().map(|s| Splice { at: s.at + shift, ..s.clone() });
+        let splices = self.splices.iter().cloned().chain(others).collect();
+        Self::new(format!("{}{between}{}", self.text, other.text), splices)
+    }
+
     /// Does the text differ from shard to shard?
     pub fn depends_on_shard(&self) -> bool {
         self.splices.iter().any(|s| matches!(s.with, With::ShardSchema(_)))

@@ -126,6 +126,13 @@ def models_and_queries():
         purchases.bulk_create(conflicts, update_conflicts=True, unique_fields=["tenant_id", "number"], update_fields=["amount"])
         assert purchases.filter(amount=9).count() == 2
         purchases.bulk_create(conflicts, ignore_conflicts=True)
+        # Without arrays among the columns Django selects the rows from UNNEST.
+        again = [Line(tenant_id=t, purchase_number=1, number=i, product="again") for t in (1, 2, 3) for i in (0, 9)]
+        lines.bulk_create(again, ignore_conflicts=True)
+        assert lines.filter(product="again").count() == 3
+        lines.bulk_create(again, update_conflicts=True, unique_fields=["tenant_id", "purchase_number", "number"],
+                          update_fields=["product"])
+        assert lines.filter(product="again").count() == 6 and lines.filter(number=9).delete()[0] == 3
         again, created = purchases.get_or_create(tenant_id=4, number=0, defaults={"amount": 1})
         assert not created and again.amount == 9
         again, created = purchases.update_or_create(tenant_id=4, number=0, defaults={"remark": "seen"})

@@ -38,7 +38,8 @@ impl Display for Plan {
                 if insert.rows.len() > 3 { write!(f, " ...") } else { Ok(()) }
             }
             Plan::InsertSelect(insert) => {
-                write!(f, "insert_select table={} source=({})", insert.table.name, insert.source)
+                let words = if insert.words.is_some() { " words" } else { "" };
+                write!(f, "insert_select table={} source=({}){words}", insert.table.name, insert.source)
             }
             Plan::Coordinator(coordinator) => coordinator.fmt(f),
             Plan::ReferenceWrite(write) => {

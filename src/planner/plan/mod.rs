@@ -26,7 +26,9 @@ pub use copy::{CopyFormat, CopyIn, CopyOptions, CopyOut};
 pub use ddl::{Ddl, DdlAction};
 pub use function_call::{Call, FunctionCall};
 pub use routes::{Combine, Router, Rowset, Scatter, Shards};
-pub use writes::{Filled, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, WriteCommand};
+pub use writes::{
+    Filled, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, Words, WriteCommand,
+};
 
 pub use crate::sql::QualifiedName;
 

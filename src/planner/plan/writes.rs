@@ -42,6 +42,8 @@ pub struct InsertSelect {
     pub source_text: Box<str>,
     /// What it gives; empty where nothing of it is a constant without a type.
     pub given: Vec<Given>,
+    /// What the statement says around it, where COPY could not store the rows: ON CONFLICT, RETURNING.
+    pub words: Option<Words>,
 }
 
 /// A column of the SELECT of an INSERT.
@@ -50,6 +52,33 @@ pub enum Given {
     Computed,
     /// NULL or a string, whose type is the target's.
     Untyped(Option<Box<str>>),
+}
+
+/// An INSERT without its source.
+#[derive(Debug, Clone)]
+pub struct Words {
+    /// Everything in front of the source.
+    pub head: Spliced,
+    /// ON CONFLICT and RETURNING.
+    pub tail: Spliced,
+    pub returns_rows: bool,
+}
+
+impl Words {
+    /// The INSERT of these rows: `(1, 'a')` and the tenant in it.
+    pub fn around(&self, table: &Arc<Table>, rows: Vec<InsertRow>) -> Insert {
+        let texts: Vec<&str> = rows.iter().map(|row| &*row.text).collect();
+        let query = self.head.followed_by(&format!(" VALUES {} ", texts.join(", ")), &self.tail);
+        Insert {
+            table: table.clone(),
+            query,
+            head: self.head.followed_by(" VALUES", &Spliced::verbatim("")),
+            tail: self.tail.clone(),
+            returns_rows: self.returns_rows,
+            reads_nothing: false,
+            rows,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
