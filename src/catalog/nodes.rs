@@ -64,7 +64,7 @@ pub fn group_of_standby(node: NodeId) -> String {
 /// A standby at `new` has taken the place of the primary at `old`: their rows exchange addresses, so that a node keeps its
 /// id. Nothing happens when they do not stand so.
 pub fn exchange_addresses(old: (&str, u16), new: (&str, u16), timeline: Option<i32>) -> String {
-    let timeline = timeline.map_or("NULL".to_owned(), |timeline| timeline.to_string());
+    let timeline = timeline_or_null(timeline);
     let is = |row: &str, role: &str, (host, port): (&str, u16)| {
         format!("{row}.noderole = '{role}' AND {row}.nodename = {} AND {row}.nodeport = {port}", literal(host))
     };
@@ -144,11 +144,16 @@ pub fn set_active(node: NodeId, value: bool) -> String {
 
 /// The node's server is at another address from now on, on this timeline if that is known.
 pub fn set_address(node: NodeId, host: &str, port: u16, timeline: Option<i32>) -> String {
-    let timeline = timeline.map_or("NULL".to_owned(), |timeline| timeline.to_string());
+    let timeline = timeline_or_null(timeline);
     format!(
         "UPDATE tenantry.node SET nodename = {}, nodeport = {port}, timeline = {timeline} WHERE nodeid = {node}",
         literal(host)
     )
+}
+
+/// One that is not known is NULL.
+fn timeline_or_null(timeline: Option<i32>) -> String {
+    timeline.map_or("NULL".to_owned(), |timeline| timeline.to_string())
 }
 
 /// The server there was taken out of use; a recovery is to look there once more.
