@@ -1,4 +1,5 @@
 //! `citus_update_node` while the old server is alive: what was taken out of use is written to no more, whoever has not heard of it.
+//! A member of tenantry_admin calls it, who has no rights on what is there.
 
 mod support;
 
@@ -13,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Names that stale statements look for.
 const SHARDS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\_%'";
 const COPIES: &str = "SELECT count(*) FROM pg_class WHERE relname = 'colors'";
+const KEEPER: &str = "CREATE ROLE keeper LOGIN IN ROLE tenantry_admin";
 
 /// Goal: with `force` nothing that was acknowledged is missing, although the old server is alive, a proxy has not heard of the
 /// change and a transaction is open there; what is rolled back leaves the old server as it was.
@@ -26,6 +28,7 @@ fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
     served.psql("SELECT create_distributed_table('items', 'tenant')");
     served.psql("CREATE TABLE colors (id int PRIMARY KEY)");
     served.psql("SELECT create_reference_table('colors')");
+    served.psql(KEEPER);
     let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
     let (old, new) = (served.worker_port(1), served.worker_port(3));
     let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
@@ -53,7 +56,8 @@ fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
     assert!(refused.contains("55000") && refused.contains("still takes writes"), "{refused}");
     let forced = update(", force => true, lock_cooldown => 300");
     let names = [psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)];
-    let mut client = Client::connect(served.proxy_port(0), &[]);
+    let by_keeper = served.dsn(0).replace("postgres@", "keeper@");
+    let mut client = Client::connect(served.proxy_port(0), &[("user", "keeper")]);
     assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
     let pause = format!("SELECT citus_pause_node_within_txn({node}, force => true, lock_cooldown => 300)");
     assert_eq!(client.query(&pause), "T D() C(SELECT 1) Z(T)");
@@ -61,7 +65,7 @@ fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
     assert_eq!(client.query("ROLLBACK"), "C(ROLLBACK) Z(I)");
     assert_eq!([psql(&dsn(old), SHARDS), psql(&dsn(old), COPIES)], names, "it is as before");
 
-    let told = told(&served.dsn(0), &forced);
+    let told = told(&by_keeper, &forced);
     assert!(told.contains(&format!("the old server 127.0.0.1:{old} was taken out of use")), "{told}");
     psql(&dsn(old), "ALTER SYSTEM RESET synchronous_standby_names");
     psql(&dsn(old), "SELECT pg_reload_conf()");
@@ -85,6 +89,8 @@ fn a_server_that_was_replaced_by_force_is_written_to_no_more() {
     assert_eq!(psql(&dsn(old), fenced), names[0]);
     let is_noted = || psql(&served.coordinator_dsn(), "SELECT count(*) FROM tenantry.fenced_server") != "0";
     assert!(wait_until(PATIENCE, || !is_noted()), "nobody has to look there any more");
+    let lent = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'as\\_control%'";
+    assert!(wait_until(PATIENCE, || psql(&dsn(old), lent) == "0"), "and the keeper can do nothing more there");
 }
 
 /// Goal: writes that wait for a paused node go on at the standby that was promoted meanwhile, once all is committed together; nothing that
@@ -101,6 +107,7 @@ fn a_pause_a_promotion_and_an_update_are_one_transaction() {
     let tenants: Vec<_> = [0, 1].iter().map(|worker| served.tenant_of("items", *worker)).collect();
     let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {}", served.worker_port(1)));
     let at = format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}");
+    served.psql(KEEPER);
     let loads =
         [0, 1].map(|proxy| Load::start(served.proxy_port(proxy), &tenants, 3, 1_000 + proxy as u64 * 100_000_000));
     for (old, new, is_listed) in [(1, 3, false), (3, 4, true)] {
@@ -111,7 +118,7 @@ fn a_pause_a_promotion_and_an_update_are_one_transaction() {
             let noted = format!("SELECT timeline IS NOT NULL FROM tenantry.node WHERE nodeid = {node}");
             assert!(wait_until(PATIENCE, || psql(&served.coordinator_dsn(), &noted) == "t"), "proxies look after both");
         }
-        let mut client = Client::connect(served.proxy_port(0), &[]);
+        let mut client = Client::connect(served.proxy_port(0), &[("user", "keeper")]);
         assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
         let pause = format!("SELECT citus_pause_node_within_txn({node}, force => true, lock_cooldown => 300)");
         assert_eq!(client.query(&pause), "T D() C(SELECT 1) Z(T)");

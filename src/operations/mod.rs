@@ -3,6 +3,7 @@
 
 pub mod cluster_size;
 mod collation_versions;
+mod control_role;
 pub mod create_distributed_table;
 pub mod ddl;
 mod disk;

@@ -7,7 +7,8 @@
 //!
 //! The old server takes part in the client's transaction, so both happen or neither does (`executor/two_phase.rs`). Whoever writes there
 //! meanwhile waits; afterwards he finds no shard, reads the map again and goes to the new server. Transactions that keep the fence from
-//! its locks have their sessions there ended after a cooldown: what they have not committed nobody was told to be done.
+//! its locks have their sessions there ended after a cooldown: what they have not committed nobody was told to be done. The control role
+//! locks and renames (`control_role.rs`), whoever calls.
 //!
 //! A primary whose standby was promoted by somebody else gets the same names without further ado (`take_out_of_use`): there is no
 //! client's transaction that it could be part of, and what is under way there is lost already.
@@ -28,7 +29,7 @@ use crate::shard_map::{NodeId, ShardGroupId, ShardMap, Table};
 /// From the end of the transaction on, shards and copies of reference tables have other names on the node's server of `map`, `old`, whose
 /// facts are `known`. The catalog has the new address already.
 ///
-/// Errors: 55000 while a move uses the node, 55P03 when the locks are not to be had, 42501 for a role that may not rename what is there.
+/// Errors: 55000 while a move uses the node, 55P03 when the locks are not to be had.
 pub(super) async fn fence(
     txn: &mut Transaction,
     catalog: &Catalog,
@@ -51,13 +52,10 @@ pub(super) async fn fence(
     );
     txn.query(node, &limit).await?;
     let tables = tables_on(map, node);
-    if !tables.is_empty() {
-        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
-        lock_by_force(txn, catalog, node, &lock, cooldown).await.map_err(with_hint)?;
-    }
-    let renames = renames(map, node);
-    if !renames.is_empty() {
-        txn.query(node, &renames.join("; ")).await.map_err(with_hint)?;
+    let lock = (!tables.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", ")));
+    let statements: Vec<_> = lock.into_iter().chain(renames(map, node)).collect();
+    if !statements.is_empty() {
+        lock_by_force(txn, catalog, node, &statements.join("; "), cooldown).await.map_err(with_hint)?;
     }
     txn.query(NodeId::COORDINATOR, &nodes::note_fenced(node, &old.host, old.port)).await?;
     txn.notice(
@@ -170,15 +168,10 @@ fn renames(map: &ShardMap, node: NodeId) -> Vec<String> {
 }
 
 fn with_hint(error: PgError) -> PgError {
-    match error.code() {
-        SqlState::LOCK_NOT_AVAILABLE => error.hint(
-            "See pg_locks and pg_prepared_xacts on the old server, or stop it: then nothing has to be locked there.",
-        ),
-        SqlState::INSUFFICIENT_PRIVILEGE => {
-            error.hint("Call citus_update_node as a superuser, or stop the old server first.")
-        }
-        _ => error,
+    if error.code() != SqlState::LOCK_NOT_AVAILABLE {
+        return error;
     }
+    error.hint("See pg_locks and pg_prepared_xacts on the old server, or stop it: then nothing has to be locked there.")
 }
 
 /// After the cooldown only prepared transactions can be in the way, which their owners end, or the recovery does.

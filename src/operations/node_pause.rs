@@ -5,10 +5,12 @@
 //!             └ force: who has kept it from its locks for the cooldown is sent away
 //! ```
 //!
-//! The locks are on the node itself, so they hold against every proxy, and are gone when the node goes.
+//! The locks are on the node itself, so they hold against every proxy, and are gone when the node goes. The control role takes them
+//! (`control_role.rs`): who may pause a node need not be able to write there.
 
 use std::time::Duration;
 
+use super::control_role::Lent;
 use super::ddl::{keep_moves_out, places};
 use crate::catalog::{Catalog, nodes, pg_error};
 use crate::error::{PgError, Result, SqlState};
@@ -43,24 +45,27 @@ pub async fn pause_node(
     }
     let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", tables.join(", "));
     if !force {
-        return txn.query(id, &lock).await.map(|_| ());
+        let lock = Lent::to(txn, catalog, id, &lock).await?;
+        return txn.query(id, &lock.call()).await.map(|_| ());
     }
     lock_by_force(txn, catalog, id, &lock, cooldown).await
 }
 
-/// Runs `lock` on the node; sessions there that are in its way for longer than the cooldown are ended.
+/// Runs `statements` on the node, as the control role; sessions there that are in their way for longer than the cooldown are ended.
 ///
 /// Errors: the node's.
 pub(super) async fn lock_by_force(
     txn: &mut Transaction,
     catalog: &Catalog,
     node: NodeId,
-    lock: &str,
+    statements: &str,
     cooldown: Duration,
 ) -> Result<()> {
+    let lent = Lent::to(txn, catalog, node, statements).await?;
     let rows = txn.query(node, "SELECT pg_catalog.pg_backend_pid()").await?;
     let process = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or_default();
-    let locked = txn.query(node, lock);
+    let call = lent.call();
+    let locked = txn.query(node, &call);
     tokio::select! {
         biased;
         locked = locked => locked.map(|_| ()),
