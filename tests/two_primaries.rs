@@ -118,6 +118,48 @@ fn who_was_promoted_last_is_chosen_although_the_old_one_goes_on() {
     assert!(wait_until(PATIENCE, || psql(&dsn(old), NAMES) == "0|0"), "it is out of use: {}", psql(&dsn(old), NAMES));
 }
 
+/// Goal: proxies that cannot reach the catalog write no more to an old primary that goes on than others do: they follow the standby that
+/// was promoted beside it by themselves, and the catalog follows once it can be told.
+/// Method: the coordinator is away; a transaction is open at the old primary, and connections to it are idle.
+#[test]
+fn a_proxy_without_the_catalog_follows_who_was_promoted_last() {
+    let mut served = Served::start_with(2, 2, PATIENT);
+    served.start_proxy(1);
+    let tenant = &served.tenants()[1];
+    let (old, new) = (served.worker_port(1), served.worker_port(3));
+    served.servers().add_standby_of(old, new).expect("it copies the worker");
+    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
+    wait_for_timeline(&served, &node);
+    let insert = |id: usize| format!("INSERT INTO items VALUES ({tenant}, {id})");
+    let mut clients = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));
+    let mut open = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));
+    for (id, (client, open)) in clients.iter_mut().zip(&mut open).enumerate() {
+        assert_eq!(client.query(&insert(10 + id)), "C(INSERT 0 1) Z(I)");
+        assert_eq!(open.query("BEGIN"), "C(BEGIN) Z(T)");
+        assert_eq!(open.query(&insert(20 + id)), "C(INSERT 0 1) Z(T)");
+    }
+    let all_there = "SELECT pg_current_wal_lsn() = replay_lsn FROM pg_stat_replication";
+    assert!(wait_until(PATIENCE, || psql(&dsn(old), all_there) == "t"), "it has everything");
+
+    served.servers().kill_coordinator().expect("it ends");
+    assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
+    for (id, (client, mut open)) in clients.iter_mut().zip(open).enumerate() {
+        let count =
+            format!("SELECT 1 FROM items WHERE tenant = {tenant} AND current_setting('port') = '{new}' LIMIT 1");
+        assert!(wait_until(PATIENCE, || client.query(&count) == "T D(1) C(SELECT 1) Z(I)"), "proxy {id} follows");
+        assert_eq!(client.query(&insert(30 + id)), "C(INSERT 0 1) Z(I)");
+        let said = open.query("COMMIT");
+        assert!(said.contains("E(08006)") || said.contains("E(08007)"), "{said}");
+    }
+    served.servers().restart_coordinator().expect("it starts");
+    let primary = format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}");
+    assert!(wait_until(PATIENCE, || served.psql(&primary) == new.to_string()), "the catalog follows");
+    assert!(wait_until(PATIENCE, || psql(&dsn(old), NAMES) == "0|0"), "it is out of use: {}", psql(&dsn(old), NAMES));
+    let rows = format!("SELECT string_agg(id::text, ' ' ORDER BY id) FROM items WHERE tenant = {tenant} AND id >= 10");
+    assert_eq!(served.psql(&rows), "10 11 30 31", "and nothing was written to the old one");
+}
+
 /// Goal: an old coordinator that wakes up is not the catalog again: not while the new one is away, nor for a proxy that starts
 /// and asks it first.
 #[test]

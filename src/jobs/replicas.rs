@@ -76,7 +76,7 @@ async fn follow(catalog: &Catalog, nodes: &Arc<Nodes>, node: NodeId, standby: &S
                     nodes.note_replayed(standby, as_of);
                 }
             }
-            Ok((open, None)) => session = rival.look(catalog, open).await,
+            Ok((open, None)) => session = rival.look(catalog, nodes, open).await,
             Err(error) => tracing::debug!(%standby, %error, "could not ask a standby how far it is"),
         }
         // Often enough for a small bound to be of use.

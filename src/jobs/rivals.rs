@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   a standby of the catalog's takes writes ─┬─ on a newer timeline: it was promoted ──> the catalog follows
+//!                                            │        the catalog cannot be reached ──> this proxy follows, and tells it later
 //!                                            └─ else another was promoted since ──> it is told of, and taken out of use
 //! ```
 //!
@@ -17,7 +18,7 @@ use tokio_postgres::Client;
 
 use super::primaries::{change, note_failover};
 use crate::backend::{Nodes, ServerAddress, WRITTEN_TIMELINE};
-use crate::catalog::{Address, Catalog, connect, nodes, pg_error};
+use crate::catalog::{Address, Catalog, connect, is_away, nodes, pg_error};
 use crate::error::{PgError, Result, SqlState};
 use crate::operations::take_out_of_use;
 use crate::shard_map::{NodeId, Standby};
@@ -58,8 +59,8 @@ impl<'a> Rival<'a> {
     }
 
     /// It takes writes. Gives the session back when it can be used again.
-    pub async fn look(&mut self, catalog: &Catalog, session: Client) -> Option<Client> {
-        match tokio::time::timeout(PATIENCE, self.settle(catalog, &session)).await.unwrap_or_else(|_| Err(slow())) {
+    pub async fn look(&mut self, catalog: &Catalog, pools: &Nodes, session: Client) -> Option<Client> {
+        match patiently(PATIENCE, self.settle(catalog, pools, &session)).await {
             Ok(()) => self.trouble.works(UNSETTLED),
             // Whoever changes nodes has locked them; it is tried again.
             Err(error) if error.code() == SqlState::LOCK_NOT_AVAILABLE => {
@@ -73,7 +74,7 @@ impl<'a> Rival<'a> {
         Some(session)
     }
 
-    async fn settle(&mut self, catalog: &Catalog, session: &Client) -> Result<()> {
+    async fn settle(&mut self, catalog: &Catalog, pools: &Nodes, session: &Client) -> Result<()> {
         let map = catalog.map();
         let Some(row) = map.node(self.node) else { return Ok(()) };
         let is_it = |standby: &Standby| (&standby.host, standby.port) == (&self.host.host, self.host.port);
@@ -82,7 +83,14 @@ impl<'a> Rival<'a> {
         let Some(timeline) = timeline else { return Ok(()) };
         if timeline > noted {
             let primary = ServerAddress { host: row.host.clone(), port: row.port };
-            return note_failover(catalog, &primary, self.host, timeline).await;
+            let told = patiently(TOLD_WITHIN, note_failover(catalog, &primary, self.host, timeline)).await;
+            // Until it can be told, what is written to the old primary would be lost.
+            if told.as_ref().is_err_and(is_away)
+                && let Some(node) = pools.known(&primary)
+            {
+                node.found_primary(self.host, Some(timeline));
+            }
+            return told;
         }
         if !std::mem::replace(&mut self.is_told, true) {
             tracing::error!(
@@ -126,9 +134,13 @@ async fn ask(session: &Client) -> Result<(Option<i32>, i64)> {
     Ok((row.try_get(0).map_err(pg_error)?, row.try_get(1).map_err(pg_error)?))
 }
 
-fn slow() -> PgError {
-    PgError::new(SqlState::CONNECTION_FAILURE, format!("it took longer than {} s", PATIENCE.as_secs()))
+/// Errors: 08006 when it takes longer than that.
+async fn patiently<T>(longest: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let slow = || PgError::new(SqlState::CONNECTION_FAILURE, format!("it took longer than {} s", longest.as_secs()));
+    tokio::time::timeout(longest, work).await.unwrap_or_else(|_| Err(slow()))
 }
 
 const UNSETTLED: &str = "could not settle which of two servers that take writes is the primary";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The catalog of a failover; longer than locks there are waited for.
+const TOLD_WITHIN: Duration = Duration::from_secs(6);
