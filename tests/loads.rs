@@ -190,19 +190,23 @@ fn a_rebalance_by_load_is_looked_at_first(cluster: &Cluster) {
 fn what_the_loads_suggest_is_told(cluster: &Cluster) {
     let told = |sql: &str| cluster.psql(&format!("SELECT {sql}"));
     let (hot, _) = neighbours(cluster);
-    let isolate = format!(
-        "FROM tenantry_recommend() WHERE recommendation = 'isolate_tenant' AND subject LIKE 'tenant {hot} of %'"
-    );
+    // To servers that can carry so many times what there is.
+    let recommended = |times: f64| {
+        format!("FROM tenantry_recommend((SELECT {times} * sum(statements_at_once) FROM tenantry.node_load))")
+    };
+    let isolate =
+        format!("{} WHERE recommendation = 'isolate_tenant' AND subject LIKE 'tenant {hot} of %'", recommended(4.0));
     let reason = told(&format!("reason {isolate}"));
     assert!(reason.starts_with("it makes 100 % of the load of shard group "), "{reason}");
     let command = told(&format!("command {isolate}"));
     assert_eq!(command, format!("SELECT isolate_tenant_to_new_shard('public.orders', '{hot}', 'CASCADE')"));
-    assert_eq!(told("count(*) FROM tenantry_recommend() WHERE recommendation = 'rebalance'"), "1");
-    assert_eq!(told("count(*) FROM tenantry_recommend() WHERE recommendation = 'add_node'"), "0");
-    assert_eq!(told("count(*) FROM tenantry_recommend(0.001) WHERE recommendation = 'add_node'"), "1");
-    // Hardly any load for two servers: the one with less of it could go.
-    let drain = told("command FROM tenantry_recommend() WHERE recommendation = 'drain_node'");
+    let count = |times, what| told(&format!("count(*) {} WHERE recommendation = '{what}'", recommended(times)));
+    assert_eq!(count(4.0, "rebalance"), "1");
+    assert_eq!([count(4.0, "add_node"), count(0.1, "add_node")], ["0", "1"]);
+    // Little load for two servers: the one with less of it could go.
+    let drain = told(&format!("command {} WHERE recommendation = 'drain_node'", recommended(4.0)));
     assert!(drain.starts_with("SELECT citus_drain_node('127.0.0.1', "), "{drain}");
+    assert_eq!(told(&format!("count(*) {}", recommended(50.0))), "0", "hardly any load says nothing");
     assert!(cluster.psql_error("SELECT tenantry_recommend(0)").contains("22023"));
     // What it says can be run, and is not said again.
     cluster.psql(&command);

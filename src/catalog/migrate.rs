@@ -77,6 +77,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (392, "oldest_names", include_str!("schema/392_oldest_names.sql")),
     (395, "mock_login", include_str!("schema/395_mock_login.sql")),
     (400, "timelines", include_str!("schema/400_timelines.sql")),
+    (420, "least_load", include_str!("schema/420_least_load.sql")),
 ];
 
 /// Key of the advisory lock: "tenantry" in ASCII.
