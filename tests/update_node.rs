@@ -186,6 +186,22 @@ fn a_fence_that_a_dead_proxy_left_is_ended() {
     assert!(wait_until(PATIENCE, || !is_noted()), "nobody has to look there any more");
 }
 
+/// Goal: what a role was lent on a node does not outlive its session, when the proxy that lent it dies.
+/// Method: functions of such names, for a session that has ended and for one that goes on.
+#[test]
+fn what_a_dead_proxy_has_lent_is_taken_back() {
+    let served = Served::start(1);
+    let worker = served.worker_dsn(0);
+    let ended = psql(&worker, "SELECT pg_backend_pid()");
+    let alive = psql(&worker, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
+    for process in [&ended, &alive] {
+        psql(&worker, &format!("CREATE FUNCTION tenantry.as_control_{process}_0() RETURNS void LANGUAGE sql AS ''"));
+    }
+    served.psql("CALL citus_cleanup_orphaned_resources()");
+    let left = psql(&worker, "SELECT proname FROM pg_proc WHERE proname ~ 'as_control'");
+    assert_eq!(left, format!("as_control_{alive}_0"));
+}
+
 /// What psql says besides the answer.
 fn told(dsn: &str, sql: &str) -> String {
     let output = psql_command(dsn).args(["-c", sql]).output().expect("psql runs");

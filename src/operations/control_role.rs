@@ -5,7 +5,8 @@
 //!   client's transaction:                                                 SELECT the function
 //! ```
 //!
-//! So it sees the transaction's own locks, and ends as that does. The function is dropped once it was called, however that went.
+//! So it sees the transaction's own locks, and ends as that does. The function is dropped once it was called, however that went; what a
+//! proxy leaves that dies in between, `citus_cleanup_orphaned_resources` drops: its name tells the session that it was for.
 
 use deadpool_postgres::Object;
 
@@ -27,11 +28,12 @@ impl Lent {
     ///
     /// Errors: those of the node.
     pub async fn to(txn: &mut Transaction, catalog: &Catalog, node: NodeId, statements: &str) -> Result<Self> {
-        let rows = txn.query(node, "SELECT pg_catalog.quote_ident(current_user)").await?;
-        let role = rows.into_iter().flatten().next().flatten().ok_or_else(|| {
-            PgError::new(SqlState::INTERNAL_ERROR, "a node did not tell the role that the transaction has there")
-        })?;
-        let function = format!("tenantry.as_control_{:016x}()", rand::random::<u64>());
+        let who = "SELECT pg_catalog.quote_ident(current_user), pg_catalog.pg_backend_pid()";
+        let [Some(role), Some(process)] = &txn.query(node, who).await?.concat()[..] else {
+            let text = "a node did not tell who the transaction is there";
+            return Err(PgError::new(SqlState::INTERNAL_ERROR, text));
+        };
+        let function = format!("tenantry.as_control_{process}_{:016x}()", rand::random::<u64>());
         let create = format!(
             "CREATE FUNCTION {function} RETURNS void LANGUAGE sql SECURITY DEFINER \
                  SET search_path = pg_catalog, pg_temp AS {}; \

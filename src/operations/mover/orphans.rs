@@ -14,8 +14,8 @@ use crate::operations::sequences;
 use crate::shard_map::{NodeId, ShardGroupId, ShardMap};
 
 /// Repairs abandoned moves, then drops slots, publications, the moves' own schemas and half copies of shards that belong to no
-/// move at work, and what workers were lent of sequences that no table draws from any more. Half a copy is left on a node that
-/// was removed while it was away, and added again.
+/// move at work, what workers were lent of sequences that no table draws from any more, and what sessions were lent that have
+/// ended. Half a copy is left on a node that was removed while it was away, and added again.
 ///
 /// Rows of users are never touched: fenced source schemas stay, and so does whatever has a shard's name where that shard is. Errors: those of the nodes; nodes before are clean then.
 pub async fn citus_cleanup_orphaned_resources(environment: &MoverEnvironment, notify: &Notify<'_>) -> Result<Value> {
@@ -56,12 +56,13 @@ async fn remove(session: &Session, kind: &str, name: &str) -> Result<()> {
     let sql = match kind {
         "slot" => format!("SELECT pg_drop_replication_slot({})", literal(name)),
         "publication" => format!("DROP PUBLICATION {}", identifier(name)),
+        "function" => format!("DROP FUNCTION IF EXISTS tenantry.{}()", identifier(name)),
         _ => format!("DROP SCHEMA IF EXISTS {} CASCADE", identifier(name)),
     };
     session.batch_execute(&sql).await.map_err(pg_error)
 }
 
-/// (kind, name, the move's id). Slots that are in use have an owner.
+/// (kind, name, the move's id, 0: none). Slots that are in use have an owner; functions of `control_role.rs` have a session.
 const REMAINS: &str = "
 WITH found (kind, name) AS (
     SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE NOT active AND database = current_database()
@@ -72,4 +73,8 @@ FROM found WHERE name ~ '^tenantry_(move|part)_[0-9]{1,18}$'
 UNION ALL
 SELECT 'copy', nspname::text, (regexp_match(obj_description(oid, 'pg_namespace'), '^tenantry move ([0-9]{1,18})$'))[1]::bigint
 FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') ~ '^tenantry move [0-9]{1,18}$' AND nspname !~ '^tenantry_'
+UNION ALL
+SELECT 'function', proname::text, 0
+FROM pg_proc WHERE pronamespace = to_regnamespace('tenantry') AND proname ~ '^as_control_[0-9]{1,9}_'
+    AND NOT EXISTS (SELECT FROM pg_stat_get_activity((regexp_match(proname::text, '^as_control_([0-9]{1,9})_'))[1]::int))
 ORDER BY 1 DESC";
