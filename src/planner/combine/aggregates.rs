@@ -40,11 +40,7 @@ impl Combiner<'_, '_> {
         };
         let mut order = Vec::new();
         for (n, expr) in self.statement.tree.order_by.iter().enumerate() {
-            let (range, rest) =
-                clauses::without_order(self.statement.text, self.statement.tokens, &self.clauses.order_by[n])?;
-            if self.is_too_much(names.len()) {
-                return None;
-            }
+            let (range, rest) = self.order_item(n, names.len())?;
             let text = match expr {
                 Expr::Number(n) if n.parse::<usize>().is_ok_and(|n| (1..=names.len()).contains(&n)) => n.clone(),
                 Expr::Number(_) | Expr::String(_) | Expr::Param(_) => return None,

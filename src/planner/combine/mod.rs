@@ -174,6 +174,12 @@ impl<'s> Combiner<'s, '_> {
         }
     }
 
+    /// Where item `n` of ORDER BY stands, and what follows it (DESC, ...); it is compared with so many names.
+    fn order_item(&self, n: usize, names: usize) -> Option<(Range<u32>, Range<u32>)> {
+        let found = clauses::without_order(self.statement.text, self.statement.tokens, &self.clauses.order_by[n]);
+        found.filter(|_| !self.is_too_much(names))
+    }
+
     /// Output names, wildcards expanded; all known and different.
     fn output_names(&self) -> Option<Vec<String>> {
         let mut names = Vec::new();

@@ -1,6 +1,5 @@
 //! Groups that no other shard has, or none: the shards run the statement whole.
 
-use crate::sql::clauses;
 use crate::sql::tree::{Distinct, Expr, Item};
 
 use super::{Combiner, Partial, Piece, ROWS, name_of, quoted};
@@ -33,11 +32,7 @@ impl Combiner<'_, '_> {
         }
         let mut order = Vec::new();
         for (n, expr) in self.statement.tree.order_by.iter().enumerate() {
-            let (range, rest) =
-                clauses::without_order(self.statement.text, self.statement.tokens, &self.clauses.order_by[n])?;
-            if self.is_too_much(names.len()) {
-                return None;
-            }
+            let (range, rest) = self.order_item(n, names.len())?;
             let by_name = match expr {
                 Expr::Number(n) => Some(names.get(n.parse::<usize>().ok()?.checked_sub(1)?)?.clone()),
                 Expr::Column(parts) if parts.len() == 1 => names.iter().find(|n| **n == parts[0].value).cloned(),
