@@ -16,23 +16,38 @@ const PATIENT: &str = "[pool]\noutage_timeout = \"10min\"\nsilence_max = \"1s\"\
 const NAMES: &str = "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public\\_%'), \
                      (SELECT count(*) FROM pg_class WHERE relname = 'colors')";
 
+/// Two proxies, and a worker at `old` with a standby at `new` that they look after.
+struct Watched {
+    served: Served,
+    node: String,
+    old: u16,
+    new: u16,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let mut served = Served::start_with(2, 2, PATIENT);
+        served.start_proxy(1);
+        let (old, new) = (served.worker_port(1), served.worker_port(3));
+        served.servers().add_standby_of(old, new).expect("it copies the worker");
+        served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+        let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
+        wait_for_timeline(&served, &node);
+        Self { served, node, old, new }
+    }
+}
+
 /// Goal: an old primary that was frozen while its standby was promoted, and wakes up, is written to by nobody: not by a proxy with a
 /// transaction open there, nor by one that slept too, nor while the new one is away, nor by a proxy that starts then; it is
 /// told of, and taken out of use.
 #[test]
 fn an_old_primary_that_wakes_up_is_written_to_no_more() {
-    let mut served = Served::start_with(2, 2, PATIENT);
-    served.start_proxy(1);
+    let Watched { mut served, node, old, new } = Watched::start();
     let tenant = &served.tenants()[1];
     served.psql("CREATE TABLE colors (id int PRIMARY KEY)");
     served.psql("SELECT create_reference_table('colors')");
-    let (old, new) = (served.worker_port(1), served.worker_port(3));
-    served.servers().add_standby_of(old, new).expect("it copies the worker");
-    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
-    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
     let primary = format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}");
     let insert = |id: u32| format!("INSERT INTO items VALUES ({tenant}, {id})");
-    wait_for_timeline(&served, &node);
 
     let mut open = Client::connect(served.proxy_port(0), &[]);
     assert_eq!(open.query("BEGIN"), "C(BEGIN) Z(T)");
@@ -100,14 +115,8 @@ fn an_old_primary_that_wakes_up_is_written_to_no_more() {
 /// works for them, and the old one is taken out of use.
 #[test]
 fn who_was_promoted_last_is_chosen_although_the_old_one_goes_on() {
-    let mut served = Served::start_with(2, 2, PATIENT);
-    served.start_proxy(1);
+    let Watched { served, node, old, new } = Watched::start();
     let tenant = &served.tenants()[1];
-    let (old, new) = (served.worker_port(1), served.worker_port(3));
-    served.servers().add_standby_of(old, new).expect("it copies the worker");
-    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
-    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
-    wait_for_timeline(&served, &node);
     assert_eq!(psql(&dsn(new), "SELECT pg_promote()"), "t");
     let primary = format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}");
     assert!(wait_until(PATIENCE, || served.psql(&primary) == new.to_string()), "it is followed");
@@ -123,14 +132,8 @@ fn who_was_promoted_last_is_chosen_although_the_old_one_goes_on() {
 /// Method: the coordinator is away; a transaction is open at the old primary, and connections to it are idle.
 #[test]
 fn a_proxy_without_the_catalog_follows_who_was_promoted_last() {
-    let mut served = Served::start_with(2, 2, PATIENT);
-    served.start_proxy(1);
+    let Watched { mut served, node, old, new } = Watched::start();
     let tenant = &served.tenants()[1];
-    let (old, new) = (served.worker_port(1), served.worker_port(3));
-    served.servers().add_standby_of(old, new).expect("it copies the worker");
-    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
-    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
-    wait_for_timeline(&served, &node);
     let insert = |id: usize| format!("INSERT INTO items VALUES ({tenant}, {id})");
     let mut clients = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));
     let mut open = [0, 1].map(|proxy| Client::connect(served.proxy_port(proxy), &[]));

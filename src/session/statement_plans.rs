@@ -363,8 +363,8 @@ impl Session {
         self.txn().require_atomic().await?;
         let returned = match &plan.words {
             // What is wrong with them is told of the client's text, and before anything is computed.
-            Some(_) => self.describe_on_coordinator(text, request).await?,
-            None => Description::new(Vec::new(), None),
+            Some(_) => self.describe_on_coordinator(text, request).await?.fields,
+            None => None,
         };
         let source = self.gathered(&plan.source, &plan.source_text, request).await?;
         let mut names = plan.columns.clone();
@@ -390,7 +390,7 @@ impl Session {
             // No shard is concerned, but the client hears of the columns.
             if describe {
                 let formats = request.bind.result_formats();
-                answer::fields_or_no_data(returned.fields.as_ref(), &formats, self.client.out());
+                answer::fields_or_no_data(returned.as_ref(), &formats, self.client.out());
             }
             return Ok(0);
         }
