@@ -12,6 +12,7 @@ use super::sequences;
 use super::table_checks::{self, Intent};
 use super::table_definition::{ColumnDefinition, TableDefinition};
 use super::triggers;
+use super::waiting_keys;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::{nodes, shards, tables};
 use crate::error::{PgError, Result, SqlState};
@@ -39,18 +40,23 @@ pub struct Request {
 pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -> Result<()> {
     check_request(&request)?;
     let expected = wait_for_moves(txn, &request).await?;
-    let family = lock_and_read(txn, request.table).await?;
+    let mut family = lock_and_read(txn, request.table).await?;
+    refuse_distributed(&txn.map(), family.root())?;
+    refuse_partition_alone(family.root())?;
+    let waiting = waiting_keys::take_down(txn, &family).await?;
+    if waiting_keys::set_aside(txn, &family).await? || !waiting.is_empty() {
+        family = Family::read(txn, request.table).await?;
+    }
     let definition = family.root();
     let map = txn.map();
-    refuse_distributed(&map, definition)?;
-    refuse_partition_alone(definition)?;
     let (column, hash) = distribution_column(definition, request.column.as_deref().unwrap_or_default())?;
+    let column = column.clone();
     family.check_kinds()?;
-    let known = known_colocation(txn, &map, definition, column, &request).await?;
+    let known = known_colocation(txn, &map, definition, &column, &request).await?;
     let is_new = known.is_none();
     let colocation = match known {
         Some(colocation) => colocation,
-        None => new_colocation(txn, &map, column, &request).await?,
+        None => new_colocation(txn, &map, &column, &request).await?,
     };
     // Another has made it, or the table was changed, while the locks were waited for.
     if !is_new && known != expected {
@@ -92,7 +98,17 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     })?;
     debug_assert!(matches!(table.kind, TableKind::Distributed { hash: h, .. } if h == hash));
     missing_types::make(txn, request.table).await?;
-    create_shards(txn, &map, &family, &table, &groups, schema_exists).await?;
+    make_shards(txn, &map, &family, &groups, schema_exists).await?;
+    move_rows(txn, family.root(), &table).await?;
+    if !waiting.is_empty() {
+        // Only now is there no row in the shell that it would not allow.
+        waiting.put_back(txn).await?;
+        family = Family::read(txn, request.table).await?;
+        for member in family.definitions() {
+            table_checks::check(member, &map, intent)?;
+        }
+    }
+    finish_shards(txn, &map, &family, &groups).await?;
     for member in family.definitions() {
         seal_shell(txn, member).await?;
     }
@@ -371,33 +387,37 @@ pub(super) fn check_schema_name(schema: &str, groups: &[ShardGroup]) -> Result<(
         .hint("Rename the schema."))
 }
 
-/// One text per node and stage, so that a stage costs one round trip, not one per shard.
-async fn create_shards(
+/// The shards' tables, without keys and indexes. One text per node, so that it costs one round trip, not one per shard.
+async fn make_shards(
     txn: &mut Transaction,
     map: &ShardMap,
     family: &Family,
-    table: &Arc<Table>,
     groups: &[ShardGroup],
     schema_exists: bool,
 ) -> Result<()> {
-    let mut first: HashMap<NodeId, String> = HashMap::new();
-    let mut last: HashMap<NodeId, String> = HashMap::new();
+    let mut texts: HashMap<NodeId, String> = HashMap::new();
     for group in groups {
-        let stages = family.for_shard(map, group.id)?;
-        let text = first.entry(group.node).or_default();
+        let text = texts.entry(group.node).or_default();
         if !schema_exists {
             text.push_str(&family.root().shard_schema(group.id));
         }
-        text.push_str(&stages.table);
-        let text = last.entry(group.node).or_default();
+        text.push_str(&family.for_shard(map, group.id)?.table);
+    }
+    txn.query_each(texts.into_iter().collect()).await
+}
+
+/// All that comes behind the rows.
+async fn finish_shards(txn: &mut Transaction, map: &ShardMap, family: &Family, groups: &[ShardGroup]) -> Result<()> {
+    let mut texts: HashMap<NodeId, String> = HashMap::new();
+    for group in groups {
+        let stages = family.for_shard(map, group.id)?;
+        let text = texts.entry(group.node).or_default();
         text.push_str(&stages.keys_and_indexes);
         text.push_str(&stages.foreign_keys);
         text.push_str(&stages.rest);
     }
-    txn.query_each(first.into_iter().collect()).await?;
-    move_rows(txn, family.root(), table).await?;
-    last.retain(|_, text| !text.is_empty());
-    txn.query_each(last.into_iter().collect()).await
+    texts.retain(|_, text| !text.is_empty());
+    txn.query_each(texts.into_iter().collect()).await
 }
 
 /// Copies what the local table holds; afterwards it is empty.

@@ -31,5 +31,6 @@ pub mod table_definition;
 pub mod time_partitions;
 pub mod triggers;
 pub mod undistribute_table;
+mod waiting_keys;
 
 pub use node_fence::take_out_of_use;

@@ -33,6 +33,7 @@ pub fn check(definition: &TableDefinition, map: &ShardMap, intent: Intent<'_>) -
         check_keys(definition, column)?;
         check_views(definition)?;
     }
+    refuse_waiting_key(definition, intent)?;
     for key in &definition.foreign_keys {
         check_foreign_key(definition, key, map, intent)?;
     }
@@ -195,6 +196,20 @@ fn check_foreign_key(definition: &TableDefinition, key: &ForeignKey, map: &Shard
             .hint(NO_CHANGE_ON_UPDATE));
     }
     Ok(())
+}
+
+/// Its rows cannot be checked yet. `create_distributed_table` has taken such keys down.
+fn refuse_waiting_key(definition: &TableDefinition, intent: Intent<'_>) -> Result<()> {
+    if !definition.has_waiting_key() {
+        return Ok(());
+    }
+    let hint = match intent {
+        Intent::Reference => {
+            "Distribute it by the same column as the tables that it refers to, or drop its foreign keys to them."
+        }
+        Intent::Distributed { .. } => "Call create_distributed_table, which moves its rows while nobody writes them.",
+    };
+    Err(to_distributed().hint(hint))
 }
 
 /// Local and reference tables cannot refer to a distributed one: its rows are not where theirs are.

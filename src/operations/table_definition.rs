@@ -239,6 +239,11 @@ impl TableDefinition {
         self.columns.iter().filter(move |column| column.sequence.is_some() && !as_before(column))
     }
 
+    /// A foreign key of its waits ([`super::waiting_keys`]).
+    pub fn has_waiting_key(&self) -> bool {
+        self.checks.iter().any(|check| check.contains("tenantry.foreign_key_waits("))
+    }
+
     /// Constraints and indexes of all kinds.
     pub fn constraint_count(&self) -> usize {
         self.checks.len() + self.keys.len() + self.indexes.len() + self.foreign_keys.len()

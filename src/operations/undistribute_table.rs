@@ -17,6 +17,7 @@ use super::ddl;
 use super::partitions::Family;
 use super::sequences;
 use super::table_definition::TableDefinition;
+use super::waiting_keys;
 use crate::catalog::nodes;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::error::{PgError, Result, SqlState};
@@ -46,6 +47,9 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
     for (family, table) in families.iter().zip(&tables).filter(|(_, table)| !table.is_reference()) {
         txn.notice(PgError::notice(format!("moving the data of {}", family.root().printed)));
         bring_back(txn, &map, family, table, forced.contains(&table.oid)).await?;
+    }
+    for family in &families {
+        waiting_keys::put_back_to(txn, family).await?;
     }
     let definitions = || families.iter().flat_map(Family::definitions);
     let members: Vec<_> = definitions().filter_map(|d| map.table_by_oid(d.oid()).cloned()).collect();
