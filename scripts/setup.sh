@@ -7,8 +7,8 @@
 #   .venv             the Python drivers of tests/drivers/requirements.txt
 #   tests/drivers/node_modules   the JavaScript drivers of its package-lock.json
 #
-# What is missing and cannot be installed is named in one sentence, with exit status 1. Without Java or Node.js the tests
-# skip their drivers; that is said and is no failure.
+# What is missing and cannot be installed is named in one sentence, with exit status 1. Without Java, Node.js or Go the
+# tests skip their drivers; that is said and is no failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -92,6 +92,16 @@ missing_runtimes() {
     { has php && php -r "exit(extension_loaded('pdo_pgsql') && extension_loaded('pgsql') ? 0 : 1);"; } || echo php-cli php-pgsql
 }
 
+# By themselves, because not every release has them.
+missing_go_drivers() {
+    { has go && GO111MODULE=off GOPATH=/usr/share/gocode go list github.com/jackc/pgx/v4 github.com/lib/pq >/dev/null 2>&1; } ||
+        echo golang-go golang-github-jackc-pgx-v4-dev golang-github-lib-pq-dev
+}
+
+install_runtimes() {
+    [ $# -eq 0 ] || (install_packages "$@") || echo "setup: without $* the tests of their drivers are skipped" >&2
+}
+
 install_javascript_drivers() {
     local folder=tests/drivers log
     cmp -s $folder/package-lock.json $folder/node_modules/installed.json && return
@@ -138,7 +148,7 @@ has cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] ||
 install_drivers
 
 mapfile -t runtimes < <(missing_runtimes)
-if [ "${#runtimes[@]}" -gt 0 ]; then
-    (install_packages "${runtimes[@]}") || echo "setup: without ${runtimes[*]} the tests of their drivers are skipped" >&2
-fi
+install_runtimes "${runtimes[@]}"
+mapfile -t runtimes < <(missing_go_drivers | tr ' ' '\n')
+install_runtimes "${runtimes[@]}"
 install_javascript_drivers

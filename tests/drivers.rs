@@ -12,7 +12,7 @@ use support::serve::Serve;
 use support::{Cluster, ended_in_time, python, wait_until};
 
 /// Programs that take the arguments which tests/drivers/matrix.py names.
-const MATRIX: [&str; 10] = [
+const MATRIX: [&str; 12] = [
     "use_psycopg2.py",
     "use_pg8000.py",
     "use_sqlalchemy.py",
@@ -23,7 +23,12 @@ const MATRIX: [&str; 10] = [
     "use_ruby_pg.rb",
     "use_dbd_pg.pl",
     "use_pdo.php",
+    "use_pgx.go",
+    "use_pq.go",
 ];
+
+/// Where Debian's packages of Go libraries are.
+const GO_PATH: &str = "/usr/share/gocode";
 
 const PHP_DRIVERS: &str = "exit(extension_loaded('pdo_pgsql') && extension_loaded('pgsql') ? 0 : 1);";
 
@@ -80,9 +85,10 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
         Some("rb") => ("ruby".into(), &["-e", "require 'pg'"]),
         Some("pl") => ("perl".into(), &["-MDBD::Pg", "-MJSON::PP", "-e", "1"]),
         Some("php") => ("php".into(), &["-r", PHP_DRIVERS]),
+        Some("go") => ("go".into(), &["list", "github.com/jackc/pgx/v4", "github.com/lib/pq"]),
         _ => ("java".into(), &["--list-modules"]),
     };
-    let answer = Command::new(&starter).args(question).stdout(Stdio::piped()).stderr(Stdio::null()).output();
+    let answer = go_settings(&mut Command::new(&starter)).args(question).stderr(Stdio::null()).output();
     let is_there = answer.is_ok_and(|answer| {
         answer.status.success()
             && match program.rsplit('.').next() {
@@ -99,6 +105,9 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
         println!("skipped: {program}, because its language or driver is not installed: run scripts/setup.sh");
         return None;
     }
+    if program.ends_with(".go") {
+        return Some(vec![go_build(&path)]);
+    }
     let mut command = vec![starter];
     if program.ends_with(".java") {
         command.extend(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"].map(PathBuf::from));
@@ -106,6 +115,20 @@ fn command(program: &str) -> Option<Vec<PathBuf>> {
     }
     command.push(path);
     Some(command)
+}
+
+fn go_build(path: &Path) -> PathBuf {
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(path.file_stem().expect("a file's name"));
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(&built).arg(path.with_file_name("matrix.go")).arg(path);
+    let output = go_settings(&mut go).output().expect("go runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    built
+}
+
+/// The libraries are Debian's, without modules, which would be downloaded.
+fn go_settings(command: &mut Command) -> &mut Command {
+    command.env("GO111MODULE", "off").env("GOPATH", GO_PATH)
 }
 
 fn run_with(command: &[PathBuf], arguments: &[&str]) -> std::process::Output {
