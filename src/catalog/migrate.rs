@@ -78,6 +78,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (395, "mock_login", include_str!("schema/395_mock_login.sql")),
     (400, "timelines", include_str!("schema/400_timelines.sql")),
     (420, "least_load", include_str!("schema/420_least_load.sql")),
+    (435, "calls", include_str!("schema/435_calls.sql")),
     (450, "waiting_keys", include_str!("schema/450_waiting_keys.sql")),
 ];
 

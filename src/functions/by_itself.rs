@@ -12,7 +12,7 @@ use crate::operations::mover::{
 };
 use crate::operations::rebalance::{call, job, preview, progress};
 
-/// Must this function run outside a transaction block?
+/// Does this function run outside the client's transaction?
 pub fn runs_by_itself(name: &str) -> bool {
     let name = name.strip_prefix("master_").unwrap_or(name);
     matches!(
@@ -45,6 +45,19 @@ pub fn runs_by_itself(name: &str) -> bool {
             | "tenantry_undo_move"
             | "tenantry_keep_move"
             | "tenantry_cancel_move"
+    )
+}
+
+/// Of those that run outside of it: does this one only tell what is committed, and change nothing?
+pub fn only_tells(name: &str) -> bool {
+    matches!(
+        name,
+        "get_rebalance_table_shards_plan"
+            | "tenantry_rebalance_preview"
+            | "tenantry_explain_move"
+            | "citus_rebalance_status"
+            | "citus_job_status"
+            | "get_rebalance_progress"
     )
 }
 

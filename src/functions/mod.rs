@@ -20,5 +20,5 @@ mod reference_copy_tests;
 #[cfg(test)]
 mod tests;
 
-pub use by_itself::{call_by_itself, runs_by_itself};
+pub use by_itself::{call_by_itself, only_tells, runs_by_itself};
 pub use registry::{Environment, call, is_procedure, provided};

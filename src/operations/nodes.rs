@@ -10,9 +10,9 @@ use super::node_check::check_server;
 use super::node_objects;
 use super::reference_copies;
 use super::sequences;
-use super::standbys::add_secondary_node;
+use super::standbys::{add_secondary_node, has_address};
 use crate::catalog::nodes::{self, NewNode};
-use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error};
+use crate::catalog::{Address, Catalog, connect, connect_to_coordinator, pg_error, quote};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::Transaction;
 use crate::shard_map::{ColocationId, NodeId, ShardMap};
@@ -127,10 +127,16 @@ pub async fn remove_node(txn: &mut Transaction, mover: &MoverEnvironment, host: 
     Ok(())
 }
 
-/// `SELECT citus_set_coordinator_host(...)`.
+/// `SELECT citus_set_coordinator_host(...)`. Errors: 42710 when another node has the address.
 pub async fn set_coordinator_host(txn: &mut Transaction, host: &str, port: i32) -> Result<()> {
     let address = address(host, port)?;
     txn.query(NodeId::COORDINATOR, nodes::lock()).await?;
+    let map = txn.reload_map().await?;
+    let standby = number(txn, &nodes::find_standby(&address.host, address.port)).await?;
+    let other = map.node_at(&address.host, address.port).map(|node| node.id).filter(|id| !id.is_coordinator());
+    if let Some(other) = other.or(standby.map(|id| NodeId(id as u32))) {
+        return Err(has_address(other));
+    }
     txn.query(NodeId::COORDINATOR, &nodes::set_coordinator(&address.host, address.port)).await?;
     txn.reload_map().await?;
     Ok(())
@@ -197,7 +203,8 @@ pub(super) fn refuse_last_placement(map: &ShardMap, node: NodeId, address: &Addr
             )
             .detail(format!(
                 "One of the table(s) that prevents the operation complete successfully is {}.{}",
-                table.schema, table.name
+                quote::readable(&table.schema),
+                quote::readable(&table.name)
             ))
             .hint(way_to_empty(map, node, address)));
         }

@@ -11,6 +11,7 @@ use super::place::Place;
 use super::run::Session;
 use super::shapes::Keep;
 use super::statement::{Naming, Number, Parsed, Statement, Unnamed};
+use super::statement_plans::without_our_schema;
 use crate::backend::{Description, Plans, PooledServer, ShareUnnamed, StatementKey, quote_literal};
 use crate::catalog::is_away;
 use crate::error::{PgError, Result, SqlState};
@@ -242,14 +243,14 @@ impl Session {
                 self.txn().failed = true;
                 self.forget_unanswered_parse(statement);
             }
-            return result;
+            return result.map_err(|e| in_own_words(&statement.plan, e));
         }
         let mut lost = 0;
         loop {
             match self.describe_beside(&text, &statement.types).await {
                 // Our own question: where it was lost, it is asked again.
                 Err(error) if is_away(&error) && lost < LOST_MAX => lost += 1,
-                described => return described,
+                described => return described.map_err(|e| in_own_words(&statement.plan, e)),
             }
         }
     }
@@ -442,9 +443,18 @@ pub(super) fn describing(call: &FunctionCall) -> String {
     let names = call.calls.iter().map(|c| Splice {
         at: c.name_at.start,
         len: c.name_at.end - c.name_at.start,
-        with: With::Fixed(format!("tenantry_describe.{}", c.name).into()),
+        with: With::Fixed(format!("{DESCRIBING_SCHEMA}.{}", c.name).into()),
     });
     Spliced::new(call.text.clone(), names.chain(call.splices.iter().cloned()).collect()).render(None)
+}
+
+/// An error about the form that describes, in terms of the functions that the client called.
+fn in_own_words(plan: &Plan, error: PgError) -> PgError {
+    let Plan::FunctionCall(call) = plan else { return error };
+    if !error.message().contains(DESCRIBING_SCHEMA) {
+        return error;
+    }
+    call.calls.iter().fold(error, |error, c| without_our_schema(error, &c.name))
 }
 
 /// The client would take the new columns for the old ones; drivers prepare again when they read this. asyncpg knows it by the routine that
@@ -462,6 +472,9 @@ fn no_statement(name: &[u8]) -> PgError {
     };
     PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }
+
+/// Its functions have the types of the provided ones and never run.
+pub(super) const DESCRIBING_SCHEMA: &str = "tenantry_describe";
 
 /// So often a description may be lost with its server.
 const LOST_MAX: u32 = 5;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::prepared::describing;
+use super::prepared::{DESCRIBING_SCHEMA, describing};
 use super::run::Session;
 use crate::backend::{Description, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -216,13 +216,7 @@ impl Session {
         }
         let moves = call.calls.iter().any(|c| functions::runs_by_itself(&c.name));
         if moves {
-            let name = &call.calls[0].name;
-            if self.txn().kind != Kind::Auto {
-                return Err(PgError::new(
-                    SqlState::ACTIVE_SQL_TRANSACTION,
-                    format!("{name} cannot run inside a transaction block"),
-                ));
-            }
+            self.check_block(call)?;
         } else {
             let txn = self.txn();
             // No snapshot is to be older than the locks that a function takes.
@@ -257,6 +251,24 @@ impl Session {
         server.queue_execute(b"", 0, To::Client);
         server.queue_sync();
         self.relay_own(Routed { query: Some(&query), ..Routed::default() }).await
+    }
+
+    /// What works beside the client's transaction is not rolled back with it, and would wait for locks that it holds.
+    ///
+    /// Errors: 25001 inside a transaction block, but for what only tells, while the block has changed nothing that it tells of.
+    fn check_block(&mut self, call: &FunctionCall) -> Result<()> {
+        let txn = self.txn();
+        if txn.kind == Kind::Auto {
+            return Ok(());
+        }
+        let has_changed = txn.schema_changed || txn.changed_catalog();
+        let Some(c) = call.calls.iter().find(|c| has_changed || !functions::only_tells(&c.name)) else { return Ok(()) };
+        let name = &c.name;
+        let message = match functions::only_tells(name) {
+            true => format!("{name} cannot run in a transaction that has changed the cluster or the schema"),
+            false => format!("{name} cannot run inside a transaction block"),
+        };
+        Err(PgError::new(SqlState::ACTIVE_SQL_TRANSACTION, message))
     }
 
     /// Before anything is done: SELECT of a procedure, or CALL of a function, is 42809 in Postgres's words.
@@ -336,8 +348,10 @@ impl Session {
     }
 
     fn tell_of(&mut self, notice: Notice) {
-        let level = if notice.is_warning { "WARNING" } else { "NOTICE" };
-        let mut message = PgError::notice(notice.message);
+        let (level, mut message) = match notice.is_warning {
+            true => ("WARNING", PgError::new(SqlState::WARNING, notice.message)),
+            false => ("NOTICE", PgError::notice(notice.message)),
+        };
         if let Some(detail) = notice.detail {
             message = message.detail(detail);
         }
@@ -473,8 +487,8 @@ impl Session {
 }
 
 /// An error about our stand-in function, in terms of the function that the user called.
-fn without_our_schema(error: PgError, name: &str) -> PgError {
-    let ours = ["tenantry_arguments", "tenantry_describe"].map(|schema| format!("{schema}.{name}"));
+pub(super) fn without_our_schema(error: PgError, name: &str) -> PgError {
+    let ours = ["tenantry_arguments", DESCRIBING_SCHEMA].map(|schema| format!("{schema}.{name}"));
     error.map_fields(|key, value| match key {
         b'M' | b'D' | b'H' => ours.iter().fold(value, |value, ours| value.replace(ours, name)),
         // A position in our text would point anywhere in the user's.

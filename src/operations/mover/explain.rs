@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::room::Room;
 use super::session::Session;
-use super::{MoveRequest, MoverEnvironment, TransferMode, address, check, group_of, schemas, session, snapshot};
+use super::{MoveRequest, MoverEnvironment, TransferMode, address_of, check, group_of, schemas, session, snapshot};
 use crate::catalog::pg_error;
 use crate::catalog::quote::shard_schema;
 use crate::error::{PgError, Result, SqlState};
@@ -33,8 +33,8 @@ pub async fn tenantry_explain_move(environment: &MoverEnvironment, arguments: &V
         format!(
             "shard group {} from {} to {}",
             request.group,
-            address(map.node(request.source)),
-            address(map.node(request.target))
+            address_of(&map, request.source),
+            address_of(&map, request.target)
         ),
     )];
     let colocation = match check(&map, request) {

@@ -105,7 +105,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::quote::readable;
 use crate::error::{PgError, Result, SqlState};
-use crate::shard_map::{ColocationId, Node, NodeId, ShardGroupId, ShardId, ShardMap};
+use crate::shard_map::{ColocationId, NodeId, ShardGroupId, ShardId, ShardMap};
 use copy::Copied;
 use cutover::{Cutover, Sides};
 use environment::STOPPED;
@@ -436,21 +436,22 @@ fn check(map: &ShardMap, request: MoveRequest) -> Result<(ColocationId, bool)> {
     if node != source {
         return Err(PgError::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("could not find placement matching \"{}\"", address(map.node(source))),
+            format!("could not find placement matching \"{}\"", address_of(map, source)),
         )
-        .detail(format!("Shard group {group} is on node {}.", address(map.node(node))))
+        .detail(format!("Shard group {group} is on node {}.", address_of(map, node)))
         .hint("Confirm the placement still exists and try again."));
     }
     Ok((colocation, false))
 }
 
 fn already_there(map: &ShardMap, request: MoveRequest) -> Notice {
-    Notice::warning(format!("shard is already present on node {}", address(map.node(request.target))))
+    Notice::warning(format!("shard is already present on node {}", address_of(map, request.target)))
         .detail("Move may have already completed.")
 }
 
-fn address(node: Option<&Node>) -> String {
-    node.map_or("?".to_owned(), |n| format!("{}:{}", n.host, n.port))
+/// `host:port`; of a node that is not there its number.
+fn address_of(map: &ShardMap, node: NodeId) -> String {
+    map.node(node).map_or_else(|| format!("node {node}"), |n| format!("{}:{}", n.host, n.port))
 }
 
 /// Schemas of the colocation group's tables.

@@ -103,6 +103,9 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
         return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("node at \"{host}:{port}\" does not exist")));
     };
     let client = environment.catalog.client(NodeId::COORDINATOR).await?;
+    // A name that is wrong changes nothing.
+    let strategy = arguments.get("rebalance_strategy");
+    Strategy::find(&**client, strategy.and_then(Value::as_str)).await?;
     client.batch_execute(&set_should_have_shards(host, node.port, false)).await.map_err(pg_error)?;
     let map = environment.catalog.refresh().await?;
     let has_shards = map.colocations().any(|c| c.shard_groups.iter().any(|g| g.node == node.id));
@@ -115,7 +118,7 @@ pub async fn citus_drain_node(environment: &MoverEnvironment, arguments: &Value,
         )
         .hint("Add a node via citus_add_node, or allow shards on another via citus_set_node_property."));
     }
-    let arguments = json!({"rebalance_strategy": arguments.get("rebalance_strategy"), "drain_only": true});
+    let arguments = json!({"rebalance_strategy": strategy, "drain_only": true});
     let emptied = async {
         let Planned { moves, .. } = planned(environment, &arguments, notify).await?;
         carry_out_all(&environment.without_way_back(), moves, mode, Limits::of(environment), notify).await

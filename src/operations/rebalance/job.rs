@@ -217,7 +217,7 @@ pub async fn citus_rebalance_status(environment: &MoverEnvironment, arguments: &
 
 /// `citus_job_status`: the same of any job. Errors: 42704 when there is no such job.
 pub async fn citus_job_status(environment: &MoverEnvironment, arguments: &Value) -> Result<Value> {
-    let id = integer(arguments, "jobid")?;
+    let id = integer(arguments, "job_id")?;
     match status(environment, Some(id), is_raw(arguments)).await? {
         Value::Array(rows) if rows.is_empty() => Err(no_such_job(id)),
         rows => Ok(rows),

@@ -30,7 +30,7 @@ pub struct Strategy {
 impl Strategy {
     /// The strategy of this name, or the default one.
     ///
-    /// Errors: 42704 when there is none, 42501 when one of its functions is not a superuser's.
+    /// Errors: 42704 when there is none, 42883 when one of its functions was dropped, 42501 when one is not a superuser's.
     pub async fn find(client: &impl GenericClient, name: Option<&str>) -> Result<Self> {
         let row = client.query_opt(FIND, &[&name]).await.map_err(pg_error)?.ok_or_else(|| {
             let message = match name {
@@ -47,8 +47,11 @@ impl Strategy {
             )
             .hint("ALTER FUNCTION ... OWNER TO a superuser: it runs with a superuser's rights."));
         }
-        let (number, text) =
-            (|at: usize| row.try_get::<_, f32>(at).map_err(pg_error), |at: usize| row.try_get(at).map_err(pg_error));
+        let number = |at: usize| row.try_get::<_, f32>(at).map_err(pg_error);
+        let text = |at: usize| match row.try_get::<_, Option<String>>(at).map_err(pg_error)? {
+            Some(text) => Ok(text),
+            None => Err(lost_its_function(row.try_get(8).map_err(pg_error)?)),
+        };
         Ok(Self {
             default_threshold: decimal(number(3)?),
             minimum_threshold: decimal(number(4)?),
@@ -96,6 +99,14 @@ impl Strategy {
         }
         Ok(weights)
     }
+}
+
+fn lost_its_function(strategy: &str) -> PgError {
+    PgError::new(
+        SqlState::UNDEFINED_FUNCTION,
+        format!("a function of rebalance strategy {strategy} does not exist any more"),
+    )
+    .hint("Name another in pg_dist_rebalance_strategy, or use another strategy, as by SELECT citus_set_default_rebalance_strategy('by_disk_size');")
 }
 
 /// Bytes, and 100 MB for each shard group so that empty ones spread too.
@@ -173,9 +184,9 @@ const COST_BY_DISK_SIZE: &str = "tenantry.citus_shard_cost_by_disk_size";
 const CAPACITY_1: &str = "tenantry.citus_node_capacity_1";
 const ALLOWED_TRUE: &str = "tenantry.citus_shard_allowed_on_node_true";
 
-/// Functions by their quoted names with schema; then one that is not a superuser's, if there is any. Last the functions' search_path:
+/// Functions by their quoted names with schema, NULL for one that was dropped; then one that is not a superuser's, if there is any. Last the functions' search_path:
 /// Postgres's own and Tenantry's catalog first; of their schemas and `public` those where not everybody can put something for them to
-/// find.
+/// find; and the strategy's name.
 const FIND: &str = "
 SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.proname),
     pg_catalog.quote_ident(nn.nspname) || '.' || pg_catalog.quote_ident(n.proname),
@@ -185,10 +196,11 @@ SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.pro
      WHERE p.oid IN (c.oid, n.oid, a.oid) AND NOT r.rolsuper LIMIT 1),
     (SELECT pg_catalog.concat_ws(', ', 'pg_catalog, tenantry', pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(s.nspname), ', '), 'pg_temp')
      FROM pg_catalog.pg_namespace s WHERE (s.oid IN (cn.oid, nn.oid, an.oid) OR s.nspname = 'public') AND s.nspname NOT IN ('pg_catalog', 'tenantry')
-     AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(s.nspacl) p WHERE p.grantee = 0 AND p.privilege_type = 'CREATE'))
+     AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(s.nspacl) p WHERE p.grantee = 0 AND p.privilege_type = 'CREATE')),
+    s.name::pg_catalog.text
 FROM tenantry.rebalance_strategy s
-JOIN pg_catalog.pg_proc c ON c.oid = s.shard_cost_function JOIN pg_catalog.pg_namespace cn ON cn.oid = c.pronamespace
-JOIN pg_catalog.pg_proc n ON n.oid = s.node_capacity_function JOIN pg_catalog.pg_namespace nn ON nn.oid = n.pronamespace
-JOIN pg_catalog.pg_proc a ON a.oid = s.shard_allowed_on_node_function
-JOIN pg_catalog.pg_namespace an ON an.oid = a.pronamespace
+LEFT JOIN pg_catalog.pg_proc c ON c.oid = s.shard_cost_function LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = c.pronamespace
+LEFT JOIN pg_catalog.pg_proc n ON n.oid = s.node_capacity_function LEFT JOIN pg_catalog.pg_namespace nn ON nn.oid = n.pronamespace
+LEFT JOIN pg_catalog.pg_proc a ON a.oid = s.shard_allowed_on_node_function
+LEFT JOIN pg_catalog.pg_namespace an ON an.oid = a.pronamespace
 WHERE CASE WHEN $1::pg_catalog.text IS NULL THEN s.default_strategy ELSE s.name = $1::pg_catalog.text END";

@@ -44,7 +44,7 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     // Its first move has begun when its owner dies; the mode is the one that was asked for.
     let task = job_tasks::runnable(&**client, id.as_i64().unwrap()).await.unwrap().swap_remove(0);
     job_tasks::begin(&**client, task.id).await.unwrap();
-    let status = citus_job_status(environment, &json!({"jobid": id})).await.unwrap();
+    let status = citus_job_status(environment, &json!({"job_id": id})).await.unwrap();
     let command = format!("SELECT pg_catalog.citus_move_shard_placement({},1,2,'force_logical')", task.group);
     assert_eq!(status[0]["details"]["tasks"][0]["command"], json!(command));
     let job = jobs::find(&**client, id.as_i64().unwrap()).await.unwrap().unwrap();
@@ -115,7 +115,7 @@ async fn a_rebalance_evens_the_nodes_and_a_drain_empties_one() {
     client.batch_execute(failed).await.unwrap();
     // Shards need not have the numbers of their shard groups: those may be of a table that was dropped.
     client.batch_execute("UPDATE tenantry.shard SET shardid = shardid + 1000").await.unwrap();
-    let status = citus_job_status(environment, &json!({"jobid": id})).await.unwrap();
+    let status = citus_job_status(environment, &json!({"job_id": id})).await.unwrap();
     assert_eq!(status[0]["details"]["task_state_counts"], json!({"cancelled": 1, "error": 1}));
     let command = status[0]["details"]["tasks"][0]["command"].as_str().unwrap();
     assert!(command.ends_with(",'block_writes')") && command.contains("(103"), "{command}");
