@@ -5,6 +5,7 @@ mod support;
 
 use support::serve::psql_says;
 use support::served::Served;
+use support::wire_client::Client;
 use support::{psql, psql_error};
 
 /// Rows, and names that have to be quoted in every way.
@@ -110,6 +111,63 @@ fn a_waiting_key_is_checked_when_its_table_is_distributed() {
     served.psql("DELETE FROM campaigns WHERE company_id = 5");
     served.psql(DISTRIBUTE[1]);
     assert_eq!(served.psql("SELECT count(*) FROM campaigns"), "57");
+}
+
+/// Goal: as programs' migrations make them: tables that refer to one that is distributed already.
+#[test]
+fn a_table_that_refers_to_a_distributed_one_waits_to_be_distributed() {
+    let served = Served::start(2);
+    served.psql(
+        "CREATE TABLE countries (code text PRIMARY KEY); CREATE TABLE companies (id bigint PRIMARY KEY);
+         SELECT create_reference_table('countries'); SELECT create_distributed_table('companies', 'id')",
+    );
+    let create = "CREATE TABLE campaigns (id bigint, company_id bigint REFERENCES companies ON DELETE CASCADE, country text REFERENCES countries,
+        PRIMARY KEY (company_id, id))";
+    let said = psql_says(&served.dsn(0), create);
+    assert!(said.contains("foreign key \"campaigns_company_id_fkey\" of table public.campaigns waits"), "{said}");
+    let refused = served.psql_error("INSERT INTO campaigns VALUES (1, 1)");
+    assert!(refused.contains("cannot write to table \"campaigns\""), "{refused}");
+
+    // In one transaction, by Parse and Bind, and on a table that is there.
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    for statement in [
+        "BEGIN",
+        "CREATE TABLE ads (id bigint, company_id bigint, PRIMARY KEY (company_id, id))",
+        "ALTER TABLE ads ADD CONSTRAINT of_company FOREIGN KEY (company_id) REFERENCES companies (id) DEFERRABLE INITIALLY DEFERRED",
+        "SELECT create_distributed_table('ads', 'company_id')",
+        "INSERT INTO ads VALUES (1, 7)",
+    ] {
+        let said = client.run_prepared("", statement, &[]);
+        assert!(said.ends_with("Z(T)"), "{statement}: {said}");
+    }
+    let broken = client.query("COMMIT");
+    assert!(broken.contains("E(23503)"), "{broken}");
+    assert_eq!(served.psql("SELECT to_regclass('ads') IS NULL"), "t");
+
+    served.psql(
+        "CREATE TABLE ads (id bigint, company_id bigint, PRIMARY KEY (company_id, id)); INSERT INTO ads VALUES (1, 7)",
+    );
+    let key = "ALTER TABLE ads ADD CONSTRAINT of_company FOREIGN KEY (company_id) REFERENCES companies (id)";
+    let refused = served.psql_error(key);
+    assert!(refused.contains("0A000") && refused.contains("The table has rows: distribute it first"), "{refused}");
+    served.psql("DELETE FROM ads");
+    served.psql(key);
+    served.psql("ALTER TABLE IF EXISTS nowhere ADD FOREIGN KEY (company_id) REFERENCES companies (id)");
+    let refused = served.psql_error("ALTER TABLE countries ADD id bigint REFERENCES companies");
+    assert!(refused.contains("0A000") && refused.contains("foreign keys from reference tables"), "{refused}");
+
+    for statement in &DISTRIBUTE[1..] {
+        served.psql(statement);
+    }
+    served.psql("INSERT INTO companies VALUES (1); INSERT INTO campaigns VALUES (1, 1); INSERT INTO ads VALUES (1, 1)");
+    for write in [
+        "INSERT INTO campaigns VALUES (2, 2)",
+        "INSERT INTO ads VALUES (2, 2)",
+        "INSERT INTO campaigns VALUES (2, 1, 'xx')",
+    ] {
+        let broken = served.psql_error(write);
+        assert!(broken.contains("23503"), "{write}: {broken}");
+    }
 }
 
 /// Goal: the way back, for those who don't go on.

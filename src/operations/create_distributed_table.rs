@@ -43,8 +43,8 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
     let mut family = lock_and_read(txn, request.table).await?;
     refuse_distributed(&txn.map(), family.root())?;
     refuse_partition_alone(family.root())?;
-    let waiting = waiting_keys::take_down(txn, &family).await?;
-    if waiting_keys::set_aside(txn, &family).await? || !waiting.is_empty() {
+    let waiting = waiting_keys::take_down(txn, &family.oids()).await?;
+    if waiting_keys::set_aside(txn, &family.oids()).await? || !waiting.is_empty() {
         family = Family::read(txn, request.table).await?;
     }
     let definition = family.root();

@@ -17,6 +17,7 @@ use super::shard_schemas;
 use super::table_checks::{self, Intent};
 use super::table_definition::TableDefinition;
 use super::triggers;
+use super::waiting_keys;
 use crate::backend::Row;
 use crate::catalog::quote::{identifier, literal, qualified, shard_schema};
 use crate::catalog::tables;
@@ -66,6 +67,12 @@ pub async fn run(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
         DdlAction::AttachPartition { partition } => {
             partitions::distribute_partition(txn, parent(ddl)?, partition).await?;
             change_tables(txn, ddl).await
+        }
+        DdlAction::AddWaitingKey { table } => {
+            waiting_keys::refuse_rows(txn, &ddl.query.text()[table.at as usize..(table.at + table.len) as usize])
+                .await?;
+            txn.query_for_client(ddl.query.text()).await?;
+            settle_what_leans_on_shells(txn).await
         }
         DdlAction::DrawFromSequence => draw_from_sequence(txn, ddl).await,
         DdlAction::AlterTable | DdlAction::CreateIndex { .. } | DdlAction::Lock | DdlAction::Other => {
@@ -238,9 +245,11 @@ fn forget_copy(table: &Table, name: &str) -> String {
     )
 }
 
-/// Refuses what a statement on a local table may have done to distributed ones: a foreign key or a view that would only
-/// ever see an empty shell. For statements that ran on the coordinator alone and may have changed its schema.
-pub async fn refuse_leaning_on_shells(txn: &mut Transaction) -> Result<()> {
+/// Minds what a statement on a local table may have done to distributed ones: a foreign key, which waits from now on, or a view
+/// that would only ever see an empty shell. For statements that ran on the coordinator alone and may have changed its schema.
+///
+/// Errors: 0A000 for a view, and for a foreign key of a reference table.
+pub async fn settle_what_leans_on_shells(txn: &mut Transaction) -> Result<()> {
     let rows = txn
         .query(
             NodeId::COORDINATOR,
@@ -252,8 +261,13 @@ pub async fn refuse_leaning_on_shells(txn: &mut Transaction) -> Result<()> {
                  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND w.ev_class <> t.logicalrelid))",
         )
         .await?;
+    let oids: Vec<u32> = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+    if oids.is_empty() {
+        return Ok(());
+    }
+    waiting_keys::set_aside(txn, &oids).await?;
     let map = txn.map();
-    for oid in rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()) {
+    for oid in oids {
         let Some(table) = map.table_by_oid(TableOid(oid)) else { continue };
         let Some(column) = table.distribution_column() else { continue };
         let definition = TableDefinition::read(txn, table.oid).await?;

@@ -77,6 +77,10 @@ impl Family {
         self.members.iter().map(|member| &member.definition)
     }
 
+    pub fn oids(&self) -> Vec<u32> {
+        self.definitions().map(|definition| definition.oid).collect()
+    }
+
     /// As if the whole rows of these, quoted with their schemas, were not logged.
     pub fn forget_full_identity(&mut self, of: &[String]) {
         for member in &mut self.members {

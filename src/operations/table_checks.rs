@@ -243,7 +243,7 @@ fn to_local(key: &ForeignKey) -> PgError {
     ))
 }
 
-fn to_distributed() -> PgError {
+pub fn to_distributed() -> PgError {
     PgError::unsupported(
         "cannot create foreign key constraint since foreign keys from reference tables and local tables to distributed \
          tables are not supported",

@@ -49,7 +49,7 @@ pub async fn undistribute_table(txn: &mut Transaction, oid: TableOid, cascade: b
         bring_back(txn, &map, family, table, forced.contains(&table.oid)).await?;
     }
     for family in &families {
-        waiting_keys::put_back_to(txn, family).await?;
+        waiting_keys::put_back_to(txn, &family.oids()).await?;
     }
     let definitions = || families.iter().flat_map(Family::definitions);
     let members: Vec<_> = definitions().filter_map(|d| map.table_by_oid(d.oid()).cloned()).collect();

@@ -7,9 +7,11 @@
 //!
 //! So tables that refer to each other are distributed one by one, those that are referred to first. In between, a local
 //! table's row cannot be checked against one that is on a worker, so none is written. `undistribute_table` of the referenced table puts
-//! such keys back as well.
+//! such keys back as well. A key that a local table gets when the other is distributed already waits likewise.
 
-use super::partitions::Family;
+use super::create_distributed_table::{has_rows, number};
+use super::table_checks::to_distributed;
+use crate::catalog::quote::literal;
 use crate::error::{PgError, Result};
 use crate::executor::Transaction;
 use crate::shard_map::NodeId;
@@ -17,8 +19,8 @@ use crate::shard_map::NodeId;
 /// Makes the keys of local tables to these wait, and tells so. Answers whether there are any.
 ///
 /// Errors: 42501 for who does not own the table of such a key.
-pub async fn set_aside(txn: &mut Transaction, referenced: &Family) -> Result<bool> {
-    let sql = format!("SELECT name, relation FROM tenantry.set_foreign_keys_aside({})", oids(referenced));
+pub async fn set_aside(txn: &mut Transaction, referenced: &[u32]) -> Result<bool> {
+    let sql = format!("SELECT name, relation FROM tenantry.set_foreign_keys_aside({})", array(referenced));
     let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
     for row in &rows {
         let [Some(key), Some(table)] = row.as_slice() else { continue };
@@ -36,15 +38,15 @@ pub async fn set_aside(txn: &mut Transaction, referenced: &Family) -> Result<boo
 pub struct TakenDown(Vec<String>);
 
 /// Takes down what stands in the place of keys of these tables.
-pub async fn take_down(txn: &mut Transaction, referencing: &Family) -> Result<TakenDown> {
-    take_down_those(txn, &format!("{}, '{{}}'", oids(referencing))).await
+pub async fn take_down(txn: &mut Transaction, referencing: &[u32]) -> Result<TakenDown> {
+    take_down_those(txn, &format!("{}, '{{}}'", array(referencing))).await
 }
 
 /// Puts back the keys of local tables to these, which are local again with all their rows.
 ///
 /// Errors: 23503 when there are rows without one that they refer to.
-pub async fn put_back_to(txn: &mut Transaction, referenced: &Family) -> Result<()> {
-    take_down_those(txn, &format!("'{{}}', {}", oids(referenced))).await?.put_back(txn).await
+pub async fn put_back_to(txn: &mut Transaction, referenced: &[u32]) -> Result<()> {
+    take_down_those(txn, &format!("'{{}}', {}", array(referenced))).await?.put_back(txn).await
 }
 
 async fn take_down_those(txn: &mut Transaction, which: &str) -> Result<TakenDown> {
@@ -72,7 +74,23 @@ impl TakenDown {
     }
 }
 
-fn oids(family: &Family) -> String {
-    let oids: Vec<String> = family.definitions().map(|definition| definition.oid.to_string()).collect();
+/// For a key that is about to be added to a local table, `name` as the client has written it.
+///
+/// Errors: 0A000 when it has rows: Postgres would look for what they refer to in the empty shell.
+pub async fn refuse_rows(txn: &mut Transaction, name: &str) -> Result<()> {
+    let exists = format!("SELECT (pg_catalog.to_regclass({}) IS NOT NULL)::pg_catalog.int4", literal(name));
+    if number(txn, &exists).await? != Some(1) {
+        return Ok(());
+    }
+    txn.query(NodeId::COORDINATOR, &format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")).await?;
+    if !has_rows(txn, name).await? {
+        return Ok(());
+    }
+    Err(to_distributed().hint("The table has rows: distribute it first, then add the foreign key."))
+}
+
+/// An array of them, as a literal.
+fn array(oids: &[u32]) -> String {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
     format!("'{{{}}}'", oids.join(","))
 }

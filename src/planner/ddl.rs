@@ -10,7 +10,7 @@ use crate::sql::lexer::{Token, is_keyword};
 use crate::sql::table_statement::{AlterAction, AlterTable, CreateIndex, TableStatement};
 use crate::sql::{Cursor, QualifiedName, Splice, Spliced, With};
 
-use super::foreign_key::{check_local_reference, plan_foreign_key};
+use super::foreign_key::plan_foreign_key;
 use super::names::{coordinator, names_managed_table, resolve, splice_schema, splice_table, table_in_schema};
 use super::shadowing::refuse_new_name;
 use super::{Context, Coordinator, Ddl, DdlAction, Plan, Sequences};
@@ -227,6 +227,10 @@ fn plan_alter_table(text: &str, statement: AlterTable, ctx: &Context<'_>) -> Res
         for action in &statement.actions {
             check_local_action(&statement.table, action, ctx)?;
         }
+        if statement.actions.iter().any(|action| refers_to_distributed(action, ctx)) {
+            let action = DdlAction::AddWaitingKey { table: statement.table };
+            return Ok(ddl(text, action, Vec::new(), Vec::new()));
+        }
         return Ok(Coordinator { changes_schema: true, ..coordinator(text) }.into());
     };
     let mut splices = vec![splice_table(&statement.table, table)];
@@ -283,23 +287,29 @@ fn plan_attach(table: &Arc<Table>, partition: &QualifiedName, ctx: &Context<'_>)
     }
 }
 
-/// A local table must not hang on a managed one.
+/// A local table must not inherit from a managed one, nor take its name.
 fn check_local_action(table: &QualifiedName, action: &AlterAction, ctx: &Context<'_>) -> Result<(), PgError> {
+    match action {
+        AlterAction::AttachPartition { partition: other } | AlterAction::Inherit { parent: other } => {
+            match resolve(ctx, other) {
+                Some(table) => Err(refuse_construct("inheritance between local and managed tables", &table.name)),
+                None => Ok(()),
+            }
+        }
+        AlterAction::RenameTable { to } => refuse_new_name(table, to, ctx),
+        _ => Ok(()),
+    }
+}
+
+fn refers_to_distributed(action: &AlterAction, ctx: &Context<'_>) -> bool {
     let constraints = match action {
         AlterAction::AddColumn(column) => &column.constraints[..],
         AlterAction::AddConstraint(constraint) => std::slice::from_ref(constraint),
-        AlterAction::AttachPartition { partition: other } | AlterAction::Inherit { parent: other } => {
-            return match resolve(ctx, other) {
-                Some(table) => Err(refuse_construct("inheritance between local and managed tables", &table.name)),
-                None => Ok(()),
-            };
-        }
-        AlterAction::RenameTable { to } => return refuse_new_name(table, to, ctx),
         _ => &[],
     };
-    constraints.iter().try_for_each(|constraint| match constraint {
-        Constraint::ForeignKey(key) => check_local_reference(&key.table, ctx),
-        _ => Ok(()),
+    constraints.iter().any(|constraint| match constraint {
+        Constraint::ForeignKey(key) => resolve(ctx, &key.table).is_some_and(|target| !target.is_reference()),
+        _ => false,
     })
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{PgError, SqlState};
 use crate::shard_map::{Table, TableKind};
+use crate::sql::Splice;
 use crate::sql::constraint::ForeignKey;
-use crate::sql::{QualifiedName, Splice};
 
 use super::Context;
 use super::names::{resolve, splice_table};
@@ -69,14 +69,6 @@ pub(super) fn plan_foreign_key(table: &Arc<Table>, key: &ForeignKey, ctx: &Conte
             refuse_changing_actions(key, own)?;
             Ok(splice)
         }
-    }
-}
-
-/// Errors: 0A000 when a table that is not distributed would reference a distributed one.
-pub(super) fn check_local_reference(target: &QualifiedName, ctx: &Context<'_>) -> Result<(), PgError> {
-    match resolve(ctx, target) {
-        Some(table) if !table.is_reference() => Err(refuse_key_to_distributed()),
-        _ => Ok(()),
     }
 }
 

@@ -12,7 +12,6 @@ use crate::sql::{Access, Cursor, QualifiedName, Spliced};
 
 use super::copy::plan_copy;
 use super::ddl::{plan_create_partition, plan_table_statement, refuse_construct};
-use super::foreign_key::check_local_reference;
 use super::inline::body_splices;
 use super::names::{body_names_managed_table, coordinator, names_managed_table, resolve, table_in_schema};
 use super::query_wrapper::{PlanQuery, plan_declare, plan_explain, plan_stored_query};
@@ -276,9 +275,6 @@ fn plan_create_table(
             let has_foreign_keys = !read_references(c)?.is_empty();
             return plan_create_partition(whole.text(), &name, (&parent_name, parent), has_foreign_keys);
         }
-    }
-    for target in read_references(c)? {
-        check_local_reference(&target, ctx)?;
     }
     if let Some(elements) = c.parenthesized()? {
         for mut element in elements.split_commas()? {

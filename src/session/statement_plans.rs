@@ -150,7 +150,7 @@ impl Session {
         if leans && self.transaction.as_ref().is_some_and(|t| !t.failed) {
             let txn = self.transaction.as_mut().expect("checked");
             ddl::sweep(txn).await?;
-            ddl::refuse_leaning_on_shells(txn).await?;
+            ddl::settle_what_leans_on_shells(txn).await?;
             txn.announce_change().await?;
         }
         Ok(())

@@ -65,9 +65,8 @@ class Purchase(Base):
 
 class Line(Base):
     __tablename__ = "lines"
-    # use_alter: the key is made when both tables are distributed.
     __table_args__ = (sa.ForeignKeyConstraint(["tenant", "purchase_id"], ["purchases.tenant", "purchases.id"],
-                                              name="line_of_purchase", use_alter=True),)
+                                              name="line_of_purchase"),)
     tenant: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     purchase_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -175,8 +175,7 @@ async fn check<'a>(
         return Err(PgError::unsupported(message)
             .detail(format!("foreign keys from a {kind} table to a distributed table are not supported."))
             .hint(format!(
-                "Drop the foreign key of {printed}, distribute both tables by the same column, and add it again, with that \
-                 column in it."
+                "Drop the foreign key of {printed}, or call create_distributed_table, which lets it wait."
             )));
     }
     Ok(column)

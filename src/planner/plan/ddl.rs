@@ -28,6 +28,10 @@ pub enum DdlAction {
     AttachPartition {
         partition: QualifiedName,
     },
+    /// ALTER TABLE that gives a local table, as written, a foreign key to a distributed one.
+    AddWaitingKey {
+        table: QualifiedName,
+    },
     CreateIndex {
         concurrently: bool,
     },

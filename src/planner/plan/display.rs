@@ -150,6 +150,7 @@ impl Display for DdlAction {
             DdlAction::DrawFromSequence => ("draw_from_sequence", &[]),
             DdlAction::CreatePartition => ("create_partition", &[]),
             DdlAction::AttachPartition { .. } => ("attach_partition", &[]),
+            DdlAction::AddWaitingKey { .. } => ("add_waiting_key", &[]),
             DdlAction::CreateIndex { concurrently } => ("create_index", &[(*concurrently, "concurrently")]),
             DdlAction::DropIndex { concurrently, cascade, .. } => {
                 ("drop_index", &[(*concurrently, "concurrently"), (*cascade, "cascade")])
