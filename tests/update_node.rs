@@ -141,6 +141,55 @@ fn a_pause_a_promotion_and_an_update_are_one_transaction() {
     Ledger { done }.check(&served.psql("SELECT id FROM items"), 1_000);
 }
 
+/// Goal: what an operator forces stands, although the server that was left was promoted later than the one that was chosen: no proxy
+/// follows the promotion back.
+/// Method: the primary becomes a standby for a moment and is promoted, while its own standby is down; that one is made writable without
+/// a promotion.
+#[test]
+fn what_an_operator_forces_is_not_taken_back() {
+    let mut served = Served::start(2);
+    served.start_proxy(1);
+    served.psql("CREATE TABLE items (tenant int, id bigint)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    let tenant = served.tenant_of("items", 1);
+    let (old, new) = (served.worker_port(1), served.worker_port(3));
+    served.servers().add_standby_of(old, new).expect("it copies the worker");
+    served.psql(&format!("SELECT citus_add_secondary_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    let node = served.psql(&format!("SELECT nodeid FROM pg_dist_node WHERE nodeport = {old}"));
+    let timeline = format!("SELECT timeline FROM tenantry.node WHERE nodeid = {node}");
+    let noted = |served: &Served, is: &str| wait_until(PATIENCE, || psql(&served.coordinator_dsn(), &timeline) == is);
+    let data = std::path::PathBuf::from(psql(&dsn(new), "SHOW data_directory"));
+    served.servers().stop_at(new).expect("it stops");
+    served.servers().restart_at(old, Some(new)).expect("it starts as a standby");
+    assert_eq!(psql(&dsn(old), "SELECT pg_promote()"), "t");
+    assert!(noted(&served, "2"), "its promotion is noted");
+
+    let mut client = Client::connect(served.proxy_port(0), &[]);
+    assert_eq!(client.query("BEGIN"), "C(BEGIN) Z(T)");
+    let pause = format!("SELECT citus_pause_node_within_txn({node}, force => true, lock_cooldown => 300)");
+    assert_eq!(client.query(&pause), "T D() C(SELECT 1) Z(T)");
+    std::fs::remove_file(data.join("standby.signal")).expect("it was a standby");
+    served.servers().restart_at(new, None).expect("it starts");
+    let update = format!("SELECT citus_update_node({node}, '127.0.0.1', {new}, force => true, lock_cooldown => 300)");
+    let said = client.query(&update);
+    assert!(said.ends_with("C(SELECT 1) Z(T)"), "{said}");
+    assert_eq!(client.query("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(psql(&dsn(old), SHARDS), "0", "the old one is out of use");
+    let newest = "SELECT timeline_id FROM pg_control_checkpoint()";
+    assert_eq!([psql(&dsn(old), newest), psql(&dsn(new), newest)], ["2", "1"]);
+
+    // Longer than proxies take to see who takes writes.
+    for id in 1..=10 {
+        let insert = format!("INSERT INTO items VALUES ({tenant}, {id})");
+        assert_eq!(psql(&served.dsn(id % 2), &insert), "", "insert {id}");
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    assert_eq!(served.psql(&format!("SELECT nodeport FROM pg_dist_node WHERE nodeid = {node}")), new.to_string());
+    assert_eq!(psql(&served.coordinator_dsn(), &timeline), "2");
+    let there = format!("SELECT count(*), current_setting('port') FROM items WHERE tenant = {tenant}");
+    assert_eq!(served.psql(&there), format!("10|{new}"));
+}
+
 /// Goal: a server that is only known by another name stays as it is, and one that cannot be reached is told of.
 /// Method: `force` for both.
 #[test]
