@@ -401,7 +401,12 @@ impl Session {
         let describe = request.describe && words.returns_rows;
         let rows = staged::rows(txn, &plan.table, &names).await?;
         if rows.is_empty() {
-            // No shard is concerned, but the client hears of the columns.
+            // No shard is concerned, but the client hears of the columns, and whether ON CONFLICT has an index to go by: a plan tells.
+            let bind = request.bind.with_results(false);
+            let coordinator = txn.join(NodeId::COORDINATOR).await?;
+            let planned = combine::run_bound(coordinator, &format!("EXPLAIN {text}"), &bind, request.types).await;
+            txn.failed |= planned.is_err();
+            planned?;
             if describe {
                 let formats = request.bind.result_formats();
                 answer::fields_or_no_data(returned.as_ref(), &formats, self.client.out());

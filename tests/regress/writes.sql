@@ -47,6 +47,7 @@ INSERT INTO accounts SELECT 'v1', 1 RETURNING 1;
 INSERT INTO accounts (owner, id) SELECT 'v' || n, 1 FROM generate_series(7, 8) n, (VALUES (1), (2)) two (n2) ON CONFLICT (owner, id) DO UPDATE SET note = 'twice' RETURNING 1;
 INSERT INTO accounts (owner, id, balance) SELECT 'w' || n, n, -n FROM generate_series(1, 3) n ON CONFLICT DO NOTHING RETURNING id;
 INSERT INTO accounts (owner, id) SELECT 'w' || n, n FROM generate_series(1, 0) n ON CONFLICT DO NOTHING RETURNING id, note;
+INSERT INTO accounts (owner, id) SELECT 'w' || n, n FROM generate_series(1, 0) n ON CONFLICT (owner, note) DO NOTHING;
 INSERT INTO accounts (owner, id) SELECT 'w' || n, n FROM generate_series(1, 0) n RETURNING nothing;
 INSERT INTO accounts (owner, id) SELECT 'w' || n, n FROM generate_series(1, 2) n RETURNING nothing;
 PREPARE bulk(text[], bigint[], text) AS INSERT INTO accounts (owner, id, note) SELECT o, i, 'new' FROM unnest($1, $2) AS u(o, i) ON CONFLICT (owner, id) DO UPDATE SET note = $3 RETURNING owner, id, note;
