@@ -52,6 +52,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     roles::roles_follow_their_client(&stage);
     roles::defaults_of_a_role_reach_its_next_login(&stage);
     roles::open_sessions_keep_what_they_began_with(&stage);
+    roles::kept_defaults_may_name_what_is_gone(&stage);
     texts::texts_mean_what_postgres_reads(&stage);
     texts::names_that_end_a_text_are_names(&stage);
     pins::what_pins_is_let_go_of_when_it_is_gone(&stage);

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::run::Session;
-use crate::backend::set_statement;
+use crate::backend::{quote_literal, set_statement};
 use crate::planner::check_setting;
 
 /// Of one session.
@@ -48,7 +48,7 @@ impl Session {
                 // What the client has asked for itself comes before.
                 for settings in [&mut self.startup_settings, &mut self.settings] {
                     if settings.statement_of(&name).is_none() {
-                        settings.set(&name, set_statement(&name, &value));
+                        settings.set(&name, keeping_statement(&name, &value));
                     }
                 }
             }
@@ -73,3 +73,17 @@ impl Session {
         })
     }
 }
+
+/// A server takes a default that names what is not there for none, with a warning at the login, where it would refuse the SET.
+/// Source: PostgreSQL src/backend/commands/tablespace.c, check_default_tablespace(), and the other check hooks that look names up.
+fn keeping_statement(name: &str, value: &str) -> String {
+    let statement = set_statement(name, value);
+    if !NAME_OBJECTS.contains(&name) {
+        return statement;
+    }
+    format!("DO {}", quote_literal(&format!("BEGIN {statement}; EXCEPTION WHEN OTHERS THEN NULL; END")))
+}
+
+/// But for roles: a statement must not run as another one than it was meant for.
+const NAME_OBJECTS: [&str; 4] =
+    ["default_table_access_method", "default_tablespace", "default_text_search_config", "temp_tablespaces"];

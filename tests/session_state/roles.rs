@@ -143,3 +143,33 @@ pub fn open_sessions_keep_what_they_began_with(stage: &Stage) {
         check(&mut asking, &zone, "55s", "all", "no error");
     }
 }
+
+/// Goal: as on one Postgres, a session goes on whose default of its role names a tablespace or a configuration that is not there, or no
+/// more. Method: those are the defaults of sessions that see them change.
+pub fn kept_defaults_may_name_what_is_gone(stage: &Stage) {
+    let mut boss = stage.superuser();
+    let mut run = |sql: &str| assert_eq!(code(&boss.query(sql)), "no error", "{sql}");
+    let look = "SELECT current_setting('default_text_search_config'), name FROM items WHERE tenant =";
+    let look = format!("{look} {}", stage.tenants[1]);
+    let mut earlier = Wire::login(stage.port(), "preset");
+    let otherwise = row(&earlier.query(&look));
+    run("CREATE TEXT SEARCH CONFIGURATION rules (COPY = simple)");
+    for set in [
+        "default_text_search_config = 'public.rules'",
+        "default_tablespace = nowhere",
+        "temp_tablespaces = nowhere, gone",
+    ] {
+        run(&format!("ALTER ROLE preset SET {set}"));
+    }
+    let mut client = Wire::login(stage.port(), "preset");
+    let own = row(&client.query(&look));
+    assert!(own.starts_with("public.rules,"), "{own}");
+    run("ALTER ROLE preset RESET ALL");
+    assert_eq!(row(&client.query(&look)), own);
+    run("DROP TEXT SEARCH CONFIGURATION rules");
+    run("ALTER ROLE preset SET app.tenant = 'all'");
+    for client in [&mut client, &mut earlier, &mut Wire::login(stage.port(), "preset")] {
+        assert_eq!(row(&client.query(&look)), otherwise);
+        assert_eq!(code(&client.query("RESET default_tablespace; RESET temp_tablespaces")), "no error");
+    }
+}
