@@ -4,7 +4,6 @@
 //! place among the server's. A Sync is never made up: one goes to each server that got messages since the last.
 
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,7 +13,7 @@ use super::place::Place;
 use super::prepared::changes_result_type;
 use super::row_limit::{self, Rest};
 use super::run::Session;
-use super::statement::{Naming, Statement};
+use super::statement::Statement;
 use crate::backend::{Frame, Plans};
 use crate::error::{PgError, Result, SqlState};
 use crate::executor::scatter::Request;
@@ -23,9 +22,11 @@ use crate::planner::Plan;
 use crate::shard_map::NodeId;
 use crate::sql::Access;
 use crate::wire::answer;
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Bind, Target};
 use crate::wire::reader::Reader;
 use crate::wire::reply_queue::To;
+
+mod parse;
 
 /// A bound portal.
 pub enum Portal {
@@ -108,40 +109,6 @@ impl Session {
         }
     }
 
-    async fn parse(&mut self, frame: &Frame) -> Result<()> {
-        let parse = Parse::read(frame.payload())?;
-        // A copy: a slice would keep the whole read buffer for as long as the statement is known.
-        let name = Bytes::copy_from_slice(parse.name);
-        self.confirm_unanswered_parse().await?;
-        if name.is_empty() {
-            // Whatever becomes of the new one.
-            self.statements.remove(b"");
-        }
-        let is_taken = !name.is_empty() && self.statements.contains(&name);
-        if !name.is_empty() && !is_taken {
-            self.check_room(parse.text.len())?;
-        }
-        let mut statement = self.new_statement(parse.text, parse.types)?;
-        if !statement.plan.may_follow_failure() {
-            self.refuse_if_failed()?;
-        }
-        if is_taken {
-            // What is wrong with the text is told first. Source: PostgreSQL src/backend/commands/prepare.c, StorePreparedStatement().
-            Box::pin(self.describe(&statement)).await?;
-            return Err(PgError::new(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(&name)),
-            ));
-        }
-        if !name.is_empty() {
-            statement.naming = Some(Naming { at: SystemTime::now(), command: None });
-        }
-        self.statements.insert(name.clone(), Rc::new(statement));
-        self.batch.parsed.push(name.clone());
-        self.batch.unanswered_parse = Some(name);
-        Ok(())
-    }
-
     /// What was done so far stays done: only what follows can be run again.
     fn checkpoint(&mut self) {
         let mark = self.client.mark();
@@ -158,42 +125,6 @@ impl Session {
         (batch.has_checkpoint, batch.was_joined) = (true, was_joined);
         if let Some(start) = &mut batch.start {
             start.mark = mark;
-        }
-    }
-
-    /// A Parse whose statement was not bound at once: the coordinator must say whether it is right.
-    pub(super) async fn confirm_unanswered_parse(&mut self) -> Result<()> {
-        let Some(name) = self.batch.unanswered_parse.take() else { return Ok(()) };
-        let Some(statement) = self.statements.get(&name).cloned() else { return Ok(()) };
-        match Box::pin(self.describe(&statement)).await {
-            Ok(_) => {
-                self.answer_parse(name);
-                Ok(())
-            }
-            Err(error) => {
-                self.statements.remove(&name);
-                Err(error)
-            }
-        }
-    }
-
-    /// The statement is wrong: if it is that of the Parse that waits for its answer, it gets none.
-    pub(super) fn forget_unanswered_parse(&mut self, wrong: &Statement) {
-        let is_wrong = |name: &Bytes| self.statements.get(name).is_some_and(|s| std::ptr::eq(&**s, wrong));
-        if let Some(name) = self.batch.unanswered_parse.take_if(|name| is_wrong(name)) {
-            self.statements.remove(&name);
-        }
-    }
-
-    pub(super) fn answer_unanswered_parse(&mut self) {
-        if let Some(name) = self.batch.unanswered_parse.take() {
-            self.answer_parse(name);
-        }
-    }
-
-    fn answer_parse(&mut self, name: Bytes) {
-        if !self.answer(answer::parse_complete) {
-            self.batch.unconfirmed.push_back(name);
         }
     }
 
