@@ -62,6 +62,53 @@ fn a_client_that_is_gone_without_a_word_holds_nothing() {
     assert_eq!(quiet.query("SELECT 2")[1], "D 2", "who is only quiet stays");
 }
 
+/// Goal: so does one that goes while its answer is on the way: to the kernel that is another matter, of data that nobody acknowledges. One that takes
+/// its time to read is there, and gets all of it. Method: one is gone before it is answered, with and without the end of its request, and one that has
+/// not taken all of a long answer; two others read nothing for longer than a client may be silent, of an answer that the proxy's socket takes and of
+/// one that it does not.
+#[test]
+fn a_client_that_is_gone_while_its_answer_is_on_the_way_holds_nothing() {
+    let served = Served::start_with(1, 1, "[limits]\ndead_client_after = \"3s\"\nreader_timeout = \"20s\"\n");
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY, note text)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("INSERT INTO items VALUES (1, 'before')");
+    let login = || Wire::login(served.proxy_port(0), "postgres");
+    let rows = |count: usize| format!("Q SELECT repeat('x', 1000) FROM generate_series(1, {count})");
+    let slow = [500, 20_000].map(|count| {
+        let mut client = login();
+        client.take_little();
+        client.send(&frame(&rows(count)));
+        (client, count)
+    });
+    let is_free = || {
+        let sql = "SET lock_timeout TO '60s'; UPDATE items SET note = 'after' RETURNING note";
+        assert_eq!(served.psql(sql), "after", "its transaction ends");
+    };
+    let update = "UPDATE items SET note = 'lost' WHERE tenant = 1";
+    for asked in [frame(&format!("Q {update}")), [frame(&format!("= {update}")), frame("H")].concat()] {
+        let [mut has_it, mut gone] = [login(), login()];
+        has_it.query("BEGIN; SELECT FROM items WHERE tenant = 1 FOR UPDATE");
+        gone.query("BEGIN");
+        gone.send(&asked);
+        assert!(wait_until(PATIENCE, || served.running("UPDATE %items%") == 1), "it waits for the row");
+        drop_all(&gone.reader());
+        has_it.query("ROLLBACK");
+        is_free();
+    }
+    for (mut client, count) in slow {
+        let got = client.answers_until("Z").iter().filter(|answer| answer.starts_with("D ")).count();
+        assert_eq!(got, count, "who is only slow stays");
+    }
+    let mut gone = login();
+    gone.take_little();
+    gone.query(&format!("BEGIN; {update}"));
+    gone.send(&frame(&rows(500)));
+    let mut first = [0; 1];
+    std::io::Read::read_exact(&mut gone.reader(), &mut first).expect("its answer begins");
+    drop_all(&gone.reader());
+    is_free();
+}
+
 /// Threat T44 of docs/threats.md. Goal: a worker's machine that goes without a word, not even to the kernel, is told of (08006) by whatever waits
 /// for it and by what comes, and keeps nobody waiting but its own tenants; when it is back they go on, and what it had locked is free. Method: a relay whose kernel drops all
 /// that comes, new connections too, while statements are under way, in a block, and about to be sent on a connection at rest.

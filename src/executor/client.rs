@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::reader::Reader;
 use crate::backend::Frame;
 use crate::error::{PgError, Result, SqlState};
 use crate::sql::Complexity;
@@ -78,6 +79,8 @@ pub struct Client {
     hurry: CancellationToken,
     /// Where its bytes are counted.
     traffic: Arc<Traffic>,
+    /// Has it taken what has left?
+    reader: Reader,
     /// Nothing leaves: a part of the answer is yet to be taken out of it.
     holds: bool,
     /// What it has heard of settings, each value the last; only of those of which it is certain.
@@ -103,6 +106,7 @@ impl Client {
         traffic: Arc<Traffic>,
     ) -> Self {
         Self {
+            reader: Reader::new(limits.dead_after),
             stream,
             read,
             has_more: false,
@@ -204,6 +208,7 @@ impl Client {
             self.flushes += 1;
             // Until all of it is out, what follows would be read as a part of it.
             self.torn = true;
+            self.reader.note_answer(self.stream.socket(), self.out.len());
             // Most often the socket takes it all.
             let mut sent = self.stream.send_at_once(&self.out).transpose()?.unwrap_or(0);
             while sent < self.out.len() {
@@ -326,7 +331,7 @@ impl Client {
 
     /// Waits for more bytes; false when the client has closed the connection. Cancel safe.
     ///
-    /// Errors: 08P01 when a frame that has begun is not whole in time.
+    /// Errors: 08P01 when a frame that has begun is not whole in time, 08006 when the client takes nothing of its answers.
     pub async fn receive(&mut self) -> Result<bool> {
         if self.read.is_empty() && self.read.capacity() > KEEP_LEN {
             self.read = BytesMut::new();
@@ -341,7 +346,7 @@ impl Client {
         }
         self.read.reserve(room);
         let received = if self.read.is_empty() {
-            self.stream.read_buf(&mut self.read).await?
+            self.read_beside_answers().await?
         } else {
             let deadline = self.frame_deadline()?;
             let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
@@ -350,6 +355,19 @@ impl Client {
         self.has_more = self.read.len() == self.read.capacity();
         self.traffic.received.add(received as u64);
         Ok(received > 0)
+    }
+
+    /// Reads; a client that may be short of room is looked after meanwhile.
+    async fn read_beside_answers(&mut self) -> Result<usize> {
+        while self.reader.is_slow() {
+            if !self.reader.look(self.stream.socket(), self.limits.reader_timeout)? {
+                return Err(lost(UNREAD));
+            }
+            if let Ok(received) = timer::timeout(LOOK_EVERY, self.stream.read_buf(&mut self.read)).await {
+                return Ok(received?);
+            }
+        }
+        Ok(self.stream.read_buf(&mut self.read).await?)
     }
 
     /// Whole messages from the start of what was received.
@@ -440,7 +458,7 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = std::io::Result<
     if let Some(done) = work.as_mut().now_or_never() {
         return Ok(done?);
     }
-    let done = timer::timeout(limit, work).await.map_err(|_| lost("client does not take its answer"))?;
+    let done = timer::timeout(limit, work).await.map_err(|_| lost(UNREAD))?;
     Ok(done?)
 }
 
@@ -449,6 +467,9 @@ fn lost(why: &str) -> PgError {
 }
 
 const LATE: &str = "terminating connection because a message was not complete in time";
+const UNREAD: &str = "client does not take its answer";
+/// How often a client is looked after that may be short of room.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const READ_LEN: usize = 16 * 1024;
 /// What a client that says nothing keeps for what it may say next; most statements fit.
 const REST_LEN: usize = 4 * 1024;

@@ -24,6 +24,7 @@ pub mod loads;
 mod object_ids;
 mod participant;
 mod pulse;
+mod reader;
 pub mod reference;
 mod relay;
 mod route;

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 
 use super::defaults::Defaults;
@@ -28,23 +27,16 @@ use crate::executor::{Client, FirstTimeouts, PoolsAtHand, Timeouts};
 use crate::planner::{ReadFrom, check_setting};
 use crate::shard_map::NodeId;
 use crate::sql::{Encoding, read_encoding};
-use crate::transport::{Socket, Stream, timer};
+use crate::transport::{Socket, Stream, timer, watch_peer};
 use crate::wire::answer::{self, Status};
 use crate::wire::startup::{SessionStartup, negotiate_protocol_version};
-
-/// Has the kernel ask a quiet client for a sign of life: a machine that is gone sends no farewell. Unsent answers are another matter
-/// (`limits.reader_timeout`), because a client may take its time.
-fn keep_alive(socket: &TcpStream, dead_after: Duration) -> std::io::Result<()> {
-    let third = Duration::from_secs((dead_after.as_secs() / 3).max(1));
-    let keepalive = TcpKeepalive::new().with_time(third).with_interval(third).with_retries(2);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
 
 /// Serves one connection from its first byte to its last.
 pub async fn serve(thread: Rc<Thread>, socket: TcpStream, ending: Ending) -> Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?;
-    keep_alive(&socket, thread.shared.executor.load().client.dead_after)?;
+    // A machine that is gone sends no farewell.
+    watch_peer(&socket, thread.shared.executor.load().client.dead_after)?;
     let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
     let mut opening = Opening::new(Socket::adopt(socket)?);
     let (timeout, strangers) = {

@@ -22,6 +22,6 @@ pub mod timer;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Handshake};
 pub use dialer::{Dialed, Dialer, DialerSettings, Negotiated, SSL_REQUEST, SslMode};
-pub use liveness::{has_left, watch_peer};
+pub use liveness::{has_left, unacknowledged, watch_peer};
 pub use socket::Socket;
 pub use stream::Stream;
