@@ -102,6 +102,7 @@ const SYNTAX: &[&str] = &[
     "as",
     "over",
     "filter",
+    "for",
     "by",
     "distinct",
     "when",

@@ -192,6 +192,23 @@ impl Rules<'_> {
             }
             // USER VALUE means nothing where the column is no identity, as on shards: it stays, and is not understood.
             "overriding" if self.is(at + 1, "system") && self.is(at + 2, "value") => Some(at + 3),
+            // Between equal bounds there is one value with either.
+            "symmetric" | "asymmetric" if previous_is(self, &["between"]) => Some(at + 1),
+            "collation" if self.is(at + 1, "for") && self.punct(at + 2, b'(') => {
+                self.put("pg_collation_for", at);
+                Some(at + 2)
+            }
+            "document" if previous_is(self, &["is", "not"]) => {
+                self.put("normalized", at);
+                Some(at + 1)
+            }
+            // Behind a cast or a subscript: another operator that binds nearly as tightly, and whose value is not understood either.
+            "collate" if self.ends_cast_or_subscript(at) => {
+                ["at", "time", "zone"].iter().for_each(|word| self.put(word, at));
+                self.out.push(TokenWithSpan::new(opaque_constant(), span(&self.tokens[at])));
+                let name = (at + 1..).step_by(2).find(|end| !self.punct(end + 1, b'.'));
+                name.map(|name| name + 1)
+            }
             "variadic" if at > 0 && (self.punct(at - 1, b'(') || self.punct(at - 1, b',')) => Some(at + 1),
             "exclude" if ["current", "group", "ties", "no"].iter().any(|w| self.is(at + 1, w)) => {
                 let two = self.is(at + 1, "current") || self.is(at + 1, "no");
@@ -205,11 +222,8 @@ impl Rules<'_> {
                 Some(at + 1)
             }
             "isnull" | "notnull" if at > 0 && self.ends_operand(at - 1) && !self.punct(at + 1, b'(') => {
-                let span = span(&self.tokens[at]);
                 let words: &[&str] = if word == "isnull" { &["is", "null"] } else { &["is", "not", "null"] };
-                for word in words {
-                    self.out.push(TokenWithSpan::new(word_token(word), span));
-                }
+                words.iter().for_each(|word| self.put(word, at));
                 Some(at + 1)
             }
             // f(...) AS (a int, b text): a column definition list without a name.
@@ -241,6 +255,11 @@ impl Rules<'_> {
         }
     }
 
+    /// A word in the place of token `at`.
+    fn put(&mut self, word: &str, at: usize) {
+        self.out.push(TokenWithSpan::new(word_token(word), span(&self.tokens[at])));
+    }
+
     fn is(&self, at: usize, keyword: &str) -> bool {
         self.tokens.get(at).is_some_and(|t| is_keyword(self.text, t, keyword))
     }
@@ -261,6 +280,18 @@ impl Rules<'_> {
             || t.is_punct(b')')
             || t.is_punct(b']')
             || matches!(t.kind, TokenKind::Integer | TokenKind::Param(_))
+    }
+
+    /// Does `a[1]` or `::type` end before token `at`?
+    fn ends_cast_or_subscript(&self, at: usize) -> bool {
+        let is_of_type = |t: &&Token| {
+            t.is_identifier()
+                || matches!(t.kind, TokenKind::Integer | TokenKind::Punct(b'.' | b'(' | b')' | b'[' | b']'))
+        };
+        let before = &self.tokens[..at];
+        let words = before.iter().rev().take_while(is_of_type).count();
+        before.last().is_some_and(|t| t.is_punct(b']'))
+            || before[..at - words].last().is_some_and(|t| t.kind == TokenKind::ColonColon)
     }
 
     fn starts_query(&self, at: usize) -> bool {

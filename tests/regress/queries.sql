@@ -13,6 +13,10 @@ INSERT INTO lines SELECT n % 13, n, l, 'p' || (n + l) % 9 + 1, l FROM generate_s
 
 SELECT count(*) FROM orders WHERE tenant = 5;
 SELECT * FROM orders WHERE tenant = 5 ORDER BY id LIMIT 3;
+SELECT id FROM orders WHERE tenant = 5 AND id BETWEEN SYMMETRIC 90 AND 20 ORDER BY customer::text COLLATE "C" DESC, tags[1] COLLATE "C", id;
+SELECT tenant, id FROM orders WHERE id NOT BETWEEN SYMMETRIC 290 AND 5 ORDER BY customer::text COLLATE "C" DESC, tags[1] COLLATE "C" DESC, id LIMIT 7;
+SELECT customer::varchar(2) COLLATE "C" AS c, count(*), COLLATION FOR (max(customer COLLATE "C")) FROM orders WHERE customer::text COLLATE "C" > 'c2' GROUP BY 1 ORDER BY c;
+SELECT tenant, count(*) FROM orders WHERE ('<a>' || id || '</a>')::xml IS DOCUMENT AND id::text::xml IS NOT DOCUMENT GROUP BY tenant ORDER BY 1 LIMIT 3;
 SELECT o.id, l.product, p.price FROM orders o JOIN lines l USING (tenant) JOIN products p ON p.name = l.product WHERE o.tenant = 3 AND l.order_id = o.id ORDER BY o.id, l.line LIMIT 5;
 SELECT id, rank() OVER (PARTITION BY customer ORDER BY total DESC) FROM orders WHERE tenant = 2 ORDER BY 2, 1 LIMIT 6;
 SELECT * FROM (SELECT tenant, count(*) AS n FROM orders GROUP BY tenant) s WHERE tenant = 7;
