@@ -408,7 +408,7 @@ fn refuse_action(table: &Table, action: &str) -> PgError {
 }
 
 pub(super) fn refuse_construct(construct: &str, table: &str) -> PgError {
-    PgError::unsupported("the statement is not supported with distributed or reference tables")
+    PgError::unsupported(super::unsupported::OTHER_STATEMENT)
         .detail(format!("It is {construct} and names \"{table}\"."))
 }
 

@@ -37,6 +37,7 @@ pub use session_command::{
 };
 pub use session_effects::may_run_opaque_code;
 pub use shape::{ShapePlan, plan_shape};
+pub use unsupported::may_be_no_sql;
 pub use utility::plan_utility;
 
 use crate::error::PgError;

@@ -5,8 +5,17 @@ use crate::shard_map::Table;
 
 const RESTRICT: &str = "Restrict every distributed table to one value of its distribution column.";
 
+/// Was it refused because it could not be read here? Then it may be none that Postgres can read.
+pub fn may_be_no_sql(refused: &PgError) -> bool {
+    [CANNOT_ANALYSE, OTHER_STATEMENT].contains(&refused.message())
+}
+
+const CANNOT_ANALYSE: &str = "cannot analyse this statement";
+/// A utility statement, by its first words.
+pub(super) const OTHER_STATEMENT: &str = "the statement is not supported with distributed or reference tables";
+
 pub(super) fn cannot_analyse(construct: &str) -> PgError {
-    PgError::unsupported("cannot analyse this statement")
+    PgError::unsupported(CANNOT_ANALYSE)
         .detail(format!(
             "It names distributed or reference tables and has a construct that is not understood: {construct}."
         ))

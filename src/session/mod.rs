@@ -23,6 +23,7 @@ mod load;
 mod log;
 mod login;
 mod metrics;
+mod no_sql;
 mod notices;
 mod own_settings;
 mod passed_cancels;

@@ -269,7 +269,7 @@ impl Session {
         Box::pin(executor.object_ids.bind_for(&executor.catalog, node, &bind, &types)).await.into_owned()
     }
 
-    async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {
+    pub(super) async fn coordinator_for_a_moment(&mut self) -> Result<PooledServer> {
         let executor = &self.thread.executor;
         let mut server = executor.pools.checkout(&executor.coordinator, &self.identity).await?;
         server.knows_user_types = true;

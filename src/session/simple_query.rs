@@ -30,7 +30,13 @@ impl Session {
         self.forget_unnamed();
         match self.simple_query_text(&frame).await {
             Ok(()) => {}
-            Err(error) => self.fail_unit(error).await?,
+            Err(error) => {
+                let error = match frontend::read_query(frame.payload()) {
+                    Ok(text) => Box::pin(self.refusal(text, error)).await,
+                    Err(_) => error,
+                };
+                self.fail_unit(error).await?;
+            }
         }
         self.ready().await
     }

@@ -26,7 +26,10 @@ impl Session {
         if !name.is_empty() && !is_taken {
             self.check_room(parse.text.len())?;
         }
-        let mut statement = self.new_statement(parse.text, parse.types)?;
+        let mut statement = match self.new_statement(parse.text, parse.types) {
+            Ok(statement) => statement,
+            Err(refused) => return Err(Box::pin(self.refusal(parse.text, refused)).await),
+        };
         if !statement.plan.may_follow_failure() {
             self.refuse_if_failed()?;
         }
