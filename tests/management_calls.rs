@@ -2,9 +2,13 @@
 
 mod support;
 
-use support::psql_error;
+use std::time::Duration;
+
 use support::serve::psql_says;
 use support::served::Served;
+use support::{psql, psql_error, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Goal: who calls a function wrongly is told what is wrong, in words of what was called, and nothing has changed.
 /// Method: each call by hand, as superuser and as a role that may not.
@@ -119,6 +123,38 @@ fn how_things_are_is_told_in_a_transaction_block() {
     }
     let refused = psql_error(&served.dsn(0), "BEGIN; SELECT citus_rebalance_start(); ROLLBACK");
     assert!(refused.contains("25001: citus_rebalance_start cannot run inside a transaction block"), "{refused}");
+}
+
+/// Goal: who waits for a move keeps no server connection meanwhile: none that could end for being idle, and none that others need.
+/// Method: a role whose idle sessions servers end at once moves a shard that somebody's transaction keeps.
+#[test]
+fn who_waits_for_a_move_keeps_no_server_connection() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("CREATE ROLE operator LOGIN IN ROLE tenantry_admin");
+    served.psql("ALTER ROLE operator SET idle_session_timeout = '50ms'");
+    let shard = "get_shard_id_for_distribution_column('items', 1)";
+    let [source, target] = ["=", "<>"].map(|is| {
+        served.psql(&format!(
+            "SELECT nodeid FROM pg_dist_node WHERE groupid {is} (SELECT groupid FROM pg_dist_placement WHERE shardid = {shard})"
+        ))
+    });
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let keeper = runtime.block_on(support::served::connect(&served.dsn(0)));
+    runtime.block_on(keeper.batch_execute("BEGIN; INSERT INTO items VALUES (1)")).expect("it is written");
+    std::thread::scope(|scope| {
+        let operator = served.dsn(0).replace("postgres@", "operator@");
+        let call = format!("SELECT citus_move_shard_placement({shard}, {source}, {target})");
+        let moved = scope.spawn(move || psql_says(&operator, &call));
+        let long = "SELECT count(*) FROM tenantry.shard_move WHERE now() - started_at > '1 s'";
+        assert!(wait_until(PATIENCE, || served.psql(long) == "1"));
+        let kept = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'operator'";
+        assert_eq!(psql(&served.coordinator_dsn(), kept), "0");
+        runtime.block_on(keeper.batch_execute("COMMIT")).expect("it is committed");
+        assert_eq!(moved.join().expect("psql ran"), "");
+    });
+    assert_eq!(served.psql("SELECT state FROM tenantry.shard_move"), "done");
 }
 
 /// Goal: what is a warning has a warning's SQLSTATE.

@@ -314,6 +314,11 @@ impl Session {
         let only_waits = name.ends_with("_wait");
         let name = name.to_owned();
         let mover = shared.mover.with_moves_per_node(self.moves_per_node().await?);
+        // It may take hours, in which the client's servers have nothing to do: others use them, and none ends for being idle.
+        let txn = self.txn();
+        if txn.kind == Kind::Auto && !txn.is_unsynced() {
+            txn.finish_auto();
+        }
         let (tell, mut told) = mpsc::unbounded_channel();
         let mut run = shared.control.spawn(async move {
             let notify = |notice| drop(tell.send(notice));
