@@ -270,11 +270,23 @@ async fn read_frame(stream: &mut Stream) -> Result<(u8, Vec<u8>)> {
     Ok((head[0], payload))
 }
 
-/// AuthenticationCleartextPassword. Source: PostgreSQL manual, "Message Formats".
 /// What a server is asked for with every connection: where our machine is gone, it soon lets go of what our transactions hold there.
 pub const SERVER_KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
+/// What the proxy's own connections ask for besides: they work, and wait for work, for as long as they have to, whatever their
+/// role, database or server has for a default.
+pub const OWN_DEFAULTS: [(&str, &str); 7] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+];
+
+/// AuthenticationCleartextPassword. Source: PostgreSQL manual, "Message Formats".
 const CLEARTEXT: u32 = 3;
 const MAX_LOGIN_FRAME: usize = 64 * 1024;
 

@@ -45,7 +45,7 @@ pub use guard::guard;
 pub use homes::Subject;
 pub use hosts::{NodeHosts, WRITTEN_TIMELINE};
 pub use link::Link;
-pub use login::{Identity, SERVER_KEEPALIVES, Secret, ServerAccess, ServerAddress, unacceptable};
+pub use login::{Identity, OWN_DEFAULTS, SERVER_KEEPALIVES, Secret, ServerAccess, ServerAddress, unacceptable};
 pub use node::Node;
 pub use nodes::Nodes;
 pub use pool::{FoundPool, PooledServer, Pools};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::hosts::takes_no_writes;
-use super::login::{Identity, ServerAccess, ServerAddress};
+use super::login::{Identity, OWN_DEFAULTS, ServerAccess, ServerAddress};
 use super::server::Server;
 use super::settings::{quote_ident, quote_literal};
 use crate::error::{PgError, Result, SqlState};
@@ -49,6 +49,7 @@ impl ReplicationConnection {
     ) -> Result<Self> {
         let mut parameters = vec![("replication", "database"), ("wal_sender_timeout", "0")];
         parameters.extend(PLAIN_FORMS);
+        parameters.extend(OWN_DEFAULTS);
         let server = Server::connect_with(access, address, identity, &parameters, deadline).await?;
         // A standby's slot would not tell of what a promoted one has written since.
         if server.is_standby() { Err(takes_no_writes(address)) } else { Ok(Self { server }) }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Gate;
-use crate::backend::{Nodes, SERVER_KEEPALIVES, ServerAccess};
+use crate::backend::{Nodes, OWN_DEFAULTS, SERVER_KEEPALIVES, ServerAccess};
 
 /// How the control channel reaches the coordinator; workers are reached with the same database, user and password.
 #[derive(Debug, Clone)]
@@ -68,13 +68,14 @@ impl Settings {
 
     /// How the control channel logs in, wherever.
     pub(super) fn login(&self) -> tokio_postgres::Config {
-        let keepalives = SERVER_KEEPALIVES.map(|(name, value)| format!(" -c {name}={value}")).concat();
+        let option = |(name, value): &(&str, &str)| format!(" -c {name}={}", value.replace(' ', "\\ "));
+        let defaults: String = SERVER_KEEPALIVES.iter().chain(&OWN_DEFAULTS).map(option).collect();
         let mut config = tokio_postgres::Config::new();
         config
             .dbname(&self.dbname)
             .user(&self.user)
             .application_name("tenantry control")
-            .options(format!("-c search_path=pg_catalog,pg_temp{keepalives}"))
+            .options(format!("-c search_path=pg_catalog,pg_temp{defaults}"))
             .connect_timeout(self.connect_timeout)
             .keepalives_idle(DEAD_PEER_AFTER)
             .tcp_user_timeout(DEAD_PEER_AFTER);
