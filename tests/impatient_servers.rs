@@ -59,3 +59,30 @@ fn the_proxys_own_work_is_not_ended_by_its_roles_defaults() {
     let log = served.logged(0);
     assert!(!log.contains("will retry") && !log.contains("ERROR"), "{log}");
 }
+
+/// Goal: a client whose statement is under way is not idle, although it has a transaction on a server that has nothing to do for it.
+/// Method: a role whose idle transactions end at once writes on two workers; on one of them somebody else has the row.
+#[test]
+fn a_statement_on_two_servers_is_not_idle() {
+    let served = Served::start(2);
+    served.psql("CREATE TABLE items (tenant int PRIMARY KEY, n int)");
+    served.psql("SELECT create_distributed_table('items', 'tenant')");
+    served.psql("INSERT INTO items SELECT i, 0 FROM generate_series(1, 40) i");
+    served.psql("CREATE ROLE hasty LOGIN SUPERUSER");
+    served.psql("ALTER ROLE hasty SET idle_in_transaction_session_timeout = '50ms'");
+    let hasty = served.dsn(0).replace("postgres@", "hasty@");
+    let first = served.tenant_of("items", 0);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let keeper = runtime.block_on(connect(&served.dsn(0)));
+    let keep = format!("BEGIN; UPDATE items SET n = 1 WHERE tenant = {first}");
+    runtime.block_on(keeper.batch_execute(&keep)).expect("it is written");
+    std::thread::scope(|scope| {
+        let written = scope.spawn(|| psql_says(&hasty, "UPDATE items SET n = n + 1"));
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE usename = 'hasty' AND wait_event_type = 'Lock' AND now() - query_start > '1 s'";
+        assert!(wait_until(PATIENCE, || psql(&served.worker_dsn(0), waits) == "1" || written.is_finished()));
+        runtime.block_on(keeper.batch_execute("COMMIT")).expect("it is committed");
+        assert_eq!(written.join().expect("psql ran"), "");
+    });
+    assert_eq!(served.psql("SELECT sum(n) FROM items"), "41");
+}

@@ -97,7 +97,8 @@ impl Participant {
     }
 
     /// Begins a block with `text`, BEGIN and its options, and runs what others have run before. `memory`: `Leftovers::sequences_of`.
-    pub(super) async fn begin(&mut self, text: &str, journal: &[Entry], memory: u64) -> Result<()> {
+    /// `is_single`: the block is for one statement of the client, who is not idle while other servers work at it and this one does not.
+    pub(super) async fn begin(&mut self, text: &str, journal: &[Entry], memory: u64, is_single: bool) -> Result<()> {
         self.began = true;
         if self.node.is_coordinator() && self.server.leftovers.sequences_of != memory {
             self.server.queue_query("DISCARD SEQUENCES", To::Nobody);
@@ -110,7 +111,10 @@ impl Participant {
         let is_underneath = self.node.is_coordinator() && reads_only;
         if journal.is_empty() && !is_underneath && Modes::are_granted(text.strip_prefix("BEGIN").unwrap_or(text)) {
             // In one write with what follows.
-            self.server.queue_query(text, To::Nobody);
+            match is_single {
+                true => self.server.queue_query(&format!("{text}; {NEVER_IDLE}"), To::Nobody),
+                false => self.server.queue_query(text, To::Nobody),
+            }
             return Ok(());
         }
         // BEGIN may fail, and then nothing may run behind it.
@@ -124,6 +128,9 @@ impl Participant {
             let deferrable = if modes.is_deferrable { ", DEFERRABLE" } else { "" };
             self.server.query(&format!("BEGIN{level} READ WRITE{deferrable};{ENTER}")).await?;
             self.reads = Reads::Only;
+        }
+        if is_single {
+            self.server.query(NEVER_IDLE).await?;
         }
         for entry in journal {
             let sql = self.text_of(&entry.sql, entry.step());
@@ -213,3 +220,6 @@ impl Participant {
 
 const ENTER: &str = "SAVEPOINT tenantry_reads;SET TRANSACTION READ ONLY";
 const LEAVE: &str = "RELEASE SAVEPOINT tenantry_reads";
+
+/// A server ends a transaction that is idle for long, as its client asks for; who waits for one statement is not idle.
+const NEVER_IDLE: &str = "SET LOCAL idle_in_transaction_session_timeout TO 0";

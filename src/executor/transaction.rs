@@ -344,7 +344,7 @@ impl Transaction {
                 participant.server.queue_between("BEGIN");
             } else {
                 // It has only answered a question of ours.
-                participant.begin(&begin, &[], self.memory).await?;
+                participant.begin(&begin, &[], self.memory, true).await?;
             }
         }
         Ok(())

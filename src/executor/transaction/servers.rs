@@ -158,7 +158,7 @@ impl Transaction {
         let participant = self.participants.last_mut().expect("just pushed");
         participant.is_replica = is_replica;
         if self.kind != Kind::Auto {
-            participant.begin(&self.begin, &self.journal, self.memory).await?;
+            participant.begin(&self.begin, &self.journal, self.memory, self.is_single).await?;
             // What was SET stands in the journal, between the savepoints that it was set between.
             participant.server.settings = self.settings.clone();
         }
