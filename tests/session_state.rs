@@ -47,6 +47,7 @@ fn state_of_a_session_is_its_own_and_follows_it() {
     reading::hidden_code_does_not_change_how_the_rest_of_a_packet_is_read(&stage);
     told::what_hidden_code_sets_is_what_the_client_is_told(&stage);
     told::a_change_is_told_once(&stage);
+    settings::a_setting_that_is_looked_up_is_carried(&stage);
     settings::what_cannot_be_carried_is_refused(&stage);
     pins::hidden_state_reaches_nobody(&stage);
     roles::roles_follow_their_client(&stage);

@@ -91,7 +91,10 @@ fn read_set_config(text: &str, tokens: &[Token]) -> Result<SetConfig, PgError> {
     let [name, value, is_local] = &arguments[..] else {
         return refuse("other than three arguments");
     };
-    let Some(setting) = constant(text, name.rest()) else { return refuse("a name that is computed") };
+    let behind = &tokens[(tokens.len() - c.rest().len())..];
+    let Some(setting) = constant(text, name.rest()).or_else(|| listed_name(text, name.rest(), behind)) else {
+        return refuse("a name that is computed");
+    };
     let Some(is_local) = constant(text, is_local.rest()) else { return refuse("a scope that is computed") };
     if let Operand::Literal(setting) = &setting {
         let setting = setting.to_ascii_lowercase();
@@ -102,6 +105,25 @@ fn read_set_config(text: &str, tokens: &[Token]) -> Result<SetConfig, PgError> {
         }
     }
     Ok(SetConfig { name: setting, is_local })
+}
+
+/// `set_config(name, ..) FROM pg_settings WHERE name = 'x'`, by which pg_dump sets what not every server has. `behind`: what follows the
+/// call.
+fn listed_name(text: &str, name: &[Token], behind: &[Token]) -> Option<Operand> {
+    let is = |token: &Token, wanted: &str| token.is_identifier() && fold(text, token) == wanted;
+    match (name, behind) {
+        ([name], [from, view, filter, column, equals, value])
+            if is(name, "name")
+                && is_keyword(text, from, "from")
+                && is(view, "pg_settings")
+                && is_keyword(text, filter, "where")
+                && is(column, "name")
+                && equals.text(text) == "=" =>
+        {
+            constant(text, std::slice::from_ref(value))
+        }
+        _ => None,
+    }
 }
 
 /// A literal, `true`, `false`, NULL or a parameter, perhaps with a cast.

@@ -289,7 +289,7 @@ impl Rules<'_> {
                 || matches!(t.kind, TokenKind::Integer | TokenKind::Punct(b'.' | b'(' | b')' | b'[' | b']'))
         };
         let before = &self.tokens[..at];
-        let words = before.iter().rev().take_while(is_of_type).count();
+        let words = before.iter().rev().take(TYPE_TOKENS_MAX).take_while(is_of_type).count();
         before.last().is_some_and(|t| t.is_punct(b']'))
             || before[..at - words].last().is_some_and(|t| t.kind == TokenKind::ColonColon)
     }
@@ -349,6 +349,9 @@ impl Rules<'_> {
         self.tokens.len()
     }
 }
+
+/// A type's name has no more, so that a long text is not gone through for each of its words: `"a"."b"(1, 2)[3][4]`.
+const TYPE_TOKENS_MAX: usize = 20;
 
 fn is_unknown_word(word: &str) -> bool {
     matches!(

@@ -17,7 +17,7 @@ pub fn texts_mean_what_postgres_reads(stage: &Stage) {
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> E'\\' OR tenant = 2'", "3"),
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name <> $a$' OR $$ tenant = 2$a$", "3"),
         ("SELECT count(*) FROM items WHERE tenant = 1 AND name = 'na'\n'me 1'", "1"),
-        ("SELECT count(*) FROM items WHERE \"tenant\" = 1 AND NAME = U&'name\\0020' '1'", "0A000"),
+        ("SELECT count(*) FROM items WHERE \"tenant\" = 1 AND NAME = U&'name\\0020' '1'", "42601"),
         ("SELECT count(*) FROM items i WHERE i.TENANT = '1'::int", "3"),
         ("SELECT count(*) FROM (SELECT tenant AS other, id AS tenant FROM items) x WHERE tenant = 1", "40"),
         ("SELECT count(*) FROM (SELECT 1 AS tenant, id FROM items WHERE tenant = 2) x WHERE tenant = 1", "3"),
