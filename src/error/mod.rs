@@ -136,6 +136,14 @@ impl PgError {
         self
     }
 
+    /// Where the client's COPY was one into `made` in the place of `table`.
+    pub fn in_copy_of(mut self, made: &str, table: &str) -> Self {
+        for (_, context) in self.inner.other.iter_mut().filter(|(key, _)| *key == b'W') {
+            *context = context.replacen(&format!("COPY {made},"), &format!("COPY {table},"), 1);
+        }
+        self
+    }
+
     /// Every field with its wire code, in the order Postgres sends them.
     pub fn fields(&self) -> impl Iterator<Item = (u8, &str)> {
         let f = &*self.inner;

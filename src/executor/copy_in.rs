@@ -17,6 +17,7 @@ use super::combine::{COPY_HEADER, COPY_TRAILER};
 use super::object_ids::{Forms, Way};
 use super::reference::{self, set_writing};
 use super::scatter::null_tenant;
+use super::staged;
 use super::{Client, Settings, Transaction, Use, Values};
 use crate::backend::{Server, quote_ident};
 use crate::error::{PgError, Result, SqlState};
@@ -83,7 +84,7 @@ enum Where {
         /// Of the distribution column.
         used: Use,
     },
-    /// Every node gets every row.
+    /// Every one of these gets every row.
     Everywhere(Vec<NodeId>),
 }
 
@@ -98,10 +99,9 @@ impl CopyRouter {
         options: &CopyOptions,
         bounds: Bounds,
     ) -> Result<Self> {
-        let left_out = |c: &crate::shard_map::Column| c.has_volatile_default && !columns.contains(&c.name);
-        let staged = match table.is_reference() && table.columns.iter().any(left_out) {
-            true => Some(reference::stage(txn, table, columns).await?),
-            false => None,
+        let staged = match staged::left_to_defaults(table, columns).is_empty() {
+            true => None,
+            false => Some(staged::stage(txn, table, columns).await?),
         };
         if table.is_reference() {
             // As a write of rows would, before the nodes are chosen: citus_add_node waits for this lock.
@@ -120,6 +120,7 @@ impl CopyRouter {
                 }
                 (Where::Everywhere(nodes), 0)
             }
+            TableKind::Distributed { .. } if staged.is_some() => (Where::Everywhere(vec![NodeId::COORDINATOR]), 0),
             TableKind::Distributed { column, hash } => {
                 let column = &table.columns[column];
                 let colocation = map.colocation(table.colocation).ok_or_else(super::stale_plan)?.clone();
@@ -184,11 +185,11 @@ impl CopyRouter {
         for participant in txn.participants() {
             participant.server.finish_copy().await?;
         }
-        if matches!(self.target, Where::Everywhere(_)) {
+        if self.table.is_reference() {
             txn.query(NodeId::COORDINATOR, &set_writing(false)).await?;
         }
         if let Some(columns) = &self.staged {
-            reference::spread(txn, &self.table, columns).await?;
+            staged::spread(txn, &self.table, columns).await?;
         }
         Ok(self.rows)
     }
@@ -401,6 +402,7 @@ pub async fn copy_in(txn: &mut Transaction, client: &mut Client, plan: &CopyIn) 
         Ok(rows) => Ok(rows),
         Err(error) => {
             end_copies(txn).await;
+            let error = error.in_copy_of(staged::NAME, &plan.table.name);
             Err(reference::unless_local(txn, &plan.table, error).await)
         }
     }

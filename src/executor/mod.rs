@@ -15,6 +15,7 @@ pub mod combine;
 pub mod copy_back;
 pub mod copy_in;
 pub mod copy_out;
+mod defaults;
 pub mod figures;
 mod handed;
 mod hold;

@@ -3,17 +3,13 @@
 //! What a default would give anew on each node (numbers of sequences, clocks, random values) is computed once, on the
 //! coordinator: into the text of an INSERT ... VALUES, or into the rows of a temporary table that then go everywhere.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use super::relay::local_meanwhile;
 use super::scatter::Request;
-use super::{Client, Relayed, Routed, Transaction, combine, copy_in, relay};
-use crate::backend::{quote_ident, quote_literal};
+use super::{Client, Relayed, Routed, Transaction, combine, defaults, relay};
+use crate::backend::quote_literal;
 use crate::error::{PgError, Result, SqlState};
-use crate::planner::{Filling, ReferenceWrite};
+use crate::planner::ReferenceWrite;
 use crate::shard_map::{NodeId, Table};
-use crate::sql::Spliced;
 use crate::wire::frontend::Target;
 use crate::wire::reply_queue::To;
 
@@ -31,7 +27,10 @@ pub async fn write(
     refuse_if_nodes_would_differ(txn, plan).await?;
     let query = match &plan.filling {
         None => plan.query.clone(),
-        Some(filling) => fill(txn, plan, filling).await?,
+        Some(filling) => {
+            let drawn = defaults::draw(txn, &plan.table, filling).await?;
+            filling.fill(&plan.query, |row, column| &drawn.literals[row][column])
+        }
     };
     let sql = query.render(None);
     txn.query(NodeId::COORDINATOR, &set_writing(true)).await?;
@@ -115,86 +114,6 @@ async fn refuse_if_nodes_would_differ(txn: &mut Transaction, plan: &ReferenceWri
         }
     }
     Ok(())
-}
-
-/// The statement with a value of its own for every place that a default would have filled.
-async fn fill(txn: &mut Transaction, plan: &ReferenceWrite, filling: &Filling) -> Result<Spliced> {
-    let defaults = defaults(txn, &plan.table).await?;
-    let expression = |name: &String| match defaults.get(name) {
-        Some(expression) => format!("({expression})::pg_catalog.text"),
-        None => "NULL".to_owned(),
-    };
-    let expressions: Vec<_> = filling.columns.iter().map(expression).collect();
-    let sql = format!("SELECT {} FROM pg_catalog.generate_series(1, {})", expressions.join(", "), filling.rows);
-    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-    let literal = |cell: &Option<String>| cell.as_deref().map_or("NULL".to_owned(), quote_literal);
-    let literals: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(literal).collect()).collect();
-    if literals.len() != filling.rows {
-        return Err(PgError::new(SqlState::INTERNAL_ERROR, "a default gave no value for each row"));
-    }
-    Ok(filling.fill(&plan.query, |row, column| &literals[row][column]))
-}
-
-/// Expressions that give the next value of columns that have a default, by name.
-async fn defaults(txn: &mut Transaction, table: &Table) -> Result<HashMap<String, String>> {
-    let sql = format!("SELECT column_name, expression FROM tenantry.default_expressions({})", table.oid);
-    let rows = txn.query(NodeId::COORDINATOR, &sql).await?;
-    Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?))).collect())
-}
-
-/// Makes `pg_temp.tenantry_source` on the coordinator, for rows with these columns of a managed table. Columns that a
-/// reference table's rows would get from defaults which differ from node to node are there too, and get them.
-///
-/// Answers all columns, those given first.
-pub async fn stage(txn: &mut Transaction, table: &Table, given: &[String]) -> Result<Vec<String>> {
-    let mut names = given.to_vec();
-    let mut sets = String::new();
-    let left = |column: &&crate::shard_map::Column| column.has_volatile_default && !given.contains(&column.name);
-    if table.is_reference() && table.columns.iter().any(|column| left(&column)) {
-        let defaults = defaults(txn, table).await?;
-        for column in table.columns.iter().filter(left) {
-            let Some(expression) = defaults.get(&column.name) else { continue };
-            let name = quote_ident(&column.name);
-            sets.push_str(&format!(
-                "; ALTER TABLE pg_temp.tenantry_source ALTER COLUMN {name} SET DEFAULT {expression}"
-            ));
-            names.push(column.name.clone());
-        }
-    }
-    let sql = format!(
-        "DROP TABLE IF EXISTS pg_temp.tenantry_source; CREATE TEMPORARY TABLE tenantry_source ON COMMIT DROP AS \
-         SELECT {} FROM {} WITH NO DATA{sets}",
-        list(&names),
-        place(table)
-    );
-    txn.query(NodeId::COORDINATOR, &sql).await?;
-    Ok(names)
-}
-
-/// Sends the rows of `pg_temp.tenantry_source` to where they belong. `columns` are all of its columns.
-///
-/// Errors: what servers say of the rows, as of an INSERT.
-pub async fn spread(txn: &mut Transaction, table: &Arc<Table>, columns: &[String]) -> Result<u64> {
-    if table.is_reference() {
-        let list = list(columns);
-        let insert = format!(
-            "INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE SELECT {list} FROM pg_temp.tenantry_source",
-            place(table)
-        );
-        let own = format!("{}; {insert}; {}", set_writing(true), set_writing(false));
-        txn.query(NodeId::COORDINATOR, &own).await?;
-    }
-    let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
-    let routed = Box::pin(copy_in::route_rows(txn, NodeId::COORDINATOR, copy, table, columns)).await;
-    routed.map_err(PgError::outside_copy)
-}
-
-fn list(columns: &[String]) -> String {
-    columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ")
-}
-
-fn place(table: &Table) -> String {
-    format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
 fn differs(plan: &ReferenceWrite, detail: String) -> PgError {

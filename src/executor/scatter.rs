@@ -14,10 +14,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::object_ids::Forms;
 use super::relay::{Routed, in_the_users_terms, names_moved_shard, of_gone_copy};
-use super::{Client, Executor, Participant, Transaction, Use};
-use crate::backend::{BROKEN_ROW, Server};
+use super::{Client, Executor, Participant, Transaction, Use, defaults};
+use crate::backend::{BROKEN_ROW, Row, Server};
 use crate::error::{PgError, Result, SqlState};
-use crate::planner::{Insert, Scatter};
+use crate::planner::{FilledInsert, Insert, Scatter};
 use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
 use crate::sql::{Access, Spliced};
 use crate::wire::frontend::{self, Bind, Target};
@@ -235,6 +235,20 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
         client.flush_if_long().await?;
     }
     Ok(count)
+}
+
+/// Runs a `FilledInsert` plan. Errors: 22004 where the distribution column's default is NULL.
+pub async fn filled_insert(
+    txn: &mut Transaction,
+    client: &mut Client,
+    plan: &FilledInsert,
+    request: Request<'_>,
+) -> Result<Count> {
+    let drawn = defaults::draw(txn, &plan.insert.table, &plan.filling).await?;
+    let first = |row: Row| row.into_iter().next().flatten().ok_or_else(null_tenant);
+    let tenants = drawn.values.into_iter().map(first).collect::<Result<Vec<String>>>()?;
+    let literals: Vec<String> = drawn.literals.into_iter().flatten().collect();
+    insert(txn, client, &plan.filled(&tenants, &literals), request).await
 }
 
 /// What RETURNING gave, in the order of the VALUES, because applications match it with what they sent. Where a shard

@@ -1,13 +1,53 @@
-//! Rows that were computed on the coordinator, as the VALUES of an INSERT: where ON CONFLICT or RETURNING has to be said with
-//! them, COPY can't store them.
+//! Rows that were computed on the coordinator, into a temporary table there: they go to where they belong by COPY, or as the VALUES
+//! of an INSERT, where ON CONFLICT or RETURNING has to be said with them.
 
-use super::Transaction;
+use std::sync::Arc;
+
+use super::reference::set_writing;
 use super::scatter::null_tenant;
+use super::{Transaction, copy_in, defaults};
 use crate::backend::{quote_ident, quote_literal};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::InsertRow;
-use crate::shard_map::{NodeId, Table};
+use crate::shard_map::{Column, NodeId, Table};
 use crate::sql::Operand;
+
+/// Makes `pg_temp.tenantry_source` on the coordinator, for rows with these columns of a managed table. Columns that a
+/// reference table's rows would get from defaults which differ from node to node are there too, and get them; so is a distribution
+/// column that is left to its default.
+///
+/// Answers all columns, those given first.
+pub async fn stage(txn: &mut Transaction, table: &Table, given: &[String]) -> Result<Vec<String>> {
+    let mut names = given.to_vec();
+    let mut sets = String::new();
+    let left = left_to_defaults(table, given);
+    if !left.is_empty() {
+        let defaults = defaults::expressions(txn, table).await?;
+        for column in left {
+            let Some(expression) = defaults.get(&column.name) else { continue };
+            let name = quote_ident(&column.name);
+            sets.push_str(&format!(
+                "; ALTER TABLE pg_temp.tenantry_source ALTER COLUMN {name} SET DEFAULT {expression}"
+            ));
+            names.push(column.name.clone());
+        }
+    }
+    let sql = format!(
+        "DROP TABLE IF EXISTS pg_temp.tenantry_source; CREATE TEMPORARY TABLE tenantry_source ON COMMIT DROP AS \
+         SELECT {} FROM {} WITH NO DATA{sets}",
+        list(&names),
+        place(table)
+    );
+    txn.query(NodeId::COORDINATOR, &sql).await?;
+    Ok(names)
+}
+
+/// Columns not given whose defaults have to be drawn on the coordinator.
+pub fn left_to_defaults<'t>(table: &'t Table, given: &[String]) -> Vec<&'t Column> {
+    let tenant = table.distribution_column().map(|column| &column.name);
+    let is_drawn = |column: &&Column| column.has_volatile_default && tenant.is_none_or(|tenant| *tenant == column.name);
+    table.columns.iter().filter(is_drawn).filter(|column| !given.contains(&column.name)).collect()
+}
 
 /// The rows of `pg_temp.tenantry_source`, which has the given columns of `table`: constants without a type, which mean on every
 /// server what they mean here.
@@ -54,6 +94,34 @@ fn exactly(table: &Table, column: &str) -> String {
     }
 }
 
+/// Sends the rows of `pg_temp.tenantry_source` to where they belong. `columns` are all of its columns.
+///
+/// Errors: what servers say of the rows, as of an INSERT.
+pub async fn spread(txn: &mut Transaction, table: &Arc<Table>, columns: &[String]) -> Result<u64> {
+    if table.is_reference() {
+        let list = list(columns);
+        let insert = format!(
+            "INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE SELECT {list} FROM pg_temp.tenantry_source",
+            place(table)
+        );
+        let own = format!("{}; {insert}; {}", set_writing(true), set_writing(false));
+        txn.query(NodeId::COORDINATOR, &own).await?;
+    }
+    let copy = "COPY pg_temp.tenantry_source TO STDOUT (FORMAT binary)";
+    let routed = Box::pin(copy_in::route_rows(txn, NodeId::COORDINATOR, copy, table, columns)).await;
+    routed.map_err(PgError::outside_copy)
+}
+
+fn list(columns: &[String]) -> String {
+    columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ")
+}
+
+fn place(table: &Table) -> String {
+    format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
+}
+
+/// Of the temporary table.
+pub const NAME: &str = "tenantry_source";
 const BYTES_MAX: u64 = 16 << 20;
 
 /// Source: PostgreSQL src/include/catalog/pg_type.dat.

@@ -69,6 +69,7 @@ fn plan_table(statement: &CopyStatement, table: &Arc<Table>, columns: Option<&[S
     }
     if let Some(key) = table.distribution_column()
         && !columns.contains(&key.name)
+        && !key.has_volatile_default
     {
         return Err(PgError::new(
             SqlState::NULL_VALUE_NOT_ALLOWED,

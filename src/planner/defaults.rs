@@ -125,7 +125,7 @@ pub(super) fn left_to_defaults(
     }
     match &insert.source {
         None if left.is_empty() => Ok(Left::Nothing),
-        None => Ok(fill_default_values(statement, &left)),
+        None => Ok(fill_default_values(statement, &left).map_or(Left::ToRows, Left::Filling)),
         Some(Query { body: Body::Values(rows), .. }) => {
             if left.is_empty() {
                 return Ok(Left::Nothing);
@@ -144,11 +144,10 @@ pub(super) fn left_to_defaults(
 
 const OVERRIDING: &str = " OVERRIDING SYSTEM VALUE ";
 
-fn fill_default_values(statement: &Statement<'_>, left: &[&Column]) -> Left {
+/// None where the words are not found.
+pub(super) fn fill_default_values(statement: &Statement<'_>, left: &[&Column]) -> Option<Filling> {
     let is = |t: &Token, word: &str| is_keyword(statement.text, t, word);
-    let Some(pair) = statement.tokens.windows(2).find(|pair| is(&pair[0], "default") && is(&pair[1], "values")) else {
-        return Left::ToRows;
-    };
+    let pair = statement.tokens.windows(2).find(|pair| is(&pair[0], "default") && is(&pair[1], "values"))?;
     let names: Vec<_> = left.iter().map(|column| quote_identifier(&column.name)).collect();
     let overriding = if left.iter().any(|column| column.is_always_identity) { OVERRIDING } else { " " };
     let mut parts = vec![FilledPart::Text(format!("({}){overriding}VALUES (", names.join(", ")))];
@@ -161,11 +160,11 @@ fn fill_default_values(statement: &Statement<'_>, left: &[&Column]) -> Left {
     parts.push(FilledPart::Text(")".to_owned()));
     let (at, len) = (pair[0].start, pair[1].end - pair[0].start);
     let columns = left.iter().map(|column| column.name.clone()).collect();
-    Left::Filling(Filling { columns, rows: 1, places: vec![Filled { at, len, parts }] })
+    Some(Filling { columns, rows: 1, places: vec![Filled { at, len, parts }] })
 }
 
 /// None where the text is not simple enough to find the places in it.
-fn fill_values(
+pub(super) fn fill_values(
     statement: &Statement<'_>,
     insert: &Insert,
     table: &Table,

@@ -14,8 +14,11 @@ use crate::sql::tree::{self, Body, Expr, ValuesRow};
 use crate::sql::{Access, Operand, Spliced};
 
 use super::modify::refuse_tenant_change;
+use super::names::{coordinator, quote_identifier};
 use super::statement::{Pieces, Statement, ends, is_row_expression};
-use super::{Given, Insert, InsertRow, InsertSelect, Plan, Scatter, Words, pull, query, unsupported};
+use super::{
+    FilledInsert, Given, Insert, InsertRow, InsertSelect, Plan, Scatter, Words, defaults, pull, query, unsupported,
+};
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
     refuse_tenant_change(statement)?;
@@ -30,9 +33,11 @@ pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<P
             false => pull::plan(statement),
         },
         Meaning::Distributed(table) => {
-            let position = tenant_position(table, insert)?;
+            let Some(position) = tenant_position(table, insert)? else {
+                return left_to_default(statement, insert, table);
+            };
             match &insert.source {
-                None => Err(unsupported::tenant_missing(table)),
+                None => left_to_default(statement, insert, table),
                 Some(source) => match &source.body {
                     Body::Values(rows) if is_simple_values(statement, source) => {
                         values(statement, insert, table, rows, position)
@@ -44,15 +49,71 @@ pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<P
     }
 }
 
-/// Where the tenant's value stands in a row.
-fn tenant_position(table: &Table, insert: &tree::Insert) -> Result<usize, PgError> {
+/// Where the tenant's value stands in a row, if it is given.
+fn tenant_position(table: &Table, insert: &tree::Insert) -> Result<Option<usize>, PgError> {
     let column = table.distribution_column().map_or("", |c| &c.name);
-    let position = match &insert.columns {
-        Some(names) if !names.is_empty() => names.iter().position(|n| n.value == column),
-        Some(_) => table.columns.iter().position(|c| c.name == column),
-        None => return Err(unsupported::cannot_analyse("a target that is not a plain column")),
+    match &insert.columns {
+        Some(names) if !names.is_empty() => Ok(names.iter().position(|n| n.value == column)),
+        Some(_) => Ok(table.columns.iter().position(|c| c.name == column)),
+        None => Err(unsupported::cannot_analyse("a target that is not a plain column")),
+    }
+}
+
+/// Rows whose tenant is the column's default: of a new tenant, whose id a sequence draws.
+///
+/// Errors: 22004 where it has none that is computed.
+fn left_to_default(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc<Table>) -> Result<Plan, PgError> {
+    let column = table.distribution_column().filter(|column| column.has_volatile_default);
+    let column = column.ok_or_else(|| unsupported::tenant_missing(table))?;
+    let rows: &[ValuesRow] = match &insert.source {
+        None => &[],
+        Some(source) => match &source.body {
+            Body::Values(rows) if is_simple_values(statement, source) => rows,
+            _ => return routed(statement, insert, table),
+        },
     };
-    position.ok_or_else(|| unsupported::tenant_missing(table))
+    if statement.relations.len() > 1 {
+        return Err(unsupported::subqueries_in_values());
+    }
+    let filling = match &insert.source {
+        None => defaults::fill_default_values(statement, &[column]),
+        Some(_) => defaults::fill_values(statement, insert, table, rows, &[column]),
+    };
+    let Some(filling) = filling else {
+        // Too many or too few: Postgres says it of the shell.
+        let columns = defaults::listed(insert, table).len();
+        return match rows.iter().any(|row| row.values.len() != columns) {
+            true => Ok(coordinator(statement.text).into()),
+            false => Err(unsupported::tenant_missing(table)),
+        };
+    };
+    let position = tenant_position(table, insert)?;
+    let family = Family::of_column(column);
+    let mut planned = Vec::with_capacity(filling.rows);
+    for row in rows {
+        let given = position.and_then(|at| row.values.get(at)).filter(|value| !matches!(value, Expr::Default));
+        let tenant = given.map_or(Ok(Operand::Null), |value| given_tenant(family, value, table))?;
+        planned.push(InsertRow { text: statement.slice(&row.at).into(), tenant });
+    }
+    if planned.is_empty() {
+        planned.push(InsertRow { text: "".into(), tenant: Operand::Null });
+    }
+    let rows_at = match rows {
+        [] => vec![statement.end()],
+        rows => rows.iter().map(|row| row.at.start).collect(),
+    };
+    let insert = self::insert(statement, insert, table, rows, planned);
+    Ok(Plan::FilledInsert(FilledInsert { insert, filling, rows_at }))
+}
+
+/// Errors: 22004 for NULL, 0A000 for what is computed.
+fn given_tenant(family: Family, value: &Expr, table: &Table) -> Result<Operand, PgError> {
+    match tenant(family, value) {
+        _ if matches!(value, Expr::Null) => Err(unsupported::tenant_null()),
+        Some(Operand::Null) => Err(unsupported::tenant_null()),
+        Some(operand) => Ok(operand),
+        None => Err(unsupported::tenant_computed(table)),
+    }
 }
 
 fn is_simple_values(statement: &Statement<'_>, source: &tree::Query) -> bool {
@@ -70,8 +131,7 @@ fn values(
     if statement.relations.len() > 1 {
         return match statement.plan_router() {
             Some(router) => Ok(router),
-            None => Err(PgError::unsupported("subqueries are not supported within INSERT queries")
-                .hint("Try rewriting your queries with 'INSERT INTO ... SELECT' syntax.")),
+            None => Err(unsupported::subqueries_in_values()),
         };
     }
     let family = table.distribution_column().map_or(Family::Unsafe, Family::of_column);
@@ -84,34 +144,40 @@ fn values(
         let tenant = match row.values.get(position) {
             // Too few values: Postgres says so, whichever shard is asked.
             None if insert.columns.as_ref().is_some_and(|c| !c.is_empty()) => Operand::Null,
-            None | Some(Expr::Default) => return Err(unsupported::tenant_missing(table)),
-            Some(Expr::Null) => return Err(unsupported::tenant_null()),
-            Some(value) => match tenant(family, value) {
-                Some(Operand::Null) => return Err(unsupported::tenant_null()),
-                Some(operand) => operand,
-                None => return Err(unsupported::tenant_computed(table)),
-            },
+            None | Some(Expr::Default) => return left_to_default(statement, insert, table),
+            Some(value) => given_tenant(family, value, table)?,
         };
         planned.push(InsertRow { text: statement.slice(&row.at).into(), tenant });
     }
-    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+    if planned.is_empty() {
         return Err(unsupported::cannot_analyse("VALUES without rows"));
-    };
+    }
+    Ok(Plan::Insert(self::insert(statement, insert, table, rows, planned)))
+}
+
+fn insert(
+    statement: &Statement<'_>,
+    insert: &tree::Insert,
+    table: &Arc<Table>,
+    rows: &[ValuesRow],
+    planned: Vec<InsertRow>,
+) -> Insert {
+    let end = statement.end();
+    let values = rows.first().map_or(end, |row| row.at.start)..rows.last().map_or(end, |row| row.at.end);
     let part = |range: Range<u32>| {
         let mut pieces = Pieces::new(statement.text, statement.shard_splices());
         pieces.copy(&range);
         pieces.finish()
     };
-    let end = statement.end();
-    Ok(Plan::Insert(Insert {
+    Insert {
         table: table.clone(),
         rows: planned,
         query: statement.sharded(),
-        head: part(0..first.at.start),
-        tail: if end > last.at.end { part(last.at.end..end) } else { Spliced::verbatim("") },
+        head: part(0..values.start),
+        tail: if end > values.end { part(values.end..end) } else { Spliced::verbatim("") },
         returns_rows: insert.returning.is_some(),
         reads_nothing: statement.relations.len() == 1,
-    }))
+    }
 }
 
 /// The tenant's value; unlike in a condition, text that is no integer is an error which the executor finds.
@@ -281,16 +347,19 @@ fn words(
     if statement.relations.iter().any(|r| ends(&r.name).0.at >= source.end) {
         return Err(unsupported::insert_select("a table in ON CONFLICT or RETURNING"));
     }
-    let part = |range: Range<u32>| {
-        let mut pieces = Pieces::new(statement.text, statement.shard_splices());
-        pieces.copy(&range);
-        pieces.finish()
+    let pieces = || Pieces::new(statement.text, statement.shard_splices());
+    let (mut head, mut tail) = (pieces(), pieces());
+    let list_end = insert.columns.iter().flatten().map(|name| name.end()).max();
+    match (tenant_position(table, insert)?, list_end, table.distribution_column()) {
+        // Its default is among the rows.
+        (None, Some(list_end), Some(column)) => head
+            .copy(&(0..list_end))
+            .push(&format!(", {}", quote_identifier(&column.name)))
+            .copy(&(list_end..source.start)),
+        _ => head.copy(&(0..source.start)),
     };
-    Ok(Some(Words {
-        head: part(0..source.start),
-        tail: part(source.end..statement.end()),
-        returns_rows: insert.returning.is_some(),
-    }))
+    tail.copy(&(source.end..statement.end()));
+    Ok(Some(Words { head: head.finish(), tail: tail.finish(), returns_rows: insert.returning.is_some() }))
 }
 
 /// Where the source query stands: from its first token to ON CONFLICT, RETURNING or the end.

@@ -32,6 +32,11 @@ pub(super) fn tenant_missing(table: &Table) -> PgError {
         .detail(format!("Column \"{}\" of table \"{}\" says where the row belongs.", column(table), table.name))
 }
 
+pub(super) fn subqueries_in_values() -> PgError {
+    PgError::unsupported("subqueries are not supported within INSERT queries")
+        .hint("Try rewriting your queries with 'INSERT INTO ... SELECT' syntax.")
+}
+
 pub(super) fn tenant_null() -> PgError {
     PgError::new(SqlState::NULL_VALUE_NOT_ALLOWED, "cannot perform an INSERT with NULL in the partition column")
 }

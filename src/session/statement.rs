@@ -115,6 +115,7 @@ impl Statement {
         match &*self.plan {
             Plan::Scatter(s) => s.returns_rows,
             Plan::Insert(i) => i.returns_rows,
+            Plan::FilledInsert(i) => i.insert.returns_rows,
             Plan::InsertSelect(i) => i.words.as_ref().is_some_and(|words| words.returns_rows),
             Plan::ReferenceWrite(w) => w.returns_rows,
             Plan::FunctionCall(_) | Plan::Explain(_) => true,

@@ -48,6 +48,16 @@ impl Session {
                     Box::pin(scatter::insert(txn, &mut self.client, plan, Request { describe, ..request })).await?;
                 answer::command_complete(&count.tag(), self.client.out());
             }
+            Plan::FilledInsert(plan) => {
+                self.txn().require_atomic().await?;
+                // What is wrong with it is told of the client's text, and before anything is drawn.
+                self.describe_on_coordinator(text, request).await?;
+                let txn = self.transaction.as_mut().expect("there is one now");
+                let describe = request.describe && plan.insert.returns_rows;
+                let request = Request { describe, ..request };
+                let count = Box::pin(scatter::filled_insert(txn, &mut self.client, plan, request)).await?;
+                answer::command_complete(&count.tag(), self.client.out());
+            }
             Plan::InsertSelect(plan) => {
                 let rows = Box::pin(self.insert_select(plan, text, request)).await?;
                 answer::command_complete(&format!("INSERT 0 {rows}"), self.client.out());
@@ -393,7 +403,7 @@ impl Session {
         let columns: Vec<_> = names.iter().map(|c| crate::backend::quote_ident(c)).collect();
         let columns = columns.join(", ");
         let txn = self.txn();
-        let all = reference::stage(txn, &plan.table, &names).await?;
+        let all = staged::stage(txn, &plan.table, &names).await?;
         let source = typed_by_target(&source.render(None), &plan.given);
         let fill = format!("INSERT INTO pg_temp.tenantry_source ({columns}) {source}");
         let participant = txn.join(NodeId::COORDINATOR).await?;
@@ -402,9 +412,11 @@ impl Session {
             txn.failed = true;
             return Err(error);
         }
-        let Some(words) = &plan.words else { return reference::spread(txn, &plan.table, &all).await };
+        let Some(words) = &plan.words else { return staged::spread(txn, &plan.table, &all).await };
         let describe = request.describe && words.returns_rows;
-        let rows = staged::rows(txn, &plan.table, &names).await?;
+        // Without a list, what is not given can't be named.
+        let said = if plan.are_listed { &all } else { &names };
+        let rows = staged::rows(txn, &plan.table, said).await?;
         if rows.is_empty() {
             // No shard is concerned, but the client hears of the columns, and whether ON CONFLICT has an index to go by: a plan tells.
             let bind = request.bind.with_results(false);

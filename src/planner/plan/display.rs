@@ -7,8 +7,8 @@ use std::fmt::{Display, Formatter, Result};
 use crate::sql::{Access, Operand};
 
 use super::{
-    Coordinator, CopyFormat, CopyOptions, CopyOut, DdlAction, Plan, SessionCommand, Shards, TransactionCommand,
-    WriteCommand,
+    Coordinator, CopyFormat, CopyOptions, CopyOut, DdlAction, FilledInsert, Plan, SessionCommand, Shards,
+    TransactionCommand, WriteCommand,
 };
 
 impl Display for Plan {
@@ -36,6 +36,9 @@ impl Display for Plan {
                     write!(f, " tenant={}", row.tenant)?;
                 }
                 if insert.rows.len() > 3 { write!(f, " ...") } else { Ok(()) }
+            }
+            Plan::FilledInsert(FilledInsert { insert, .. }) => {
+                write!(f, "filled_insert table={} rows={}", insert.table.name, insert.rows.len())
             }
             Plan::InsertSelect(insert) => {
                 let words = if insert.words.is_some() { " words" } else { "" };

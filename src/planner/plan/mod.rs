@@ -27,7 +27,8 @@ pub use ddl::{Ddl, DdlAction};
 pub use function_call::{Call, FunctionCall};
 pub use routes::{Combine, Router, Rowset, Scatter, Shards};
 pub use writes::{
-    Filled, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, Words, WriteCommand,
+    Filled, FilledInsert, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, Words,
+    WriteCommand,
 };
 
 pub use crate::sql::QualifiedName;
@@ -48,6 +49,8 @@ pub enum Plan {
     Combine(Combine),
     /// INSERT ... VALUES into a distributed table.
     Insert(Insert),
+    /// The same where the proxy has to draw the distribution column's default.
+    FilledInsert(FilledInsert),
     /// INSERT ... SELECT whose rows are computed first and then routed one by one.
     InsertSelect(InsertSelect),
     /// No distributed table is named: the coordinator runs the text.
@@ -160,7 +163,7 @@ impl Plan {
             Plan::Router(_) => 1,
             Plan::Scatter(_) => 2,
             Plan::Combine(_) => 3,
-            Plan::Insert(_) => 4,
+            Plan::Insert(_) | Plan::FilledInsert(_) => 4,
             Plan::InsertSelect(_) => 5,
             Plan::Coordinator(_) => 6,
             Plan::ReferenceWrite(_) => 7,

@@ -29,6 +29,46 @@ pub struct InsertRow {
     pub tenant: Operand,
 }
 
+/// INSERT ... VALUES that leaves distribution columns to their default: which shard a row belongs to is known once that is drawn.
+#[derive(Debug, Clone)]
+pub struct FilledInsert {
+    /// Without the values that are to be drawn.
+    pub insert: Insert,
+    /// Of the distribution column alone.
+    pub filling: Filling,
+    /// Where each row begins in the statement.
+    pub rows_at: Vec<u32>,
+}
+
+impl FilledInsert {
+    /// With what was drawn for each row; `literals` are the same as SQL.
+    pub fn filled(&self, drawn: &[String], literals: &[String]) -> Insert {
+        let value = |row: usize, _: usize| literals[row].as_str();
+        let places: Vec<Splice> = self.filling.splices(value).collect();
+        // A part of the statement, which begins at `at` there.
+        let part = |text: &Spliced, at: u32| {
+            let len = text.text().len() as u32;
+            let inside = places.iter().filter(|place| place.at >= at && place.at + place.len <= at + len);
+            let moved = inside.map(|place| Splice { at: place.at - at, ..place.clone() });
+            Spliced::new(text.text().clone(), text.splices().iter().cloned().chain(moved).collect())
+        };
+        let rows = self.insert.rows.iter().zip(&self.rows_at).enumerate().map(|(n, (row, at))| InsertRow {
+            text: part(&Spliced::verbatim(&*row.text), *at).render(None).into(),
+            tenant: if self.filling.concerns(n) {
+                Operand::Literal(drawn[n].as_str().into())
+            } else {
+                row.tenant.clone()
+            },
+        });
+        Insert {
+            rows: rows.collect(),
+            query: part(&self.insert.query, 0),
+            head: part(&self.insert.head, 0),
+            ..self.insert.clone()
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct InsertSelect {
     pub table: Arc<Table>,
@@ -134,13 +174,23 @@ pub enum FilledPart {
 impl Filling {
     /// The statement with what `value` says for each row and column.
     pub fn fill<'v>(&self, query: &Spliced, value: impl Fn(usize, usize) -> &'v str) -> Spliced {
-        let filled = self.places.iter().map(|place| {
+        let filled = self.splices(value);
+        Spliced::new(query.text().clone(), query.splices().iter().cloned().chain(filled).collect())
+    }
+
+    fn splices<'v>(&self, value: impl Fn(usize, usize) -> &'v str) -> impl Iterator<Item = Splice> {
+        self.places.iter().map(move |place| {
             let parts = place.parts.iter().map(|part| match part {
                 FilledPart::Text(text) => text,
                 FilledPart::Value { row, column } => value(*row, *column),
             });
             Splice { at: place.at, len: place.len, with: With::Fixed(parts.collect::<String>().into()) }
-        });
-        Spliced::new(query.text().clone(), query.splices().iter().cloned().chain(filled).collect())
+        })
+    }
+
+    /// Does the row get a value?
+    fn concerns(&self, wanted: usize) -> bool {
+        let parts = self.places.iter().flat_map(|place| &place.parts);
+        parts.into_iter().any(|part| matches!(part, FilledPart::Value { row, .. } if *row == wanted))
     }
 }
