@@ -365,7 +365,10 @@ fn a_taken_port_is_refused_by_name() {
 fn metrics_and_health_are_pages() {
     let ports = support::ports::PortRange::reserve();
     let port = ports.first.to_string();
-    let cluster = Cluster::start_with(1, &["--admin-port", &port]);
+    let cluster = Cluster::start_with(1, &["--admin-port", &port, "--admin-token", "open sesame"]);
+    let two = "POST /api/cluster HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 14\r\n";
+    let asked = http(ports.first, &format!("{two}Authorization: Bearer open sesame\r\n\r\n{{\"workers\": 2}}"));
+    assert!(asked.starts_with("HTTP/1.1 202"), "{asked}");
     assert!(page(ports.first, "/healthz").ends_with("ok\n"));
     assert!(page(ports.first, "/readyz").starts_with("HTTP/1.1 200"));
     assert!(page(ports.first, "/metrics").starts_with("HTTP/1.1 200"));

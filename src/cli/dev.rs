@@ -40,6 +40,9 @@ pub struct Dev {
     /// Serve metrics and health over HTTP on this port.
     #[arg(long)]
     admin_port: Option<u16>,
+    /// Who shows it there as a bearer token may change the number of workers; without it nobody may.
+    #[arg(long, requires = "admin_port")]
+    admin_token: Option<String>,
     /// What is logged to the standard error stream: a level, or levels by module.
     ///
     /// The default leaves out the connection pool, which complains of servers that were removed on purpose.
@@ -83,6 +86,7 @@ impl Dev {
         })?;
         file.coordinator.port = Ports(vec![port]);
         file.admin.port = self.admin_port;
+        file.admin.token = self.admin_token.clone();
         file.admin.users = vec!["postgres".to_owned()];
         file.log.filter = self.log.clone();
         file.listen.stop_timeout = Time(STOP_TIMEOUT);
