@@ -106,7 +106,7 @@ impl Client {
         traffic: Arc<Traffic>,
     ) -> Self {
         Self {
-            reader: Reader::new(limits.dead_after),
+            reader: Reader::default(),
             stream,
             read,
             has_more: false,
@@ -346,7 +346,11 @@ impl Client {
         }
         self.read.reserve(room);
         let received = if self.read.is_empty() {
-            self.read_beside_answers().await?
+            match self.reader.is_slow() {
+                // Boxed: of a client at rest nothing of it is there.
+                true => Box::pin(self.read_beside_answers()).await?,
+                false => self.stream.read_buf(&mut self.read).await?,
+            }
         } else {
             let deadline = self.frame_deadline()?;
             let late = || PgError::fatal(SqlState::PROTOCOL_VIOLATION, LATE);
@@ -360,7 +364,7 @@ impl Client {
     /// Reads; a client that may be short of room is looked after meanwhile.
     async fn read_beside_answers(&mut self) -> Result<usize> {
         while self.reader.is_slow() {
-            if !self.reader.look(self.stream.socket(), self.limits.reader_timeout)? {
+            if !self.reader.look(self.stream.socket(), &self.limits)? {
                 return Err(lost(UNREAD));
             }
             if let Ok(received) = timer::timeout(LOOK_EVERY, self.stream.read_buf(&mut self.read)).await {
