@@ -63,9 +63,7 @@ pub struct Client {
     out: BytesMut,
     /// A frame was begun that can't be completed: whatever followed would be read as a part of it.
     torn: bool,
-    /// How often `out` has left: what was answered before cannot be taken back.
-    flushes: u64,
-    /// Bytes that have left.
+    /// Bytes that have left, or are about to: what was answered before cannot be taken back.
     sent: u64,
     /// Shared: of ten thousand clients.
     limits: Arc<ClientLimits>,
@@ -93,7 +91,7 @@ pub struct Client {
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     len: usize,
-    flushes: u64,
+    sent: u64,
 }
 
 impl Client {
@@ -112,7 +110,6 @@ impl Client {
             has_more: false,
             out: BytesMut::new(),
             torn: false,
-            flushes: 0,
             sent: 0,
             limits,
             kept: 0,
@@ -169,12 +166,12 @@ impl Client {
     }
 
     pub fn mark(&self) -> Mark {
-        Mark { len: self.out.len(), flushes: self.flushes }
+        Mark { len: self.out.len(), sent: self.sent }
     }
 
     /// Takes back everything answered since `mark`. False when some of it has left already.
     pub fn rewind(&mut self, mark: Mark) -> bool {
-        let possible = mark.flushes == self.flushes;
+        let possible = mark.sent == self.sent;
         if possible {
             self.out.truncate(mark.len);
             self.heard.clear();
@@ -205,10 +202,10 @@ impl Client {
             return Err(lost("an answer broke off in the middle of a row"));
         }
         if !self.out.is_empty() {
-            self.flushes += 1;
+            self.sent += self.out.len() as u64;
             // Until all of it is out, what follows would be read as a part of it.
             self.torn = true;
-            self.reader.note_answer(self.stream.socket(), self.out.len());
+            self.reader.note_answer(self.stream.socket(), self.sent, self.out.len() as u64);
             // Most often the socket takes it all.
             let mut sent = self.stream.send_at_once(&self.out).transpose()?.unwrap_or(0);
             while sent < self.out.len() {
@@ -222,7 +219,6 @@ impl Client {
             }
             self.torn = false;
             self.traffic.sent.add(self.out.len() as u64);
-            self.sent += self.out.len() as u64;
             self.out.clear();
         }
         Ok(())

@@ -16,30 +16,26 @@ use super::ClientLimits;
 use crate::error::Result;
 use crate::transport::unacknowledged;
 
-/// What a client's socket takes in any case while its client reads nothing.
-const ROOM: u32 = 32 * 1024;
+/// A client's socket takes twice as much in any case while its client reads nothing. Unit: bytes.
+const HALF_ROOM: u64 = 16 * 1024;
 
 /// How much of its answers a client may not have taken.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// Unit: bytes.
-    unread: u32,
     /// It may be short of room: since when it has not acknowledged more, and how much is missing. Few are, of many clients.
     slow: Option<Box<(Instant, usize)>>,
 }
 
 impl Reader {
-    /// So many bytes are to be sent to it.
-    pub fn note_answer(&mut self, socket: &impl AsFd, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.unread = self.unread.saturating_add(bytes);
-        if self.unread <= ROOM || self.slow.is_some() {
+    /// So many bytes are to be sent to it, with which they are `sent` in all.
+    pub fn note_answer(&mut self, socket: &impl AsFd, sent: u64, bytes: u64) {
+        // Up to the next look as much is added as may be unread at this one.
+        let is_time = sent / HALF_ROOM != (sent - bytes) / HALF_ROOM;
+        if !is_time || self.slow.is_some() {
             return;
         }
-        if unacknowledged(socket).is_ok_and(|bytes| bytes == 0) {
-            self.unread = bytes;
-        }
-        if self.unread > ROOM && SockRef::from(socket).set_tcp_user_timeout(None).is_ok() {
+        let unread = unacknowledged(socket).map_or(u64::MAX, |before| (before as u64).saturating_add(bytes));
+        if unread > HALF_ROOM && SockRef::from(socket).set_tcp_user_timeout(None).is_ok() {
             self.slow = Some(Box::new((Instant::now(), 0)));
         }
     }
@@ -58,7 +54,7 @@ impl Reader {
         match unacknowledged(socket)? {
             0 => {
                 SockRef::from(socket).set_tcp_user_timeout(Some(limits.dead_after))?;
-                (self.unread, self.slow) = (0, None);
+                self.slow = None;
             }
             still if still == *missing => return Ok(since.elapsed() < limits.reader_timeout),
             still => (*since, *missing) = (Instant::now(), still),

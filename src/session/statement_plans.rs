@@ -14,8 +14,8 @@ use crate::operations::create_distributed_table::SHARD_COUNT_DEFAULT;
 use crate::operations::ddl;
 use crate::operations::mover::{MOVES_PER_NODE, Notice};
 use crate::planner::{
-    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FunctionCall, Given, InsertSelect,
-    MOVES_PER_NODE_SETTING, Plan, Rowset, Sequences, Shards,
+    Combine, Coordinator, CopyOptions, CopyOut, Ddl, DdlAction, Explain, FilledInsert, FunctionCall, Given,
+    InsertSelect, MOVES_PER_NODE_SETTING, Plan, Rowset, Sequences, Shards,
 };
 use crate::shard_map::NodeId;
 use crate::sql::{Access, Splice, Spliced, With};
@@ -48,16 +48,7 @@ impl Session {
                     Box::pin(scatter::insert(txn, &mut self.client, plan, Request { describe, ..request })).await?;
                 answer::command_complete(&count.tag(), self.client.out());
             }
-            Plan::FilledInsert(plan) => {
-                self.txn().require_atomic().await?;
-                // What is wrong with it is told of the client's text, and before anything is drawn.
-                self.describe_on_coordinator(text, request).await?;
-                let txn = self.transaction.as_mut().expect("there is one now");
-                let describe = request.describe && plan.insert.returns_rows;
-                let request = Request { describe, ..request };
-                let count = Box::pin(scatter::filled_insert(txn, &mut self.client, plan, request)).await?;
-                answer::command_complete(&count.tag(), self.client.out());
-            }
+            Plan::FilledInsert(plan) => Box::pin(self.filled_insert(plan, text, request)).await?,
             Plan::InsertSelect(plan) => {
                 let rows = Box::pin(self.insert_select(plan, text, request)).await?;
                 answer::command_complete(&format!("INSERT 0 {rows}"), self.client.out());
@@ -385,6 +376,17 @@ impl Session {
             let text = format!("{value} is outside the valid range for parameter \"{MOVES_PER_NODE_SETTING}\" {range}");
             PgError::new(SqlState::INVALID_PARAMETER_VALUE, text)
         })
+    }
+
+    async fn filled_insert(&mut self, plan: &FilledInsert, text: &str, request: Request<'_>) -> Result<()> {
+        self.txn().require_atomic().await?;
+        // What is wrong with it is told of the client's text, and before anything is drawn.
+        self.describe_on_coordinator(text, request).await?;
+        let txn = self.transaction.as_mut().expect("there is one now");
+        let describe = request.describe && plan.insert.returns_rows;
+        let count = scatter::filled_insert(txn, &mut self.client, plan, Request { describe, ..request }).await?;
+        answer::command_complete(&count.tag(), self.client.out());
+        Ok(())
     }
 
     /// INSERT ... SELECT: the rows are computed into a table of the target's columns, then routed one by one.
