@@ -98,7 +98,7 @@ fn refuse_columns(text: &str, tokens: &[Token], calls: &[Call], ctx: &Context<'_
             return Err(PgError::unsupported(format!("arguments of function {} cannot be columns", call.name))
                 .detail("They are evaluated once, before the statement reads any row.")
                 .hint(format!(
-                    "Write a call for each row, as psql does with SELECT format('SELECT {}(%L, ...)', ...) FROM ... \\gexec",
+                    "For one value, {0}((SELECT ...)). Else write a call for each row, as psql does with SELECT format('SELECT {0}(%L, ...)', ...) FROM ... \\gexec",
                     call.name
                 )));
         }
