@@ -275,14 +275,14 @@ pub const SERVER_KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
 /// What the proxy's own connections ask for besides: they work, and wait for work, for as long as they have to, whatever their
-/// role, database or server has for a default.
-pub const OWN_DEFAULTS: [(&str, &str); 7] = [
+/// role, database or server has for a default. Not `default_transaction_read_only`: a server that is to take no writes, for want of room
+/// for one, gets none.
+pub const OWN_DEFAULTS: [(&str, &str); 6] = [
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),
     ("default_transaction_isolation", "read committed"),
-    ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
 ];
 
