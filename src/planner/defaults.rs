@@ -232,7 +232,8 @@ fn elements(tokens: &[Token], list: &Range<u32>) -> Vec<Range<u32>> {
     let mut elements = Vec::new();
     let (mut depth, mut first): (i32, Option<u32>) = (0, None);
     let mut last = list.start;
-    for token in tokens.iter().filter(|t| t.start >= list.start && t.end <= list.end) {
+    let begin = tokens.partition_point(|t| t.start < list.start);
+    for token in tokens[begin..].iter().take_while(|t| t.end <= list.end) {
         let opens = token.is_punct(b'(') || token.is_punct(b'[');
         let closes = token.is_punct(b')') || token.is_punct(b']');
         depth += i32::from(opens) - i32::from(closes);

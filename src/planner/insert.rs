@@ -102,7 +102,7 @@ fn left_to_default(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc
         [] => vec![statement.end()],
         rows => rows.iter().map(|row| row.at.start).collect(),
     };
-    let insert = self::insert(statement, insert, table, rows, planned);
+    let insert = with_rows(statement, insert, table, rows, planned);
     Ok(Plan::FilledInsert(FilledInsert { insert, filling, rows_at }))
 }
 
@@ -152,10 +152,11 @@ fn values(
     if planned.is_empty() {
         return Err(unsupported::cannot_analyse("VALUES without rows"));
     }
-    Ok(Plan::Insert(self::insert(statement, insert, table, rows, planned)))
+    Ok(Plan::Insert(with_rows(statement, insert, table, rows, planned)))
 }
 
-fn insert(
+/// The whole statement and its parts around the rows, which were planned as these.
+fn with_rows(
     statement: &Statement<'_>,
     insert: &tree::Insert,
     table: &Arc<Table>,

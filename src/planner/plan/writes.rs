@@ -44,21 +44,20 @@ impl FilledInsert {
     /// With what was drawn for each row; `literals` are the same as SQL.
     pub fn filled(&self, drawn: &[String], literals: &[String]) -> Insert {
         let value = |row: usize, _: usize| literals[row].as_str();
-        let places: Vec<Splice> = self.filling.splices(value).collect();
+        let mut places: Vec<Splice> = self.filling.splices(value).collect();
+        places.sort_by_key(|place| place.at);
         // A part of the statement, which begins at `at` there.
         let part = |text: &Spliced, at: u32| {
-            let len = text.text().len() as u32;
-            let inside = places.iter().filter(|place| place.at >= at && place.at + place.len <= at + len);
+            let end = at + text.text().len() as u32;
+            let first = places.partition_point(|place| place.at < at);
+            let inside = places[first..].iter().take_while(|place| place.at + place.len <= end);
             let moved = inside.map(|place| Splice { at: place.at - at, ..place.clone() });
             Spliced::new(text.text().clone(), text.splices().iter().cloned().chain(moved).collect())
         };
+        let is_drawn = self.filling.concerned();
         let rows = self.insert.rows.iter().zip(&self.rows_at).enumerate().map(|(n, (row, at))| InsertRow {
             text: part(&Spliced::verbatim(&*row.text), *at).render(None).into(),
-            tenant: if self.filling.concerns(n) {
-                Operand::Literal(drawn[n].as_str().into())
-            } else {
-                row.tenant.clone()
-            },
+            tenant: if is_drawn[n] { Operand::Literal(drawn[n].as_str().into()) } else { row.tenant.clone() },
         });
         Insert {
             rows: rows.collect(),
@@ -188,9 +187,14 @@ impl Filling {
         })
     }
 
-    /// Does the row get a value?
-    fn concerns(&self, wanted: usize) -> bool {
-        let parts = self.places.iter().flat_map(|place| &place.parts);
-        parts.into_iter().any(|part| matches!(part, FilledPart::Value { row, .. } if *row == wanted))
+    /// Which rows get a value.
+    fn concerned(&self) -> Vec<bool> {
+        let mut concerned = vec![false; self.rows];
+        for part in self.places.iter().flat_map(|place| &place.parts) {
+            if let FilledPart::Value { row, .. } = part {
+                concerned[*row] = true;
+            }
+        }
+        concerned
     }
 }
