@@ -30,7 +30,10 @@ fn new_tenants_get_ids_of_their_own_while_shards_move() {
         })
         .collect();
     let stop = Stop::default();
-    let insert = "INSERT INTO firms (name) VALUES ($1), ($1 || '+') RETURNING id";
+    let inserts = [
+        "INSERT INTO firms (name) VALUES ($1), ($1 || '+') RETURNING id",
+        "INSERT INTO firms (id, name) VALUES (nextval('firms_id_seq'), $1), (DEFAULT, $1 || '+') RETURNING id",
+    ];
     let given: Vec<String> = std::thread::scope(|scope| {
         let writers: Vec<_> = [0, 1]
             .map(|proxy| {
@@ -40,7 +43,7 @@ fn new_tenants_get_ids_of_their_own_while_shards_move() {
                     let mut given = Vec::new();
                     for n in 0.. {
                         let name = format!("{proxy}-{n}");
-                        let said = client.run_prepared("", insert, &[Some(&name)]);
+                        let said = client.run_prepared("", inserts[proxy], &[Some(&name)]);
                         let ids = said.split(' ').filter_map(|word| word.strip_prefix("D(")?.strip_suffix(')'));
                         given.extend(ids.map(str::to_owned));
                         assert_eq!(given.len(), 2 * (n + 1), "{said}");

@@ -443,12 +443,15 @@ fn what_shards_could_not_follow_is_refused(served: &Served) {
         ("ALTER TABLE own ALTER COLUMN id SET GENERATED ALWAYS", "ALTER COLUMN of an identity"),
         ("ALTER TABLE own ALTER id RESTART", "ALTER COLUMN of an identity"),
         ("INSERT INTO own (tenant, id) OVERRIDING USER VALUE VALUES (1, 11)", "cannot"),
-        ("INSERT INTO own VALUES (1, nextval('own_id_seq'))", "0A000"),
+        ("UPDATE own SET id = nextval('own_id_seq') WHERE tenant = 1", "0A000"),
     ] {
         let error = psql_error(&served.dsn(0), sql);
         assert!(error.contains(words), "{sql}: {error}");
     }
     assert_eq!(served.psql("INSERT INTO own OVERRIDING SYSTEM VALUE VALUES (1, 12) RETURNING id"), "12");
+    let drawn =
+        served.psql("INSERT INTO own VALUES (1, DEFAULT), (1, nextval('own_id_seq')), (3, DEFAULT) RETURNING id");
+    assert_eq!(drawn.lines().collect::<HashSet<_>>().len(), 3, "drawn by shards and on the coordinator: {drawn}");
     served.psql("CREATE TABLE strict (tenant int, id int GENERATED ALWAYS AS IDENTITY, note text)");
     served.psql("SELECT create_distributed_table('strict', 'tenant')");
     for sql in [

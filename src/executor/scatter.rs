@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
+use super::defaults::{self, Drawn, Value};
 use super::object_ids::Forms;
 use super::relay::{Routed, in_the_users_terms, names_moved_shard, of_gone_copy};
-use super::{Client, Executor, Participant, Transaction, Use, defaults};
-use crate::backend::{BROKEN_ROW, Row, Server};
+use super::{Client, Executor, Participant, Transaction, Use};
+use crate::backend::{BROKEN_ROW, Server};
 use crate::error::{PgError, Result, SqlState};
 use crate::planner::{FilledInsert, Insert, Scatter};
 use crate::shard_map::{ColocationGroup, NodeId, ShardGroupId};
@@ -237,18 +238,32 @@ pub async fn insert(txn: &mut Transaction, client: &mut Client, plan: &Insert, r
     Ok(count)
 }
 
-/// Runs a `FilledInsert` plan. Errors: 22004 where the distribution column's default is NULL.
+/// Runs a `FilledInsert` plan. Errors: 22004 where the distribution column gets NULL.
 pub async fn filled_insert(
     txn: &mut Transaction,
     client: &mut Client,
     plan: &FilledInsert,
     request: Request<'_>,
 ) -> Result<Count> {
-    let drawn = defaults::draw(txn, &plan.insert.table, &plan.filling).await?;
-    let first = |row: Row| row.into_iter().next().flatten().ok_or_else(null_tenant);
-    let tenants = drawn.values.into_iter().map(first).collect::<Result<Vec<String>>>()?;
-    let literals: Vec<String> = drawn.literals.into_iter().flatten().collect();
-    insert(txn, client, &plan.filled(&tenants, &literals), request).await
+    let table = &plan.insert.table;
+    let mut tenants = vec![None; plan.insert.rows.len()];
+    let mut drawn = Vec::new();
+    if !plan.filling.places.is_empty() {
+        let Drawn { values, literals } = defaults::draw(txn, table, &plan.filling).await?;
+        for (row, _) in plan.filling.concerned().into_iter().enumerate().filter(|(_, is_drawn)| *is_drawn) {
+            tenants[row] = Some(values[row].first().cloned().flatten().ok_or_else(null_tenant)?);
+        }
+        drawn = literals.into_iter().map(|row| row.into_iter().next().unwrap_or_default()).collect();
+    }
+    let values = defaults::compute(txn, table, &plan.computed).await?;
+    let mut literals = Vec::with_capacity(values.len());
+    for (computed, Value { literal, stored }) in plan.computed.iter().zip(values) {
+        if computed.is_tenant {
+            tenants[computed.row] = Some(stored.ok_or_else(null_tenant)?);
+        }
+        literals.push(literal);
+    }
+    insert(txn, client, &plan.filled(tenants, &drawn, &literals), request).await
 }
 
 /// What RETURNING gave, in the order of the VALUES, because applications match it with what they sent. Where a shard

@@ -90,7 +90,7 @@ pub async fn create_distributed_table(txn: &mut Transaction, request: Request) -
         };
         register(txn, member, &column.name, colocation, &ids, &group_ids).await?;
     }
-    sequences::prepare(txn, family.definitions()).await?;
+    sequences::prepare(txn, family.definitions(), &column.name).await?;
     let schema_exists = map.tables_of(colocation).iter().any(|t| t.schema == definition.schema);
     let map = txn.reload_map().await?;
     let table = map.table_by_oid(request.table).cloned().ok_or_else(|| {

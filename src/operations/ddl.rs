@@ -343,7 +343,8 @@ async fn draw_from_sequence(txn: &mut Transaction, ddl: &Ddl) -> Result<()> {
     }
     let mut drawing = now.clone();
     drawing.columns = now.columns_that_draw_anew(&old).cloned().collect();
-    sequences::prepare(txn, std::iter::once(&drawing)).await?;
+    let column = table.distribution_column().map_or("", |column| &column.name);
+    sequences::prepare(txn, std::iter::once(&drawing), column).await?;
     let groups = after.colocation(table.colocation).map(|c| c.shard_groups.clone()).unwrap_or_default();
     let mut work: BTreeMap<NodeId, String> = BTreeMap::new();
     for group in groups {

@@ -151,7 +151,7 @@ pub async fn adopt(txn: &mut Transaction, table: &Table) -> Result<usize> {
     };
     let family = Family::read(txn, table.oid).await?;
     let new: Vec<_> = family.definitions().filter(|d| map.table_by_oid(d.oid()).is_none()).collect();
-    sequences::prepare(txn, new.iter().copied()).await?;
+    sequences::prepare(txn, new.iter().copied(), &column.name).await?;
     for definition in &new {
         check_schema(definition, &table.schema)?;
         let intent = Intent::Distributed { column: &column.name, colocation: table.colocation };

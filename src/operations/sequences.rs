@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Blocks belong to a server, not to a shard: one that has moved draws from those of its new server, and nothing has to
-//! move with it. How a draw is safe against everything that goes on meanwhile is told in `next_value.sql`.
+//! move with it. What only distribution columns draw is drawn on the coordinator, whole: of that nothing is lent unless a shard asks.
+//! How a draw is safe against everything that goes on meanwhile is told in `next_value.sql`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, Row};
 
 use super::table_definition::{Sequence, TableDefinition};
 use crate::catalog::quote::literal;
@@ -20,12 +21,16 @@ use crate::executor::Transaction;
 use crate::planner::Sequences;
 use crate::shard_map::NodeId;
 
-/// Makes sure that every worker can draw from the sequences of these tables, before they have shards. What workers had
-/// been lent of them is not used any more.
+/// Makes sure that every worker can draw from the sequences of these tables, which are distributed by `column`, before they have
+/// shards. What workers had been lent of them is not used any more.
 ///
 /// The first values are drawn in the client's transaction: nobody else may see the sequence yet.
-pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &TableDefinition>) -> Result<()> {
-    let sequences = sequences_of(definitions);
+pub async fn prepare(
+    txn: &mut Transaction,
+    definitions: impl Iterator<Item = &TableDefinition>,
+    column: &str,
+) -> Result<()> {
+    let sequences = sequences_of(definitions, column);
     if sequences.is_empty() {
         return Ok(());
     }
@@ -35,8 +40,8 @@ pub async fn prepare(txn: &mut Transaction, definitions: impl Iterator<Item = &T
     for worker in map.active_workers() {
         let address = Address { host: worker.host.clone(), port: worker.port };
         let mut client = connect(txn.executor.catalog.settings(), &address).await?;
-        for sequence in &sequences {
-            prepare_worker(txn, &mut client, sequence).await?;
+        for drawn in &sequences {
+            prepare_worker(txn, &mut client, drawn).await?;
         }
     }
     Ok(())
@@ -48,17 +53,37 @@ fn lock() -> String {
     format!("SELECT pg_catalog.pg_advisory_xact_lock({LOCK}, 0)")
 }
 
-/// Each once.
-fn sequences_of<'a>(definitions: impl Iterator<Item = &'a TableDefinition>) -> Vec<Sequence> {
-    let mut sequences: Vec<_> = definitions.flat_map(|d| &d.columns).filter_map(|c| c.sequence.clone()).collect();
-    sequences.sort_by_key(|sequence| sequence.oid);
-    sequences.dedup_by_key(|sequence| sequence.oid);
-    sequences
+/// What tables draw from.
+struct Drawn {
+    sequence: Sequence,
+    /// By columns other than those that tables are distributed by.
+    by_shards: bool,
 }
 
-async fn prepare_worker(txn: &mut Transaction, worker: &mut Client, sequence: &Sequence) -> Result<()> {
+impl Drawn {
+    /// How many blocks workers are lent beyond the one that they draw from, before they ask.
+    fn ahead(&self) -> i64 {
+        if self.by_shards { 1 } else { NOT_EVEN_ONE }
+    }
+}
+
+/// Each once.
+fn sequences_of<'a>(definitions: impl Iterator<Item = &'a TableDefinition>, column: &str) -> Vec<Drawn> {
+    let mut sequences: BTreeMap<u32, Drawn> = BTreeMap::new();
+    for drawing in definitions.flat_map(|definition| &definition.columns) {
+        if let Some(sequence) = &drawing.sequence {
+            let new = || Drawn { sequence: sequence.clone(), by_shards: false };
+            sequences.entry(sequence.oid).or_insert_with(new).by_shards |= drawing.name != column;
+        }
+    }
+    sequences.into_values().collect()
+}
+
+async fn prepare_worker(txn: &mut Transaction, worker: &mut Client, drawn: &Drawn) -> Result<()> {
+    let Drawn { sequence, by_shards } = drawn;
     let mut firsts = Vec::new();
-    for _ in 0..ATTEMPTS_MAX {
+    let attempts = if *by_shards { ATTEMPTS_MAX } else { 0 };
+    for _ in 0..attempts {
         let rows = txn.query(NodeId::COORDINATOR, &draws(sequence.oid, BLOCK)).await?;
         let values: Vec<i64> = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
         firsts = whole_blocks(&values, sequence.step);
@@ -84,19 +109,24 @@ pub async fn lend(catalog: &Catalog, node: NodeId, oid: u32, ahead: i64) -> Resu
     // Before the transaction that distributes a table commits, the worker alone knows that shards draw.
     let is_there = format!("SELECT to_regclass('tenantry.lent_{oid}_counter') IS NOT NULL");
     let is_there: bool = worker.query_one(&is_there, &[]).await.map_err(pg_error)?.try_get(0).map_err(pg_error)?;
-    if !is_there && !drawn(&**coordinator).await?.iter().any(|(drawn, _)| *drawn == oid) {
+    if !is_there && !drawn(&**coordinator).await?.iter().any(|drawn| drawn.sequence.oid == oid) {
         return Err(PgError::new(SqlState::UNDEFINED_OBJECT, format!("no shard draws from sequence {oid}")));
     }
     lend_to(&**coordinator, &mut worker, oid, ahead).await
 }
 
-/// Sequences that distributed tables draw from, with their names.
-async fn drawn(coordinator: &impl GenericClient) -> Result<Vec<(u32, String)>> {
-    let sql = "SELECT DISTINCT d.sequence, c.relname::text FROM tenantry.distributed_table t \
-               CROSS JOIN LATERAL tenantry.drawn_sequences(t.logicalrelid) d JOIN pg_class c ON c.oid = d.sequence \
-               WHERE t.partmethod = 'h' ORDER BY d.sequence";
+/// What distributed tables draw from.
+async fn drawn(coordinator: &impl GenericClient) -> Result<Vec<Drawn>> {
+    let sql = "SELECT q.seqrelid, c.relname::text, q.seqincrement, bool_or(d.attnum <> t.partkey) \
+               FROM tenantry.distributed_table t CROSS JOIN LATERAL tenantry.drawn_sequences(t.logicalrelid) d \
+               JOIN pg_class c ON c.oid = d.sequence JOIN pg_sequence q ON q.seqrelid = c.oid \
+               WHERE t.partmethod = 'h' GROUP BY q.seqrelid, c.relname, q.seqincrement ORDER BY q.seqrelid";
     let rows = coordinator.query(sql, &[]).await.map_err(pg_error)?;
-    rows.iter().map(|row| Ok((row.try_get(0).map_err(pg_error)?, row.try_get(1).map_err(pg_error)?))).collect()
+    let read = |row: &Row| {
+        let sequence = Sequence { oid: row.try_get(0)?, name: row.try_get(1)?, step: row.try_get(2)? };
+        Ok(Drawn { sequence, by_shards: row.try_get(3)? })
+    };
+    rows.iter().map(|row| read(row).map_err(pg_error)).collect()
 }
 
 /// Sequences were set anew: what workers have been lent of them is not used any more. Workers are asked only where one of
@@ -104,8 +134,8 @@ async fn drawn(coordinator: &impl GenericClient) -> Result<Vec<(u32, String)>> {
 pub async fn discard(catalog: &Catalog, which: &Sequences) -> Result<()> {
     let coordinator = checkout(catalog.pool()).await?;
     let mut lent = drawn(&**coordinator).await?;
-    lent.retain(|(_, name)| match which {
-        Sequences::Named(names) => names.contains(name),
+    lent.retain(|drawn| match which {
+        Sequences::Named(names) => names.contains(&drawn.sequence.name),
         Sequences::Any => true,
     });
     if lent.is_empty() {
@@ -113,7 +143,7 @@ pub async fn discard(catalog: &Catalog, which: &Sequences) -> Result<()> {
     }
     for node in catalog.map().active_workers() {
         let mut worker = catalog.client(node.id).await?;
-        for (oid, _) in &lent {
+        for Drawn { sequence: Sequence { oid, .. }, .. } in &lent {
             let loan = begin(&mut worker, *oid, None).await?;
             if State::read(&loan, *oid).await?.is_there {
                 loan.execute("SELECT tenantry.discard_lent($1)", &[oid]).await.map_err(pg_error)?;
@@ -164,7 +194,7 @@ pub async fn forget_unused(catalog: &Catalog) -> Result<usize> {
     }
     let mut pooled = checkout(catalog.pool()).await?;
     let coordinator: &mut Client = &mut pooled;
-    let is_unused = |drawn: &[(u32, String)], oid: &u32| drawn.iter().all(|(other, _)| other != oid);
+    let is_unused = |drawn: &[Drawn], oid: &u32| drawn.iter().all(|other| other.sequence.oid != *oid);
     let drawn_now = drawn(coordinator).await?;
     lent.iter_mut().for_each(|(_, oids)| oids.retain(|oid| is_unused(&drawn_now, oid)));
     lent.retain(|(_, oids)| !oids.is_empty());
@@ -205,22 +235,26 @@ async fn lent_to(worker: &impl GenericClient) -> Result<Vec<u32>> {
 
 /// Makes sure that a server can draw from all sequences that it may have to: it is about to become a worker.
 pub async fn prepare_server(coordinator: &Client, server: &mut Client) -> Result<()> {
-    for (oid, _) in drawn(coordinator).await? {
-        lend_to(coordinator, server, oid, 1).await?;
+    for drawn in drawn(coordinator).await? {
+        lend_to(coordinator, server, drawn.sequence.oid, drawn.ahead()).await?;
     }
     Ok(())
 }
 
 /// As `prepare`, for tables that are committed.
-pub async fn prepare_committed(catalog: &Catalog, definitions: impl Iterator<Item = &TableDefinition>) -> Result<()> {
+pub async fn prepare_committed(
+    catalog: &Catalog,
+    definitions: impl Iterator<Item = &TableDefinition>,
+    column: &str,
+) -> Result<()> {
     let map = catalog.map();
     let mut pooled = checkout(catalog.pool()).await?;
     let coordinator: &mut Client = &mut pooled;
     let coordinator = coordinator.transaction().await.map_err(pg_error)?;
     coordinator.batch_execute(&lock()).await.map_err(pg_error)?;
-    for sequence in sequences_of(definitions) {
+    for drawn in sequences_of(definitions, column) {
         for worker in map.active_workers() {
-            lend_to(&coordinator, &mut *catalog.client(worker.id).await?, sequence.oid, 1).await?;
+            lend_to(&coordinator, &mut *catalog.client(worker.id).await?, drawn.sequence.oid, drawn.ahead()).await?;
         }
     }
     coordinator.commit().await.map_err(pg_error)
@@ -387,6 +421,8 @@ impl State {
 /// As in `next_value.sql`.
 const BLOCK: i64 = 256;
 const SLOTS: i64 = 8;
+/// Beyond the block that a worker draws from: without it either.
+const NOT_EVEN_ONE: i64 = -1;
 const NO_MORE: i64 = -i64::MAX;
 const FUNCTIONS: &str = include_str!("next_value.sql");
 /// The most blocks that a worker can be lent beyond the one that it draws from.

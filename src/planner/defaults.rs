@@ -228,7 +228,7 @@ pub(super) fn fill_values(
 }
 
 /// Where the elements of a parenthesized list stand.
-fn elements(tokens: &[Token], list: &Range<u32>) -> Vec<Range<u32>> {
+pub(super) fn elements(tokens: &[Token], list: &Range<u32>) -> Vec<Range<u32>> {
     let mut elements = Vec::new();
     let (mut depth, mut first): (i32, Option<u32>) = (0, None);
     let mut last = list.start;

@@ -17,7 +17,8 @@ use super::modify::refuse_tenant_change;
 use super::names::{coordinator, quote_identifier};
 use super::statement::{Pieces, Statement, ends, is_row_expression};
 use super::{
-    FilledInsert, Given, Insert, InsertRow, InsertSelect, Plan, Scatter, Words, defaults, pull, query, unsupported,
+    FilledInsert, Filling, Given, Insert, InsertRow, InsertSelect, Plan, Scatter, Words, computed, defaults, pull,
+    query, unsupported,
 };
 
 pub(super) fn plan(statement: &Statement<'_>, insert: &tree::Insert) -> Result<Plan, PgError> {
@@ -89,10 +90,12 @@ fn left_to_default(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc
     };
     let position = tenant_position(table, insert)?;
     let family = Family::of_column(column);
+    let is_known = |value: &Expr| matches!(value, Expr::Default) || is_known(family, value);
+    let computed = computed::values_of(statement, table, rows, position, is_known)?;
     let mut planned = Vec::with_capacity(filling.rows);
     for row in rows {
         let given = position.and_then(|at| row.values.get(at)).filter(|value| !matches!(value, Expr::Default));
-        let tenant = given.map_or(Ok(Operand::Null), |value| given_tenant(family, value, table))?;
+        let tenant = given.map_or(Ok(Operand::Null), |value| given_tenant(family, value))?;
         planned.push(InsertRow { text: statement.slice(&row.at).into(), tenant });
     }
     if planned.is_empty() {
@@ -103,20 +106,23 @@ fn left_to_default(statement: &Statement<'_>, insert: &tree::Insert, table: &Arc
         rows => rows.iter().map(|row| row.at.start).collect(),
     };
     let insert = with_rows(statement, insert, table, rows, planned);
-    Ok(Plan::FilledInsert(FilledInsert { insert, filling, rows_at }))
+    Ok(Plan::FilledInsert(FilledInsert { insert, filling, rows_at, computed }))
 }
 
-/// Errors: 22004 for NULL, 0A000 for what is computed.
-fn given_tenant(family: Family, value: &Expr, table: &Table) -> Result<Operand, PgError> {
+/// NULL for what is computed: nobody knows yet. Errors: 22004 for NULL itself.
+fn given_tenant(family: Family, value: &Expr) -> Result<Operand, PgError> {
     match tenant(family, value) {
         _ if matches!(value, Expr::Null) => Err(unsupported::tenant_null()),
         Some(Operand::Null) => Err(unsupported::tenant_null()),
-        Some(operand) => Ok(operand),
-        None => Err(unsupported::tenant_computed(table)),
+        operand => Ok(operand.unwrap_or(Operand::Null)),
     }
 }
 
-fn is_simple_values(statement: &Statement<'_>, source: &tree::Query) -> bool {
+fn is_known(family: Family, value: &Expr) -> bool {
+    matches!(value, Expr::Null) || tenant(family, value).is_some()
+}
+
+pub(super) fn is_simple_values(statement: &Statement<'_>, source: &tree::Query) -> bool {
     statement.tree.with.is_empty() && source.with.is_empty() && !source.is_limited && source.order_by.is_empty()
 }
 
@@ -139,20 +145,30 @@ fn values(
     if rows.windows(2).any(|pair| pair[0].values.len() != pair[1].values.len()) {
         return Err(PgError::new(SqlState::SYNTAX_ERROR, "VALUES lists must all be the same length"));
     }
+    if rows.iter().any(|row| matches!(row.values.get(position), Some(Expr::Default))) {
+        return left_to_default(statement, insert, table);
+    }
+    let computed = computed::values_of(statement, table, rows, Some(position), |value| is_known(family, value))?;
     let mut planned = Vec::with_capacity(rows.len());
     for row in rows {
         let tenant = match row.values.get(position) {
             // Too few values: Postgres says so, whichever shard is asked.
             None if insert.columns.as_ref().is_some_and(|c| !c.is_empty()) => Operand::Null,
-            None | Some(Expr::Default) => return left_to_default(statement, insert, table),
-            Some(value) => given_tenant(family, value, table)?,
+            None => return left_to_default(statement, insert, table),
+            Some(value) => given_tenant(family, value)?,
         };
         planned.push(InsertRow { text: statement.slice(&row.at).into(), tenant });
     }
     if planned.is_empty() {
         return Err(unsupported::cannot_analyse("VALUES without rows"));
     }
-    Ok(Plan::Insert(with_rows(statement, insert, table, rows, planned)))
+    let insert = with_rows(statement, insert, table, rows, planned);
+    if computed.is_empty() {
+        return Ok(Plan::Insert(insert));
+    }
+    let filling = Filling { columns: Vec::new(), rows: rows.len(), places: Vec::new() };
+    let rows_at = rows.iter().map(|row| row.at.start).collect();
+    Ok(Plan::FilledInsert(FilledInsert { insert, filling, rows_at, computed }))
 }
 
 /// The whole statement and its parts around the rows, which were planned as these.

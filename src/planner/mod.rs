@@ -1,6 +1,7 @@
 //! Decides what a statement becomes. Pure: a statement, the shard map and the session's names in, a `Plan` out.
 
 mod combine;
+mod computed;
 mod context;
 mod copy;
 mod ddl;

@@ -19,7 +19,7 @@ use super::names::{coordinator, names_managed_table};
 use super::session_effects::with_session_effects;
 use super::statement::{Statement, is_row_expression, is_stored_as_written, meaning};
 use super::{Context, Coordinator, Mode, Plan, Router, Scatter, functions, unsupported};
-use super::{combine, defaults, insert, modify, pull, shadowing};
+use super::{combine, computed, defaults, insert, modify, pull, shadowing};
 
 /// Plans SELECT, VALUES, TABLE, INSERT, UPDATE, DELETE, MERGE.
 pub(super) fn plan_statement(text: &str, tokens: &[Token], ctx: &Context<'_>, mode: Mode) -> Result<Plan, PgError> {
@@ -174,7 +174,7 @@ impl Statement<'_> {
             if functions::binds_session(&name) || functions::locks_for_transaction(&name) {
                 return Err(unsupported::session_function(&name));
             }
-            if functions::uses_sequence(&name) {
+            if functions::uses_sequence(&name) && !(name == "nextval" && computed::draws_in_values(self)) {
                 return Err(unsupported::sequence_function(&name));
             }
             if name == "pg_prepared_statement" {

@@ -11,11 +11,6 @@ SELECT create_distributed_table('keyed', 'id');
 SELECT create_distributed_table('own', 'tenant');
 SELECT create_distributed_table('late', 'id');
 SELECT create_distributed_table('"Odd ""ones"""', '"the ""id"""');
--- Workers have been lent the first ones.
-SELECT setval('firms_id_seq', 1, false);
-SELECT setval('teams_id_seq', 1, false);
-SELECT setval('late_id_seq', 1, false);
-SELECT setval('"Odd ""ones""_the ""id""_seq"', 1, false);
 INSERT INTO firms (name) VALUES ('a') RETURNING *;
 INSERT INTO firms (name) VALUES ('b'), ('c''s (1, 2)'), ('d') RETURNING id, name;
 INSERT INTO firms (plan, name) VALUES ('paid', 'e');

@@ -234,7 +234,8 @@ pub async fn run(
     let source = session::connect(environment, mv.source).await?;
     let targets = Target::connect(environment, mv).await?;
     let family = read(&source, table.oid).await?.0;
-    sequences::prepare_committed(&environment.catalog, family.definitions()).await?;
+    let column = &column_of(&family, &table)?.name;
+    sequences::prepare_committed(&environment.catalog, family.definitions(), column).await?;
     snapshot::check_source(&source).await?;
     let map = environment.catalog.map();
     let routes = routes(&family, &table, mv, &map)?;
@@ -276,11 +277,15 @@ pub async fn run(
     Ok(report)
 }
 
+fn column_of<'f>(family: &'f Family, table: &LocalTable) -> Result<&'f ColumnDefinition> {
+    let column = family.root().columns.iter().find(|column| column.attnum == table.attnum);
+    column.ok_or_else(|| changed(&table.name))
+}
+
 /// To the shard groups that there are, or to those that are to be.
 fn routes(family: &Family, table: &LocalTable, mv: &Move, map: &ShardMap) -> Result<Routes> {
-    let column = family.root().columns.iter().find(|column| column.attnum == table.attnum);
-    let found = column.and_then(|column| Some((column, HashType::from_oid(column.base_oid)?)));
-    let (column, hash) = found.ok_or_else(|| changed(&table.name))?;
+    let column = column_of(family, table)?;
+    let hash = HashType::from_oid(column.base_oid).ok_or_else(|| changed(&table.name))?;
     let groups = match map.colocation(mv.colocation) {
         Some(colocation) => ColocationGroup::clone(colocation),
         None => {

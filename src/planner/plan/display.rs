@@ -37,8 +37,10 @@ impl Display for Plan {
                 }
                 if insert.rows.len() > 3 { write!(f, " ...") } else { Ok(()) }
             }
-            Plan::FilledInsert(FilledInsert { insert, .. }) => {
-                write!(f, "filled_insert table={} rows={}", insert.table.name, insert.rows.len())
+            Plan::FilledInsert(FilledInsert { insert, filling, computed, .. }) => {
+                let drawn = filling.concerned().into_iter().filter(|is_drawn| *is_drawn).count();
+                let (table, rows) = (&insert.table.name, insert.rows.len());
+                write!(f, "filled_insert table={table} rows={rows} drawn={drawn} computed={}", computed.len())
             }
             Plan::InsertSelect(insert) => {
                 let words = if insert.words.is_some() { " words" } else { "" };

@@ -27,7 +27,7 @@ pub use ddl::{Ddl, DdlAction};
 pub use function_call::{Call, FunctionCall};
 pub use routes::{Combine, Router, Rowset, Scatter, Shards};
 pub use writes::{
-    Filled, FilledInsert, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, Words,
+    Computed, Filled, FilledInsert, FilledPart, Filling, Given, Insert, InsertRow, InsertSelect, ReferenceWrite, Words,
     WriteCommand,
 };
 

@@ -29,22 +29,43 @@ pub struct InsertRow {
     pub tenant: Operand,
 }
 
-/// INSERT ... VALUES that leaves distribution columns to their default: which shard a row belongs to is known once that is drawn.
+/// INSERT ... VALUES that leaves distribution columns to their default, or has them computed: which shard a row belongs to is known once
+/// that is done.
 #[derive(Debug, Clone)]
 pub struct FilledInsert {
     /// Without the values that are to be drawn.
     pub insert: Insert,
-    /// Of the distribution column alone.
+    /// Of the distribution column alone; perhaps of no row.
     pub filling: Filling,
+    pub computed: Vec<Computed>,
     /// Where each row begins in the statement.
     pub rows_at: Vec<u32>,
 }
 
+/// A value that is computed on the coordinator first.
+#[derive(Debug, Clone)]
+pub struct Computed {
+    /// From 0.
+    pub row: usize,
+    /// Where it stands in the statement, in bytes.
+    pub at: u32,
+    pub len: u32,
+    pub text: Box<str>,
+    /// It is the distribution column's.
+    pub is_tenant: bool,
+}
+
 impl FilledInsert {
-    /// With what was drawn for each row; `literals` are the same as SQL.
-    pub fn filled(&self, drawn: &[String], literals: &[String]) -> Insert {
-        let value = |row: usize, _: usize| literals[row].as_str();
-        let mut places: Vec<Splice> = self.filling.splices(value).collect();
+    /// With what was drawn for each row, and the literals of what was computed. `tenants`: of each row what the distribution column gets;
+    /// `drawn`: the same as SQL, of rows that leave it to its default.
+    pub fn filled(&self, tenants: Vec<Option<String>>, drawn: &[String], computed: &[String]) -> Insert {
+        let value = |row: usize, _: usize| drawn[row].as_str();
+        let literals = self.computed.iter().zip(computed).map(|(Computed { at, len, .. }, literal)| Splice {
+            at: *at,
+            len: *len,
+            with: With::Fixed(literal.as_str().into()),
+        });
+        let mut places: Vec<Splice> = self.filling.splices(value).chain(literals).collect();
         places.sort_by_key(|place| place.at);
         // A part of the statement, which begins at `at` there.
         let part = |text: &Spliced, at: u32| {
@@ -54,10 +75,9 @@ impl FilledInsert {
             let moved = inside.map(|place| Splice { at: place.at - at, ..place.clone() });
             Spliced::new(text.text().clone(), text.splices().iter().cloned().chain(moved).collect())
         };
-        let is_drawn = self.filling.concerned();
-        let rows = self.insert.rows.iter().zip(&self.rows_at).enumerate().map(|(n, (row, at))| InsertRow {
+        let rows = self.insert.rows.iter().zip(&self.rows_at).zip(tenants).map(|((row, at), tenant)| InsertRow {
             text: part(&Spliced::verbatim(&*row.text), *at).render(None).into(),
-            tenant: if is_drawn[n] { Operand::Literal(drawn[n].as_str().into()) } else { row.tenant.clone() },
+            tenant: tenant.map_or_else(|| row.tenant.clone(), |tenant| Operand::Literal(tenant.into())),
         });
         Insert {
             rows: rows.collect(),
@@ -188,7 +208,7 @@ impl Filling {
     }
 
     /// Which rows get a value.
-    fn concerned(&self) -> Vec<bool> {
+    pub fn concerned(&self) -> Vec<bool> {
         let mut concerned = vec![false; self.rows];
         for part in self.places.iter().flat_map(|place| &place.parts) {
             if let FilledPart::Value { row, .. } = part {
