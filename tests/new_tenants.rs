@@ -68,3 +68,24 @@ fn new_tenants_get_ids_of_their_own_while_shards_move() {
         assert_eq!(served.psql(&format!("SELECT count(*) FROM firms WHERE id = {id}")), "1", "{id}");
     }
 }
+
+/// Goal: nothing of what tenants' ids are drawn from is lent: not where a table is distributed beside its writers, nor to a node that joins.
+#[test]
+fn ids_of_new_tenants_begin_with_the_first() {
+    let served = Served::start(2);
+    let node = format!("'127.0.0.1', {}", served.worker_port(1));
+    served.psql(&format!("SELECT citus_remove_node({node})"));
+    served.psql(
+        "CREATE TABLE firms (id bigserial PRIMARY KEY, name text); SELECT create_distributed_table('firms', 'id')",
+    );
+    served.psql("CREATE TABLE teams (id bigserial PRIMARY KEY, name text)");
+    served.psql("SELECT create_distributed_table_concurrently('teams', 'id')");
+    served.psql(&format!("SELECT citus_add_node({node})"));
+    for table in ["firms", "teams"] {
+        assert_eq!(
+            served.psql(&format!("INSERT INTO {table} (name) VALUES ('x'), ('y') RETURNING id")),
+            "1\n2",
+            "{table}"
+        );
+    }
+}
